@@ -1,0 +1,1 @@
+//! What stands beside a data plane: identity, SDS, DNS, health and probes, and running a stock Envoy.

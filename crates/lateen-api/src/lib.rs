@@ -1,0 +1,3 @@
+//! Istio and Kubernetes resource types: YAML with spans, defaulting and validation to diagnostics.
+
+pub mod kube;

@@ -1,0 +1,1 @@
+//! The configuration compiler: snapshots of resources to Envoy resources.

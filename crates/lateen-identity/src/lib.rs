@@ -1,0 +1,1 @@
+//! Workload identity: the certificate authority, CSRs, SPIFFE identities, trust bundles, rotation.

@@ -1,0 +1,1 @@
+//! Runs workloads with sidecars on one machine: network namespaces, redirection, processes, probes.

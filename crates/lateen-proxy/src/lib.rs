@@ -1,0 +1,1 @@
+//! The data plane: listeners, TLS, HTTP and TCP proxying, upstream pools, admin.

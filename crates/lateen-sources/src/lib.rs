@@ -1,0 +1,3 @@
+//! Where configuration comes from: a watched directory of YAML, and the pods its manifests describe.
+
+pub mod plan;

@@ -1,0 +1,1 @@
+//! Metrics registry and access log of the data plane.

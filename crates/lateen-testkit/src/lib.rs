@@ -1,0 +1,1 @@
+//! Scenario runner and launchers of real peers, for tests only.

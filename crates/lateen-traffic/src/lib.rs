@@ -1,0 +1,1 @@
+//! The traffic engine: Envoy resources to a Program, and decisions with reasons.
