@@ -51,9 +51,7 @@ impl TypeUrl {
             Self::RouteConfiguration => {
                 "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
             }
-            Self::Secret => {
-                "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
-            }
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::TypedExtensionConfig => {
                 "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
             }
@@ -97,7 +95,11 @@ impl Resource {
 
     /// Wraps an encoded message.
     pub fn from_any(name: impl Into<Arc<str>>, any: Any) -> Self {
-        Self { name: name.into(), version: fnv1a(&any.value), body: Arc::new(any) }
+        Self {
+            name: name.into(),
+            version: fnv1a(&any.value),
+            body: Arc::new(any),
+        }
     }
 
     /// The version as it is written on the wire.
