@@ -1,0 +1,170 @@
+//! Enters the namespaces of a running mesh from another process: of a pod, of one of its containers, of the node.
+//!
+//! To be called at process start, before any thread exists: a user namespace takes single-threaded processes only.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use serde::{Deserialize, Serialize};
+
+use crate::sys;
+
+/// The processes of a pod; `run/containers.json` is a list of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodProcesses {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Process 1 of the pod as the machine sees it.
+    pub pid: u32,
+    /// Containers in the order of the manifest, each with its process id inside the pod.
+    pub containers: Vec<(String, u32)>,
+}
+
+/// A namespace could not be entered.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// Called too late.
+    #[error("namespaces have to be entered before any thread is started (there are {0})")]
+    Threads(usize),
+    /// The process is gone or belongs to somebody else.
+    #[error("cannot enter the {kind} namespace of process {pid}; is it running, and yours?")]
+    Enter {
+        /// `net`, `mnt`, ….
+        kind: &'static str,
+        /// Whose.
+        pid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The container does not run now.
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    /// The command could not be run.
+    #[error("cannot run `{program}`")]
+    Run {
+        /// Which.
+        program: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Enters the node's user, network and mount namespaces: those of the supervisor, process `pid`.
+///
+/// Afterwards istiod's address and all pods are reachable as from the node.
+///
+/// # Errors
+/// See [`ExecError`].
+pub fn enter_node(pid: u32) -> Result<(), ExecError> {
+    enter(pid, &["user", "net", "mnt"])
+}
+
+/// Enters a pod's namespaces (`pid` is `PodState::pid`); the next child process is a process of the pod.
+///
+/// # Errors
+/// See [`ExecError`].
+pub fn enter_pod(pid: u32) -> Result<(), ExecError> {
+    enter(pid, &["user", "net", "uts", "ipc", "pid", "mnt"])
+}
+
+/// Runs a command in a container and waits for it. Standard streams, terminal included, are this process's own.
+///
+/// Environment and working directory are the container's.
+///
+/// # Errors
+/// See [`ExecError`]; a command that ran is no error, whatever its status.
+pub fn run(pod: &PodProcesses, container: &str, argv: &[String]) -> Result<ExitStatus, ExecError> {
+    let not_running = || ExecError::NotRunning(container.to_owned());
+    let inside = pod.containers.iter().find(|(name, _)| name == container).map(|(_, pid)| *pid);
+    let inside = inside.filter(|pid| *pid != 0).ok_or_else(not_running)?;
+    enter_pod(pod.pid)?;
+    let process = PathBuf::from(format!("/proc/{inside}"));
+    let environment = fs::read(process.join("environ")).map_err(|_| not_running())?;
+    let directory = fs::read_link(process.join("cwd")).unwrap_or_else(|_| PathBuf::from("/"));
+    join(inside, "mnt")?;
+    let program = argv.first().cloned().unwrap_or_default();
+    let mut command = Command::new(&program);
+    command.args(argv.iter().skip(1)).env_clear().envs(parse_environment(&environment));
+    if let Ok(terminal) = std::env::var("TERM") {
+        command.env("TERM", terminal);
+    }
+    command.current_dir(existing(&directory));
+    command.status().map_err(|source| ExecError::Run { program, source })
+}
+
+/// The kernel's `environ` file: `NAME=VALUE` pieces ended by zeros.
+fn parse_environment(bytes: &[u8]) -> Vec<(String, String)> {
+    let text = |piece: &[u8]| String::from_utf8_lossy(piece).into_owned();
+    bytes
+        .split(|b| *b == 0)
+        .filter_map(|piece| {
+            let at = piece.iter().position(|b| *b == b'=')?;
+            Some((text(&piece[..at]), text(&piece[at + 1..])))
+        })
+        .filter(|(name, _)| !name.is_empty())
+        .collect()
+}
+
+fn existing(directory: &Path) -> &Path {
+    if directory.is_dir() { directory } else { Path::new("/") }
+}
+
+fn enter(pid: u32, kinds: &[&'static str]) -> Result<(), ExecError> {
+    let threads = sys::thread_count().unwrap_or(1);
+    if threads != 1 {
+        return Err(ExecError::Threads(threads));
+    }
+    // All are opened first: after the first step /proc may show other processes.
+    let mut links = Vec::new();
+    for kind in kinds {
+        let wrap = |source| ExecError::Enter { kind, pid, source };
+        let path = format!("/proc/{pid}/ns/{kind}");
+        let ours = fs::read_link(format!("/proc/self/ns/{kind}")).map_err(wrap)?;
+        if fs::read_link(&path).map_err(wrap)? != ours {
+            links.push((*kind, File::open(&path).map_err(wrap)?));
+        }
+    }
+    for (kind, link) in &links {
+        join_link(link, kind).map_err(|source| ExecError::Enter { kind, pid, source })?;
+    }
+    Ok(())
+}
+
+/// Enters one namespace of a process of the current pid namespace.
+pub(crate) fn join(pid: u32, kind: &'static str) -> Result<(), ExecError> {
+    let wrap = |source| ExecError::Enter { kind, pid, source };
+    let link = File::open(format!("/proc/{pid}/ns/{kind}")).map_err(wrap)?;
+    join_link(&link, kind).map_err(wrap)
+}
+
+fn join_link(link: &File, kind: &str) -> io::Result<()> {
+    let kind = match kind {
+        "user" => LinkNameSpaceType::User,
+        "net" => LinkNameSpaceType::Network,
+        "uts" => LinkNameSpaceType::HostNameAndNISDomainName,
+        "ipc" => LinkNameSpaceType::InterProcessCommunication,
+        "pid" => LinkNameSpaceType::ProcessID,
+        _ => LinkNameSpaceType::Mount,
+    };
+    Ok(move_into_link_name_space(link.as_fd(), Some(kind))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processs_environment_is_read_as_the_kernel_writes_it() {
+        let pairs = parse_environment(b"A=1\0B=x=y\0=bad\0nonsense\0");
+        let wanted = [("A", "1"), ("B", "x=y")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(pairs, wanted);
+    }
+}

@@ -1,0 +1,217 @@
+//! Packet-filter rules as plain data, and their text for `nft -f` and `iptables-restore`.
+//!
+//! One description serves all: netlink messages are made from it in `netlink::nft`, the texts below are the fallback and
+//! what people read in `lateen` and in tests.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+pub(crate) mod iptables;
+
+/// Whether a value must or must not be the given one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Is {
+    Eq,
+    Ne,
+}
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(crate) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// One condition of a rule; all of a rule's must hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Match {
+    Family(Family),
+    /// Leaves through `lo`.
+    ToLoopback,
+    Tcp,
+    Udp,
+    Source(IpNet, Is),
+    Destination(IpNet, Is),
+    /// Needs [`Match::Tcp`] or [`Match::Udp`] before it.
+    Port(u16, Is),
+    Mark(u32, Is),
+    Uid(u32, Is),
+    Gid(u32, Is),
+    /// Holds once in so many times, at random.
+    OneIn(u32),
+}
+
+/// What a rule does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Return,
+    Jump(String),
+    Goto(String),
+    /// To a port of the machine itself.
+    Redirect(u16),
+    Dnat(SocketAddr),
+    Masquerade,
+    /// TCP reset, else "port unreachable".
+    Reject(Transport),
+    /// Goes to the chain a map gives for destination address, protocol and port.
+    Dispatch(&'static str, Family),
+    /// As [`Action::Masquerade`], if source and destination are a pair of this set.
+    MasqueradePairs(&'static str, Family),
+}
+
+/// TCP or UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Transport {
+    Tcp,
+    Udp,
+}
+
+/// Conditions and what follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) matches: Vec<Match>,
+    pub(crate) action: Action,
+}
+
+/// Where a chain is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    NatPrerouting,
+    NatOutput,
+    NatPostrouting,
+    FilterForward,
+    FilterOutput,
+}
+
+impl Hook {
+    /// nf_tables' chain type, the hook's number and name, its priority.
+    pub(crate) fn parts(self) -> (&'static str, u32, &'static str, i32) {
+        match self {
+            Self::NatPrerouting => ("nat", 0, "prerouting", -100),
+            Self::NatOutput => ("nat", 3, "output", -100),
+            Self::NatPostrouting => ("nat", 4, "postrouting", 100),
+            Self::FilterForward => ("filter", 2, "forward", 0),
+            Self::FilterOutput => ("filter", 3, "output", 0),
+        }
+    }
+}
+
+/// A named list of rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    pub(crate) name: String,
+    pub(crate) hook: Option<Hook>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// A table of chains for both families.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) chains: Vec<Chain>,
+}
+
+impl Rule {
+    pub(crate) fn new(matches: impl Into<Vec<Match>>, action: Action) -> Self {
+        Self { matches: matches.into(), action }
+    }
+
+    /// The families it is for; from its addresses, else both.
+    pub(crate) fn fits(&self, family: Family) -> bool {
+        self.matches.iter().all(|m| match m {
+            Match::Family(wanted) => *wanted == family,
+            Match::Source(net, _) | Match::Destination(net, _) => Family::of(net.addr()) == family,
+            _ => true,
+        })
+    }
+}
+
+impl fmt::Display for Table {
+    /// The table as `nft -f` reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "table inet {} {{", self.name)?;
+        for chain in &self.chains {
+            writeln!(f, "\tchain {} {{", chain.name)?;
+            if let Some(hook) = chain.hook {
+                let (kind, _, hook, priority) = hook.parts();
+                writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
+            }
+            for rule in &chain.rules {
+                writeln!(f, "\t\t{rule}")?;
+            }
+            writeln!(f, "\t}}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut transport = "th";
+        for m in &self.matches {
+            match m {
+                Match::Tcp => transport = "tcp",
+                Match::Udp => transport = "udp",
+                _ => {}
+            }
+            write_match(f, m, transport)?;
+            f.write_char(' ')?;
+        }
+        write_action(f, &self.action)
+    }
+}
+
+fn write_match(f: &mut fmt::Formatter<'_>, m: &Match, transport: &str) -> fmt::Result {
+    let not = |is: &Is| if *is == Is::Ne { "!= " } else { "" };
+    let ip = |net: &IpNet| if net.addr().is_ipv4() { "ip" } else { "ip6" };
+    match m {
+        Match::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
+        Match::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
+        Match::ToLoopback => f.write_str("oifname \"lo\""),
+        Match::Tcp => f.write_str("meta l4proto tcp"),
+        Match::Udp => f.write_str("meta l4proto udp"),
+        Match::Source(net, is) => write!(f, "{} saddr {}{net}", ip(net), not(is)),
+        Match::Destination(net, is) => write!(f, "{} daddr {}{net}", ip(net), not(is)),
+        Match::Port(port, is) => write!(f, "{transport} dport {}{port}", not(is)),
+        Match::Mark(mark, is) => write!(f, "meta mark {}{mark:#010x}", not(is)),
+        Match::Uid(id, is) => write!(f, "meta skuid {}{id}", not(is)),
+        Match::Gid(id, is) => write!(f, "meta skgid {}{id}", not(is)),
+        Match::OneIn(n) => write!(f, "numgen random mod {n} 0"),
+    }
+}
+
+fn write_action(f: &mut fmt::Formatter<'_>, action: &Action) -> fmt::Result {
+    match action {
+        Action::Return => f.write_str("return"),
+        Action::Jump(chain) => write!(f, "jump {chain}"),
+        Action::Goto(chain) => write!(f, "goto {chain}"),
+        Action::Redirect(port) => write!(f, "redirect to :{port}"),
+        Action::Dnat(to) if to.is_ipv4() => write!(f, "dnat ip to {to}"),
+        Action::Dnat(to) => write!(f, "dnat ip6 to {to}"),
+        Action::Masquerade => f.write_str("masquerade"),
+        Action::Reject(Transport::Tcp) => f.write_str("reject with tcp reset"),
+        Action::Reject(Transport::Udp) => f.write_str("reject"),
+        Action::Dispatch(map, family) => {
+            write!(f, "{} daddr . meta l4proto . th dport vmap @{map}", word(*family))
+        }
+        Action::MasqueradePairs(set, family) => {
+            let ip = word(*family);
+            write!(f, "{ip} saddr . {ip} daddr @{set} masquerade")
+        }
+    }
+}
+
+fn word(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}

@@ -1,0 +1,113 @@
+//! Keeps the desired pods running: starts, probes, replaces and ends them, and keeps the control plane's process alive.
+//!
+//! One task owns all state and reacts to events; pods have a task each for their socket and one for each probe.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_sources::plan::PodPlan;
+
+use crate::images::Images;
+use crate::services::ServiceVip;
+use crate::state::StateDir;
+
+/// What is to run. A new value replaces the whole; what did not change is not touched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Pods, in the order in which they are started.
+    pub pods: Vec<PodPlan>,
+    /// `ConfigMap`s by namespace and name.
+    pub config_maps: BTreeMap<(String, String), Arc<BTreeMap<String, Vec<u8>>>>,
+    /// `Secret`s by namespace and name, decoded.
+    pub secrets: BTreeMap<(String, String), Arc<BTreeMap<String, Vec<u8>>>>,
+    /// Services by namespace and name, for the node's own balancing of plain pods' traffic.
+    pub services: Vec<Service>,
+}
+
+/// A Kubernetes service as far as the node balances it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its virtual addresses; empty for a headless one.
+    pub ips: Vec<std::net::IpAddr>,
+    /// Which pods of the namespace belong to it; empty selects none.
+    pub selector: BTreeMap<String, String>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+    /// Endpoints that are not pods of this mesh, used as they stand (`EndpointSlice`s without a selector).
+    pub fixed: Vec<std::net::SocketAddr>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: crate::services::Protocol,
+    /// Where on the pod.
+    pub target: TargetPort,
+}
+
+/// `targetPort`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The name of a container port.
+    Name(String),
+}
+
+/// A command line with its environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// Program and arguments; `/proc/self/exe` as the first word is this binary.
+    pub argv: Vec<String>,
+    /// Environment on top of what this crate sets.
+    pub env: Vec<(String, String)>,
+}
+
+/// What a workload authenticates with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// `/var/run/secrets/tokens/istio-token`.
+    pub token: String,
+    /// `/var/run/secrets/istio/root-cert.pem`: whom to trust as the control plane.
+    pub root_cert_pem: String,
+    /// When to ask for new ones.
+    pub refresh_after: Option<Duration>,
+}
+
+/// The proxy's command line for a pod: `lateen proxy sidecar …` or `lateen proxy router …`.
+pub type ProxyTemplate = Arc<dyn Fn(&PodPlan) -> CommandLine + Send + Sync>;
+/// The credentials of a pod; called at its start and again after `refresh_after`.
+pub type IssueCredentials = Arc<dyn Fn(&PodPlan) -> Credentials + Send + Sync>;
+
+/// How the supervisor works. Fixed for its life.
+#[derive(Clone)]
+pub struct Options {
+    /// The state directory.
+    pub state: StateDir,
+    /// What to run for an image.
+    pub images: Images,
+    /// How the proxy is run.
+    pub proxy: ProxyTemplate,
+    /// How a pod's credentials are made.
+    pub credentials: IssueCredentials,
+    /// The control plane's command line; `None` if somebody else runs it.
+    pub control_plane: Option<CommandLine>,
+    /// Trust domain, for the proxy's environment.
+    pub trust_domain: String,
+    /// Cluster id, for the proxy's environment.
+    pub cluster_id: String,
+    /// How long a terminating pod still serves after it was marked as not ready, so that proxies learn of it first.
+    pub drain_delay: Duration,
+    /// How long containers wait for the proxy at most; `None`: they start beside it.
+    pub hold_for_proxy: Option<Duration>,
+}
