@@ -1,5 +1,14 @@
-//! Kubernetes kinds.
+//! Kubernetes kinds: workloads, services and what they refer to.
+//!
+//! Fields that nothing in the mesh reads are kept as [`crate::value::Value`] trees, so that they can be shown and
+//! passed on but cost no types.
 
-/// `v1.PodSpec`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct PodSpec {}
+mod config;
+mod pod;
+mod service;
+mod workload;
+
+pub use config::*;
+pub use pod::*;
+pub use service::*;
+pub use workload::*;
