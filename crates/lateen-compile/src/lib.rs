@@ -1,1 +1,49 @@
 //! The configuration compiler: snapshots of resources to Envoy resources.
+//!
+//! [`Snapshot`] is everything the control plane knows, indexed and immutable. [`Compiler::compile`] turns it into what one proxy
+//! is to have. Between the two are generators: pure functions of small inputs that are `Eq + Hash`, memoised by them.
+//!
+//! No clock, environment, randomness or I/O is read here, and no hash map is iterated: the same inputs give the same bytes, in
+//! whatever order they come.
+
+mod accesslog;
+mod clusters;
+mod compiler;
+mod diagnostics;
+mod endpoints;
+mod filters;
+mod gateways;
+mod host;
+mod labels;
+mod listeners;
+mod memo;
+mod mesh;
+mod meta;
+mod model;
+mod names;
+mod nametable;
+mod node;
+mod pod;
+mod proto;
+mod routes;
+mod rules;
+mod scope;
+mod secrets;
+mod security;
+mod shared;
+mod snapshot;
+
+pub use compiler::{Compiled, Compiler, CompilerStats};
+pub use memo::MemoStats;
+pub use mesh::Settings;
+pub use model::{
+    Distribution, Endpoint, Health, Port, Registry, Resolution, Service, Visibility,
+};
+pub use names::ObjectRef;
+pub use node::{Interception, IpMode, NodeError, ProxyKind, ProxyNode};
+pub use pod::{Locality, Pod, PodRole};
+pub use protocol::{Handling, Protocol};
+pub use shared::Shared;
+pub use snapshot::{Snapshot, SnapshotInputs};
+
+mod protocol;

@@ -1,0 +1,120 @@
+//! Access logs as MeshConfig asks for them.
+
+use crate::mesh::{AccessLog, LogFormat, Mesh};
+use crate::meta::string;
+use crate::proto::{Struct, accesslog, any, core, extensions, inline_string};
+
+/// Istio's default format.
+pub(crate) const DEFAULT_TEXT: &str = concat!(
+    "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" ",
+    "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% ",
+    "\"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% ",
+    "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" ",
+    "\"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% ",
+    "%UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% ",
+    "%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n",
+);
+
+/// Istio's default fields of JSON logs.
+pub(crate) const DEFAULT_JSON: [(&str, &str); 24] = [
+    ("start_time", "%START_TIME%"),
+    ("route_name", "%ROUTE_NAME%"),
+    ("method", "%REQ(:METHOD)%"),
+    ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+    ("protocol", "%PROTOCOL%"),
+    ("response_code", "%RESPONSE_CODE%"),
+    ("response_flags", "%RESPONSE_FLAGS%"),
+    ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
+    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    ("bytes_received", "%BYTES_RECEIVED%"),
+    ("bytes_sent", "%BYTES_SENT%"),
+    ("duration", "%DURATION%"),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
+    ("user_agent", "%REQ(USER-AGENT)%"),
+    ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ("authority", "%REQ(:AUTHORITY)%"),
+    ("upstream_host", "%UPSTREAM_HOST%"),
+    ("upstream_cluster", "%UPSTREAM_CLUSTER_RAW%"),
+    ("upstream_local_address", "%UPSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
+    ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
+    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+];
+
+/// The logs of requests and connections.
+pub(crate) fn logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
+    mesh.access_log.iter().map(|log| file_log(log, None)).collect()
+}
+
+/// The log of connections that no filter chain took, which no other log would show.
+pub(crate) fn listener_logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
+    if !mesh.listener_log {
+        return Vec::new();
+    }
+    let filter = accesslog::AccessLogFilter {
+        filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(
+            accesslog::ResponseFlagFilter { flags: vec!["NR".to_owned()] },
+        )),
+    };
+    mesh.access_log.iter().map(|log| file_log(log, Some(filter.clone()))).collect()
+}
+
+fn file_log(
+    log: &AccessLog,
+    filter: Option<accesslog::AccessLogFilter>,
+) -> accesslog::AccessLog {
+    use extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+    let config = FileAccessLog {
+        path: log.path.clone(),
+        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(format(&log.format))),
+    };
+    accesslog::AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        filter,
+        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(any(&config))),
+    }
+}
+
+fn format(format: &LogFormat) -> core::SubstitutionFormatString {
+    use core::substitution_format_string::Format;
+    let (format, text) = match format {
+        LogFormat::Text(text) => (Format::TextFormatSource(inline_string(text)), text.clone()),
+        LogFormat::Json(fields) => {
+            let text: String = fields.values().map(String::as_str).collect();
+            let fields = fields.iter().map(|(key, value)| (key.clone(), string(value))).collect();
+            (Format::JsonFormat(Struct { fields }), text)
+        }
+    };
+    core::SubstitutionFormatString {
+        formatters: formatters(&text),
+        format: Some(format),
+        ..Default::default()
+    }
+}
+
+/// The extensions some operators need.
+fn formatters(text: &str) -> Vec<core::TypedExtensionConfig> {
+    use extensions::formatter;
+    let mut out = Vec::new();
+    if text.contains("%REQ_WITHOUT_QUERY") {
+        out.push(crate::proto::extension(
+            "envoy.formatter.req_without_query",
+            &formatter::req_without_query::v3::ReqWithoutQuery {},
+        ));
+    }
+    if text.contains("%METADATA") {
+        out.push(crate::proto::extension(
+            "envoy.formatter.metadata",
+            &formatter::metadata::v3::Metadata {},
+        ));
+    }
+    if text.contains("%CEL") {
+        out.push(crate::proto::extension(
+            "envoy.formatter.cel",
+            &formatter::cel::v3::Cel::default(),
+        ));
+    }
+    out
+}

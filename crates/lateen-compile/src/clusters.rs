@@ -1,0 +1,385 @@
+//! Clusters: where connections may go, and how they are made.
+//!
+//! One outbound cluster per service port and subset, one inbound cluster per port of the workload, and the few that exist
+//! once: passthrough, black hole. Endpoints of EDS clusters are in [`crate::endpoints`].
+
+mod draft;
+mod inbound;
+mod policy;
+mod tls;
+
+use crate::mesh::Mesh;
+use crate::meta::{ISTIO, Meta, boolean, list, number, object, string};
+use crate::model::{Endpoint, Port, Registry, Resolution, Service};
+use crate::names::{self, ObjectRef};
+use crate::node::IpMode;
+use crate::pod::Locality;
+use crate::proto::{cluster, core, duration, extension, extensions, u32_value};
+use crate::rules::MergedRule;
+use crate::security::MtlsMode;
+use crate::shared::Shared;
+
+pub(crate) use inbound::{InboundClusterInputs, inbound};
+pub(crate) use policy::{EffectivePolicy, LocalityPolicy, is_passthrough};
+pub(crate) use tls::{
+    ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, inline_bytes,
+    kubernetes_secret, subject_alt_names, validate_by, validate_by_with_crl,
+};
+
+use cluster::cluster::DiscoveryType;
+use draft::Draft;
+
+/// What clusters need to know of the proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ClusterView {
+    /// Whether it is a gateway.
+    pub(crate) router: bool,
+    /// The families of its addresses.
+    pub(crate) ip_mode: IpMode,
+    /// Whether it has Istio's extensions.
+    pub(crate) native: bool,
+}
+
+/// The client's place, for clusters whose endpoints are in the cluster itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Place {
+    pub(crate) locality: Locality,
+    pub(crate) labels: std::collections::BTreeMap<String, String>,
+}
+
+/// Everything the outbound clusters of one service port depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ClusterInputs {
+    pub(crate) view: ClusterView,
+    pub(crate) mesh: Shared<Mesh>,
+    pub(crate) service: Shared<Service>,
+    pub(crate) port: Port,
+    pub(crate) rule: Option<Shared<MergedRule>>,
+    /// For services resolved by DNS, their endpoints; none where EDS sends them.
+    pub(crate) endpoints: Option<Shared<Vec<Endpoint>>>,
+    /// The identities of the service's workloads.
+    pub(crate) identities: Vec<String>,
+    /// What PeerAuthentication says for the service's namespace.
+    pub(crate) server_mtls: MtlsMode,
+    /// Whether there are endpoints and each of them can speak mutual TLS: what passthrough clusters have to know in advance.
+    pub(crate) all_mtls: bool,
+    /// For services resolved by DNS.
+    pub(crate) place: Option<Place>,
+}
+
+/// The clusters of one service port: the whole, then its subsets in the order of the rule.
+pub(crate) fn outbound(inputs: &ClusterInputs) -> Vec<cluster::Cluster> {
+    if inputs.service.resolution == Resolution::Alias || inputs.port.protocol.handling().is_none() {
+        return Vec::new();
+    }
+    let subsets = inputs.rule.as_ref().map_or(0, |rule| rule.spec.subsets.len());
+    let mut out: Vec<cluster::Cluster> = outbound_cluster(inputs, None).into_iter().collect();
+    out.extend((0..subsets).filter_map(|index| outbound_cluster(inputs, Some(index))));
+    out
+}
+
+/// One cluster; none where DNS has nothing to resolve.
+fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<cluster::Cluster> {
+    let service = &inputs.service;
+    let rule = inputs.rule.as_deref();
+    let spec = subset.and_then(|index| rule.and_then(|rule| rule.spec.subsets.get(index)));
+    let subset_name = spec.map_or("", |spec| spec.name.as_str());
+    let name = names::outbound_cluster(subset_name, &service.hostname, inputs.port.number);
+    let policy = effective(inputs, spec).with_mesh_defaults(&inputs.mesh);
+    let ty = discovery_type(service, inputs.view.router);
+    let mut draft = if ty == DiscoveryType::Eds && service.resolution == Resolution::DynamicDns {
+        dynamic_forward_proxy(&name, service, &inputs.view)
+    } else {
+        Draft::new(&name, ty)
+    };
+    if is_dns(ty) {
+        let endpoints = inputs.endpoints.as_ref()?;
+        set_dns(&mut draft, inputs);
+        let labels = spec.map(|spec| &spec.labels);
+        let assignment = crate::endpoints::dns_assignment(&name, endpoints, labels, inputs, &policy)?;
+        draft.cluster.load_assignment = Some(assignment);
+    }
+    if ty == DiscoveryType::OriginalDst && inputs.port.target != 0 {
+        draft.cluster.lb_config = Some(port_override(inputs.port.target));
+    }
+    set_upstream_protocol(&mut draft, &inputs.port, inputs.view.router);
+    apply(&mut draft, inputs, &policy, subset_name);
+    if inputs.view.native {
+        draft.cluster.filters.push(cluster::Filter {
+            name: "istio.metadata_exchange".to_owned(),
+            typed_config: Some(crate::filters::metadata_exchange_config()),
+            ..Default::default()
+        });
+    }
+    draft.cluster.metadata = metadata(inputs, &policy, subset).build();
+    Some(draft.build())
+}
+
+fn effective(inputs: &ClusterInputs, subset: Option<&lateen_api::networking::Subset>) -> EffectivePolicy {
+    let Some(rule) = inputs.rule.as_deref() else { return EffectivePolicy::default() };
+    match subset {
+        None => EffectivePolicy::of_port(rule.spec.traffic_policy.as_ref(), inputs.port.number).0,
+        Some(subset) => EffectivePolicy::of_subset(
+            &rule.spec,
+            subset.traffic_policy.as_ref(),
+            inputs.port.number,
+        ),
+    }
+}
+
+fn discovery_type(service: &Service, router: bool) -> DiscoveryType {
+    match service.resolution {
+        Resolution::Static | Resolution::Alias | Resolution::DynamicDns => DiscoveryType::Eds,
+        Resolution::Dns => DiscoveryType::StrictDns,
+        Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
+        // A gateway has no original destination to go to; and Kubernetes' headless services have known endpoints.
+        Resolution::Passthrough if router => DiscoveryType::Eds,
+        Resolution::Passthrough => DiscoveryType::OriginalDst,
+    }
+}
+
+fn is_dns(ty: DiscoveryType) -> bool {
+    matches!(ty, DiscoveryType::StrictDns | DiscoveryType::LogicalDns)
+}
+
+/// Settings of the proxy's own resolver.
+fn set_dns(draft: &mut Draft, inputs: &ClusterInputs) {
+    use cluster::cluster::DnsLookupFamily;
+    use extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+    let family = match inputs.view.ip_mode {
+        IpMode::V4 => DnsLookupFamily::V4Only,
+        IpMode::V6 => DnsLookupFamily::V6Only,
+        IpMode::Dual => DnsLookupFamily::All,
+    };
+    let cluster = &mut draft.cluster;
+    cluster.dns_lookup_family = family as i32;
+    cluster.dns_refresh_rate = Some(duration(inputs.mesh.dns_refresh_rate));
+    cluster.respect_dns_ttl = true;
+    cluster.typed_dns_resolver_config = Some(extension(
+        "envoy.network.dns_resolver.cares",
+        &CaresDnsResolverConfig {
+            // A new local port after so many queries. Source: Istio.
+            udp_max_queries: u32_value(100),
+            ..Default::default()
+        },
+    ));
+}
+
+/// A cluster that resolves whatever host the request names: for wildcard services.
+fn dynamic_forward_proxy(name: &str, service: &Service, view: &ClusterView) -> Draft {
+    use extensions::clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config};
+    use extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+    let family = match view.ip_mode {
+        IpMode::V4 => cluster::cluster::DnsLookupFamily::V4Only,
+        IpMode::V6 => cluster::cluster::DnsLookupFamily::V6Only,
+        IpMode::Dual => cluster::cluster::DnsLookupFamily::All,
+    };
+    let config = ClusterConfig {
+        cluster_implementation_specifier: Some(
+            cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(DnsCacheConfig {
+                name: dns_cache_name(&service.hostname),
+                dns_lookup_family: family as i32,
+                ..Default::default()
+            }),
+        ),
+        ..Default::default()
+    };
+    let mut draft = Draft::new(name, DiscoveryType::Static);
+    draft.cluster.lb_policy = cluster::cluster::LbPolicy::ClusterProvided as i32;
+    draft.cluster.cluster_discovery_type =
+        Some(cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType {
+            name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
+            typed_config: Some(crate::proto::any(&config)),
+        }));
+    draft
+}
+
+/// The name of the DNS cache a wildcard service's cluster and filters share.
+pub(crate) fn dns_cache_name(hostname: &str) -> String {
+    format!("{}-dfp_dns_cache", hostname.replace('*', "wildcard"))
+}
+
+fn port_override(port: u32) -> cluster::cluster::LbConfig {
+    cluster::cluster::LbConfig::OriginalDstLbConfig(cluster::cluster::OriginalDstLbConfig {
+        upstream_port_override: u32_value(port),
+        ..Default::default()
+    })
+}
+
+fn set_upstream_protocol(draft: &mut Draft, port: &Port, router: bool) {
+    if port.protocol.is_http2() {
+        draft.use_h2();
+    } else if port.protocol.is_sniffed() && !router {
+        draft.use_downstream_protocol();
+    }
+}
+
+fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, subset: &str) {
+    let (mesh, service, port) = (&*inputs.mesh, &*inputs.service, &inputs.port);
+    if policy::upgrades_to_h2(mesh, port, policy.connection_pool.as_ref()) {
+        draft.use_h2();
+    }
+    policy::apply_connection_pool(
+        draft,
+        mesh,
+        policy.connection_pool.as_ref(),
+        policy.retry_budget.as_ref(),
+    );
+    policy::apply_outlier_detection(draft, policy.outlier_detection.as_ref());
+    if service.resolution != Resolution::DynamicDns {
+        let locality = LocalityPolicy::of(mesh, policy.load_balancer.as_ref(), Some(service));
+        policy::apply_load_balancer(draft, policy.load_balancer.as_ref(), locality.as_ref());
+    }
+    let passthrough = service.resolution == Resolution::Passthrough || policy.is_passthrough();
+    let server = if passthrough && !inputs.all_mtls { MtlsMode::Disable } else { inputs.server_mtls };
+    let sni = names::sni_cluster(subset, &service.hostname, port.number);
+    let security = tls::decide(
+        policy.tls.as_ref(),
+        &inputs.identities,
+        &sni,
+        mesh.auto_mtls,
+        service.mesh_external,
+        server,
+    );
+    let context = tls::RuleContext {
+        service,
+        may_fetch_secrets: inputs.view.router
+            || inputs.rule.as_ref().is_some_and(|rule| rule.spec.workload_selector.is_some()),
+        native: inputs.view.native,
+    };
+    tls::apply(draft, &security, &context);
+    policy::apply_proxy_protocol(draft, policy.proxy_protocol.as_ref());
+}
+
+fn metadata(inputs: &ClusterInputs, policy: &EffectivePolicy, subset: Option<usize>) -> Meta {
+    use lateen_api::networking::ClientTlsMode;
+    let service = &inputs.service;
+    let mut meta = Meta::default()
+        .value(ISTIO, "services", list(vec![service_metadata(service)]))
+        .value(ISTIO, "default_original_port", number(f64::from(inputs.port.number)));
+    if service.mesh_external {
+        meta = meta.value(ISTIO, "external", boolean(true));
+    }
+    let Some(rule) = inputs.rule.as_deref() else { return meta.provenance(&service.object, "") };
+    meta = match subset.and_then(|index| rule.subset_source(index)) {
+        Some((object, path)) => meta.config(object, path),
+        None => meta.config(&rule.object, ""),
+    };
+    if let Some(spec) = subset.and_then(|index| rule.spec.subsets.get(index)) {
+        meta = meta.string(ISTIO, "subset", &spec.name);
+    }
+    match policy.tls.as_ref().map(|tls| tls.mode) {
+        Some(ClientTlsMode::Simple | ClientTlsMode::Mutual) => {
+            meta.string(ISTIO, "alpn_override", "false")
+        }
+        _ => meta,
+    }
+}
+
+/// What metrics are labelled with.
+pub(crate) fn service_metadata(
+    service: &Service,
+) -> lateen_envoy::pb::google::protobuf::Value {
+    object([
+        ("host", string(&service.hostname)),
+        ("name", string(&service.name)),
+        ("namespace", string(&service.namespace)),
+    ])
+}
+
+/// What the clusters that exist once depend on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct CommonClusterInputs {
+    pub(crate) view: ClusterView,
+    pub(crate) mesh: Shared<Mesh>,
+}
+
+/// Passthrough and black hole.
+pub(crate) fn common(inputs: &CommonClusterInputs) -> Vec<cluster::Cluster> {
+    let mut out = vec![black_hole(&inputs.mesh)];
+    if !inputs.view.router {
+        out.push(passthrough(inputs));
+        out.push(inbound_passthrough(inputs));
+    }
+    out
+}
+
+fn black_hole(mesh: &Mesh) -> cluster::Cluster {
+    let mut draft = Draft::new(names::BLACK_HOLE_CLUSTER, DiscoveryType::Static);
+    draft.cluster.common_lb_config = None;
+    draft.cluster.connect_timeout = Some(duration(mesh.connect_timeout));
+    draft.build()
+}
+
+fn passthrough_draft(name: &str, inputs: &CommonClusterInputs) -> Draft {
+    let mut draft = Draft::new(name, DiscoveryType::OriginalDst);
+    draft.cluster.common_lb_config = None;
+    draft.cluster.lb_policy = cluster::cluster::LbPolicy::ClusterProvided as i32;
+    draft.use_downstream_protocol();
+    let common = draft.http_options().common_http_protocol_options.get_or_insert_default();
+    // Unknown destinations come and go; Envoy's hour would keep connections to all of them. Source: Istio.
+    common.idle_timeout = Some(duration(std::time::Duration::from_secs(300)));
+    let pool = inputs.mesh.default_connection_pool.as_ref();
+    policy::apply_connection_pool(&mut draft, &inputs.mesh, pool, None);
+    draft
+}
+
+fn passthrough(inputs: &CommonClusterInputs) -> cluster::Cluster {
+    let mut draft = passthrough_draft(names::PASSTHROUGH_CLUSTER, inputs);
+    if inputs.view.native {
+        draft.cluster.filters.push(cluster::Filter {
+            name: "istio.metadata_exchange".to_owned(),
+            typed_config: Some(crate::filters::metadata_exchange_config()),
+            ..Default::default()
+        });
+    }
+    draft.build()
+}
+
+fn inbound_passthrough(inputs: &CommonClusterInputs) -> cluster::Cluster {
+    let mut draft = passthrough_draft(names::INBOUND_PASSTHROUGH_CLUSTER, inputs);
+    draft.cluster.upstream_bind_config = Some(inbound_source(inputs.view.ip_mode));
+    draft.build()
+}
+
+/// Connections to the workload come from an address that redirection leaves alone.
+pub(crate) fn inbound_source(ip_mode: IpMode) -> core::BindConfig {
+    let address = |address: &&str| core::SocketAddress {
+        address: (*address).to_owned(),
+        port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
+        ..Default::default()
+    };
+    let sources = ip_mode.inbound_sources();
+    core::BindConfig {
+        source_address: sources.first().map(address),
+        extra_source_addresses: sources[1..]
+            .iter()
+            .map(|source| core::ExtraSourceAddress {
+                address: Some(address(source)),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    }
+}
+
+/// Whether a service's endpoints come by EDS for a kind of proxy.
+pub(crate) fn uses_eds(service: &Service, router: bool) -> bool {
+    discovery_type(service, router) == DiscoveryType::Eds
+        && !matches!(service.resolution, Resolution::DynamicDns | Resolution::Alias)
+}
+
+/// Whether a service's endpoints are in the cluster itself.
+pub(crate) fn uses_dns(service: &Service) -> bool {
+    matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
+}
+
+/// Whether a service is declared in Kubernetes.
+pub(crate) fn is_kubernetes(service: &Service) -> bool {
+    service.registry == Registry::Kubernetes
+}
+
+/// The object to name where a cluster comes from no rule.
+pub(crate) fn origin<'a>(service: &'a Service, rule: Option<&'a MergedRule>) -> &'a ObjectRef {
+    rule.map_or(&service.object, |rule| &rule.object)
+}

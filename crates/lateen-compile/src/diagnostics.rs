@@ -1,0 +1,56 @@
+//! What the compiler finds while it puts objects together: mistakes that no object shows by itself.
+//!
+//! Codes are `LAT3nnn`. Each says what the mesh did.
+
+use lateen_api::{Diagnostic, Resource, ResourceRef, Severity};
+
+use crate::names::ObjectRef;
+
+/// Two rules for one host define the same subset.
+pub(crate) const DUPLICATE_SUBSET: &str = "LAT3001";
+/// A delegate that does not exist, or is itself a root.
+pub(crate) const DELEGATE: &str = "LAT3002";
+/// A root's match and its delegate's exclude each other.
+pub(crate) const DELEGATE_CONFLICT: &str = "LAT3003";
+/// A server that cannot share its port with another.
+pub(crate) const GATEWAY_CONFLICT: &str = "LAT3004";
+/// A gateway's certificate that is not there.
+pub(crate) const MISSING_CREDENTIAL: &str = "LAT3005";
+/// A gateway's Secret that holds no usable certificate.
+pub(crate) const BAD_CREDENTIAL: &str = "LAT3006";
+/// Two services with the same host name.
+pub(crate) const DUPLICATE_SERVICE: &str = "LAT3007";
+/// A gateway or policy that selects nothing could be found for.
+pub(crate) const OUTBOUND_CONFLICT: &str = "LAT3008";
+/// A `credentialName` in a rule that sidecars may not read.
+pub(crate) const SIDECAR_CREDENTIAL: &str = "LAT3009";
+
+/// A finding about a resource that is at hand.
+pub(crate) fn on_resource(
+    code: &'static str,
+    resource: &Resource,
+    field: &str,
+    message: String,
+) -> Diagnostic {
+    Diagnostic::new(code, Severity::Warning, message)
+        .on(resource.reference())
+        .at(field)
+        .spanned(Some(resource.file_span(field)))
+}
+
+/// A finding about an object known by reference only.
+pub(crate) fn on_object(
+    code: &'static str,
+    object: &ObjectRef,
+    field: &str,
+    message: String,
+) -> Diagnostic {
+    Diagnostic::new(code, Severity::Warning, message)
+        .on(ResourceRef {
+            api_version: String::new(),
+            kind: object.kind.clone(),
+            namespace: object.namespace.clone(),
+            name: object.name.clone(),
+        })
+        .at(field)
+}

@@ -1,0 +1,178 @@
+//! MeshConfig resolved: every default applied, nothing optional that means "default".
+//!
+//! Generators read these, never MeshConfig itself. Defaults are Istio's (`pkg/config/mesh/mesh.go`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lateen_api::networking::{
+    ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
+};
+
+/// What the installation fixes, beside MeshConfig.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Settings {
+    /// The trust domain of identities.
+    pub trust_domain: String,
+    /// The suffix of service names.
+    pub domain_suffix: String,
+    /// The namespace whose policies hold for the whole mesh.
+    pub root_namespace: String,
+    /// The name of this cluster.
+    pub cluster_id: String,
+    /// The network of this cluster; empty if there is only one.
+    pub network: String,
+    /// Whether services and pods have addresses of both families.
+    pub dual_stack: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            domain_suffix: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            cluster_id: "Kubernetes".to_owned(),
+            network: String::new(),
+            dual_stack: false,
+        }
+    }
+}
+
+/// Where connections to unknown destinations go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum OutboundPolicy {
+    /// Where they were going.
+    #[default]
+    AllowAny,
+    /// To a cluster that stands for an egress proxy.
+    EgressProxy(String),
+    /// Nowhere.
+    RegistryOnly,
+}
+
+/// How paths are normalised before anything looks at them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum PathNormalization {
+    /// Not at all.
+    None,
+    /// RFC 3986.
+    #[default]
+    Base,
+    /// And merges slashes.
+    MergeSlashes,
+    /// And decodes escaped slashes first.
+    DecodeAndMergeSlashes,
+}
+
+/// An access log to a file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct AccessLog {
+    pub(crate) path: String,
+    pub(crate) format: LogFormat,
+}
+
+/// The lines of an access log.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LogFormat {
+    /// A format string.
+    Text(String),
+    /// A JSON object: field to format string.
+    Json(BTreeMap<String, String>),
+}
+
+/// TCP keep-alive of upstream connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Keepalive {
+    pub(crate) probes: Option<u32>,
+    pub(crate) time_seconds: Option<u32>,
+    pub(crate) interval_seconds: Option<u32>,
+}
+
+impl From<&TcpKeepalive> for Keepalive {
+    fn from(keepalive: &TcpKeepalive) -> Self {
+        let seconds = |d: Duration| u32::try_from(d.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            probes: (keepalive.probes > 0).then_some(keepalive.probes),
+            time_seconds: keepalive.time.map(seconds),
+            interval_seconds: keepalive.interval.map(seconds),
+        }
+    }
+}
+
+/// The mesh-wide settings that generators read.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mesh {
+    pub(crate) trust_domain: String,
+    pub(crate) trust_domain_aliases: Vec<String>,
+    pub(crate) domain_suffix: String,
+    pub(crate) root_namespace: String,
+    pub(crate) listen_port: u32,
+    pub(crate) inbound_port: u32,
+    /// Zero: no HTTP proxy port.
+    pub(crate) http_proxy_port: u32,
+    pub(crate) connect_timeout: Duration,
+    /// Zero: a listener waits as long as it takes.
+    pub(crate) protocol_detection_timeout: Duration,
+    pub(crate) keepalive: Option<Keepalive>,
+    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) listener_log: bool,
+    pub(crate) outbound: OutboundPolicy,
+    /// Whether inbound connections go to the pod's address rather than to loopback.
+    pub(crate) inbound_passthrough: bool,
+    pub(crate) auto_mtls: bool,
+    pub(crate) dns_refresh_rate: Duration,
+    pub(crate) h2_upgrade: bool,
+    pub(crate) path_normalization: PathNormalization,
+    /// Whether meshes at TLS 1.3 only.
+    pub(crate) min_tls_13: bool,
+    pub(crate) tls_ciphers: Vec<String>,
+    pub(crate) trusted_proxies: u32,
+    pub(crate) default_http_retry: Option<HttpRetry>,
+    pub(crate) default_connection_pool: Option<ConnectionPoolSettings>,
+    pub(crate) default_outlier_detection: Option<OutlierDetection>,
+    pub(crate) locality_lb: Option<LocalityLoadBalancerSetting>,
+}
+
+impl Default for Mesh {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            trust_domain: settings.trust_domain,
+            trust_domain_aliases: Vec::new(),
+            domain_suffix: settings.domain_suffix,
+            root_namespace: settings.root_namespace,
+            listen_port: 15001,
+            inbound_port: 15006,
+            http_proxy_port: 0,
+            connect_timeout: Duration::from_secs(10),
+            protocol_detection_timeout: Duration::ZERO,
+            keepalive: None,
+            access_log: None,
+            listener_log: true,
+            outbound: OutboundPolicy::AllowAny,
+            inbound_passthrough: true,
+            auto_mtls: true,
+            dns_refresh_rate: Duration::from_secs(60),
+            h2_upgrade: false,
+            path_normalization: PathNormalization::Base,
+            min_tls_13: false,
+            tls_ciphers: MESH_CIPHERS.map(str::to_owned).to_vec(),
+            trusted_proxies: 0,
+            default_http_retry: None,
+            default_connection_pool: None,
+            default_outlier_detection: None,
+            locality_lb: None,
+        }
+    }
+}
+
+/// What inbound mutual TLS offers below TLS 1.3. Source: Istio, `SupportedCiphers`.
+pub(crate) const MESH_CIPHERS: [&str; 6] = [
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+];

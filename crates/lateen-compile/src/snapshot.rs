@@ -1,0 +1,431 @@
+//! Everything the control plane knows at one moment, indexed. Immutable; a new moment is a new snapshot.
+//!
+//! Indexes are built once, so that compiling a proxy's configuration looks things up instead of searching.
+
+mod endpoints;
+mod mesh_config;
+mod services;
+mod virtual_services;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lateen_api::mesh::MeshConfig;
+use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
+use lateen_api::security::{AuthorizationPolicy, PeerAuthentication};
+use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
+
+use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
+use crate::host;
+use crate::labels;
+use crate::mesh::{Mesh, Settings};
+use crate::model::{Endpoint, Port, Service, Visibility};
+use crate::names::ObjectRef;
+use crate::pod::Pod;
+use crate::rules::{MergedRule, RuleIndex};
+use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
+use crate::shared::Shared;
+
+pub(crate) use virtual_services::VirtualServiceConfig;
+
+/// What a snapshot is made of.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotInputs {
+    /// MeshConfig, as written.
+    pub mesh: MeshConfig,
+    /// What the installation fixes.
+    pub settings: Settings,
+    /// Every object, in any order.
+    pub resources: Vec<Resource>,
+    /// Every running pod, in any order.
+    pub pods: Vec<Pod>,
+    /// The addresses of Kubernetes Services, by namespace and name. Addresses in the objects themselves win.
+    pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+}
+
+/// Everything the control plane knows at one moment. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    inner: Arc<Inner>,
+}
+
+/// A service port a workload is behind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ServiceTarget {
+    pub(crate) service: Shared<Service>,
+    pub(crate) port: Port,
+    /// The workload's own port.
+    pub(crate) target: u32,
+}
+
+/// An object with its reference.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Named<T> {
+    pub(crate) object: ObjectRef,
+    pub(crate) spec: T,
+}
+
+/// A service and namespace, the key of endpoints.
+type ServiceKey = (String, String);
+
+#[derive(Debug)]
+struct Inner {
+    settings: Settings,
+    mesh: Shared<Mesh>,
+    services: Vec<Shared<Service>>,
+    by_host: BTreeMap<String, Vec<usize>>,
+    endpoints: BTreeMap<ServiceKey, BTreeMap<u32, Shared<Vec<Endpoint>>>>,
+    identities: BTreeMap<ServiceKey, Vec<String>>,
+    targets: BTreeMap<IpAddr, Vec<ServiceTarget>>,
+    pods: BTreeMap<(String, String), Pod>,
+    pods_by_ip: BTreeMap<IpAddr, (String, String)>,
+    virtual_services: Vec<Shared<VirtualServiceConfig>>,
+    by_gateway: BTreeMap<String, Vec<usize>>,
+    rules: RuleIndex,
+    sidecars: BTreeMap<String, Vec<Shared<Named<Sidecar>>>>,
+    gateways: Vec<Shared<Named<Gateway>>>,
+    peer_authentication: PeerAuthIndex,
+    authorization: BTreeMap<String, Vec<Shared<Named<AuthorizationPolicy>>>>,
+    secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
+}
+
+impl Snapshot {
+    /// Indexes what is known. Diagnostics are about objects that do not fit together; each object alone was judged before.
+    pub fn new(inputs: SnapshotInputs) -> (Self, Vec<Diagnostic>) {
+        Builder::new(inputs).build()
+    }
+
+    /// What the installation fixes.
+    pub fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Every service, oldest first, then by namespace and name.
+    pub fn services(&self) -> &[Shared<Service>] {
+        &self.inner.services
+    }
+
+    /// The endpoints of a service's port.
+    pub fn endpoints(&self, service: &Service, port: u32) -> Option<&Shared<Vec<Endpoint>>> {
+        let key = (service.namespace.clone(), service.hostname.clone());
+        self.inner.endpoints.get(&key)?.get(&port)
+    }
+
+    /// A pod by namespace and name.
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
+        self.inner.pods.get(&(namespace.to_owned(), name.to_owned()))
+    }
+
+    /// The pod with an address.
+    pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
+        self.inner.pods.get(self.inner.pods_by_ip.get(&ip)?)
+    }
+
+    /// Whether two snapshots are the same one.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    pub(crate) fn mesh(&self) -> &Shared<Mesh> {
+        &self.inner.mesh
+    }
+
+    /// The services with a host name that a namespace may see.
+    pub(crate) fn visible_services<'a>(
+        &'a self,
+        hostname: &str,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Shared<Service>> {
+        let indexes = self.inner.by_host.get(hostname).map_or(&[][..], Vec::as_slice);
+        indexes
+            .iter()
+            .map(|&index| &self.inner.services[index])
+            .filter(move |service| service.visibility.includes(namespace))
+    }
+
+    /// The service a host name means in a namespace: the namespace's own, else the first in the order of services, Kubernetes'
+    /// before others.
+    pub(crate) fn service_for(&self, hostname: &str, namespace: &str) -> Option<&Shared<Service>> {
+        let mut visible: Vec<_> = self.visible_services(hostname, namespace).collect();
+        visible.sort_by_key(|service| (service.namespace != namespace, service.registry));
+        visible.into_iter().next()
+    }
+
+    /// The identities a service's workloads may present.
+    pub(crate) fn identities(&self, service: &Service) -> &[String] {
+        let key = (service.namespace.clone(), service.hostname.clone());
+        self.inner.identities.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// The service ports the workload at any of these addresses is behind, in the order of services.
+    pub(crate) fn targets(&self, ips: &[IpAddr]) -> Vec<ServiceTarget> {
+        let mut out: Vec<ServiceTarget> = Vec::new();
+        for target in ips.iter().filter_map(|ip| self.inner.targets.get(ip)).flatten() {
+            if !out.contains(target) {
+                out.push(target.clone());
+            }
+        }
+        out
+    }
+
+    /// The virtual services bound to a gateway (`mesh`, or `namespace/name`) that a namespace may see, in order of precedence.
+    pub(crate) fn virtual_services<'a>(
+        &'a self,
+        gateway: &str,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Shared<VirtualServiceConfig>> {
+        let indexes = self.inner.by_gateway.get(gateway).map_or(&[][..], Vec::as_slice);
+        indexes
+            .iter()
+            .map(|&index| &self.inner.virtual_services[index])
+            .filter(move |config| config.visibility.includes(namespace))
+    }
+
+    /// The destination rules for a service as a namespace sees them.
+    pub(crate) fn rules(&self, client: &str, service: &Service) -> Vec<Shared<MergedRule>> {
+        let root = &self.inner.settings.root_namespace;
+        self.inner.rules.lookup(client, &service.hostname, &service.namespace, root)
+    }
+
+    /// The Sidecar of a workload: one that selects it, else its namespace's, else the root's.
+    pub(crate) fn sidecar(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Option<&Shared<Named<Sidecar>>> {
+        let of = |ns: &str| self.inner.sidecars.get(ns).map_or(&[][..], Vec::as_slice);
+        let wide = |ns: &str| of(ns).iter().find(|sidecar| sidecar.spec.workload_selector.is_none());
+        of(namespace)
+            .iter()
+            .find(|sidecar| {
+                sidecar
+                    .spec
+                    .workload_selector
+                    .as_ref()
+                    .is_some_and(|selector| labels::is_subset(&selector.labels, labels))
+            })
+            .or_else(|| wide(namespace))
+            .or_else(|| wide(&self.inner.settings.root_namespace))
+    }
+
+    /// Every Gateway, in order of precedence.
+    pub(crate) fn gateways(&self) -> &[Shared<Named<Gateway>>] {
+        &self.inner.gateways
+    }
+
+    /// What a workload accepts.
+    pub(crate) fn mtls(&self, namespace: &str, labels: &BTreeMap<String, String>) -> EffectiveMtls {
+        self.inner.peer_authentication.effective(namespace, labels)
+    }
+
+    /// What a namespace accepts as a whole.
+    pub(crate) fn namespace_mtls(&self, namespace: &str) -> MtlsMode {
+        self.inner.peer_authentication.namespace_mode(namespace)
+    }
+
+    /// The authorization policies of a workload: the root namespace's, then its own, those that select it or everything.
+    pub(crate) fn authorization(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<Shared<Named<AuthorizationPolicy>>> {
+        let root = self.inner.settings.root_namespace.as_str();
+        let namespaces: BTreeSet<&str> = [root, namespace].into();
+        namespaces
+            .into_iter()
+            .filter_map(|ns| self.inner.authorization.get(ns))
+            .flatten()
+            .filter(|policy| {
+                policy.spec.selector.as_ref().is_none_or(|selector| {
+                    labels::is_subset(&selector.match_labels, labels)
+                })
+            })
+            .cloned()
+            .collect()
+    }
+
+    /// A Secret.
+    pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Shared<kube::Secret>> {
+        self.inner.secrets.get(&(namespace.to_owned(), name.to_owned()))
+    }
+}
+
+/// Objects of one kind, oldest first, then by name and namespace: Istio's order of precedence.
+fn sorted<T: KindSpec>(resources: &[Resource]) -> Vec<(&Resource, &T)> {
+    let mut out: Vec<(&Resource, &T)> = resources
+        .iter()
+        .filter(|resource| resource.kind == T::KIND)
+        .filter_map(|resource| Some((resource, resource.spec_as::<T>()?)))
+        .collect();
+    out.sort_by(|(a, _), (b, _)| precedence(a).cmp(&precedence(b)));
+    out
+}
+
+fn precedence(resource: &Resource) -> (&str, &str, &str) {
+    // Timestamps are RFC 3339 in UTC, so that text order is time order; manifests have none and are ordered by name.
+    (&resource.meta.creation_timestamp, &resource.meta.name, &resource.meta.namespace)
+}
+
+fn reference(resource: &Resource) -> ObjectRef {
+    ObjectRef::new(resource.kind.as_str(), resource.namespace(), resource.name())
+}
+
+struct Builder {
+    inputs: SnapshotInputs,
+    mesh: Mesh,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Builder {
+    fn new(mut inputs: SnapshotInputs) -> Self {
+        // Whoever reads a list below reads it in this order, whatever order it came in.
+        inputs.resources.sort_by(|a, b| a.key().cmp(&b.key()));
+        inputs.pods.sort();
+        let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
+        if !inputs.mesh.root_namespace.is_empty() {
+            inputs.settings.root_namespace.clone_from(&inputs.mesh.root_namespace);
+        }
+        Self { inputs, mesh, diagnostics: Vec::new() }
+    }
+
+    fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
+        let (services, found) = services::services(&self.inputs, &self.mesh);
+        self.diagnostics.extend(found);
+        let peer_authentication = self.peer_authentication();
+        let registry = endpoints::registry(&self.inputs, &self.mesh, &services, &peer_authentication);
+        let (virtual_services, found) = virtual_services::configs(&self.inputs);
+        self.diagnostics.extend(found);
+        let rules = self.rules();
+        let resources = &self.inputs.resources;
+        let inner = Inner {
+            by_host: index(services.iter().map(|s| [s.hostname.clone()])),
+            by_gateway: index(virtual_services.iter().map(|config| config.gateways.iter().cloned())),
+            endpoints: registry.endpoints,
+            identities: registry.identities,
+            targets: registry.targets,
+            pods_by_ip: pods_by_ip(&self.inputs.pods),
+            sidecars: by_namespace(named::<Sidecar>(resources)),
+            gateways: named::<Gateway>(resources),
+            authorization: by_namespace(named::<AuthorizationPolicy>(resources)),
+            secrets: secrets(resources),
+            pods: self
+                .inputs
+                .pods
+                .iter()
+                .map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod.clone()))
+                .collect(),
+            mesh: Shared::new(self.mesh),
+            settings: self.inputs.settings,
+            services,
+            virtual_services,
+            rules,
+            peer_authentication,
+        };
+        (Snapshot { inner: Arc::new(inner) }, self.diagnostics)
+    }
+
+    fn peer_authentication(&self) -> PeerAuthIndex {
+        let policies = sorted::<PeerAuthentication>(&self.inputs.resources)
+            .into_iter()
+            .map(|(resource, spec)| (reference(resource), spec.clone()))
+            .collect();
+        PeerAuthIndex::new(&self.inputs.settings.root_namespace, policies)
+    }
+
+    fn rules(&mut self) -> RuleIndex {
+        let default = &self.inputs.mesh.default_destination_rule_export_to;
+        let rules = sorted::<DestinationRule>(&self.inputs.resources)
+            .into_iter()
+            .map(|(resource, spec)| {
+                let namespace = resource.namespace();
+                let mut spec = spec.clone();
+                spec.host = host::resolve_short_name(
+                    &spec.host.to_lowercase(),
+                    namespace,
+                    &self.inputs.settings.domain_suffix,
+                );
+                // A rule for some workloads of a namespace means nothing to other namespaces.
+                let visibility = if spec.workload_selector.is_some() {
+                    Visibility::Namespaces(BTreeSet::from([namespace.to_owned()]))
+                } else {
+                    Visibility::parse(&spec.export_to, namespace, default)
+                };
+                (reference(resource), spec, visibility)
+            })
+            .collect();
+        let (index, duplicates) = RuleIndex::new(rules);
+        for duplicate in duplicates {
+            let at = self.inputs.resources.iter().find(|r| reference(r) == duplicate.object);
+            let Some(resource) = at else { continue };
+            let message = format!(
+                "subset `{}` is already defined for this host by {}",
+                duplicate.subset, duplicate.kept
+            );
+            self.diagnostics.push(
+                on_resource(DUPLICATE_SUBSET, resource, "spec.subsets", message)
+                    .effect("the subset defined first is used")
+                    .fix("give it another name, or define the subsets of a host in one rule"),
+            );
+        }
+        index
+    }
+}
+
+fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
+    resources: &[Resource],
+) -> Vec<Shared<Named<T>>> {
+    sorted::<T>(resources)
+        .into_iter()
+        .map(|(resource, spec)| {
+            Shared::new(Named { object: reference(resource), spec: spec.clone() })
+        })
+        .collect()
+}
+
+fn by_namespace<T>(list: Vec<Shared<Named<T>>>) -> BTreeMap<String, Vec<Shared<Named<T>>>> {
+    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for item in list {
+        out.entry(item.object.namespace.clone()).or_default().push(item);
+    }
+    out
+}
+
+/// Positions in a list, by any of the keys of each element.
+fn index<K: IntoIterator<Item = String>>(
+    keys: impl Iterator<Item = K>,
+) -> BTreeMap<String, Vec<usize>> {
+    let mut out: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (position, keys) in keys.enumerate() {
+        for key in keys {
+            let list = out.entry(key).or_default();
+            if list.last() != Some(&position) {
+                list.push(position);
+            }
+        }
+    }
+    out
+}
+
+fn pods_by_ip(pods: &[Pod]) -> BTreeMap<IpAddr, (String, String)> {
+    pods.iter()
+        .flat_map(|pod| {
+            pod.ips.iter().map(|ip| (*ip, (pod.namespace.clone(), pod.name.clone())))
+        })
+        .collect()
+}
+
+fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {
+    resources
+        .iter()
+        .filter(|resource| resource.kind == Kind::Secret)
+        .filter_map(|resource| {
+            let secret = resource.spec_as::<kube::Secret>()?;
+            let key = (resource.namespace().to_owned(), resource.name().to_owned());
+            Some((key, Shared::new(secret.clone())))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
