@@ -1,0 +1,314 @@
+//! Keeps a workload's certificate fresh.
+//!
+//! One task gets the first certificate, renews it at half of its life, and publishes each as an immutable
+//! [`WorkloadIdentity`]. The old one stays published until the new one is there; connections that exist go on with what they
+//! were made with. A certificate authority that is away for less than half a lifetime is not noticed by anybody.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::csr::KeyAndRequest;
+use crate::expiry::{Expiry, rfc3339};
+use crate::grpc::service::Chain;
+use crate::grpc::{FetchError, FetchedCertificate};
+use crate::tls::{CertifiedKeyPair, IdentityError};
+use crate::{BoxFuture, Clock, SpiffeId, TrustBundle, WorkloadIdentity};
+
+/// Longest single sleep. A machine that was suspended, or whose clock was set, is noticed after this long: timers run on
+/// a clock that stands still meanwhile, certificates do not.
+const MAX_SLEEP: Duration = Duration::from_secs(30);
+/// Forced rotations waiting at once; more are answered by the one under way.
+const MAX_FORCED: usize = 16;
+
+/// Signs a certificate request: a certificate authority over gRPC, or one in the same process.
+pub trait CertificateIssuer: Send + Sync + 'static {
+    /// Signs `csr_pem` for the workload that the issuer knows us to be.
+    fn issue(&self, csr_pem: String) -> BoxFuture<'_, Result<FetchedCertificate, FetchError>>;
+}
+
+/// How certificates are renewed.
+#[derive(Clone, Debug)]
+pub struct RotationOptions {
+    /// Who we are.
+    pub id: SpiffeId,
+    /// Which part of the lifetime is left when renewal begins. Istio's `SECRET_GRACE_PERIOD_RATIO`: 0.5.
+    pub grace_ratio: f64,
+    /// By how much that varies, so that a mesh that started at once does not renew at once. Istio's
+    /// `SECRET_GRACE_PERIOD_RATIO_JITTER`: 0.01.
+    pub jitter: f64,
+    /// The first wait after a failure; doubled after each.
+    pub backoff: Duration,
+    /// The longest wait after a failure.
+    pub max_backoff: Duration,
+    /// Roots that are trusted beside those the authority names (`root-cert.pem` of the pod).
+    pub extra_roots: Option<watch::Receiver<Arc<TrustBundle>>>,
+}
+
+impl RotationOptions {
+    /// Istio's defaults.
+    pub fn new(id: SpiffeId) -> Self {
+        Self {
+            id,
+            grace_ratio: 0.5,
+            jitter: 0.01,
+            backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_secs(10),
+            extra_roots: None,
+        }
+    }
+}
+
+/// Why a certificate was not renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RotationError {
+    /// A key could not be made.
+    #[error("making a key pair")]
+    Key(#[source] rcgen::Error),
+    /// The issuer did not issue.
+    #[error("getting a certificate for `{id}`")]
+    Issue {
+        /// Whom it is for.
+        id: SpiffeId,
+        /// Why not.
+        #[source]
+        source: FetchError,
+    },
+    /// What it issued is unusable.
+    #[error("the issued certificate cannot be used")]
+    Identity(#[source] IdentityError),
+    /// It was issued for somebody else.
+    #[error("the certificate is for `{found}`, but this workload is `{expected}`")]
+    OtherIdentity {
+        /// Who we are.
+        expected: SpiffeId,
+        /// Whom it names.
+        found: SpiffeId,
+    },
+    /// It is over already: the clocks disagree.
+    #[error("the issued certificate ended at {}; check this machine's clock and the authority's", rfc3339(*.0))]
+    AlreadyExpired(SystemTime),
+    /// The task has ended.
+    #[error("certificates are not renewed any more: the workload is shutting down")]
+    Stopped,
+}
+
+/// The task's other end: read the identity, force a renewal.
+#[derive(Clone, Debug)]
+pub struct IdentityHandle {
+    identity: watch::Receiver<Option<Arc<WorkloadIdentity>>>,
+    force: mpsc::Sender<oneshot::Sender<Result<(), Arc<RotationError>>>>,
+}
+
+impl IdentityHandle {
+    /// The identity, now and as it changes; `None` until the first certificate is there.
+    pub fn watch(&self) -> watch::Receiver<Option<Arc<WorkloadIdentity>>> {
+        self.identity.clone()
+    }
+
+    /// The identity now.
+    pub fn current(&self) -> Option<Arc<WorkloadIdentity>> {
+        self.identity.borrow().clone()
+    }
+
+    /// Waits for the first certificate.
+    ///
+    /// # Errors
+    /// The task ended before there was one.
+    pub async fn ready(&self) -> Result<Arc<WorkloadIdentity>, RotationError> {
+        let mut identity = self.identity.clone();
+        let found = identity.wait_for(Option::is_some).await;
+        found.ok().and_then(|identity| identity.clone()).ok_or(RotationError::Stopped)
+    }
+
+    /// Renews now, whatever is left of the present certificate, and waits until the new one is published.
+    ///
+    /// # Errors
+    /// The one attempt failed (the present certificate stays), or the task has ended.
+    pub async fn rotate(&self) -> Result<(), Arc<RotationError>> {
+        let (answer, answered) = oneshot::channel();
+        let stopped = || Arc::new(RotationError::Stopped);
+        self.force.send(answer).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+
+    /// When the present certificate and roots end.
+    pub fn expiries(&self) -> Vec<Expiry> {
+        let Some(identity) = self.current() else { return Vec::new() };
+        let own = Expiry::new("workload certificate", identity.facts());
+        let roots = identity.bundle().roots().iter();
+        let roots = roots.filter_map(|root| crate::x509::CertificateFacts::from_der(root).ok());
+        std::iter::once(own.named(identity.id().to_string()))
+            .chain(roots.map(|facts| Expiry::new("root", &facts)))
+            .collect()
+    }
+}
+
+/// The task that renews.
+pub struct IdentityManager<I> {
+    options: RotationOptions,
+    issuer: I,
+    clock: Clock,
+    identity: watch::Sender<Option<Arc<WorkloadIdentity>>>,
+    forced: mpsc::Receiver<oneshot::Sender<Result<(), Arc<RotationError>>>>,
+    /// Roots as the authority named them last, without the extra ones.
+    issued_roots: Option<Arc<TrustBundle>>,
+}
+
+/// Why the task woke.
+enum Wake {
+    Due,
+    Forced(oneshot::Sender<Result<(), Arc<RotationError>>>),
+    Roots,
+}
+
+impl<I: CertificateIssuer> IdentityManager<I> {
+    /// The task, to be run by its owner, and its handle.
+    pub fn new(options: RotationOptions, issuer: I, clock: Clock) -> (Self, IdentityHandle) {
+        let (identity, watched) = watch::channel(None);
+        let (force, forced) = mpsc::channel(MAX_FORCED);
+        let manager = Self { options, issuer, clock, identity, forced, issued_roots: None };
+        (manager, IdentityHandle { identity: watched, force })
+    }
+
+    /// Renews until `shutdown` resolves. Drop-safe: nothing is half-published.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) {
+        tokio::pin!(shutdown);
+        tokio::select! {
+            () = &mut shutdown => {}
+            () = self.renew_forever() => {}
+        }
+    }
+
+    async fn renew_forever(&mut self) {
+        let mut failures = 0;
+        let mut due = self.clock.now();
+        loop {
+            let answer = match self.wait_until(due).await {
+                Wake::Roots => {
+                    self.merge_roots();
+                    continue;
+                }
+                Wake::Due => None,
+                Wake::Forced(answer) => Some(answer),
+            };
+            let renewed = self.renew().await;
+            due = match &renewed {
+                Ok(identity) => {
+                    failures = 0;
+                    self.renewal_time(identity)
+                }
+                Err(error) => {
+                    failures += 1;
+                    let wait = self.backoff(failures);
+                    tracing::warn!(error = %Chain(error), ?wait, "certificate not renewed");
+                    self.clock.now() + wait
+                }
+            };
+            if let Some(answer) = answer {
+                // Whoever asked may have gone; the renewal counts all the same.
+                let _ = answer.send(renewed.map(drop).map_err(Arc::new));
+            }
+        }
+    }
+
+    /// Gets a certificate over a fresh key and publishes it.
+    async fn renew(&mut self) -> Result<Arc<WorkloadIdentity>, RotationError> {
+        let id = self.options.id.clone();
+        let made = KeyAndRequest::generate(&id).map_err(RotationError::Key)?;
+        let fetched = self.issuer.issue(made.csr_pem).await;
+        let fetched =
+            fetched.map_err(|source| RotationError::Issue { id: id.clone(), source })?;
+        let pair =
+            CertifiedKeyPair::new(fetched.chain, made.key).map_err(RotationError::Identity)?;
+        let roots = Arc::new(fetched.bundle);
+        let bundle = self.with_extra(&roots);
+        let identity = WorkloadIdentity::new(pair, bundle).map_err(RotationError::Identity)?;
+        if *identity.id() != id {
+            let found = identity.id().clone();
+            return Err(RotationError::OtherIdentity { expected: id, found });
+        }
+        if identity.facts().not_after <= self.clock.now() {
+            return Err(RotationError::AlreadyExpired(identity.facts().not_after));
+        }
+        let identity = Arc::new(identity);
+        self.issued_roots = Some(roots);
+        self.identity.send_replace(Some(identity.clone()));
+        let (serial, until) = (&identity.facts().serial, rfc3339(identity.facts().not_after));
+        tracing::info!(id = %identity.id(), %serial, %until, "workload certificate renewed");
+        Ok(identity)
+    }
+
+    /// The issued roots together with the extra ones.
+    fn with_extra(&self, issued: &Arc<TrustBundle>) -> Arc<TrustBundle> {
+        match &self.options.extra_roots {
+            Some(extra) => Arc::new(issued.merged(&extra.borrow())),
+            None => issued.clone(),
+        }
+    }
+
+    /// Publishes the present certificate with changed extra roots.
+    fn merge_roots(&mut self) {
+        let Some(issued) = self.issued_roots.clone() else { return };
+        let bundle = self.with_extra(&issued);
+        self.identity.send_if_modified(|current| match current {
+            Some(identity) if *identity.bundle() != bundle => {
+                *identity = Arc::new(identity.with_bundle(bundle.clone()));
+                true
+            }
+            _ => false,
+        });
+    }
+
+    /// Cancel-safe: every branch is.
+    async fn wait_until(&mut self, due: SystemTime) -> Wake {
+        loop {
+            let left = due.duration_since(self.clock.now()).unwrap_or_default();
+            if left.is_zero() {
+                return Wake::Due;
+            }
+            let sleep = tokio::time::sleep_until(Instant::now() + left.min(MAX_SLEEP));
+            tokio::select! {
+                () = sleep => {}
+                Some(answer) = self.forced.recv() => return Wake::Forced(answer),
+                () = changed(self.options.extra_roots.as_mut()) => return Wake::Roots,
+            }
+        }
+    }
+
+    /// When the grace period begins: half of the life by default, earlier or later by the jitter.
+    fn renewal_time(&self, identity: &WorkloadIdentity) -> SystemTime {
+        let facts = identity.facts();
+        let lifetime = facts.not_after.duration_since(facts.not_before).unwrap_or_default();
+        let jitter = (rand::random::<f64>() * 2.0 - 1.0) * self.options.jitter;
+        let grace = lifetime.mul_f64((self.options.grace_ratio + jitter).clamp(0.0, 1.0));
+        // At least the first wait after a failure: a lifetime shorter than the backdating must not make a busy loop.
+        (facts.not_after - grace).max(self.clock.now() + self.options.backoff)
+    }
+
+    /// Doubles from the first wait to the longest, then takes a random part of it between a half and the whole.
+    fn backoff(&self, failures: u32) -> Duration {
+        let factor = 2_u32.saturating_pow(failures.saturating_sub(1).min(20));
+        let wait = self.options.backoff.saturating_mul(factor).min(self.options.max_backoff);
+        wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
+    }
+}
+
+impl<I> std::fmt::Debug for IdentityManager<I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IdentityManager").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Resolves when the roots change; never if there are none or their source has gone.
+async fn changed(roots: Option<&mut watch::Receiver<Arc<TrustBundle>>>) {
+    match roots {
+        Some(roots) if roots.changed().await.is_ok() => {}
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;
