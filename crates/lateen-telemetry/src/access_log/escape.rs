@@ -1,0 +1,102 @@
+//! Making what a peer sent safe to print: no control character reaches a log line, and JSON stays JSON.
+//!
+//! Works on the tail of the output, where a value was just written, and copies only if something must change.
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Replaces control characters in `out[start..]` by `\n`, `\r`, `\t` or `\xNN`, so that a value can neither end the
+/// line nor drive a terminal. A backslash stays as it is.
+pub(crate) fn text(out: &mut Vec<u8>, start: usize) {
+    rewrite(out, start, |byte| byte < 0x20 || byte == 0x7f, |byte, out| match byte {
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        byte => {
+            out.extend_from_slice(b"\\x");
+            out.push(HEX[usize::from(byte >> 4)]);
+            out.push(HEX[usize::from(byte & 15)]);
+        }
+    });
+}
+
+/// Makes `out[start..]` the inside of a JSON string. Bytes that are not UTF-8 become U+FFFD (Envoy writes octal
+/// escapes, which no JSON parser reads).
+pub(crate) fn json(out: &mut Vec<u8>, start: usize) {
+    if std::str::from_utf8(&out[start..]).is_err() {
+        let repaired = String::from_utf8_lossy(&out[start..]).into_owned();
+        out.truncate(start);
+        out.extend_from_slice(repaired.as_bytes());
+    }
+    rewrite(out, start, |byte| byte < 0x20 || matches!(byte, b'"' | b'\\' | 0x7f), |byte, out| {
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            0x08 => out.extend_from_slice(b"\\b"),
+            0x0c => out.extend_from_slice(b"\\f"),
+            byte => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+        }
+    });
+}
+
+/// Replaces what cannot be in a host name by `_`, as Envoy does with the server name a client asks for.
+/// Source: Envoy CVE-2024-45808.
+pub(crate) fn host_name(out: &mut [u8]) {
+    for byte in out {
+        if !(byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'*' | b':')) {
+            *byte = b'_';
+        }
+    }
+}
+
+fn rewrite(
+    out: &mut Vec<u8>,
+    start: usize,
+    offends: impl Fn(u8) -> bool,
+    replace: impl Fn(u8, &mut Vec<u8>),
+) {
+    let Some(first) = out[start..].iter().position(|byte| offends(*byte)) else { return };
+    let tail = out.split_off(start + first);
+    for byte in tail {
+        if offends(byte) {
+            replace(byte, out);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_cannot_end_its_line() {
+        let mut out = b"ok\n".to_vec();
+        out.extend_from_slice(b"a\r\nb\x1b[31m\x7f\\");
+        text(&mut out, 3);
+        assert_eq!(out, b"ok\na\\r\\nb\\x1b[31m\\x7f\\");
+    }
+
+    #[test]
+    fn a_json_value_is_read_back_as_it_was() {
+        let value = "quote \" backslash \\ \n\r\t\u{8}\u{c}\u{1}\u{7f} ü 😀";
+        let mut out = value.as_bytes().to_vec();
+        json(&mut out, 0);
+        let quoted = format!("\"{}\"", String::from_utf8(out).unwrap());
+        assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), value);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_still_make_json() {
+        let mut out = b"\xff\"".to_vec();
+        json(&mut out, 0);
+        assert_eq!(String::from_utf8(out).unwrap(), "\u{fffd}\\\"");
+    }
+}

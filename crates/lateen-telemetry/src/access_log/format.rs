@@ -1,0 +1,414 @@
+//! Compiled format strings: a list of operations, each of which appends its value to the line.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::context::{
+    Address, AddressField, FilterStateForm, HeaderKey, HeaderSource, LogContext, LogValue,
+    MetadataSource, NumberField, Side, TextField, TimePoint,
+};
+use super::escape;
+use super::parse::{self, Environment, FormatError};
+use super::time::{TimeFormat, write_unsigned};
+
+/// What stands for a value that is not set.
+const UNSET: &[u8] = b"-";
+
+/// A compiled format string.
+#[derive(Clone, Debug)]
+pub struct TextFormat {
+    ops: Box<[Op]>,
+    omit_empty_values: bool,
+}
+
+impl TextFormat {
+    /// Compiles `format`. With `omit_empty_values` nothing stands for what is not set, else `-` does.
+    ///
+    /// # Errors
+    /// An operator is not known or not used rightly; the error says where.
+    pub fn parse(
+        format: &str,
+        omit_empty_values: bool,
+        environment: &Environment<'_>,
+    ) -> Result<TextFormat, FormatError> {
+        Ok(TextFormat { ops: parse::operations(format, environment)?, omit_empty_values })
+    }
+
+    /// Appends the line for `context`.
+    pub fn write<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) {
+        write_text(&self.ops, self.omit_empty_values, context, out);
+    }
+}
+
+/// Appends the values of `ops` as text.
+pub(crate) fn write_text<C: LogContext + ?Sized>(
+    ops: &[Op],
+    omit_empty_values: bool,
+    context: &C,
+    out: &mut Vec<u8>,
+) {
+    for op in ops {
+        if let Operation::Literal(text) = &op.operation {
+            out.extend_from_slice(text.as_bytes());
+            continue;
+        }
+        let start = out.len();
+        match op.append(context, out) {
+            Some(_) => escape::text(out, start),
+            None if omit_empty_values => {}
+            None => out.extend_from_slice(UNSET),
+        }
+    }
+}
+
+/// An operation and the length its value is cut to, in bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Op {
+    pub(crate) operation: Operation,
+    pub(crate) max_length: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    Literal(Box<str>),
+    /// A value that does not depend on the request.
+    Constant(Option<Box<str>>),
+    Text(TextField),
+    Number(NumberField),
+    Elapsed { from: Option<TimePoint>, to: TimePoint, unit_nanoseconds: u32 },
+    Address(AddressField, AddressPart),
+    Flags { long: bool },
+    Header(Header),
+    Time { source: TimeSource, local: bool, format: TimeFormat },
+    PeerCertTime { side: Side, end: bool, format: TimeFormat },
+    CodeDetails { allow_whitespace: bool },
+    GrpcStatus(GrpcForm),
+    Metadata { source: MetadataSource, namespace: Box<str>, path: Box<[Box<str>]> },
+    FilterState { side: Side, key: Box<str>, form: FilterState },
+    QueryParam(Box<str>),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Header {
+    pub(crate) source: HeaderSource,
+    pub(crate) main: HeaderKey,
+    pub(crate) alternative: Option<HeaderKey>,
+    /// Cut the value at its first `?`.
+    pub(crate) without_query: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum AddressPart {
+    Whole,
+    WithoutPort,
+    Port,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TimeSource {
+    Start,
+    Emit,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum GrpcForm {
+    Camel,
+    Snake,
+    Number,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum FilterState {
+    Plain,
+    Typed,
+    Field(Box<str>),
+}
+
+impl FilterState {
+    fn borrowed(&self) -> FilterStateForm<'_> {
+        match self {
+            FilterState::Plain => FilterStateForm::Plain,
+            FilterState::Typed => FilterStateForm::Typed,
+            FilterState::Field(name) => FilterStateForm::Field(name),
+        }
+    }
+}
+
+/// What an operation appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    Text,
+    /// Something that JSON can hold as it is: a number, a boolean, a tree.
+    Json,
+}
+
+impl Op {
+    /// Appends the value as it is, unescaped; `None` if it is not set (then nothing was appended).
+    pub(crate) fn append<C: LogContext + ?Sized>(
+        &self,
+        context: &C,
+        out: &mut Vec<u8>,
+    ) -> Option<Appended> {
+        let start = out.len();
+        let appended = self.operation.append(context, out)?;
+        match self.max_length {
+            Some(max) if out.len() - start > max => {
+                cut(out, start + max);
+                Some(Appended::Text)
+            }
+            _ => Some(appended),
+        }
+    }
+}
+
+/// Cuts at `end`, or before it rather than inside a character.
+fn cut(out: &mut Vec<u8>, end: usize) {
+    let inside = |at: usize| out.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    let mut at = end;
+    // A character has at most three continuation bytes; more than that is no UTF-8, and cut where asked.
+    while inside(at) && at > 0 && end - at < 3 {
+        at -= 1;
+    }
+    out.truncate(if inside(at) { end } else { at });
+}
+
+impl Operation {
+    fn append<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) -> Option<Appended> {
+        match self {
+            Operation::Literal(text) => push(text.as_bytes(), out),
+            Operation::Constant(text) => push(text.as_deref()?.as_bytes(), out),
+            Operation::Text(field) => text(context, *field, out),
+            Operation::Number(field) => number(context, *field, out),
+            Operation::Elapsed { from, to, unit_nanoseconds } => {
+                elapsed(context, *from, *to, *unit_nanoseconds, out)
+            }
+            Operation::Address(field, part) => address(context.address(*field)?, *part, out),
+            Operation::Flags { long } => flags(context, *long, out),
+            Operation::Header(header) => header.append(context, out),
+            Operation::Time { source, local, format } => {
+                let time = match source {
+                    TimeSource::Start => context.start_time(),
+                    TimeSource::Emit => context.emit_time(),
+                };
+                let offset = if *local { context.local_offset_seconds() } else { 0 };
+                format.write(time, offset, out);
+                Some(Appended::Text)
+            }
+            Operation::PeerCertTime { side, end, format } => {
+                let (from, until) = context.peer_cert_validity(*side)?;
+                format.write(if *end { until } else { from }, 0, out);
+                Some(Appended::Text)
+            }
+            Operation::CodeDetails { allow_whitespace } => {
+                let start = out.len();
+                push(context.text(TextField::ResponseCodeDetails)?.as_bytes(), out)?;
+                if !allow_whitespace {
+                    let written = &mut out[start..];
+                    written.iter_mut().filter(|b| b.is_ascii_whitespace()).for_each(|b| *b = b'_');
+                }
+                Some(Appended::Text)
+            }
+            Operation::GrpcStatus(form) => grpc_status(context, *form, out),
+            Operation::Metadata { source, namespace, path } => {
+                value(context.metadata(*source, namespace, path)?, out)
+            }
+            Operation::FilterState { side, key, form } => {
+                value(context.filter_state(*side, key, form.borrowed())?, out)
+            }
+            Operation::QueryParam(name) => query_param(context, name, out),
+        }
+    }
+}
+
+fn push(bytes: &[u8], out: &mut Vec<u8>) -> Option<Appended> {
+    out.extend_from_slice(bytes);
+    Some(Appended::Text)
+}
+
+fn text<C: LogContext + ?Sized>(
+    context: &C,
+    field: TextField,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    let text = context.text(field).filter(|text| !text.is_empty())?;
+    let start = out.len();
+    out.extend_from_slice(text.as_bytes());
+    if field == TextField::RequestedServerName {
+        escape::host_name(&mut out[start..]);
+    }
+    Some(Appended::Text)
+}
+
+fn number<C: LogContext + ?Sized>(
+    context: &C,
+    field: NumberField,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    // Envoy prints 0 for sizes and codes that it does not know.
+    write_unsigned(context.number(field).unwrap_or(0), out);
+    Some(Appended::Json)
+}
+
+fn elapsed<C: LogContext + ?Sized>(
+    context: &C,
+    from: Option<TimePoint>,
+    to: TimePoint,
+    unit_nanoseconds: u32,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    let from = match from {
+        None => Duration::ZERO,
+        Some(point) => context.time_point(point)?,
+    };
+    let to = context.time_point(to)?;
+    // With independent half-close an answer may end before its request: such a duration is negative.
+    let (sign, between) = match to.checked_sub(from) {
+        Some(between) => ("", between),
+        None => ("-", from - to),
+    };
+    out.extend_from_slice(sign.as_bytes());
+    let units = between.as_nanos() / u128::from(unit_nanoseconds);
+    write_unsigned(u64::try_from(units).unwrap_or(u64::MAX), out);
+    Some(Appended::Json)
+}
+
+fn address(address: Address<'_>, part: AddressPart, out: &mut Vec<u8>) -> Option<Appended> {
+    use std::io::Write as _;
+    let ip = match address {
+        Address::Ip(ip) => ip,
+        // Only an IP address has parts.
+        Address::Other(name) => {
+            return match part {
+                AddressPart::Port => None,
+                _ if name.is_empty() => None,
+                _ => push(name.as_bytes(), out),
+            };
+        }
+    };
+    // Writing to a `Vec` cannot fail.
+    let _ = match part {
+        AddressPart::Whole => match ip {
+            SocketAddr::V4(ip) => write!(out, "{ip}"),
+            // Without the scope id, which `Display` of the whole would add.
+            SocketAddr::V6(ip) => write!(out, "[{}]:{}", ip.ip(), ip.port()),
+        },
+        AddressPart::WithoutPort => write!(out, "{}", ip.ip()),
+        AddressPart::Port => {
+            write_unsigned(u64::from(ip.port()), out);
+            return Some(Appended::Json);
+        }
+    };
+    Some(Appended::Text)
+}
+
+fn flags<C: LogContext + ?Sized>(
+    context: &C,
+    long: bool,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    let flags = context.response_flags();
+    if flags.is_empty() {
+        // Unlike other values, an empty set of flags is a value: `-` even where empty values are omitted.
+        return push(UNSET, out);
+    }
+    match long {
+        true => flags.write_long(out),
+        false => flags.write_short(out),
+    }
+    Some(Appended::Text)
+}
+
+impl Header {
+    fn append<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) -> Option<Appended> {
+        let alternative = || context.header(self.source, self.alternative.as_ref()?);
+        let mut value = context.header(self.source, &self.main).or_else(alternative)?;
+        if self.without_query
+            && let Some(at) = value.iter().position(|byte| *byte == b'?')
+        {
+            value = &value[..at];
+        }
+        push(value, out)
+    }
+}
+
+fn value(value: LogValue<'_>, out: &mut Vec<u8>) -> Option<Appended> {
+    match value {
+        LogValue::Text(text) => push(text.as_bytes(), out),
+        LogValue::Json(serde_json::Value::String(text)) => push(text.as_bytes(), out),
+        LogValue::Json(serde_json::Value::Null) => None,
+        LogValue::Json(json) => {
+            // Writing to a `Vec` cannot fail, nor can a `Value` be unwritable.
+            let _ = serde_json::to_writer(&mut *out, json);
+            Some(Appended::Json)
+        }
+        LogValue::Bool(value) => {
+            out.extend_from_slice(if value { b"true" } else { b"false" });
+            Some(Appended::Json)
+        }
+        LogValue::Number(number) => {
+            use std::io::Write as _;
+            if !number.is_finite() {
+                return None;
+            }
+            let _ = write!(out, "{number}");
+            Some(Appended::Json)
+        }
+    }
+}
+
+/// Names of gRPC statuses, as Envoy spells them. Source: Envoy 1.40 `GRPC_STATUS`.
+const GRPC_STATUS: [(&str, &str); 17] = [
+    ("OK", "OK"),
+    ("Canceled", "CANCELLED"),
+    ("Unknown", "UNKNOWN"),
+    ("InvalidArgument", "INVALID_ARGUMENT"),
+    ("DeadlineExceeded", "DEADLINE_EXCEEDED"),
+    ("NotFound", "NOT_FOUND"),
+    ("AlreadyExists", "ALREADY_EXISTS"),
+    ("PermissionDenied", "PERMISSION_DENIED"),
+    ("ResourceExhausted", "RESOURCE_EXHAUSTED"),
+    ("FailedPrecondition", "FAILED_PRECONDITION"),
+    ("Aborted", "ABORTED"),
+    ("OutOfRange", "OUT_OF_RANGE"),
+    ("Unimplemented", "UNIMPLEMENTED"),
+    ("Internal", "INTERNAL"),
+    ("Unavailable", "UNAVAILABLE"),
+    ("DataLoss", "DATA_LOSS"),
+    ("Unauthenticated", "UNAUTHENTICATED"),
+];
+
+fn grpc_status<C: LogContext + ?Sized>(
+    context: &C,
+    form: GrpcForm,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    let status = context.number(NumberField::GrpcStatus)?;
+    let names = usize::try_from(status).ok().and_then(|index| GRPC_STATUS.get(index));
+    match (form, names) {
+        (GrpcForm::Number, _) => {
+            write_unsigned(status, out);
+            return Some(Appended::Json);
+        }
+        (GrpcForm::Camel, Some((camel, _))) => out.extend_from_slice(camel.as_bytes()),
+        (GrpcForm::Snake, Some((_, snake))) => out.extend_from_slice(snake.as_bytes()),
+        (_, None) => write_unsigned(status, out),
+    }
+    Some(Appended::Text)
+}
+
+fn query_param<C: LogContext + ?Sized>(
+    context: &C,
+    name: &str,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    let path = context.header(HeaderSource::Request, &HeaderKey::Path)?;
+    let query = path.iter().position(|byte| *byte == b'?').map(|at| &path[at + 1..])?;
+    let query = query.split(|byte| *byte == b'#').next()?;
+    let parameters = query.split(|byte| *byte == b'&');
+    let mut values = parameters.filter_map(|parameter| {
+        let at = parameter.iter().position(|byte| *byte == b'=');
+        let (key, value) = parameter.split_at(at.unwrap_or(parameter.len()));
+        (key == name.as_bytes()).then(|| value.strip_prefix(b"=").unwrap_or(value))
+    });
+    push(values.next()?, out)
+}
