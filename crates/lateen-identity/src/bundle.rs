@@ -53,12 +53,17 @@ impl TrustBundle {
         }
         let mut store = RootCertStore::empty();
         for (index, root) in distinct.iter().enumerate() {
-            store.add(root.clone()).map_err(|source| BundleError::Anchor { index, source })?;
+            store
+                .add(root.clone())
+                .map_err(|source| BundleError::Anchor { index, source })?;
         }
         if store.is_empty() {
             return Err(BundleError::Empty);
         }
-        Ok(Self { roots: distinct, store: Arc::new(store) })
+        Ok(Self {
+            roots: distinct,
+            store: Arc::new(store),
+        })
     }
 
     /// Reads a bundle from PEM.
@@ -83,7 +88,9 @@ impl TrustBundle {
 
     /// Whether `root` is trusted.
     pub fn contains(&self, root: &CertificateDer<'_>) -> bool {
-        self.roots.iter().any(|known| known.as_ref() == root.as_ref())
+        self.roots
+            .iter()
+            .any(|known| known.as_ref() == root.as_ref())
     }
 
     /// The roots as rustls wants them.
@@ -111,8 +118,14 @@ mod tests {
 
     fn root(name: &str) -> CertificateDer<'static> {
         let mut params = rcgen::CertificateParams::default();
-        params.distinguished_name.push(rcgen::DnType::CommonName, name);
-        params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().der().clone()
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params
+            .self_signed(&rcgen::KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .clone()
     }
 
     #[test]
@@ -126,12 +139,18 @@ mod tests {
     #[test]
     fn a_bundle_survives_pem() {
         let bundle = TrustBundle::new([root("a"), root("b")]).unwrap();
-        assert_eq!(TrustBundle::from_pem(bundle.to_pem().as_bytes()).unwrap(), bundle);
+        assert_eq!(
+            TrustBundle::from_pem(bundle.to_pem().as_bytes()).unwrap(),
+            bundle
+        );
     }
 
     #[test]
     fn an_empty_bundle_is_refused() {
         assert!(matches!(TrustBundle::new([]), Err(BundleError::Empty)));
-        assert!(matches!(TrustBundle::from_pem(b""), Err(BundleError::Certificates(_))));
+        assert!(matches!(
+            TrustBundle::from_pem(b""),
+            Err(BundleError::Certificates(_))
+        ));
     }
 }

@@ -193,7 +193,11 @@ impl IssuedCertificate {
     /// text. Source: `security/pkg/server/ca/server.go`; Istio's agents take the last entry for the trust bundle.
     pub fn to_response(&self) -> Vec<String> {
         let one = |der: &CertificateDer<'static>| certificates_to_pem([der]);
-        self.chain.iter().map(one).chain([self.bundle.to_pem()]).collect()
+        self.chain
+            .iter()
+            .map(one)
+            .chain([self.bundle.to_pem()])
+            .collect()
     }
 }
 
@@ -274,9 +278,14 @@ impl CertificateAuthority {
         ttl: Option<Duration>,
         now: SystemTime,
     ) -> Result<IssuedCertificate, SignError> {
-        let ttl = ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.options.default_ttl);
+        let ttl = ttl
+            .filter(|ttl| !ttl.is_zero())
+            .unwrap_or(self.options.default_ttl);
         if ttl > self.options.max_ttl {
-            return Err(SignError::Lifetime { requested: ttl, max: self.options.max_ttl });
+            return Err(SignError::Lifetime {
+                requested: ttl,
+                max: self.options.max_ttl,
+            });
         }
         let key = PublicKey::from_csr_pem(csr_pem).map_err(SignError::Csr)?;
         self.issue(&key.0, vec![uri_name(id)?], ttl, now)
@@ -298,12 +307,18 @@ impl CertificateAuthority {
             sans.push(uri_name(id)?);
         }
         for name in &names.dns {
-            let name = name.as_str().try_into().map_err(|_| SignError::Name(name.clone()))?;
+            let name = name
+                .as_str()
+                .try_into()
+                .map_err(|_| SignError::Name(name.clone()))?;
             sans.push(SanType::DnsName(name));
         }
         sans.extend(names.ips.iter().copied().map(SanType::IpAddress));
         let issued = self.issue(&key, sans, self.options.default_ttl, now)?;
-        Ok((issued, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()))))
+        Ok((
+            issued,
+            PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+        ))
     }
 
     /// Where a rotation of the root stands.
@@ -352,7 +367,10 @@ impl CertificateAuthority {
     pub fn expiries(&self) -> Vec<Expiry> {
         let signer = self.signer.borrow().clone();
         let bundle = self.bundle.borrow().clone();
-        let roots = bundle.roots().iter().filter_map(|root| CertificateFacts::from_der(root).ok());
+        let roots = bundle
+            .roots()
+            .iter()
+            .filter_map(|root| CertificateFacts::from_der(root).ok());
         std::iter::once(Expiry::new("signing certificate", &signer.facts))
             .chain(roots.map(|facts| Expiry::new("root", &facts)))
             .collect()
@@ -367,12 +385,20 @@ impl CertificateAuthority {
     ) -> Result<IssuedCertificate, SignError> {
         let signer = self.signer.borrow().clone();
         let window = (now - self.options.backdate, now + ttl);
-        let leaf = signer.sign(key, names, window, now).map_err(SignError::Signer)?;
+        let leaf = signer
+            .sign(key, names, window, now)
+            .map_err(SignError::Signer)?;
         let facts = CertificateFacts::from_der(&leaf).map_err(|_| {
             SignError::Signer(SignerError::Sign(rcgen::Error::CouldNotParseCertificate))
         })?;
-        let chain = std::iter::once(leaf).chain(signer.chain.iter().cloned()).collect();
-        Ok(IssuedCertificate { chain, bundle: self.bundle.borrow().clone(), facts })
+        let chain = std::iter::once(leaf)
+            .chain(signer.chain.iter().cloned())
+            .collect();
+        Ok(IssuedCertificate {
+            chain,
+            bundle: self.bundle.borrow().clone(),
+            facts,
+        })
     }
 
     fn state_dir(&self) -> Result<&PathBuf, CaError> {
@@ -418,14 +444,21 @@ fn load(source: &CaSource, options: &CaOptions, now: SystemTime) -> Result<Loade
 
 fn uri_name(id: &SpiffeId) -> Result<SanType, SignError> {
     let uri = id.to_string();
-    uri.as_str().try_into().map(SanType::URI).map_err(|_| SignError::Name(uri))
+    uri.as_str()
+        .try_into()
+        .map(SanType::URI)
+        .map_err(|_| SignError::Name(uri))
 }
 
 /// A root's subject: the organization as Istio has it, and a common name that tells two generations apart.
 fn root_subject(options: &CaOptions, serial: &[u8]) -> rcgen::DistinguishedName {
     let mut subject = rcgen::DistinguishedName::new();
     subject.push(DnType::OrganizationName, options.trust_domain.as_str());
-    let tail: String = serial.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let tail: String = serial
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     subject.push(DnType::CommonName, format!("lateen root {tail}"));
     subject
 }

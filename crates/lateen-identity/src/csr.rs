@@ -87,7 +87,9 @@ impl PublicKey {
         if !rest.is_empty() {
             return Err(CsrError::Malformed);
         }
-        request.verify_signature().map_err(|_| CsrError::Signature)?;
+        request
+            .verify_signature()
+            .map_err(|_| CsrError::Signature)?;
         let spki = &request.certification_request_info.subject_pki;
         match spki.parsed().map_err(|_| CsrError::Malformed)? {
             ParsedKey::RSA(key) if !RSA_BITS.contains(&key.key_size()) => {
@@ -97,7 +99,8 @@ impl PublicKey {
             _ => return Err(CsrError::Key("only RSA and ECDSA keys are signed")),
         }
         let key = rcgen::SubjectPublicKeyInfo::from_der(spki.raw);
-        key.map(Self).map_err(|_| CsrError::Key("its curve or algorithm is not supported"))
+        key.map(Self)
+            .map_err(|_| CsrError::Key("its curve or algorithm is not supported"))
     }
 }
 
@@ -118,19 +121,33 @@ mod tests {
     #[test]
     fn a_request_signed_by_another_key_is_refused() {
         let pem = KeyAndRequest::generate(&id()).unwrap().csr_pem;
-        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
+        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
+            .unwrap()
+            .to_vec();
         let last = der.len() - 1;
         der[last] ^= 1;
         let forged = crate::x509::to_pem("CERTIFICATE REQUEST", &der);
-        assert!(matches!(PublicKey::from_csr_pem(&forged), Err(CsrError::Signature)));
+        assert!(matches!(
+            PublicKey::from_csr_pem(&forged),
+            Err(CsrError::Signature)
+        ));
     }
 
     #[test]
     fn what_is_no_request_is_refused() {
-        assert!(matches!(PublicKey::from_csr_pem("hello"), Err(CsrError::Pem(_))));
+        assert!(matches!(
+            PublicKey::from_csr_pem("hello"),
+            Err(CsrError::Pem(_))
+        ));
         let junk = crate::x509::to_pem("CERTIFICATE REQUEST", b"junk");
-        assert!(matches!(PublicKey::from_csr_pem(&junk), Err(CsrError::Malformed)));
+        assert!(matches!(
+            PublicKey::from_csr_pem(&junk),
+            Err(CsrError::Malformed)
+        ));
         let long = "x".repeat(MAX_PEM + 1);
-        assert!(matches!(PublicKey::from_csr_pem(&long), Err(CsrError::TooLong)));
+        assert!(matches!(
+            PublicKey::from_csr_pem(&long),
+            Err(CsrError::TooLong)
+        ));
     }
 }

@@ -50,7 +50,10 @@ impl Expiry {
     /// The same for somebody whose certificate has no subject.
     #[must_use]
     pub fn named(self, name: impl Into<String>) -> Self {
-        Self { name: name.into(), ..self }
+        Self {
+            name: name.into(),
+            ..self
+        }
     }
 
     /// What is left of it at `now`; zero if it is over.
@@ -60,7 +63,10 @@ impl Expiry {
 
     /// How soon it concerns somebody.
     pub fn urgency(&self, now: SystemTime) -> Urgency {
-        let lifetime = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        let lifetime = self
+            .not_after
+            .duration_since(self.not_before)
+            .unwrap_or_default();
         let left = self.remaining(now);
         if left.is_zero() {
             Urgency::Expired
@@ -88,8 +94,11 @@ pub fn sort(report: &mut [Expiry]) {
 
 /// A time as RFC 3339 text in UTC, to the second.
 pub(crate) fn rfc3339(at: SystemTime) -> String {
-    let at = OffsetDateTime::from(at).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-    at.format(&Rfc3339).unwrap_or_else(|_| "an unknown time".to_owned())
+    let at = OffsetDateTime::from(at)
+        .replace_nanosecond(0)
+        .unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    at.format(&Rfc3339)
+        .unwrap_or_else(|_| "an unknown time".to_owned())
 }
 
 #[cfg(test)]
@@ -111,7 +120,15 @@ mod tests {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let subject = expiry(0, 1000);
         let found = [100, 700, 950, 1000].map(|now| subject.urgency(at(now)));
-        assert_eq!(found, [Urgency::Fine, Urgency::Soon, Urgency::Critical, Urgency::Expired]);
+        assert_eq!(
+            found,
+            [
+                Urgency::Fine,
+                Urgency::Soon,
+                Urgency::Critical,
+                Urgency::Expired
+            ]
+        );
         assert_eq!(subject.until(), "1970-01-01T00:16:40Z");
     }
 

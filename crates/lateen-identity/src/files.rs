@@ -65,7 +65,11 @@ pub(crate) fn io_error(
     path: &Path,
 ) -> impl FnOnce(io::Error) -> FileError + use<> {
     let path = path.to_owned();
-    move |source| FileError::Io { action, path, source }
+    move |source| FileError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// Makes `path` with mode 0700, or checks that it is the user's own and closed to others.
@@ -127,26 +131,34 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), FileError> {
 
 fn read_limited(path: &Path, file: File) -> Result<Vec<u8>, FileError> {
     let mut content = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(io_error("read", path))?;
+    file.take(MAX_FILE + 1)
+        .read_to_end(&mut content)
+        .map_err(io_error("read", path))?;
     if content.len() as u64 > MAX_FILE {
-        return Err(FileError::TooLarge { path: path.to_owned() });
+        return Err(FileError::TooLarge {
+            path: path.to_owned(),
+        });
     }
     Ok(content)
 }
 
-fn check_private(
-    path: &Path,
-    metadata: &std::fs::Metadata,
-    wanted: u32,
-) -> Result<(), FileError> {
+fn check_private(path: &Path, metadata: &std::fs::Metadata, wanted: u32) -> Result<(), FileError> {
     let user = rustix::process::geteuid().as_raw();
     // Root reads every file anyway; a state directory given to a service user is still that user's own.
     if metadata.uid() != user && user != 0 {
-        return Err(FileError::Foreign { path: path.to_owned(), owner: metadata.uid(), user });
+        return Err(FileError::Foreign {
+            path: path.to_owned(),
+            owner: metadata.uid(),
+            user,
+        });
     }
     let mode = metadata.mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(FileError::Exposed { path: path.to_owned(), mode, wanted });
+        return Err(FileError::Exposed {
+            path: path.to_owned(),
+            mode,
+            wanted,
+        });
     }
     Ok(())
 }
@@ -204,7 +216,12 @@ mod tests {
         let dir = root.path().join("ca");
         std::fs::create_dir(&dir).unwrap();
         set_mode(&dir, 0o755);
-        assert!(private_dir(&dir).unwrap_err().to_string().contains("chmod 700"));
+        assert!(
+            private_dir(&dir)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 700")
+        );
     }
 
     #[test]

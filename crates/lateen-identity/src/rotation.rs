@@ -120,7 +120,10 @@ impl IdentityHandle {
     pub async fn ready(&self) -> Result<Arc<WorkloadIdentity>, RotationError> {
         let mut identity = self.identity.clone();
         let found = identity.wait_for(Option::is_some).await;
-        found.ok().and_then(|identity| identity.clone()).ok_or(RotationError::Stopped)
+        found
+            .ok()
+            .and_then(|identity| identity.clone())
+            .ok_or(RotationError::Stopped)
     }
 
     /// Renews now, whatever is left of the present certificate, and waits until the new one is published.
@@ -136,7 +139,9 @@ impl IdentityHandle {
 
     /// When the present certificate and roots end.
     pub fn expiries(&self) -> Vec<Expiry> {
-        let Some(identity) = self.current() else { return Vec::new() };
+        let Some(identity) = self.current() else {
+            return Vec::new();
+        };
         let own = Expiry::new("workload certificate", identity.facts());
         let roots = identity.bundle().roots().iter();
         let roots = roots.filter_map(|root| crate::x509::CertificateFacts::from_der(root).ok());
@@ -169,8 +174,21 @@ impl<I: CertificateIssuer> IdentityManager<I> {
     pub fn new(options: RotationOptions, issuer: I, clock: Clock) -> (Self, IdentityHandle) {
         let (identity, watched) = watch::channel(None);
         let (force, forced) = mpsc::channel(MAX_FORCED);
-        let manager = Self { options, issuer, clock, identity, forced, issued_roots: None };
-        (manager, IdentityHandle { identity: watched, force })
+        let manager = Self {
+            options,
+            issuer,
+            clock,
+            identity,
+            forced,
+            issued_roots: None,
+        };
+        (
+            manager,
+            IdentityHandle {
+                identity: watched,
+                force,
+            },
+        )
     }
 
     /// Renews until `shutdown` resolves. Drop-safe: nothing is half-published.
@@ -219,8 +237,10 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         let id = self.options.id.clone();
         let made = KeyAndRequest::generate(&id).map_err(RotationError::Key)?;
         let fetched = self.issuer.issue(made.csr_pem).await;
-        let fetched =
-            fetched.map_err(|source| RotationError::Issue { id: id.clone(), source })?;
+        let fetched = fetched.map_err(|source| RotationError::Issue {
+            id: id.clone(),
+            source,
+        })?;
         let pair =
             CertifiedKeyPair::new(fetched.chain, made.key).map_err(RotationError::Identity)?;
         let roots = Arc::new(fetched.bundle);
@@ -228,7 +248,10 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         let identity = WorkloadIdentity::new(pair, bundle).map_err(RotationError::Identity)?;
         if *identity.id() != id {
             let found = identity.id().clone();
-            return Err(RotationError::OtherIdentity { expected: id, found });
+            return Err(RotationError::OtherIdentity {
+                expected: id,
+                found,
+            });
         }
         if identity.facts().not_after <= self.clock.now() {
             return Err(RotationError::AlreadyExpired(identity.facts().not_after));
@@ -236,7 +259,10 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         let identity = Arc::new(identity);
         self.issued_roots = Some(roots);
         self.identity.send_replace(Some(identity.clone()));
-        let (serial, until) = (&identity.facts().serial, rfc3339(identity.facts().not_after));
+        let (serial, until) = (
+            &identity.facts().serial,
+            rfc3339(identity.facts().not_after),
+        );
         tracing::info!(id = %identity.id(), %serial, %until, "workload certificate renewed");
         Ok(identity)
     }
@@ -251,7 +277,9 @@ impl<I: CertificateIssuer> IdentityManager<I> {
 
     /// Publishes the present certificate with changed extra roots.
     fn merge_roots(&mut self) {
-        let Some(issued) = self.issued_roots.clone() else { return };
+        let Some(issued) = self.issued_roots.clone() else {
+            return;
+        };
         let bundle = self.with_extra(&issued);
         self.identity.send_if_modified(|current| match current {
             Some(identity) if *identity.bundle() != bundle => {
@@ -281,7 +309,10 @@ impl<I: CertificateIssuer> IdentityManager<I> {
     /// When the grace period begins: half of the life by default, earlier or later by the jitter.
     fn renewal_time(&self, identity: &WorkloadIdentity) -> SystemTime {
         let facts = identity.facts();
-        let lifetime = facts.not_after.duration_since(facts.not_before).unwrap_or_default();
+        let lifetime = facts
+            .not_after
+            .duration_since(facts.not_before)
+            .unwrap_or_default();
         let jitter = (rand::random::<f64>() * 2.0 - 1.0) * self.options.jitter;
         let grace = lifetime.mul_f64((self.options.grace_ratio + jitter).clamp(0.0, 1.0));
         // At least the first wait after a failure: a lifetime shorter than the backdating must not make a busy loop.
@@ -291,22 +322,30 @@ impl<I: CertificateIssuer> IdentityManager<I> {
     /// Doubles from the first wait to the longest, then takes a random part of it between a half and the whole.
     fn backoff(&self, failures: u32) -> Duration {
         let factor = 2_u32.saturating_pow(failures.saturating_sub(1).min(20));
-        let wait = self.options.backoff.saturating_mul(factor).min(self.options.max_backoff);
+        let wait = self
+            .options
+            .backoff
+            .saturating_mul(factor)
+            .min(self.options.max_backoff);
         wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)
     }
 }
 
 impl<I> std::fmt::Debug for IdentityManager<I> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("IdentityManager").field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("IdentityManager")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
 /// Resolves when the roots change; never if there are none or their source has gone.
 async fn changed(roots: Option<&mut watch::Receiver<Arc<TrustBundle>>>) {
-    match roots {
-        Some(roots) if roots.changed().await.is_ok() => {}
-        _ => std::future::pending().await,
+    let Some(roots) = roots else {
+        return std::future::pending().await;
+    };
+    if roots.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

@@ -27,7 +27,9 @@ pub enum SpiffeError {
     #[error("not a `spiffe://` URI")]
     Scheme,
     /// Empty, too long, or with characters outside `a-z 0-9 . - _`.
-    #[error("trust domain must be 1 to {MAX_TRUST_DOMAIN} of the characters a-z, 0-9, `.`, `-` and `_`")]
+    #[error(
+        "trust domain must be 1 to {MAX_TRUST_DOMAIN} of the characters a-z, 0-9, `.`, `-` and `_`"
+    )]
     TrustDomain,
     /// Not `/ns/NAMESPACE/sa/SERVICE_ACCOUNT`.
     #[error("path must be `/ns/NAMESPACE/sa/SERVICE_ACCOUNT`")]
@@ -136,8 +138,16 @@ impl SpiffeId {
     ) -> Result<Self, SpiffeError> {
         let namespace = segment(namespace.as_bytes())?.into();
         let service_account = segment(service_account.as_bytes())?.into();
-        let id = Self { trust_domain, namespace, service_account };
-        if id.uri_len() > MAX_URI { Err(SpiffeError::TooLong) } else { Ok(id) }
+        let id = Self {
+            trust_domain,
+            namespace,
+            service_account,
+        };
+        if id.uri_len() > MAX_URI {
+            Err(SpiffeError::TooLong)
+        } else {
+            Ok(id)
+        }
     }
 
     /// Reads an identity from the bytes of a URI. Nothing is decoded or folded: what is not canonical is refused.
@@ -158,7 +168,11 @@ impl SpiffeId {
         }
         let namespace = segment(namespace)?.into();
         let service_account = segment(service_account)?.into();
-        Ok(Self { trust_domain, namespace, service_account })
+        Ok(Self {
+            trust_domain,
+            namespace,
+            service_account,
+        })
     }
 
     /// The trust domain.
@@ -179,12 +193,18 @@ impl SpiffeId {
     /// The same service account in another trust domain.
     #[must_use]
     pub fn in_domain(&self, trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, ..self.clone() }
+        Self {
+            trust_domain,
+            ..self.clone()
+        }
     }
 
     /// The principal as `AuthorizationPolicy` writes it: the URI without `spiffe://`.
     pub fn principal(&self) -> String {
-        format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        format!(
+            "{}/ns/{}/sa/{}",
+            self.trust_domain, self.namespace, self.service_account
+        )
     }
 
     fn uri_len(&self) -> usize {
@@ -198,8 +218,15 @@ impl SpiffeId {
 
 impl fmt::Display for SpiffeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { trust_domain, namespace, service_account } = self;
-        write!(f, "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}")
+        let Self {
+            trust_domain,
+            namespace,
+            service_account,
+        } = self;
+        write!(
+            f,
+            "spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}"
+        )
     }
 }
 
@@ -241,12 +268,18 @@ pub fn uri_san(certificate: &[u8]) -> Result<Box<str>, SanError> {
     if !rest.is_empty() {
         return Err(SanError::Malformed);
     }
-    let names = parsed.subject_alternative_name().map_err(|_| SanError::Malformed)?;
+    let names = parsed
+        .subject_alternative_name()
+        .map_err(|_| SanError::Malformed)?;
     let names = names.ok_or(SanError::NoUri)?;
-    let mut uris = names.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(*uri),
-        _ => None,
-    });
+    let mut uris = names
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        });
     let uri = uris.next().ok_or(SanError::NoUri)?;
     let more = uris.count();
     if more > 0 {

@@ -22,7 +22,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use client::{ClientSettings, ClientVerification, HostnameCheck, client_config};
 pub use identity::{CertifiedKeyPair, IdentityError, WorkloadIdentity};
-pub use names::{NameKind, NameMatch, NameMatcher};
+pub use names::{NameKind, NameMatch, NameMatcher, NamePredicate};
 pub use peer::{PeerIdentity, peer_identity};
 pub use roots::{RootsError, system_roots};
 pub use server::{ClientAuth, ServerSettings, server_config};
@@ -42,7 +42,10 @@ pub struct TlsVersions {
 
 impl Default for TlsVersions {
     fn default() -> Self {
-        Self { min: TlsVersion::Tls12, max: TlsVersion::Tls13 }
+        Self {
+            min: TlsVersion::Tls12,
+            max: TlsVersion::Tls13,
+        }
     }
 }
 
@@ -57,17 +60,26 @@ pub enum TlsVersion {
 
 impl TlsVersions {
     /// TLS 1.3 alone.
-    pub const TLS13: Self = Self { min: TlsVersion::Tls13, max: TlsVersion::Tls13 };
+    pub const TLS13: Self = Self {
+        min: TlsVersion::Tls13,
+        max: TlsVersion::Tls13,
+    };
 
     fn supported(self) -> Result<Vec<&'static SupportedProtocolVersion>, TlsError> {
-        let all =
-            [(TlsVersion::Tls13, &rustls::version::TLS13), (TlsVersion::Tls12, &rustls::version::TLS12)];
+        let all = [
+            (TlsVersion::Tls13, &rustls::version::TLS13),
+            (TlsVersion::Tls12, &rustls::version::TLS12),
+        ];
         let versions: Vec<_> = all
             .into_iter()
             .filter(|(version, _)| self.min <= *version && *version <= self.max)
             .map(|(_, supported)| supported)
             .collect();
-        if versions.is_empty() { Err(TlsError::NoVersion) } else { Ok(versions) }
+        if versions.is_empty() {
+            Err(TlsError::NoVersion)
+        } else {
+            Ok(versions)
+        }
     }
 }
 

@@ -34,7 +34,9 @@ pub enum TokenKeyError {
     #[error("token key")]
     File(#[source] FileError),
     /// The file does not hold a key.
-    #[error("`{0}` does not hold a token key (32 bytes in base64); remove it and a new one is made")]
+    #[error(
+        "`{0}` does not hold a token key (32 bytes in base64); remove it and a new one is made"
+    )]
     Content(std::path::PathBuf),
 }
 
@@ -125,7 +127,10 @@ impl Claims {
     /// # Errors
     /// The subject is not a service account of the namespace the token is bound to.
     pub fn identity(&self, trust_domain: &TrustDomain) -> Result<SpiffeId, TokenError> {
-        let account = self.sub.strip_prefix("system:serviceaccount:").ok_or(TokenError::Subject)?;
+        let account = self
+            .sub
+            .strip_prefix("system:serviceaccount:")
+            .ok_or(TokenError::Subject)?;
         let (namespace, account) = account.split_once(':').ok_or(TokenError::Subject)?;
         if namespace != self.kubernetes.namespace || account != self.kubernetes.serviceaccount.name
         {
@@ -181,10 +186,16 @@ impl TokenKey {
 
     /// Issues a token for a pod.
     pub fn issue(&self, pod: PodRef<'_>, lifetime: Duration, now: SystemTime) -> String {
-        let named = |name: &str, uid: &str| ObjectRef { name: name.to_owned(), uid: uid.to_owned() };
+        let named = |name: &str, uid: &str| ObjectRef {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+        };
         let claims = Claims {
             iss: ISSUER.to_owned(),
-            sub: format!("system:serviceaccount:{}:{}", pod.namespace, pod.service_account),
+            sub: format!(
+                "system:serviceaccount:{}:{}",
+                pod.namespace, pod.service_account
+            ),
             aud: vec![AUDIENCE.to_owned()],
             exp: seconds(now + lifetime),
             iat: seconds(now),
@@ -194,9 +205,13 @@ impl TokenKey {
                 serviceaccount: named(pod.service_account, ""),
             },
         };
-        let claims = serde_json::to_vec(&claims).expect("a struct of strings and numbers serializes");
-        let signed =
-            format!("{}.{}", URL_SAFE_NO_PAD.encode(HEADER), URL_SAFE_NO_PAD.encode(claims));
+        let claims =
+            serde_json::to_vec(&claims).expect("a struct of strings and numbers serializes");
+        let signed = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(HEADER),
+            URL_SAFE_NO_PAD.encode(claims)
+        );
         let tag = hmac::sign(&self.0, signed.as_bytes());
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
     }

@@ -53,7 +53,10 @@ impl CertificateFacts {
     pub fn from_der(der: &[u8]) -> Result<Self, X509Error> {
         let (_, certificate) = X509Certificate::from_der(der).map_err(|_| X509Error::Der)?;
         let serial = certificate.raw_serial();
-        let serial = serial.strip_prefix(&[0]).filter(|s| !s.is_empty()).unwrap_or(serial);
+        let serial = serial
+            .strip_prefix(&[0])
+            .filter(|s| !s.is_empty())
+            .unwrap_or(serial);
         Ok(Self {
             subject: certificate.subject().to_string(),
             issuer: certificate.issuer().to_string(),
@@ -82,14 +85,21 @@ pub fn certificates_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
         }
         certificates.push(certificate.map_err(X509Error::Pem)?);
     }
-    if certificates.is_empty() { Err(X509Error::Empty) } else { Ok(certificates) }
+    if certificates.is_empty() {
+        Err(X509Error::Empty)
+    } else {
+        Ok(certificates)
+    }
 }
 
 /// Writes certificates as PEM, 64 columns wide, each ending with a line feed.
 pub fn certificates_to_pem<'a>(
     certificates: impl IntoIterator<Item = &'a CertificateDer<'a>>,
 ) -> String {
-    certificates.into_iter().map(|certificate| to_pem("CERTIFICATE", certificate)).collect()
+    certificates
+        .into_iter()
+        .map(|certificate| to_pem("CERTIFICATE", certificate))
+        .collect()
 }
 
 pub(crate) fn to_pem(label: &str, der: &[u8]) -> String {
@@ -126,7 +136,9 @@ mod tests {
     #[test]
     fn certificates_survive_pem_among_other_sections() {
         let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let certificate = rcgen::CertificateParams::default()
+            .self_signed(&key)
+            .unwrap();
         let pem = format!("# comment\n{}{}", key.serialize_pem(), certificate.pem());
         let read = certificates_from_pem(pem.as_bytes()).unwrap();
         assert_eq!(read, [certificate.der().clone()]);
@@ -136,6 +148,9 @@ mod tests {
 
     #[test]
     fn a_text_without_certificates_is_an_error() {
-        assert!(matches!(certificates_from_pem(b"hello"), Err(X509Error::Empty)));
+        assert!(matches!(
+            certificates_from_pem(b"hello"),
+            Err(X509Error::Empty)
+        ));
     }
 }

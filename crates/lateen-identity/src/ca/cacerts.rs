@@ -17,10 +17,15 @@ use crate::{TrustBundle, files};
 pub(super) fn load(dir: &Path, access: KeyAccess, now: SystemTime) -> Result<Loaded, CaError> {
     let root_path = dir.join("root-cert.pem");
     let roots = files::read_public(&root_path).map_err(CaError::File)?;
-    let bundle = TrustBundle::from_pem(&roots)
-        .map_err(|source| CaError::Roots { path: root_path, source })?;
+    let bundle = TrustBundle::from_pem(&roots).map_err(|source| CaError::Roots {
+        path: root_path,
+        source,
+    })?;
     let cert_path = dir.join("ca-cert.pem");
-    let refused = |source| CaError::Signer { path: cert_path.clone(), source };
+    let refused = |source| CaError::Signer {
+        path: cert_path.clone(),
+        source,
+    };
     let mut between = certificates(&cert_path)?;
     let certificate = between.remove(0);
     between.extend(chain(&dir.join("cert-chain.pem"))?);
@@ -40,14 +45,13 @@ fn chain(path: &Path) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, 
 
 fn certificates(path: &Path) -> Result<Vec<rustls_pki_types::CertificateDer<'static>>, CaError> {
     let content = files::read_public(path).map_err(CaError::File)?;
-    certificates_from_pem(&content)
-        .map_err(|source| CaError::Certificates { path: path.to_owned(), source })
+    certificates_from_pem(&content).map_err(|source| CaError::Certificates {
+        path: path.to_owned(),
+        source,
+    })
 }
 
-fn private_key(
-    path: &Path,
-    access: KeyAccess,
-) -> Result<Result<KeyPair, SignerError>, CaError> {
+fn private_key(path: &Path, access: KeyAccess) -> Result<Result<KeyPair, SignerError>, CaError> {
     let read: fn(&Path) -> Result<Vec<u8>, FileError> = match access {
         KeyAccess::OwnerOnly => files::read_private,
         KeyAccess::MountedSecret => files::read_public,

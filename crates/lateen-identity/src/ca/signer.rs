@@ -52,7 +52,6 @@ pub enum SignerError {
 
 /// A certificate that signs, its key, and the certificates between it and a root.
 pub(super) struct Signer {
-    pub(super) certificate: CertificateDer<'static>,
     pub(super) facts: CertificateFacts,
     /// What a workload sends after its own certificate: this one first, roots left out.
     pub(super) chain: Vec<CertificateDer<'static>>,
@@ -79,8 +78,15 @@ impl Signer {
         let not_after = chain
             .iter()
             .filter_map(|der| CertificateFacts::from_der(der).ok())
-            .fold(facts.not_after, |earliest, other| earliest.min(other.not_after));
-        let signer = Self { certificate, facts, chain, issuer, not_after };
+            .fold(facts.not_after, |earliest, other| {
+                earliest.min(other.not_after)
+            });
+        let signer = Self {
+            facts,
+            chain,
+            issuer,
+            not_after,
+        };
         signer.prove(bundle, now)?;
         Ok(signer)
     }
@@ -106,12 +112,18 @@ impl Signer {
         params.not_before = not_before.into();
         params.not_after = not_after.min(self.not_after).into();
         params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages =
-            vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![
+            KeyUsagePurpose::DigitalSignature,
+            KeyUsagePurpose::KeyEncipherment,
+        ];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
-        let signed = params.signed_by(key, &self.issuer).map_err(SignerError::Sign)?;
+        let signed = params
+            .signed_by(key, &self.issuer)
+            .map_err(SignerError::Sign)?;
         Ok(signed.der().clone())
     }
 
@@ -123,7 +135,9 @@ impl Signer {
         let window = (now, now + std::time::Duration::from_secs(60));
         let leaf = self.sign(&key, vec![SanType::DnsName(name)], window, now)?;
         let parsed = ParsedCertificate::try_from(&leaf).map_err(SignerError::Chain)?;
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
         verify_server_cert_signed_by_trust_anchor(
             &parsed,
             bundle.store(),
@@ -137,7 +151,9 @@ impl Signer {
 
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Signer").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("Signer")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
     }
 }
 

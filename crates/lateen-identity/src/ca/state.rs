@@ -22,9 +22,9 @@ use serde::{Deserialize, Serialize};
 
 use super::signer::{Signer, random_serial};
 use super::{CaError, CaOptions, Finish, Loaded, cacerts, root_subject};
+use crate::TrustBundle;
 use crate::files::{self, DirLock, io_error};
 use crate::x509::{certificates_from_pem, certificates_to_pem};
-use crate::TrustBundle;
 
 /// How far a rotation of the root has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,7 +66,10 @@ impl StateDir {
     pub(super) fn open(dir: &Path) -> Result<Self, CaError> {
         files::private_dir(dir).map_err(CaError::File)?;
         let lock = DirLock::acquire(dir).map_err(CaError::File)?;
-        Ok(Self { dir: dir.to_owned(), _lock: lock })
+        Ok(Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Makes the first root, if there is none.
@@ -82,11 +85,13 @@ impl StateDir {
         let (certificate, pem) = self.read_root("ca.pem")?.ok_or_else(|| {
             CaError::File(io_error("open", &path)(std::io::ErrorKind::NotFound.into()))
         })?;
-        let refused = |source| CaError::Signer { path: path.clone(), source };
+        let refused = |source| CaError::Signer {
+            path: path.clone(),
+            source,
+        };
         let key = cacerts::key_from_pem(&pem).map_err(refused)?;
         let bundle = self.bundle(certificate.clone())?;
-        let signer =
-            Signer::new(certificate, key, Vec::new(), &bundle, now).map_err(refused)?;
+        let signer = Signer::new(certificate, key, Vec::new(), &bundle, now).map_err(refused)?;
         self.write_roots(&bundle)?;
         Ok(Loaded { signer, bundle })
     }
@@ -113,14 +118,21 @@ impl StateDir {
     pub(super) fn switch_signer(&self, now: SystemTime) -> Result<(), CaError> {
         self.require(RotationPhase::Distributing)?;
         if let Some((old, _)) = self.read_root("ca.pem")? {
-            let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let since = now
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
             let retired = certificates_to_pem([&old]);
-            let state = Retiring { retired, switched_at: since.as_secs() };
+            let state = Retiring {
+                retired,
+                switched_at: since.as_secs(),
+            };
             let json = serde_json::to_vec_pretty(&state).expect("two plain fields serialize");
             self.write("rotation.json", &json)?;
         }
         let (next, active) = (self.path("next.pem"), self.path("ca.pem"));
-        std::fs::rename(&next, &active).map_err(io_error("replace", &active)).map_err(CaError::File)
+        std::fs::rename(&next, &active)
+            .map_err(io_error("replace", &active))
+            .map_err(CaError::File)
     }
 
     pub(super) fn finish_rotation(
@@ -130,26 +142,39 @@ impl StateDir {
         now: SystemTime,
     ) -> Result<(), CaError> {
         self.require(RotationPhase::Retiring)?;
-        let Some(state) = self.retiring()? else { return Ok(()) };
+        let Some(state) = self.retiring()? else {
+            return Ok(());
+        };
         let switched = SystemTime::UNIX_EPOCH + Duration::from_secs(state.switched_at);
         let until = switched + options.max_ttl;
         if finish == Finish::WhenSafe && now < until {
             return Err(CaError::TooEarly { until });
         }
         let retired = self.parse("rotation.json", state.retired.as_bytes())?;
-        let kept: Vec<_> =
-            self.extra_roots()?.into_iter().filter(|root| !retired.contains(root)).collect();
+        let kept: Vec<_> = self
+            .extra_roots()?
+            .into_iter()
+            .filter(|root| !retired.contains(root))
+            .collect();
         self.write_public("root-cert.pem", certificates_to_pem(&kept).as_bytes())?;
         let path = self.path("rotation.json");
-        std::fs::remove_file(&path).map_err(io_error("remove", &path)).map_err(CaError::File)
+        std::fs::remove_file(&path)
+            .map_err(io_error("remove", &path))
+            .map_err(CaError::File)
     }
 
     /// The root that signs, the next one, and whatever else `root-cert.pem` holds.
     fn bundle(&self, active: CertificateDer<'static>) -> Result<TrustBundle, CaError> {
-        let next = self.read_root("next.pem")?.map(|(certificate, _)| certificate);
-        let roots = std::iter::once(active).chain(next).chain(self.extra_roots()?);
-        TrustBundle::new(roots)
-            .map_err(|source| CaError::Roots { path: self.path("root-cert.pem"), source })
+        let next = self
+            .read_root("next.pem")?
+            .map(|(certificate, _)| certificate);
+        let roots = std::iter::once(active)
+            .chain(next)
+            .chain(self.extra_roots()?);
+        TrustBundle::new(roots).map_err(|source| CaError::Roots {
+            path: self.path("root-cert.pem"),
+            source,
+        })
     }
 
     fn extra_roots(&self) -> Result<Vec<CertificateDer<'static>>, CaError> {
@@ -181,7 +206,11 @@ impl StateDir {
 
     fn require(&self, needed: RotationPhase) -> Result<(), CaError> {
         let found = self.phase()?;
-        if found == needed { Ok(()) } else { Err(CaError::Phase { needed, found }) }
+        if found == needed {
+            Ok(())
+        } else {
+            Err(CaError::Phase { needed, found })
+        }
     }
 
     /// A root's certificate and the whole file, which also holds its key.
@@ -196,8 +225,10 @@ impl StateDir {
     }
 
     fn parse(&self, name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CaError> {
-        certificates_from_pem(pem)
-            .map_err(|source| CaError::Certificates { path: self.path(name), source })
+        certificates_from_pem(pem).map_err(|source| CaError::Certificates {
+            path: self.path(name),
+            source,
+        })
     }
 
     fn write(&self, name: &str, content: &[u8]) -> Result<(), CaError> {
@@ -225,5 +256,9 @@ fn make_root(options: &CaOptions, now: SystemTime) -> Result<String, CaError> {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).map_err(CaError::Generate)?;
-    Ok(format!("{}{}", certificates_to_pem([certificate.der()]), key.serialize_pem()))
+    Ok(format!(
+        "{}{}",
+        certificates_to_pem([certificate.der()]),
+        key.serialize_pem()
+    ))
 }

@@ -15,11 +15,15 @@ fn now() -> SystemTime {
 }
 
 fn id() -> SpiffeId {
-    "spiffe://cluster.local/ns/default/sa/reviews".parse().unwrap()
+    "spiffe://cluster.local/ns/default/sa/reviews"
+        .parse()
+        .unwrap()
 }
 
 fn self_made(dir: &Path) -> CaSource {
-    CaSource::SelfMade { dir: dir.join("ca") }
+    CaSource::SelfMade {
+        dir: dir.join("ca"),
+    }
 }
 
 fn open(dir: &Path) -> CertificateAuthority {
@@ -43,7 +47,9 @@ fn verifies(issued: &IssuedCertificate, bundle: &TrustBundle, at: SystemTime) ->
 fn a_certificate_names_whom_the_authority_authenticated_and_not_whom_the_request_asks_for() {
     let dir = tempfile::tempdir().unwrap();
     let ca = open(dir.path());
-    let admin = "spiffe://cluster.local/ns/kube-system/sa/admin".parse().unwrap();
+    let admin = "spiffe://cluster.local/ns/kube-system/sa/admin"
+        .parse()
+        .unwrap();
     let csr = KeyAndRequest::generate(&admin).unwrap().csr_pem;
     let issued = ca.sign(&csr, &id(), None, now()).unwrap();
     assert_eq!(identity_of(&issued.chain[0]).unwrap(), id());
@@ -56,7 +62,11 @@ fn a_certificate_is_backdated_lives_a_day_and_chains_to_the_bundle() {
     assert_eq!(issued.facts.not_before, now() - Duration::from_secs(120));
     assert_eq!(issued.facts.not_after, now() + DAY);
     assert!(!issued.facts.is_ca);
-    assert!(verifies(&issued, &issued.bundle, now() - Duration::from_secs(60)));
+    assert!(verifies(
+        &issued,
+        &issued.bundle,
+        now() - Duration::from_secs(60)
+    ));
     assert!(!verifies(&issued, &issued.bundle, now() + 2 * DAY));
 }
 
@@ -64,8 +74,9 @@ fn a_certificate_is_backdated_lives_a_day_and_chains_to_the_bundle() {
 fn serial_numbers_never_repeat() {
     let dir = tempfile::tempdir().unwrap();
     let ca = open(dir.path());
-    let serials: std::collections::BTreeSet<_> =
-        (0..20).map(|_| sign(&ca, now()).unwrap().facts.serial).collect();
+    let serials: std::collections::BTreeSet<_> = (0..20)
+        .map(|_| sign(&ca, now()).unwrap().facts.serial)
+        .collect();
     assert_eq!(serials.len(), 20);
     assert!(serials.iter().all(|serial| serial.len() == 32));
 }
@@ -81,7 +92,10 @@ fn the_lifetime_is_bounded_by_the_options_and_by_the_root() {
     let cut = ca.sign(&csr, &id(), None, near_end).unwrap();
     assert_eq!(cut.facts.not_after, now() + 3650 * DAY);
     let after = ca.sign(&csr, &id(), None, now() + 3651 * DAY);
-    assert!(matches!(after, Err(SignError::Signer(SignerError::Expired(_)))));
+    assert!(matches!(
+        after,
+        Err(SignError::Signer(SignerError::Expired(_)))
+    ));
 }
 
 #[test]
@@ -100,7 +114,10 @@ fn a_readable_key_is_refused() {
     let key = dir.path().join("ca/ca.pem");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     let error = CertificateAuthority::open(self_made(dir.path()), CaOptions::default(), now());
-    assert!(matches!(error, Err(CaError::File(FileError::Exposed { .. }))));
+    assert!(matches!(
+        error,
+        Err(CaError::File(FileError::Exposed { .. }))
+    ));
 }
 
 #[test]
@@ -109,8 +126,18 @@ fn the_response_ends_with_all_roots() {
     let ca = open(dir.path());
     ca.begin_rotation(now()).unwrap();
     let response = sign(&ca, now()).unwrap().to_response();
-    assert_eq!(response.len(), 2, "a self-made root has nothing between it and its certificates");
-    assert_eq!(TrustBundle::from_pem(response[1].as_bytes()).unwrap().roots().len(), 2);
+    assert_eq!(
+        response.len(),
+        2,
+        "a self-made root has nothing between it and its certificates"
+    );
+    assert_eq!(
+        TrustBundle::from_pem(response[1].as_bytes())
+            .unwrap()
+            .roots()
+            .len(),
+        2
+    );
 }
 
 #[test]
@@ -122,7 +149,10 @@ fn a_rotation_never_leaves_a_certificate_that_nobody_trusts() {
     assert_eq!(ca.rotation_phase().unwrap(), RotationPhase::Distributing);
     let distributed = ca.bundle().borrow().clone();
     assert_eq!(distributed.roots()[0], before.bundle.roots()[0]);
-    assert!(verifies(&sign(&ca, now()).unwrap(), &before.bundle, now()), "the old one signs");
+    assert!(
+        verifies(&sign(&ca, now()).unwrap(), &before.bundle, now()),
+        "the old one signs"
+    );
 
     ca.switch_signer(now()).unwrap();
     let after = sign(&ca, now()).unwrap();
@@ -132,7 +162,8 @@ fn a_rotation_never_leaves_a_certificate_that_nobody_trusts() {
 
     let early = ca.finish_rotation(Finish::WhenSafe, now() + DAY);
     assert!(matches!(early, Err(CaError::TooEarly { .. })));
-    ca.finish_rotation(Finish::WhenSafe, now() + 91 * DAY).unwrap();
+    ca.finish_rotation(Finish::WhenSafe, now() + 91 * DAY)
+        .unwrap();
     assert_eq!(ca.rotation_phase().unwrap(), RotationPhase::Steady);
     assert!(!verifies(&before, &ca.bundle().borrow(), now()));
     assert!(verifies(&after, &ca.bundle().borrow(), now()));
@@ -143,7 +174,10 @@ fn a_rotation_goes_on_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).begin_rotation(now()).unwrap();
     let ca = open(dir.path());
-    assert!(matches!(ca.begin_rotation(now()), Err(CaError::Phase { .. })));
+    assert!(matches!(
+        ca.begin_rotation(now()),
+        Err(CaError::Phase { .. })
+    ));
     ca.switch_signer(now()).unwrap();
     let ca = open(dir.path());
     assert_eq!(ca.rotation_phase().unwrap(), RotationPhase::Retiring);
@@ -225,7 +259,9 @@ mod plugged_in {
             let mut leaf = params("istiod", ca());
             change(&mut leaf);
             let cert = leaf.signed_by(&key, &middle).unwrap();
-            let set = Self { dir: tempfile::tempdir().unwrap() };
+            let set = Self {
+                dir: tempfile::tempdir().unwrap(),
+            };
             let chain = format!("{}{}{}", cert.pem(), middle_cert.pem(), root_cert.pem());
             set.write("root-cert.pem", &root_cert.pem());
             set.write("ca-cert.pem", &cert.pem());
@@ -259,7 +295,11 @@ mod plugged_in {
     fn a_set_with_intermediates_signs_certificates_that_verify() {
         let set = Set::new(|_| {});
         let issued = sign(&set.open(now()).unwrap(), now()).unwrap();
-        assert_eq!(issued.chain.len(), 3, "leaf, ca-cert and the one between; no root");
+        assert_eq!(
+            issued.chain.len(),
+            3,
+            "leaf, ca-cert and the one between; no root"
+        );
         assert!(verifies(&issued, &issued.bundle, now()));
         assert_eq!(issued.to_response().len(), 4);
     }
@@ -280,7 +320,10 @@ mod plugged_in {
     #[test]
     fn an_expired_set_is_named() {
         let set = Set::new(|_| {});
-        assert!(matches!(set.refusal(now() + 400 * DAY), SignerError::Expired(_)));
+        assert!(matches!(
+            set.refusal(now() + 400 * DAY),
+            SignerError::Expired(_)
+        ));
     }
 
     #[test]
@@ -295,7 +338,10 @@ mod plugged_in {
     #[test]
     fn it_is_not_ours_to_rotate() {
         let set = Set::new(|_| {});
-        assert!(matches!(set.open(now()).unwrap().begin_rotation(now()), Err(CaError::PluggedIn)));
+        assert!(matches!(
+            set.open(now()).unwrap().begin_rotation(now()),
+            Err(CaError::PluggedIn)
+        ));
     }
 
     #[test]
@@ -317,12 +363,24 @@ mod plugged_in {
     fn openssl_rsa_set() -> std::io::Result<tempfile::TempDir> {
         let dir = tempfile::tempdir()?;
         let status = std::process::Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"])
-            .args(["-subj", "/O=Istio/CN=Root CA", "-keyout", "ca-key.pem", "-out", "ca-cert.pem"])
+            .args([
+                "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
+            ])
+            .args([
+                "-subj",
+                "/O=Istio/CN=Root CA",
+                "-keyout",
+                "ca-key.pem",
+                "-out",
+                "ca-cert.pem",
+            ])
             .current_dir(dir.path())
             .output()?;
         assert!(status.status.success());
-        std::fs::copy(dir.path().join("ca-cert.pem"), dir.path().join("root-cert.pem"))?;
+        std::fs::copy(
+            dir.path().join("ca-cert.pem"),
+            dir.path().join("root-cert.pem"),
+        )?;
         Ok(dir)
     }
 }

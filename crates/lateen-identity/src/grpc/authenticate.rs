@@ -26,7 +26,11 @@ pub struct Credentials {
 impl Credentials {
     /// Reads them off a request received over [`super::TlsIncoming`] (or over plain TCP, then without certificates).
     pub fn of<T>(request: &tonic::Request<T>) -> Self {
-        let peer = request.extensions().get::<PeerInfo>().cloned().unwrap_or_default();
+        let peer = request
+            .extensions()
+            .get::<PeerInfo>()
+            .cloned()
+            .unwrap_or_default();
         Self {
             bearer: bearer(request.metadata()),
             certificates: peer.certificates,
@@ -107,7 +111,9 @@ impl Authenticators {
 
 impl std::fmt::Debug for Authenticators {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.iter().map(|one| one.name())).finish()
+        f.debug_list()
+            .entries(self.0.iter().map(|one| one.name()))
+            .finish()
     }
 }
 
@@ -127,7 +133,11 @@ impl WorkloadToken {
     fn caller(&self, token: &str, now: SystemTime) -> Result<Caller, TokenError> {
         let claims = self.key.verify(token, now)?;
         let id = claims.identity(self.domains.own())?;
-        Ok(Caller { id, pod: Some(claims.kubernetes.pod.name), by: "WorkloadToken" })
+        Ok(Caller {
+            id,
+            pod: Some(claims.kubernetes.pod.name),
+            by: "WorkloadToken",
+        })
     }
 }
 
@@ -141,8 +151,13 @@ impl Authenticator for WorkloadToken {
         credentials: &'a Credentials,
         now: SystemTime,
     ) -> BoxFuture<'a, Result<Option<Caller>, AuthError>> {
-        let caller = credentials.bearer.as_deref().map(|token| self.caller(token, now));
-        Box::pin(std::future::ready(caller.transpose().map_err(AuthError::Token)))
+        let caller = credentials
+            .bearer
+            .as_deref()
+            .map(|token| self.caller(token, now));
+        Box::pin(std::future::ready(
+            caller.transpose().map_err(AuthError::Token),
+        ))
     }
 }
 
@@ -164,7 +179,11 @@ impl PeerCertificate {
             return Err(AuthError::TrustDomain(id.trust_domain().to_string()));
         }
         let id = id.in_domain(self.domains.own().clone());
-        Ok(Caller { id, pod: None, by: "ClientCertificate" })
+        Ok(Caller {
+            id,
+            pod: None,
+            by: "ClientCertificate",
+        })
     }
 }
 
@@ -178,7 +197,10 @@ impl Authenticator for PeerCertificate {
         credentials: &'a Credentials,
         _now: SystemTime,
     ) -> BoxFuture<'a, Result<Option<Caller>, AuthError>> {
-        let caller = credentials.certificates.first().map(|leaf| self.caller(leaf));
+        let caller = credentials
+            .certificates
+            .first()
+            .map(|leaf| self.caller(leaf));
         Box::pin(std::future::ready(caller.transpose()))
     }
 }
@@ -187,5 +209,7 @@ impl Authenticator for PeerCertificate {
 fn bearer(metadata: &MetadataMap) -> Option<String> {
     let value = metadata.get("authorization")?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| token.trim().to_owned())
 }

@@ -1,7 +1,6 @@
 //! The client side of `IstioCertificateService`: one request, and the issuer that [`crate::rotation`] asks.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_envoy::istio::ca as pb;
@@ -56,9 +55,10 @@ impl FetchError {
     /// Whether the same request may succeed later. Not so if the authority knows us and says no.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Call(status) => {
-                !matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented)
-            }
+            Self::Call(status) => !matches!(
+                status.code(),
+                Code::InvalidArgument | Code::PermissionDenied | Code::Unimplemented
+            ),
             // A projected token may not be there yet, or be in the middle of a replacement.
             _ => true,
         }
@@ -90,11 +90,17 @@ pub async fn fetch_certificate(
         request.metadata_mut().insert("authorization", value);
     }
     let call = async move {
-        IstioCertificateServiceClient::new(channel).create_certificate(request).await
+        IstioCertificateServiceClient::new(channel)
+            .create_certificate(request)
+            .await
     };
-    let answer = tokio::time::timeout(TIMEOUT, call).await.unwrap_or_else(|_| {
-        Err(Status::deadline_exceeded("no answer from the certificate authority"))
-    });
+    let answer = tokio::time::timeout(TIMEOUT, call)
+        .await
+        .unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(
+                "no answer from the certificate authority",
+            ))
+        });
     let answer = answer.map_err(|status| FetchError::Call(Box::new(status)))?;
     parse_answer(&answer.into_inner().cert_chain)
 }
@@ -115,7 +121,10 @@ fn parse_answer(parts: &[String]) -> Result<FetchedCertificate, FetchError> {
     if certificates.is_empty() {
         return Err(FetchError::Certificates(X509Error::Empty));
     }
-    Ok(FetchedCertificate { chain: certificates, bundle })
+    Ok(FetchedCertificate {
+        chain: certificates,
+        bundle,
+    })
 }
 
 /// Where a workload's token is.
@@ -138,16 +147,26 @@ pub struct IssuerClient {
 impl IssuerClient {
     /// Asks over `channel`.
     pub fn new(channel: Channel, token: TokenSource, ttl: Option<Duration>) -> Self {
-        Self { channel, token, ttl }
+        Self {
+            channel,
+            token,
+            ttl,
+        }
     }
 
     async fn token(&self) -> Result<Option<String>, FetchError> {
-        let TokenSource::File(path) = &self.token else { return Ok(None) };
-        let read = { let path = path.clone(); move || files::read_public(&path) };
+        let TokenSource::File(path) = &self.token else {
+            return Ok(None);
+        };
+        let read = {
+            let path = path.clone();
+            move || files::read_public(&path)
+        };
         let content = tokio::task::spawn_blocking(read).await;
         let content = content.map_err(|_| FetchError::TokenContent(path.clone()))?;
         let content = content.map_err(FetchError::Token)?;
-        let text = String::from_utf8(content).map_err(|_| FetchError::TokenContent(path.clone()))?;
+        let text =
+            String::from_utf8(content).map_err(|_| FetchError::TokenContent(path.clone()))?;
         match text.trim() {
             "" => Err(FetchError::TokenContent(path.clone())),
             token => Ok(Some(token.to_owned())),
@@ -163,6 +182,3 @@ impl CertificateIssuer for IssuerClient {
         })
     }
 }
-
-/// An issuer shared between tasks.
-pub type SharedIssuer = Arc<dyn CertificateIssuer>;

@@ -45,8 +45,14 @@ impl Default for RateLimiter {
     /// 500 a second for the mesh, and for one identity 2 a second after a burst of 50: replicas share an identity.
     fn default() -> Self {
         Self::new(
-            RateLimit { per_second: 500.0, burst: 1000.0 },
-            RateLimit { per_second: 2.0, burst: 50.0 },
+            RateLimit {
+                per_second: 500.0,
+                burst: 1000.0,
+            },
+            RateLimit {
+                per_second: 2.0,
+                burst: 50.0,
+            },
         )
     }
 }
@@ -54,8 +60,18 @@ impl Default for RateLimiter {
 impl RateLimiter {
     /// Limits for all callers together, and for each.
     pub fn new(all: RateLimit, each: RateLimit) -> Self {
-        let full = Bucket { tokens: all.burst, at: Instant::now() };
-        Self { all, each, state: Mutex::new(State { all: full, each: HashMap::new() }) }
+        let full = Bucket {
+            tokens: all.burst,
+            at: Instant::now(),
+        };
+        Self {
+            all,
+            each,
+            state: Mutex::new(State {
+                all: full,
+                each: HashMap::new(),
+            }),
+        }
     }
 
     /// Takes one request of `caller` off its budget.
@@ -65,15 +81,23 @@ impl RateLimiter {
     pub fn admit(&self, caller: &str) -> Result<(), Duration> {
         let now = Instant::now();
         // A panic while this was held cannot leave more than a wrong count behind.
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self
+            .state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if state.each.len() >= MAX_CALLERS && !state.each.contains_key(caller) {
             let limit = self.each;
-            state.each.retain(|_, bucket| bucket.available(limit, now) < limit.burst);
+            state
+                .each
+                .retain(|_, bucket| bucket.available(limit, now) < limit.burst);
             if state.each.len() >= MAX_CALLERS {
                 return Err(Duration::from_secs(1));
             }
         }
-        let full = Bucket { tokens: self.each.burst, at: now };
+        let full = Bucket {
+            tokens: self.each.burst,
+            at: now,
+        };
         let mut each = state.each.get(caller).copied().unwrap_or(full);
         let mut all = state.all;
         each.take(self.each, now)?;
@@ -96,7 +120,10 @@ impl Bucket {
             let wait = (1.0 - available) / limit.per_second.max(0.001);
             return Err(Duration::from_secs_f64(wait.min(3600.0)));
         }
-        *self = Self { tokens: available - 1.0, at: now };
+        *self = Self {
+            tokens: available - 1.0,
+            at: now,
+        };
         Ok(())
     }
 }

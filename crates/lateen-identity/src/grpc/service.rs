@@ -55,7 +55,13 @@ impl CertificateService {
         clock: Clock,
     ) -> Self {
         let (limiter, counters) = (Arc::new(limiter), Arc::default());
-        Self { ca, authenticators, limiter, counters, clock }
+        Self {
+            ca,
+            authenticators,
+            limiter,
+            counters,
+            clock,
+        }
     }
 
     /// What happened so far.
@@ -68,7 +74,10 @@ impl CertificateService {
         IstioCertificateServiceServer::new(self).max_decoding_message_size(MAX_MESSAGE)
     }
 
-    async fn create(&self, request: Request<pb::IstioCertificateRequest>) -> Result<Vec<String>, Status> {
+    async fn create(
+        &self,
+        request: Request<pb::IstioCertificateRequest>,
+    ) -> Result<Vec<String>, Status> {
         count(&self.counters.csr_count);
         let now = self.clock.now();
         let credentials = Credentials::of(&request);

@@ -35,7 +35,9 @@ impl Drop for Istiod {
 impl Istiod {
     async fn start(limiter: RateLimiter) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source = CaSource::SelfMade { dir: dir.path().join("ca") };
+        let source = CaSource::SelfMade {
+            dir: dir.path().join("ca"),
+        };
         let now = SystemTime::now();
         let ca = Arc::new(CertificateAuthority::open(source, CaOptions::default(), now).unwrap());
         let key = TokenKey::ephemeral();
@@ -54,7 +56,14 @@ impl Istiod {
             let router = tonic::transport::Server::builder().add_service(service.into_server());
             router.serve_with_incoming(incoming).await.unwrap();
         });
-        Self { ca, key, address, counters, server, _dir: dir }
+        Self {
+            ca,
+            key,
+            address,
+            counters,
+            server,
+            _dir: dir,
+        }
     }
 
     fn bundle(&self) -> Arc<TrustBundle> {
@@ -86,18 +95,29 @@ impl Istiod {
     }
 
     fn token(&self) -> String {
-        let pod = PodRef { namespace: "default", service_account: "a", name: "a-0", uid: "1" };
-        self.key.issue(pod, Duration::from_secs(600), SystemTime::now())
+        let pod = PodRef {
+            namespace: "default",
+            service_account: "a",
+            name: "a-0",
+            uid: "1",
+        };
+        self.key
+            .issue(pod, Duration::from_secs(600), SystemTime::now())
     }
 }
 
 fn tls(ca: &CertificateAuthority) -> Arc<rustls::ServerConfig> {
-    let names =
-        ServerNames { dns: vec!["istiod.istio-system.svc".to_owned()], ..Default::default() };
+    let names = ServerNames {
+        dns: vec!["istiod.istio-system.svc".to_owned()],
+        ..Default::default()
+    };
     let (issued, key) = ca.issue_server(&names, SystemTime::now()).unwrap();
     server_config(ServerSettings {
         certificate: CertifiedKeyPair::new(issued.chain, key).unwrap(),
-        client_auth: ClientAuth::Optional { bundle: issued.bundle, names: Vec::new() },
+        client_auth: ClientAuth::Optional {
+            bundle: issued.bundle,
+            names: Vec::new(),
+        },
         alpn: vec![ALPN_H2.to_vec()],
         versions: TlsVersions::default(),
     })
@@ -126,11 +146,25 @@ async fn a_token_gets_the_first_certificate_and_the_certificate_the_next() {
     assert_eq!(first.bundle, *istiod.bundle());
 
     let pair = CertifiedKeyPair::new(first.chain, made.key).unwrap();
-    let admin = "spiffe://cluster.local/ns/kube-system/sa/admin".parse().unwrap();
+    let admin = "spiffe://cluster.local/ns/kube-system/sa/admin"
+        .parse()
+        .unwrap();
     let csr = KeyAndRequest::generate(&admin).unwrap().csr_pem;
-    let second = fetch_certificate(istiod.channel(Some(pair)), csr, None, None).await.unwrap();
-    assert_eq!(identity_of(&second.chain[0]).unwrap(), id(), "the request's name is not looked at");
-    assert_eq!(istiod.counters.success_cert_issuance_count.load(Ordering::Relaxed), 2);
+    let second = fetch_certificate(istiod.channel(Some(pair)), csr, None, None)
+        .await
+        .unwrap();
+    assert_eq!(
+        identity_of(&second.chain[0]).unwrap(),
+        id(),
+        "the request's name is not looked at"
+    );
+    assert_eq!(
+        istiod
+            .counters
+            .success_cert_issuance_count
+            .load(Ordering::Relaxed),
+        2
+    );
 }
 
 #[tokio::test]
@@ -138,14 +172,29 @@ async fn without_a_credential_or_with_a_bad_one_nothing_is_issued() {
     let istiod = Istiod::start(RateLimiter::default()).await;
     let csr = || KeyAndRequest::generate(&id()).unwrap().csr_pem;
     let channel = istiod.channel(None);
-    let none = fetch_certificate(channel.clone(), csr(), None, None).await.unwrap_err();
+    let none = fetch_certificate(channel.clone(), csr(), None, None)
+        .await
+        .unwrap_err();
     assert_eq!(code(none), Code::Unauthenticated);
     let forged = TokenKey::ephemeral();
-    let pod = PodRef { namespace: "default", service_account: "a", name: "a-0", uid: "1" };
+    let pod = PodRef {
+        namespace: "default",
+        service_account: "a",
+        name: "a-0",
+        uid: "1",
+    };
     let forged = forged.issue(pod, Duration::from_secs(600), SystemTime::now());
-    let bad = fetch_certificate(channel, csr(), Some(&forged), None).await.unwrap_err();
+    let bad = fetch_certificate(channel, csr(), Some(&forged), None)
+        .await
+        .unwrap_err();
     assert_eq!(code(bad), Code::Unauthenticated);
-    assert_eq!(istiod.counters.authentication_failure_count.load(Ordering::Relaxed), 2);
+    assert_eq!(
+        istiod
+            .counters
+            .authentication_failure_count
+            .load(Ordering::Relaxed),
+        2
+    );
 }
 
 #[tokio::test]
@@ -164,14 +213,24 @@ async fn a_bad_request_is_told_why() {
 
 #[tokio::test]
 async fn a_caller_over_its_limit_is_told_to_wait() {
-    let rare = RateLimit { per_second: 0.001, burst: 1.0 };
-    let often = RateLimit { per_second: 1000.0, burst: 1000.0 };
+    let rare = RateLimit {
+        per_second: 0.001,
+        burst: 1.0,
+    };
+    let often = RateLimit {
+        per_second: 1000.0,
+        burst: 1000.0,
+    };
     let istiod = Istiod::start(RateLimiter::new(often, rare)).await;
     let token = istiod.token();
     let csr = || KeyAndRequest::generate(&id()).unwrap().csr_pem;
     let channel = istiod.channel(None);
-    fetch_certificate(channel.clone(), csr(), Some(&token), None).await.unwrap();
-    let second = fetch_certificate(channel, csr(), Some(&token), None).await.unwrap_err();
+    fetch_certificate(channel.clone(), csr(), Some(&token), None)
+        .await
+        .unwrap();
+    let second = fetch_certificate(channel, csr(), Some(&token), None)
+        .await
+        .unwrap_err();
     assert!(second.is_retryable());
     assert_eq!(code(second), Code::ResourceExhausted);
 }
@@ -179,10 +238,14 @@ async fn a_caller_over_its_limit_is_told_to_wait() {
 #[tokio::test]
 async fn a_silent_connection_does_not_hold_up_others() {
     let istiod = Istiod::start(RateLimiter::default()).await;
-    let silent = tokio::net::TcpStream::connect(istiod.address).await.unwrap();
+    let silent = tokio::net::TcpStream::connect(istiod.address)
+        .await
+        .unwrap();
     let csr = KeyAndRequest::generate(&id()).unwrap().csr_pem;
     let token = istiod.token();
-    fetch_certificate(istiod.channel(None), csr, Some(&token), None).await.unwrap();
+    fetch_certificate(istiod.channel(None), csr, Some(&token), None)
+        .await
+        .unwrap();
     drop(silent);
 }
 

@@ -3,7 +3,6 @@
 //! tonic's own TLS fixes one certificate for the life of a server or a channel. Here the configuration is asked for anew for
 //! each connection, so a rotated certificate or bundle takes effect without a restart.
 
-use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -55,8 +54,8 @@ impl Transport {
     }
 }
 
-trait Io: AsyncRead + AsyncWrite {}
-impl<T: AsyncRead + AsyncWrite> Io for T {}
+trait Io: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
 
 impl AsyncRead for Transport {
     fn poll_read(
@@ -109,13 +108,20 @@ pub struct TlsIncoming<F> {
 impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
     /// Accepts on `listener`. `config` is asked for each connection; `None` closes it, for want of a certificate.
     pub fn new(listener: TcpListener, config: F) -> Self {
-        Self { listener, config, handshakes: FuturesUnordered::new() }
+        Self {
+            listener,
+            config,
+            handshakes: FuturesUnordered::new(),
+        }
     }
 
     fn begin(&mut self, stream: TcpStream, address: SocketAddr) {
         // A connection for which there is no certificate yet is closed; the peer tries again.
-        let Some(config) = (self.config)() else { return };
-        self.handshakes.push(Box::pin(accept(stream, address, config)));
+        let Some(config) = (self.config)() else {
+            return;
+        };
+        self.handshakes
+            .push(Box::pin(accept(stream, address, config)));
     }
 }
 
@@ -130,8 +136,14 @@ async fn accept(
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake took too long"))??;
     let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
-    let certificates = certificates.iter().map(|one| one.clone().into_owned()).collect();
-    let peer = PeerInfo { address: Some(address), certificates };
+    let certificates = certificates
+        .iter()
+        .map(|one| one.clone().into_owned())
+        .collect();
+    let peer = PeerInfo {
+        address: Some(address),
+        certificates,
+    };
     Ok(Transport::Server(Box::new(stream), peer))
 }
 
@@ -164,7 +176,9 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> Stream for TlsIncoming<F> {
 
 impl<F> std::fmt::Debug for TlsIncoming<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsIncoming").field("listener", &self.listener).finish_non_exhaustive()
+        f.debug_struct("TlsIncoming")
+            .field("listener", &self.listener)
+            .finish_non_exhaustive()
     }
 }
 
@@ -209,10 +223,12 @@ pub fn channel(options: ChannelOptions) -> Result<Channel, tonic::transport::Err
         .keep_alive_while_idle(true)
         .connect_timeout(options.connect_timeout);
     let options = Arc::new(options);
-    Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_uri| {
-        let options = options.clone();
-        async move { connect(&options).await.map(TokioIo::new) }
-    })))
+    Ok(
+        endpoint.connect_with_connector_lazy(tower::service_fn(move |_uri| {
+            let options = options.clone();
+            async move { connect(&options).await.map(TokioIo::new) }
+        })),
+    )
 }
 
 /// Connects once, by the same rules as [`channel`].
@@ -226,19 +242,28 @@ pub async fn connect(options: &ChannelOptions) -> io::Result<Transport> {
         let Some(source) = &options.tls else {
             return Ok(Transport::Plain(stream, PeerInfo::default()));
         };
-        let config = source().ok_or_else(|| io::Error::other("no certificate to connect with yet"))?;
+        let config =
+            source().ok_or_else(|| io::Error::other("no certificate to connect with yet"))?;
         let name = ServerName::try_from(options.server_name.clone()).map_err(io::Error::other)?;
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
+        let stream = tokio_rustls::TlsConnector::from(config)
+            .connect(name, stream)
+            .await?;
         Ok(Transport::Client(Box::new(stream)))
     };
     let timed = tokio::time::timeout(options.connect_timeout, connecting).await;
     timed.unwrap_or_else(|_| {
-        Err(io::Error::new(io::ErrorKind::TimedOut, "connecting took too long"))
+        Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "connecting took too long",
+        ))
     })
 }
 
 async fn connect_tcp(address: &str, mark: Option<u32>) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("`{address}` has no address"));
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("`{address}` has no address"),
+    );
     for address in tokio::net::lookup_host(address).await? {
         let socket = match address {
             SocketAddr::V4(_) => TcpSocket::new_v4()?,

@@ -33,7 +33,9 @@ struct Inner {
 impl Issuer {
     fn new(clock: &Clock) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source = CaSource::SelfMade { dir: dir.path().join("ca") };
+        let source = CaSource::SelfMade {
+            dir: dir.path().join("ca"),
+        };
         let ca = CertificateAuthority::open(source, CaOptions::default(), clock.now()).unwrap();
         Self(Arc::new(Inner {
             ca,
@@ -54,11 +56,20 @@ impl CertificateIssuer for Issuer {
     fn issue(&self, csr_pem: String) -> BoxFuture<'_, Result<FetchedCertificate, FetchError>> {
         self.0.asked.fetch_add(1, Ordering::Relaxed);
         let answer = if self.0.away.load(Ordering::Relaxed) {
-            Err(FetchError::Call(Box::new(tonic::Status::unavailable("away"))))
+            Err(FetchError::Call(Box::new(tonic::Status::unavailable(
+                "away",
+            ))))
         } else {
             let id = self.0.names.lock().unwrap().clone();
-            let issued = self.0.ca.sign(&csr_pem, &id, None, self.0.clock.now()).unwrap();
-            Ok(FetchedCertificate { chain: issued.chain, bundle: (*issued.bundle).clone() })
+            let issued = self
+                .0
+                .ca
+                .sign(&csr_pem, &id, None, self.0.clock.now())
+                .unwrap();
+            Ok(FetchedCertificate {
+                chain: issued.chain,
+                bundle: (*issued.bundle).clone(),
+            })
         };
         Box::pin(std::future::ready(answer))
     }
@@ -93,12 +104,21 @@ async fn the_old_certificate_stays_while_the_authority_is_away() {
     let first = handle.ready().await.unwrap();
     issuer.0.away.store(true, Ordering::Relaxed);
     tokio::time::sleep(HOUR * 20).await;
-    assert_eq!(handle.current().unwrap().facts().serial, first.facts().serial);
+    assert_eq!(
+        handle.current().unwrap().facts().serial,
+        first.facts().serial
+    );
     let attempts = issuer.asked();
-    assert!((2000..8000).contains(&attempts), "eight hours of waits of 5 to 10 s: {attempts}");
+    assert!(
+        (2000..8000).contains(&attempts),
+        "eight hours of waits of 5 to 10 s: {attempts}"
+    );
     issuer.0.away.store(false, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_secs(31)).await;
-    assert_ne!(handle.current().unwrap().facts().serial, first.facts().serial);
+    assert_ne!(
+        handle.current().unwrap().facts().serial,
+        first.facts().serial
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,8 +130,14 @@ async fn a_rotation_can_be_forced_and_says_how_it_went() {
     let second = handle.current().unwrap();
     assert_ne!(first.facts().serial, second.facts().serial);
     issuer.0.away.store(true, Ordering::Relaxed);
-    assert!(matches!(&*handle.rotate().await.unwrap_err(), RotationError::Issue { .. }));
-    assert_eq!(handle.current().unwrap().facts().serial, second.facts().serial);
+    assert!(matches!(
+        &*handle.rotate().await.unwrap_err(),
+        RotationError::Issue { .. }
+    ));
+    assert_eq!(
+        handle.current().unwrap().facts().serial,
+        second.facts().serial
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -129,7 +155,9 @@ async fn a_new_root_reaches_the_workload_with_a_renewal_and_extra_roots_at_once(
     extra.send_replace(foreign);
     let mut watch = handle.watch();
     let grown = |identity: &Option<Arc<WorkloadIdentity>>| {
-        identity.as_ref().is_some_and(|identity| identity.bundle().roots().len() == 3)
+        identity
+            .as_ref()
+            .is_some_and(|identity| identity.bundle().roots().len() == 3)
     };
     watch.wait_for(grown).await.unwrap();
 }
@@ -150,7 +178,14 @@ async fn the_report_names_the_certificate_and_its_root() {
     let issuer = Issuer::new(&clock());
     let handle = start(&issuer, RotationOptions::new(id()));
     handle.ready().await.unwrap();
-    let report: Vec<_> = handle.expiries().into_iter().map(|one| (one.what, one.name)).collect();
-    assert_eq!(report[0], ("workload certificate".to_owned(), id().to_string()));
+    let report: Vec<_> = handle
+        .expiries()
+        .into_iter()
+        .map(|one| (one.what, one.name))
+        .collect();
+    assert_eq!(
+        report[0],
+        ("workload certificate".to_owned(), id().to_string())
+    );
     assert_eq!(report[1].0, "root");
 }

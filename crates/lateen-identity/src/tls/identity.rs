@@ -9,7 +9,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{TlsError, provider};
 use crate::spiffe::{SanError, identity_of};
-use crate::x509::{CertificateFacts, X509Error, certificates_from_pem, certificates_to_pem, to_pem};
+use crate::x509::{
+    CertificateFacts, X509Error, certificates_from_pem, certificates_to_pem, to_pem,
+};
 use crate::{SpiffeId, TrustBundle};
 
 /// Why a certificate with its key cannot be an identity.
@@ -46,11 +48,17 @@ impl CertifiedKeyPair {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Self, IdentityError> {
-        let leaf = chain.first().ok_or(IdentityError::Certificates(X509Error::Empty))?;
+        let leaf = chain
+            .first()
+            .ok_or(IdentityError::Certificates(X509Error::Empty))?;
         let facts = CertificateFacts::from_der(leaf).map_err(IdentityError::Certificates)?;
         let certified = CertifiedKey::from_der(chain, key.clone_key(), provider())
             .map_err(|source| IdentityError::Pair(TlsError::Key(source)))?;
-        Ok(Self { certified: Arc::new(certified), key: Arc::new(key), facts })
+        Ok(Self {
+            certified: Arc::new(certified),
+            key: Arc::new(key),
+            facts,
+        })
     }
 
     /// Reads a chain and a key from PEM, as files or Kubernetes Secrets of type `tls` hold them.
@@ -59,7 +67,10 @@ impl CertifiedKeyPair {
     /// As [`Self::new`], or the PEM is broken.
     pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, IdentityError> {
         let chain = certificates_from_pem(chain).map_err(IdentityError::Certificates)?;
-        Self::new(chain, PrivateKeyDer::from_pem_slice(key).map_err(IdentityError::Key)?)
+        Self::new(
+            chain,
+            PrivateKeyDer::from_pem_slice(key).map_err(IdentityError::Key)?,
+        )
     }
 
     /// The chain, leaf first.
@@ -95,7 +106,9 @@ impl CertifiedKeyPair {
 
 impl fmt::Debug for CertifiedKeyPair {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CertifiedKeyPair").field("facts", &self.facts).finish_non_exhaustive()
+        f.debug_struct("CertifiedKeyPair")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -113,7 +126,10 @@ impl WorkloadIdentity {
     /// # Errors
     /// The certificate does not name exactly one workload.
     pub fn new(pair: CertifiedKeyPair, bundle: Arc<TrustBundle>) -> Result<Self, IdentityError> {
-        let leaf = pair.chain().first().ok_or(IdentityError::Certificates(X509Error::Empty))?;
+        let leaf = pair
+            .chain()
+            .first()
+            .ok_or(IdentityError::Certificates(X509Error::Empty))?;
         let id = identity_of(leaf).map_err(IdentityError::Name)?;
         Ok(Self { id, pair, bundle })
     }
@@ -121,7 +137,10 @@ impl WorkloadIdentity {
     /// The same certificate with other roots.
     #[must_use]
     pub fn with_bundle(&self, bundle: Arc<TrustBundle>) -> Self {
-        Self { bundle, ..self.clone() }
+        Self {
+            bundle,
+            ..self.clone()
+        }
     }
 
     /// Who it is.

@@ -29,6 +29,9 @@ pub enum NameKind {
     Email,
 }
 
+/// A rule of the caller's own.
+pub type NamePredicate = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
 /// How a name is compared.
 #[derive(Clone)]
 pub enum NameMatch {
@@ -45,7 +48,7 @@ pub enum NameMatch {
     /// The whole name matches.
     Regex(Regex),
     /// Anything else a caller may think of.
-    Predicate(Arc<dyn Fn(&[u8]) -> bool + Send + Sync>),
+    Predicate(NamePredicate),
 }
 
 impl NameMatch {
@@ -55,7 +58,10 @@ impl NameMatch {
     /// It cannot be parsed or would be too large.
     pub fn regex(pattern: &str) -> Result<Self, regex::Error> {
         let anchored = format!("^(?:{pattern})$");
-        RegexBuilder::new(&anchored).size_limit(MAX_REGEX).build().map(Self::Regex)
+        RegexBuilder::new(&anchored)
+            .size_limit(MAX_REGEX)
+            .build()
+            .map(Self::Regex)
     }
 
     /// Whether `name` is accepted.
@@ -101,7 +107,10 @@ pub struct NameMatcher {
 impl NameMatcher {
     /// Exactly this URI.
     pub fn uri(uri: impl Into<Vec<u8>>) -> Self {
-        Self { kind: NameKind::Uri, matches: NameMatch::Exact(uri.into().into()) }
+        Self {
+            kind: NameKind::Uri,
+            matches: NameMatch::Exact(uri.into().into()),
+        }
     }
 }
 
@@ -110,9 +119,17 @@ pub(super) fn accepts(matchers: &[NameMatcher], certificate: &[u8]) -> bool {
     if matchers.is_empty() {
         return true;
     }
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return false };
-    let Ok(Some(names)) = parsed.subject_alternative_name() else { return false };
-    names.value.general_names.iter().any(|name| accepts_name(matchers, name))
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
+    let Ok(Some(names)) = parsed.subject_alternative_name() else {
+        return false;
+    };
+    names
+        .value
+        .general_names
+        .iter()
+        .any(|name| accepts_name(matchers, name))
 }
 
 fn accepts_name(matchers: &[NameMatcher], name: &GeneralName<'_>) -> bool {
@@ -122,7 +139,9 @@ fn accepts_name(matchers: &[NameMatcher], name: &GeneralName<'_>) -> bool {
         GeneralName::DNSName(dns) => (NameKind::Dns, dns.as_bytes()),
         GeneralName::RFC822Name(mail) => (NameKind::Email, mail.as_bytes()),
         GeneralName::IPAddress(octets) => {
-            let Some(parsed) = ip_address(octets) else { return false };
+            let Some(parsed) = ip_address(octets) else {
+                return false;
+            };
             address = parsed.to_string();
             (NameKind::IpAddress, address.as_bytes())
         }
@@ -139,5 +158,6 @@ fn accepts_name(matchers: &[NameMatcher], name: &GeneralName<'_>) -> bool {
 
 fn ip_address(octets: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
-    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from)).ok()
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+        .ok()
 }

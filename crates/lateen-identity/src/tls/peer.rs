@@ -27,7 +27,14 @@ pub fn peer_identity(certificates: Option<&[CertificateDer<'_>]>) -> Option<Peer
     let leaf = certificates?.first()?;
     let facts = CertificateFacts::from_der(leaf).ok()?;
     let uri = uri_san(leaf).ok();
-    let id = uri.as_deref().and_then(|uri| SpiffeId::parse(uri.as_bytes()).ok());
+    let id = uri
+        .as_deref()
+        .and_then(|uri| SpiffeId::parse(uri.as_bytes()).ok());
     let certificate = leaf.clone().into_owned();
-    Some(PeerIdentity { uri, id, certificate, not_after: facts.not_after })
+    Some(PeerIdentity {
+        uri,
+        id,
+        certificate,
+        not_after: facts.not_after,
+    })
 }

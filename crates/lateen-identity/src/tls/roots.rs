@@ -54,12 +54,22 @@ pub fn system_roots(file: Option<&Path>) -> Result<TrustBundle, RootsError> {
     let candidates = CANDIDATES.iter().map(Path::new);
     let path = match file {
         Some(file) => file,
-        None => candidates.into_iter().find(|path| path.exists()).ok_or(RootsError::NotFound)?,
+        None => candidates
+            .into_iter()
+            .find(|path| path.exists())
+            .ok_or(RootsError::NotFound)?,
     };
     let pem = files::read_public(path).map_err(RootsError::File)?;
-    let roots = certificates_from_pem(&pem)
-        .map_err(|source| RootsError::Certificates { path: path.to_owned(), source })?;
+    let roots = certificates_from_pem(&pem).map_err(|source| RootsError::Certificates {
+        path: path.to_owned(),
+        source,
+    })?;
     // A list of strangers' roots may hold one that webpki cannot read; the others are still good.
-    let usable = roots.into_iter().filter(|root| TrustBundle::new([root.clone()]).is_ok());
-    TrustBundle::new(usable).map_err(|source| RootsError::Bundle { path: path.to_owned(), source })
+    let usable = roots
+        .into_iter()
+        .filter(|root| TrustBundle::new([root.clone()]).is_ok());
+    TrustBundle::new(usable).map_err(|source| RootsError::Bundle {
+        path: path.to_owned(),
+        source,
+    })
 }

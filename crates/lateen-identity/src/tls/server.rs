@@ -77,8 +77,7 @@ fn client_verifier(auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsE
         ClientAuth::Required { bundle, names } => (bundle, names, false),
     };
     let roots = bundle.store().clone();
-    let mut builder =
-        WebPkiClientVerifier::builder_with_provider(roots, provider().clone());
+    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, provider().clone());
     if optional {
         builder = builder.allow_unauthenticated();
     }
@@ -112,11 +111,15 @@ impl ClientCertVerifier for NamedClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self
+            .chain
+            .verify_client_cert(end_entity, intermediates, now)?;
         if names::accepts(&self.names, end_entity) {
             Ok(verified)
         } else {
-            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ))
         }
     }
 

@@ -15,16 +15,23 @@ struct Mesh {
 impl Mesh {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let source = CaSource::SelfMade { dir: dir.path().join("ca") };
+        let source = CaSource::SelfMade {
+            dir: dir.path().join("ca"),
+        };
         let ca =
             CertificateAuthority::open(source, CaOptions::default(), SystemTime::now()).unwrap();
         Self { ca, _dir: dir }
     }
 
     fn workload(&self, account: &str) -> WorkloadIdentity {
-        let id: SpiffeId = format!("spiffe://cluster.local/ns/default/sa/{account}").parse().unwrap();
+        let id: SpiffeId = format!("spiffe://cluster.local/ns/default/sa/{account}")
+            .parse()
+            .unwrap();
         let made = KeyAndRequest::generate(&id).unwrap();
-        let issued = self.ca.sign(&made.csr_pem, &id, None, SystemTime::now()).unwrap();
+        let issued = self
+            .ca
+            .sign(&made.csr_pem, &id, None, SystemTime::now())
+            .unwrap();
         let pair = CertifiedKeyPair::new(issued.chain, made.key).unwrap();
         WorkloadIdentity::new(pair, issued.bundle).unwrap()
     }
@@ -59,7 +66,10 @@ impl Mesh {
     }
 
     fn required(&self, names: Vec<NameMatcher>) -> ClientAuth {
-        ClientAuth::Required { bundle: self.bundle(), names }
+        ClientAuth::Required {
+            bundle: self.bundle(),
+            names,
+        }
     }
 }
 
@@ -97,7 +107,9 @@ fn feed(wire: &[u8], mut read: impl FnMut(&mut &[u8]) -> std::io::Result<()>) {
 }
 
 fn uri(account: &str) -> Vec<NameMatcher> {
-    vec![NameMatcher::uri(format!("spiffe://cluster.local/ns/default/sa/{account}"))]
+    vec![NameMatcher::uri(format!(
+        "spiffe://cluster.local/ns/default/sa/{account}"
+    ))]
 }
 
 #[test]
@@ -108,7 +120,10 @@ fn two_workloads_know_each_other_by_identity_and_not_by_host_name() {
     let seen = peer_identity(server.peer_certificates()).unwrap();
     assert_eq!(seen.id.unwrap().service_account(), "a");
     let seen = peer_identity(client.peer_certificates()).unwrap();
-    assert_eq!(seen.uri.as_deref(), Some("spiffe://cluster.local/ns/default/sa/server"));
+    assert_eq!(
+        seen.uri.as_deref(),
+        Some("spiffe://cluster.local/ns/default/sa/server")
+    );
     assert_eq!(server.alpn_protocol(), Some(ALPN_H2));
 }
 
@@ -131,7 +146,10 @@ fn a_client_with_another_identity_or_none_is_refused() {
 #[test]
 fn an_optional_certificate_may_be_absent_but_not_wrong() {
     let (mesh, other) = (Mesh::new(), Mesh::new());
-    let optional = ClientAuth::Optional { bundle: mesh.bundle(), names: Vec::new() };
+    let optional = ClientAuth::Optional {
+        bundle: mesh.bundle(),
+        names: Vec::new(),
+    };
     let server = mesh.server(optional);
     let (_, accepted) = handshake(&mesh.client(None, Vec::new()), &server).unwrap();
     assert!(peer_identity(accepted.peer_certificates()).is_none());
@@ -150,7 +168,11 @@ fn an_optional_certificate_may_be_absent_but_not_wrong() {
 #[test]
 fn a_server_of_another_mesh_is_refused() {
     let (mesh, other) = (Mesh::new(), Mesh::new());
-    handshake(&mesh.client(None, uri("server")), &other.server(ClientAuth::None)).unwrap_err();
+    handshake(
+        &mesh.client(None, uri("server")),
+        &other.server(ClientAuth::None),
+    )
+    .unwrap_err();
 }
 
 #[test]
@@ -184,8 +206,15 @@ fn a_session_is_resumed_within_a_configuration_and_never_across() {
     handshake(&client, &first).unwrap();
     let (_, server) = handshake(&client, &first).unwrap();
     assert_eq!(server.handshake_kind(), Some(HandshakeKind::Resumed));
-    let id = peer_identity(server.peer_certificates()).unwrap().id.unwrap();
-    assert_eq!(id.service_account(), "a", "a resumed session still has its peer");
+    let id = peer_identity(server.peer_certificates())
+        .unwrap()
+        .id
+        .unwrap();
+    assert_eq!(
+        id.service_account(),
+        "a",
+        "a resumed session still has its peer"
+    );
     let second = mesh.server(mesh.required(uri("a")));
     let (_, server) = handshake(&client, &second).unwrap();
     assert_eq!(server.handshake_kind(), Some(HandshakeKind::Full));
@@ -202,7 +231,10 @@ fn versions_are_kept() {
         alpn: Vec::new(),
         versions,
     };
-    let old = TlsVersions { min: TlsVersion::Tls12, max: TlsVersion::Tls12 };
+    let old = TlsVersions {
+        min: TlsVersion::Tls12,
+        max: TlsVersion::Tls12,
+    };
     let server = server_config(settings(old)).unwrap();
     let client = client_config(ClientSettings {
         certificate: None,
@@ -212,8 +244,14 @@ fn versions_are_kept() {
         send_sni: true,
     });
     handshake(&client.unwrap(), &server).unwrap_err();
-    let none = TlsVersions { min: TlsVersion::Tls13, max: TlsVersion::Tls12 };
-    assert!(matches!(server_config(settings(none)), Err(TlsError::NoVersion)));
+    let none = TlsVersions {
+        min: TlsVersion::Tls13,
+        max: TlsVersion::Tls12,
+    };
+    assert!(matches!(
+        server_config(settings(none)),
+        Err(TlsError::NoVersion)
+    ));
 }
 
 #[test]

@@ -16,7 +16,11 @@ fn now() -> SystemTime {
 
 /// A token with any header and payload, signed with the right key.
 fn signed(key: &TokenKey, header: &str, payload: &str) -> String {
-    let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
+    let text = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header),
+        URL_SAFE_NO_PAD.encode(payload)
+    );
     let tag = hmac::sign(&key.0, text.as_bytes());
     format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
 }
@@ -26,7 +30,10 @@ fn a_token_names_its_service_account_and_pod() {
     let key = TokenKey::ephemeral();
     let claims = key.verify(&key.issue(POD, HOUR, now()), now()).unwrap();
     let id = claims.identity(&TrustDomain::cluster_local()).unwrap();
-    assert_eq!(id.to_string(), "spiffe://cluster.local/ns/default/sa/reviews");
+    assert_eq!(
+        id.to_string(),
+        "spiffe://cluster.local/ns/default/sa/reviews"
+    );
     assert_eq!(claims.kubernetes.pod.name, "reviews-v1-0");
 }
 
@@ -41,14 +48,19 @@ fn a_token_ends() {
 #[test]
 fn another_key_is_refused() {
     let token = TokenKey::ephemeral().issue(POD, HOUR, now());
-    assert_eq!(TokenKey::ephemeral().verify(&token, now()), Err(TokenError::Signature));
+    assert_eq!(
+        TokenKey::ephemeral().verify(&token, now()),
+        Err(TokenError::Signature)
+    );
 }
 
 #[test]
 fn no_other_algorithm_is_accepted_even_with_a_right_signature() {
     let key = TokenKey::ephemeral();
     let payload = String::from_utf8(
-        URL_SAFE_NO_PAD.decode(key.issue(POD, HOUR, now()).split('.').nth(1).unwrap()).unwrap(),
+        URL_SAFE_NO_PAD
+            .decode(key.issue(POD, HOUR, now()).split('.').nth(1).unwrap())
+            .unwrap(),
     )
     .unwrap();
     for header in [
@@ -59,7 +71,11 @@ fn no_other_algorithm_is_accepted_even_with_a_right_signature() {
         "",
     ] {
         let token = signed(&key, header, &payload);
-        assert_eq!(key.verify(&token, now()), Err(TokenError::Header), "{header}");
+        assert_eq!(
+            key.verify(&token, now()),
+            Err(TokenError::Header),
+            "{header}"
+        );
     }
     let unsigned = format!(
         "{}.{}.",
@@ -87,7 +103,10 @@ fn junk_is_refused_without_panic() {
     for junk in ["", ".", "..", "...", "a.b.c", "\u{0}", "é.é.é"] {
         assert!(key.verify(junk, now()).is_err());
     }
-    assert_eq!(key.verify(&"a".repeat(MAX_TOKEN + 1), now()), Err(TokenError::TooLong));
+    assert_eq!(
+        key.verify(&"a".repeat(MAX_TOKEN + 1), now()),
+        Err(TokenError::TooLong)
+    );
 }
 
 #[test]
@@ -96,7 +115,10 @@ fn another_audience_or_a_foreign_subject_is_refused() {
     let token = key.issue(POD, HOUR, now());
     let mut claims = key.verify(&token, now()).unwrap();
     claims.sub = "system:serviceaccount:kube-system:admin".to_owned();
-    assert_eq!(claims.identity(&TrustDomain::cluster_local()), Err(TokenError::Subject));
+    assert_eq!(
+        claims.identity(&TrustDomain::cluster_local()),
+        Err(TokenError::Subject)
+    );
     claims.aud = vec!["vault".to_owned()];
     let token = signed(&key, HEADER, &serde_json::to_string(&claims).unwrap());
     assert_eq!(key.verify(&token, now()), Err(TokenError::Audience));
@@ -107,7 +129,13 @@ fn the_key_is_made_once_and_kept_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("run/tokens.key");
     let token = TokenKey::open(&path).unwrap().issue(POD, HOUR, now());
-    TokenKey::open(&path).unwrap().verify(&token, now()).unwrap();
+    TokenKey::open(&path)
+        .unwrap()
+        .verify(&token, now())
+        .unwrap();
     std::fs::write(&path, "short").unwrap();
-    assert!(matches!(TokenKey::open(&path), Err(TokenKeyError::Content(_))));
+    assert!(matches!(
+        TokenKey::open(&path),
+        Err(TokenKeyError::Content(_))
+    ));
 }
