@@ -65,8 +65,14 @@ impl LogContext for Request {
 fn key(worker: &mut WorkerMetrics, index: u32) -> RequestKey {
     RequestKey {
         reporter: Reporter::Destination,
-        source: worker.peer(&Peer { workload: format!("w{index}"), ..Peer::default() }),
-        destination: worker.peer(&Peer { workload: "reviews-v1".to_owned(), ..Peer::default() }),
+        source: worker.peer(&Peer {
+            workload: format!("w{index}"),
+            ..Peer::default()
+        }),
+        destination: worker.peer(&Peer {
+            workload: "reviews-v1".to_owned(),
+            ..Peer::default()
+        }),
         source_principal: PrincipalId::default(),
         destination_principal: PrincipalId::default(),
         service: ServiceId::default(),
@@ -80,13 +86,18 @@ fn key(worker: &mut WorkerMetrics, index: u32) -> RequestKey {
 
 fn metrics(c: &mut Criterion) {
     let registry = Registry::default();
-    let counter = ClusterFamilies::new(&registry).handles(Shard::worker(0), "a").upstream_rq_total;
+    let counter = ClusterFamilies::new(&registry)
+        .handles(Shard::worker(0), "a")
+        .upstream_rq_total;
     c.bench_function("increment", |b| b.iter(|| black_box(&counter).inc()));
 
     let mut worker = IstioMetrics::new(&registry).worker(Shard::worker(0));
     let keys: Vec<RequestKey> = (0..100).map(|index| key(&mut worker, index)).collect();
-    let sample =
-        RequestSample { duration_milliseconds: 7, request_bytes: 300, response_bytes: 3000 };
+    let sample = RequestSample {
+        duration_milliseconds: 7,
+        request_bytes: 300,
+        response_bytes: 3000,
+    };
     let mut index = 0;
     c.bench_function("record_request/100_kinds", |b| {
         b.iter(|| {
@@ -107,7 +118,8 @@ fn metrics(c: &mut Criterion) {
 fn access_log(c: &mut Criterion) {
     let environment = Environment::default();
     let text = TextFormat::parse(ISTIO_TEXT_FORMAT, false, &environment).expect("Istio's format");
-    let json = JsonFormat::parse(&istio_json_format(), false, &environment).expect("Istio's format");
+    let json =
+        JsonFormat::parse(&istio_json_format(), false, &environment).expect("Istio's format");
     let mut out = Vec::with_capacity(1024);
     c.bench_function("access_log/istio_text", |b| {
         b.iter(|| {

@@ -59,12 +59,24 @@ impl Registry {
             &["family"],
         );
         let name = Arc::clone(&descriptor.prometheus);
-        let family = Family::new(descriptor, Kind::Counter, limits, Arc::clone(&strings), None);
+        let family = Family::new(
+            descriptor,
+            Kind::Counter,
+            limits,
+            Arc::clone(&strings),
+            None,
+        );
         let family = Arc::new(family);
         let families = BTreeMap::from([(name, Arc::clone(&family))]);
         let overflow = CounterFamily(family);
         let families = Mutex::new(families);
-        Registry(Arc::new(Inner { limits, strings, overflow, families, kept: Mutex::default() }))
+        Registry(Arc::new(Inner {
+            limits,
+            strings,
+            overflow,
+            families,
+            kept: Mutex::default(),
+        }))
     }
 
     /// The family of counters with this descriptor, made if it is new.
@@ -117,7 +129,10 @@ impl Registry {
     }
 
     fn families(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Family>>> {
-        self.0.families.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .families
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The value of every series now, families by name and series by label values.
@@ -165,10 +180,16 @@ impl Snapshot {
     /// The value of the series of `name` (Prometheus' name) whose labels include all of `labels`, summed; `None` if
     /// there is no such series.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<Value> {
-        let family = self.families.iter().find(|f| f.descriptor.prometheus_name() == name)?;
+        let family = self
+            .families
+            .iter()
+            .find(|f| f.descriptor.prometheus_name() == name)?;
         let matches = |values: &Labels| {
             labels.iter().all(|(name, value)| {
-                let index = family.descriptor.label_names().position(|label| label == *name);
+                let index = family
+                    .descriptor
+                    .label_names()
+                    .position(|label| label == *name);
                 index.is_some_and(|index| &*values[index] == *value)
             })
         };
@@ -189,11 +210,20 @@ fn sum(left: Value, right: Value) -> Value {
     match (left, right) {
         (Value::Counter(a), Value::Counter(b)) => Value::Counter(a.wrapping_add(b)),
         (Value::Gauge(a), Value::Gauge(b)) => Value::Gauge(a.wrapping_add(b)),
-        (Value::Histogram { mut buckets, sum }, Value::Histogram { buckets: more, sum: plus }) => {
+        (
+            Value::Histogram { mut buckets, sum },
+            Value::Histogram {
+                buckets: more,
+                sum: plus,
+            },
+        ) => {
             for (bucket, more) in buckets.iter_mut().zip(&more) {
                 *bucket = bucket.wrapping_add(*more);
             }
-            Value::Histogram { buckets, sum: sum.wrapping_add(plus) }
+            Value::Histogram {
+                buckets,
+                sum: sum.wrapping_add(plus),
+            }
         }
         (left, _) => left,
     }

@@ -98,7 +98,10 @@ impl ResponseFlags {
 
     /// The flags that are set, in Envoy's order.
     pub fn iter(self) -> impl Iterator<Item = ResponseFlag> {
-        ResponseFlag::ALL.iter().copied().filter(move |flag| self.contains(*flag))
+        ResponseFlag::ALL
+            .iter()
+            .copied()
+            .filter(move |flag| self.contains(*flag))
     }
 
     /// Appends the short names joined by commas; nothing for an empty set.
@@ -138,7 +141,9 @@ impl std::fmt::Display for ResponseFlags {
 
 impl FromIterator<ResponseFlag> for ResponseFlags {
     fn from_iter<I: IntoIterator<Item = ResponseFlag>>(flags: I) -> Self {
-        flags.into_iter().fold(ResponseFlags::NONE, ResponseFlags::with)
+        flags
+            .into_iter()
+            .fold(ResponseFlags::NONE, ResponseFlags::with)
     }
 }
 
@@ -162,7 +167,10 @@ mod tests {
         assert_eq!(flags.to_string(), "UF,URX");
         let mut long = Vec::new();
         flags.write_long(&mut long);
-        assert_eq!(long, b"UpstreamConnectionFailure,UpstreamRetryLimitExceeded");
+        assert_eq!(
+            long,
+            b"UpstreamConnectionFailure,UpstreamRetryLimitExceeded"
+        );
     }
 
     #[test]

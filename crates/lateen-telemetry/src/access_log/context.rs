@@ -51,7 +51,10 @@ pub enum Side {
 
 /// What is known of a TLS connection. Lists (SANs, chains) are joined by commas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of Envoy's command operators")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of Envoy's command operators"
+)]
 pub enum TlsField {
     PeerUriSan,
     PeerDnsSan,
@@ -83,7 +86,10 @@ pub enum TlsField {
 
 /// A field that is text. An empty text counts as unset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of Envoy's command operators")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of Envoy's command operators"
+)]
 pub enum TextField {
     /// `HTTP/1.0`, `HTTP/1.1`, `HTTP/2`
     Protocol,
@@ -105,7 +111,6 @@ pub enum TextField {
     RequestedServerName,
     RouteName,
     VirtualClusterName,
-    VirtualHostName,
     ListenerName,
     FilterChainName,
     StreamId,
@@ -121,7 +126,10 @@ pub enum TextField {
 
 /// A field that is a whole number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of Envoy's command operators")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of Envoy's command operators"
+)]
 pub enum NumberField {
     /// 0 if no response was begun.
     ResponseCode,
@@ -148,7 +156,10 @@ pub enum NumberField {
 
 /// An address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of Envoy's command operators")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of Envoy's command operators"
+)]
 pub enum AddressField {
     DownstreamLocal,
     DownstreamDirectLocal,
@@ -209,7 +220,10 @@ pub enum TimePoint {
 
 /// Whose metadata an operator reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names are those of Envoy's METADATA operator")]
+#[expect(
+    missing_docs,
+    reason = "the names are those of Envoy's METADATA operator"
+)]
 pub enum MetadataSource {
     Dynamic,
     Cluster,

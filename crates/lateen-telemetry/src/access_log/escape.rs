@@ -4,43 +4,46 @@
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Replaces control characters in `out[start..]` by `\n`, `\r`, `\t` or `\xNN`, so that a value can neither end the
-/// line nor drive a terminal. A backslash stays as it is.
+/// Replaces control characters in `out[start..]` by `\n`, `\r` or `\xNN`, so that a value can neither end the line nor
+/// drive a terminal. A tab and a backslash stay as they are (Envoy's parser lets no other control character in).
 pub(crate) fn text(out: &mut Vec<u8>, start: usize) {
-    rewrite(out, start, |byte| byte < 0x20 || byte == 0x7f, |byte, out| match byte {
-        b'\n' => out.extend_from_slice(b"\\n"),
-        b'\r' => out.extend_from_slice(b"\\r"),
-        b'\t' => out.extend_from_slice(b"\\t"),
-        byte => {
-            out.extend_from_slice(b"\\x");
-            out.push(HEX[usize::from(byte >> 4)]);
-            out.push(HEX[usize::from(byte & 15)]);
-        }
-    });
-}
-
-/// Makes `out[start..]` the inside of a JSON string. Bytes that are not UTF-8 become U+FFFD (Envoy writes octal
-/// escapes, which no JSON parser reads).
-pub(crate) fn json(out: &mut Vec<u8>, start: usize) {
-    if std::str::from_utf8(&out[start..]).is_err() {
-        let repaired = String::from_utf8_lossy(&out[start..]).into_owned();
-        out.truncate(start);
-        out.extend_from_slice(repaired.as_bytes());
-    }
-    rewrite(out, start, |byte| byte < 0x20 || matches!(byte, b'"' | b'\\' | 0x7f), |byte, out| {
-        match byte {
-            b'"' => out.extend_from_slice(b"\\\""),
-            b'\\' => out.extend_from_slice(b"\\\\"),
+    rewrite(
+        out,
+        start,
+        |byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f,
+        |byte, out| match byte {
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
-            b'\t' => out.extend_from_slice(b"\\t"),
-            0x08 => out.extend_from_slice(b"\\b"),
-            0x0c => out.extend_from_slice(b"\\f"),
             byte => {
-                out.extend_from_slice(b"\\u00");
+                out.extend_from_slice(b"\\x");
                 out.push(HEX[usize::from(byte >> 4)]);
                 out.push(HEX[usize::from(byte & 15)]);
             }
+        },
+    );
+}
+
+/// Makes `out[start..]` the inside of a JSON string. What is not UTF-8 is read as Latin-1, as Envoy does.
+pub(crate) fn json(out: &mut Vec<u8>, start: usize) {
+    let first_escaped = if std::str::from_utf8(&out[start..]).is_ok() {
+        0xff
+    } else {
+        0x80
+    };
+    let offends =
+        |byte: u8| byte < 0x20 || byte >= first_escaped || matches!(byte, b'"' | b'\\' | 0x7f);
+    rewrite(out, start, offends, |byte, out| match byte {
+        b'"' => out.extend_from_slice(b"\\\""),
+        b'\\' => out.extend_from_slice(b"\\\\"),
+        b'\n' => out.extend_from_slice(b"\\n"),
+        b'\r' => out.extend_from_slice(b"\\r"),
+        b'\t' => out.extend_from_slice(b"\\t"),
+        0x08 => out.extend_from_slice(b"\\b"),
+        0x0c => out.extend_from_slice(b"\\f"),
+        byte => {
+            out.extend_from_slice(b"\\u00");
+            out.push(HEX[usize::from(byte >> 4)]);
+            out.push(HEX[usize::from(byte & 15)]);
         }
     });
 }
@@ -61,7 +64,9 @@ fn rewrite(
     offends: impl Fn(u8) -> bool,
     replace: impl Fn(u8, &mut Vec<u8>),
 ) {
-    let Some(first) = out[start..].iter().position(|byte| offends(*byte)) else { return };
+    let Some(first) = out[start..].iter().position(|byte| offends(*byte)) else {
+        return;
+    };
     let tail = out.split_off(start + first);
     for byte in tail {
         if offends(byte) {
@@ -97,6 +102,6 @@ mod tests {
     fn bytes_that_are_no_text_still_make_json() {
         let mut out = b"\xff\"".to_vec();
         json(&mut out, 0);
-        assert_eq!(String::from_utf8(out).unwrap(), "\u{fffd}\\\"");
+        assert_eq!(String::from_utf8(out).unwrap(), "\\u00ff\\\"");
     }
 }

@@ -31,7 +31,10 @@ impl TextFormat {
         omit_empty_values: bool,
         environment: &Environment<'_>,
     ) -> Result<TextFormat, FormatError> {
-        Ok(TextFormat { ops: parse::operations(format, environment)?, omit_empty_values })
+        Ok(TextFormat {
+            ops: parse::operations(format, environment)?,
+            omit_empty_values,
+        })
     }
 
     /// Appends the line for `context`.
@@ -72,19 +75,43 @@ pub(crate) struct Op {
 pub(crate) enum Operation {
     Literal(Box<str>),
     /// A value that does not depend on the request.
-    Constant(Option<Box<str>>),
+    Constant(Box<str>),
     Text(TextField),
     Number(NumberField),
-    Elapsed { from: Option<TimePoint>, to: TimePoint, unit_nanoseconds: u32 },
+    Elapsed {
+        from: Option<TimePoint>,
+        to: TimePoint,
+        unit_nanoseconds: u32,
+    },
     Address(AddressField, AddressPart),
-    Flags { long: bool },
+    Flags {
+        long: bool,
+    },
     Header(Header),
-    Time { source: TimeSource, local: bool, format: TimeFormat },
-    PeerCertTime { side: Side, end: bool, format: TimeFormat },
-    CodeDetails { allow_whitespace: bool },
+    Time {
+        source: TimeSource,
+        local: bool,
+        format: TimeFormat,
+    },
+    PeerCertTime {
+        side: Side,
+        end: bool,
+        format: TimeFormat,
+    },
+    CodeDetails {
+        allow_whitespace: bool,
+    },
     GrpcStatus(GrpcForm),
-    Metadata { source: MetadataSource, namespace: Box<str>, path: Box<[Box<str>]> },
-    FilterState { side: Side, key: Box<str>, form: FilterState },
+    Metadata {
+        source: MetadataSource,
+        namespace: Box<str>,
+        path: Box<[Box<str>]>,
+    },
+    FilterState {
+        side: Side,
+        key: Box<str>,
+        form: FilterState,
+    },
     QueryParam(Box<str>),
 }
 
@@ -163,7 +190,10 @@ impl Op {
 
 /// Cuts at `end`, or before it rather than inside a character.
 fn cut(out: &mut Vec<u8>, end: usize) {
-    let inside = |at: usize| out.get(at).is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000);
+    let inside = |at: usize| {
+        out.get(at)
+            .is_some_and(|byte| byte & 0b1100_0000 == 0b1000_0000)
+    };
     let mut at = end;
     // A character has at most three continuation bytes; more than that is no UTF-8, and cut where asked.
     while inside(at) && at > 0 && end - at < 3 {
@@ -176,21 +206,31 @@ impl Operation {
     fn append<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) -> Option<Appended> {
         match self {
             Operation::Literal(text) => push(text.as_bytes(), out),
-            Operation::Constant(text) => push(text.as_deref()?.as_bytes(), out),
+            Operation::Constant(text) => push(text.as_bytes(), out),
             Operation::Text(field) => text(context, *field, out),
             Operation::Number(field) => number(context, *field, out),
-            Operation::Elapsed { from, to, unit_nanoseconds } => {
-                elapsed(context, *from, *to, *unit_nanoseconds, out)
-            }
+            Operation::Elapsed {
+                from,
+                to,
+                unit_nanoseconds,
+            } => elapsed(context, *from, *to, *unit_nanoseconds, out),
             Operation::Address(field, part) => address(context.address(*field)?, *part, out),
             Operation::Flags { long } => flags(context, *long, out),
             Operation::Header(header) => header.append(context, out),
-            Operation::Time { source, local, format } => {
+            Operation::Time {
+                source,
+                local,
+                format,
+            } => {
                 let time = match source {
                     TimeSource::Start => context.start_time(),
                     TimeSource::Emit => context.emit_time(),
                 };
-                let offset = if *local { context.local_offset_seconds() } else { 0 };
+                let offset = if *local {
+                    context.local_offset_seconds()
+                } else {
+                    0
+                };
                 format.write(time, offset, out);
                 Some(Appended::Text)
             }
@@ -201,17 +241,25 @@ impl Operation {
             }
             Operation::CodeDetails { allow_whitespace } => {
                 let start = out.len();
-                push(context.text(TextField::ResponseCodeDetails)?.as_bytes(), out)?;
+                push(
+                    context.text(TextField::ResponseCodeDetails)?.as_bytes(),
+                    out,
+                )?;
                 if !allow_whitespace {
                     let written = &mut out[start..];
-                    written.iter_mut().filter(|b| b.is_ascii_whitespace()).for_each(|b| *b = b'_');
+                    written
+                        .iter_mut()
+                        .filter(|b| b.is_ascii_whitespace())
+                        .for_each(|b| *b = b'_');
                 }
                 Some(Appended::Text)
             }
             Operation::GrpcStatus(form) => grpc_status(context, *form, out),
-            Operation::Metadata { source, namespace, path } => {
-                value(context.metadata(*source, namespace, path)?, out)
-            }
+            Operation::Metadata {
+                source,
+                namespace,
+                path,
+            } => value(context.metadata(*source, namespace, path)?, out),
             Operation::FilterState { side, key, form } => {
                 value(context.filter_state(*side, key, form.borrowed())?, out)
             }
@@ -230,6 +278,10 @@ fn text<C: LogContext + ?Sized>(
     field: TextField,
     out: &mut Vec<u8>,
 ) -> Option<Appended> {
+    // The body of a local reply is the one text that is never unset: without one it is empty.
+    if field == TextField::LocalReplyBody {
+        return push(context.text(field).unwrap_or_default().as_bytes(), out);
+    }
     let text = context.text(field).filter(|text| !text.is_empty())?;
     let start = out.len();
     out.extend_from_slice(text.as_bytes());
@@ -301,11 +353,7 @@ fn address(address: Address<'_>, part: AddressPart, out: &mut Vec<u8>) -> Option
     Some(Appended::Text)
 }
 
-fn flags<C: LogContext + ?Sized>(
-    context: &C,
-    long: bool,
-    out: &mut Vec<u8>,
-) -> Option<Appended> {
+fn flags<C: LogContext + ?Sized>(context: &C, long: bool, out: &mut Vec<u8>) -> Option<Appended> {
     let flags = context.response_flags();
     if flags.is_empty() {
         // Unlike other values, an empty set of flags is a value: `-` even where empty values are omitted.
@@ -321,7 +369,9 @@ fn flags<C: LogContext + ?Sized>(
 impl Header {
     fn append<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) -> Option<Appended> {
         let alternative = || context.header(self.source, self.alternative.as_ref()?);
-        let mut value = context.header(self.source, &self.main).or_else(alternative)?;
+        let mut value = context
+            .header(self.source, &self.main)
+            .or_else(alternative)?;
         if self.without_query
             && let Some(at) = value.iter().position(|byte| *byte == b'?')
         {
@@ -383,7 +433,9 @@ fn grpc_status<C: LogContext + ?Sized>(
     out: &mut Vec<u8>,
 ) -> Option<Appended> {
     let status = context.number(NumberField::GrpcStatus)?;
-    let names = usize::try_from(status).ok().and_then(|index| GRPC_STATUS.get(index));
+    let names = usize::try_from(status)
+        .ok()
+        .and_then(|index| GRPC_STATUS.get(index));
     match (form, names) {
         (GrpcForm::Number, _) => {
             write_unsigned(status, out);
@@ -402,7 +454,10 @@ fn query_param<C: LogContext + ?Sized>(
     out: &mut Vec<u8>,
 ) -> Option<Appended> {
     let path = context.header(HeaderSource::Request, &HeaderKey::Path)?;
-    let query = path.iter().position(|byte| *byte == b'?').map(|at| &path[at + 1..])?;
+    let query = path
+        .iter()
+        .position(|byte| *byte == b'?')
+        .map(|at| &path[at + 1..])?;
     let query = query.split(|byte| *byte == b'#').next()?;
     let parameters = query.split(|byte| *byte == b'&');
     let mut values = parameters.filter_map(|parameter| {
@@ -410,5 +465,28 @@ fn query_param<C: LogContext + ?Sized>(
         let (key, value) = parameter.split_at(at.unwrap_or(parameter.len()));
         (key == name.as_bytes()).then(|| value.strip_prefix(b"=").unwrap_or(value))
     });
-    push(values.next()?, out)
+    percent_decode(values.next()?, out);
+    Some(Appended::Text)
+}
+
+/// Appends `value` with `%XX` replaced by the byte; an incomplete one stays as it is.
+fn percent_decode(value: &[u8], out: &mut Vec<u8>) {
+    let digit = |at: usize| {
+        value
+            .get(at)
+            .and_then(|byte| char::from(*byte).to_digit(16))
+    };
+    let mut at = 0;
+    while let Some(byte) = value.get(at) {
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            _ => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
 }

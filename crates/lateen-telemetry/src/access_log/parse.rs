@@ -25,7 +25,10 @@ pub struct Environment<'a> {
 impl Default for Environment<'_> {
     /// No host name and no variables.
     fn default() -> Self {
-        Environment { hostname: "", variable: &|_| None }
+        Environment {
+            hostname: "",
+            variable: &|_| None,
+        }
     }
 }
 
@@ -112,7 +115,10 @@ pub(crate) fn operations(
 fn push_literal(ops: &mut Vec<Op>, literal: &mut String) {
     if !literal.is_empty() {
         let text = std::mem::take(literal).into_boxed_str();
-        ops.push(Op { operation: Operation::Literal(text), max_length: None });
+        ops.push(Op {
+            operation: Operation::Literal(text),
+            max_length: None,
+        });
     }
 }
 
@@ -132,13 +138,23 @@ fn command(text: &str) -> Option<Command<'_>> {
         for (at, _) in inside.match_indices(')') {
             if let Some((length, rest)) = tail(&inside[at + 1..]) {
                 let parameters = Some(&inside[..at]);
-                return Some(Command { name, parameters, length, len: end(rest) });
+                return Some(Command {
+                    name,
+                    parameters,
+                    length,
+                    len: end(rest),
+                });
             }
         }
         return None;
     }
     let (length, rest) = tail(rest)?;
-    Some(Command { name, parameters: None, length, len: end(rest) })
+    Some(Command {
+        name,
+        parameters: None,
+        length,
+        len: end(rest),
+    })
 }
 
 /// The optional `:length` and the closing `%` at the front of `text`.
@@ -153,7 +169,8 @@ fn tail(text: &str) -> Option<(Option<&str>, &str)> {
 
 fn compile(command: &Command<'_>, environment: &Environment<'_>) -> Result<Op, FormatErrorKind> {
     let name = || command.name.to_owned();
-    let operator = operator(command.name).ok_or_else(|| FormatErrorKind::UnknownOperator(name()))?;
+    let operator =
+        operator(command.name).ok_or_else(|| FormatErrorKind::UnknownOperator(name()))?;
     let (parameters, length) = operator.syntax();
     match (parameters, command.parameters) {
         (operators::Parameters::None, Some(_)) => {
@@ -173,13 +190,18 @@ fn compile(command: &Command<'_>, environment: &Environment<'_>) -> Result<Op, F
         }
     };
     let parameters = command.parameters.unwrap_or_default();
-    let operation = operation(operator, parameters, environment).map_err(|problem| match problem {
-        Problem::Unsupported => FormatErrorKind::Unsupported(name()),
-        Problem::Parameters(problem) => {
-            FormatErrorKind::InvalidParameters { operator: name(), problem }
-        }
-    })?;
-    Ok(Op { operation, max_length })
+    let operation =
+        operation(operator, parameters, environment).map_err(|problem| match problem {
+            Problem::Unsupported => FormatErrorKind::Unsupported(name()),
+            Problem::Parameters(problem) => FormatErrorKind::InvalidParameters {
+                operator: name(),
+                problem,
+            },
+        })?;
+    Ok(Op {
+        operation,
+        max_length,
+    })
 }
 
 enum Problem {
@@ -201,7 +223,11 @@ fn operation(
     Ok(match operator {
         Operator::Text(field) => Operation::Text(field),
         Operator::Number(field) => Operation::Number(field),
-        Operator::Elapsed(from, to) => Operation::Elapsed { from, to, unit_nanoseconds: 1_000_000 },
+        Operator::Elapsed(from, to) => Operation::Elapsed {
+            from,
+            to,
+            unit_nanoseconds: 1_000_000,
+        },
         Operator::Address(field, part) => Operation::Address(field, part),
         Operator::Flags { long } => Operation::Flags { long },
         Operator::Header(source) => Operation::Header(header(source, parameters)?),
@@ -209,17 +235,23 @@ fn operation(
             without_query: true,
             ..header(HeaderSource::Request, parameters)?
         }),
-        Operator::Time { source, local } => {
-            Operation::Time { source, local, format: time_format(parameters, time::DEFAULT)? }
-        }
+        Operator::Time { source, local } => Operation::Time {
+            source,
+            local,
+            format: time_format(parameters, time::DEFAULT)?,
+        },
         Operator::PeerCertTime { side, end } => Operation::PeerCertTime {
             side,
             end,
             format: time_format(parameters, time::CERTIFICATE)?,
         },
         Operator::CodeDetails => match parameters {
-            "" => Operation::CodeDetails { allow_whitespace: false },
-            "ALLOW_WHITESPACES" => Operation::CodeDetails { allow_whitespace: true },
+            "" => Operation::CodeDetails {
+                allow_whitespace: false,
+            },
+            "ALLOW_WHITESPACES" => Operation::CodeDetails {
+                allow_whitespace: true,
+            },
             _ => return Err("only ALLOW_WHITESPACES is understood".into()),
         },
         Operator::CommonDuration => operators::common_duration(parameters)?,
@@ -236,16 +268,18 @@ fn operation(
         Operator::Path => path(parameters)?,
         Operator::QueryParam => Operation::QueryParam(parameters.into()),
         Operator::Hostname => literal(environment.hostname),
-        Operator::Environment => {
-            literal(&(environment.variable)(parameters).unwrap_or_default())
-        }
+        Operator::Environment => literal(&(environment.variable)(parameters).unwrap_or_default()),
         Operator::Unsupported => return Err(Problem::Unsupported),
     })
 }
 
-/// What never changes is text; if it is empty it is printed as unset.
+/// What never changes is text. Like Envoy, what is not there is `-` even where empty values are omitted.
 fn literal(text: &str) -> Operation {
-    Operation::Constant((!text.is_empty()).then(|| text.into()))
+    Operation::Constant(if text.is_empty() {
+        "-".into()
+    } else {
+        text.into()
+    })
 }
 
 fn header(source: HeaderSource, parameters: &str) -> Result<Header, Problem> {
@@ -257,7 +291,12 @@ fn header(source: HeaderSource, parameters: &str) -> Result<Header, Problem> {
         Some((main, alternative)) => (main, Some(alternative)),
     };
     let alternative = alternative.map(header_key).transpose()?;
-    Ok(Header { source, main: header_key(main)?, alternative, without_query: false })
+    Ok(Header {
+        source,
+        main: header_key(main)?,
+        alternative,
+        without_query: false,
+    })
 }
 
 fn header_key(name: &str) -> Result<HeaderKey, Problem> {
@@ -277,7 +316,11 @@ fn header_key(name: &str) -> Result<HeaderKey, Problem> {
 }
 
 fn time_format(parameters: &str, default: &str) -> Result<TimeFormat, Problem> {
-    let format = if parameters.is_empty() { default } else { parameters };
+    let format = if parameters.is_empty() {
+        default
+    } else {
+        parameters
+    };
     if format.contains(['\n', '\r', '\0']) {
         return Err("a time format cannot hold a newline".into());
     }
@@ -288,19 +331,30 @@ fn metadata(source: MetadataSource, parameters: &str) -> Result<Operation, Probl
     let mut parts = parameters.split(':');
     let namespace = parts.next().filter(|namespace| !namespace.is_empty());
     let namespace = namespace.ok_or("a metadata namespace is needed")?.into();
-    Ok(Operation::Metadata { source, namespace, path: parts.map(Box::from).collect() })
+    Ok(Operation::Metadata {
+        source,
+        namespace,
+        path: parts.map(Box::from).collect(),
+    })
 }
 
 fn filter_state(side: Side, parameters: &str) -> Result<Operation, Problem> {
     let mut parts = parameters.splitn(3, ':');
-    let key = parts.next().filter(|key| !key.is_empty()).ok_or("a key is needed")?;
+    let key = parts
+        .next()
+        .filter(|key| !key.is_empty())
+        .ok_or("a key is needed")?;
     let form = match (parts.next(), parts.next()) {
         (None | Some("" | "TYPED"), None) => FilterState::Typed,
         (Some("PLAIN"), None) => FilterState::Plain,
         (Some("FIELD"), Some(field)) if !field.is_empty() => FilterState::Field(field.into()),
         _ => return Err("the form is PLAIN, TYPED or FIELD:name".into()),
     };
-    Ok(Operation::FilterState { side, key: key.into(), form })
+    Ok(Operation::FilterState {
+        side,
+        key: key.into(),
+        form,
+    })
 }
 
 /// `PATH(WQ|NQ:ORIG|PATH|ORIG_OR_PATH)`.
@@ -319,5 +373,10 @@ fn path(parameters: &str) -> Result<Operation, Problem> {
         _ => return Err("the second parameter is ORIG, PATH or ORIG_OR_PATH".into()),
     };
     let source = HeaderSource::Request;
-    Ok(Operation::Header(Header { source, main, alternative, without_query: !with_query }))
+    Ok(Operation::Header(Header {
+        source,
+        main,
+        alternative,
+        without_query: !with_query,
+    }))
 }

@@ -65,7 +65,11 @@ impl SinkStats {
 }
 
 enum Message {
-    Lines { bytes: Vec<u8>, lines: u64, back: SyncSender<Vec<u8>> },
+    Lines {
+        bytes: Vec<u8>,
+        lines: u64,
+        back: SyncSender<Vec<u8>>,
+    },
     Reopen,
     Flush(SyncSender<()>),
 }
@@ -94,11 +98,20 @@ impl Sink {
     fn start(target: Target, options: SinkOptions) -> io::Result<Sink> {
         let (queue, messages) = sync_channel(options.queue_buffers.max(1));
         let stats = Arc::new(SinkStats::default());
-        let mut writing = Writing { target, stats: Arc::clone(&stats), complained: None };
+        let mut writing = Writing {
+            target,
+            stats: Arc::clone(&stats),
+            complained: None,
+        };
         let thread = std::thread::Builder::new()
             .name("access-log".to_owned())
             .spawn(move || writing.run(&messages))?;
-        Ok(Sink { queue, stats, options, thread: Some(thread) })
+        Ok(Sink {
+            queue,
+            stats,
+            options,
+            thread: Some(thread),
+        })
     }
 
     /// A buffer for one worker.
@@ -144,7 +157,9 @@ impl Sink {
                 Err(std::sync::mpsc::TrySendError::Full(_)) => return false,
             }
         }
-        waiting.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok()
+        waiting
+            .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            .is_ok()
     }
 
     /// Flushes and ends the thread. The writers must be gone, or this only flushes. A file that does not take its
@@ -209,7 +224,11 @@ impl LogWriter {
         let empty = self.spare.try_recv().unwrap_or_default();
         let bytes = std::mem::replace(&mut self.buffer, empty);
         let lines = std::mem::take(&mut self.lines);
-        let message = Message::Lines { bytes, lines, back: self.back.clone() };
+        let message = Message::Lines {
+            bytes,
+            lines,
+            back: self.back.clone(),
+        };
         if let Err(error) = self.queue.try_send(message) {
             self.stats.dropped.fetch_add(lines, Ordering::Relaxed);
             let (std::sync::mpsc::TrySendError::Full(message)
@@ -244,7 +263,10 @@ impl Target {
             Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => {
                 Ok(Target::Stderr(io::stderr()))
             }
-            _ => Ok(Target::File { path: path.to_owned(), file: append(path)? }),
+            _ => Ok(Target::File {
+                path: path.to_owned(),
+                file: append(path)?,
+            }),
         }
     }
 
@@ -285,7 +307,11 @@ impl Writing {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Lines { mut bytes, lines, back } => {
+            Message::Lines {
+                mut bytes,
+                lines,
+                back,
+            } => {
                 match self.target.write_all(&bytes) {
                     Ok(()) => self.stats.written.fetch_add(lines, Ordering::Relaxed),
                     Err(error) => {
@@ -356,7 +382,11 @@ mod tests {
         writer.write(|out| out.extend_from_slice(b"one\n"));
         writer.tick(Instant::now());
         assert!(sink.flush(patient()));
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "", "the interval is not over");
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "",
+            "the interval is not over"
+        );
         writer.tick(Instant::now() + Duration::from_secs(2));
         assert!(sink.flush(patient()));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "one\n");
@@ -385,15 +415,27 @@ mod tests {
     fn a_stuck_file_costs_lines_and_never_time() {
         let (reader, pipe) = std::io::pipe().unwrap();
         let file = File::from(std::os::fd::OwnedFd::from(pipe));
-        let target = Target::File { path: PathBuf::from("unused"), file };
-        let options = SinkOptions { buffer_bytes: 1024, queue_buffers: 2, ..Default::default() };
+        let target = Target::File {
+            path: PathBuf::from("unused"),
+            file,
+        };
+        // One buffer is already more than a pipe holds.
+        let buffer_bytes = 128 * 1024;
+        let options = SinkOptions {
+            buffer_bytes,
+            queue_buffers: 2,
+            ..Default::default()
+        };
         let sink = Sink::start(target, options).unwrap();
         let mut writer = sink.writer();
         let began = Instant::now();
         for _ in 0..10_000 {
             writer.write(|out| out.extend_from_slice(&[b'x'; 99]));
         }
-        assert!(began.elapsed() < Duration::from_secs(5), "nobody reads the pipe, nobody waits");
+        assert!(
+            began.elapsed() < Duration::from_secs(5),
+            "nobody reads the pipe, nobody waits"
+        );
         assert!(sink.stats().lines_dropped() > 1000);
         assert!(!sink.flush(Duration::from_millis(20)));
         drop(reader);

@@ -62,10 +62,14 @@ impl LogContext for Request {
         match field {
             TextField::Protocol => Some("HTTP/1.1"),
             TextField::ResponseCodeDetails => Some("via upstream"),
-            TextField::UpstreamClusterRaw => Some("outbound|9080||reviews.default.svc.cluster.local"),
+            TextField::UpstreamClusterRaw => {
+                Some("outbound|9080||reviews.default.svc.cluster.local")
+            }
             TextField::RequestedServerName => Some(self.server_name),
             TextField::RouteName => Some("default"),
-            TextField::Tls(Side::Downstream, TlsField::PeerUriSan) => Some("spiffe://a/b,spiffe://c"),
+            TextField::Tls(Side::Downstream, TlsField::PeerUriSan) => {
+                Some("spiffe://a/b,spiffe://c")
+            }
             _ => None,
         }
     }
@@ -103,7 +107,12 @@ impl LogContext for Request {
         self.flags
     }
 
-    fn metadata(&self, _: MetadataSource, namespace: &str, path: &[Box<str>]) -> Option<LogValue<'_>> {
+    fn metadata(
+        &self,
+        _: MetadataSource,
+        namespace: &str,
+        path: &[Box<str>],
+    ) -> Option<LogValue<'_>> {
         let mut value = &self.metadata;
         if namespace != "ns" {
             return None;
@@ -155,13 +164,21 @@ fn istios_json_format_keeps_types_and_sorts_keys() {
     let mut out = Vec::new();
     format.write(&Request::default(), &mut out);
     let text = String::from_utf8(out).unwrap();
-    assert!(text.starts_with("{\"authority\":\"reviews:9080\",\"bytes_received\":0,\"bytes_sent\":295,"));
+    assert!(
+        text.starts_with(
+            "{\"authority\":\"reviews:9080\",\"bytes_received\":0,\"bytes_sent\":295,"
+        )
+    );
     assert!(text.ends_with("}\n"));
     let value: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(value["response_code"], json!(200));
     assert_eq!(value["response_flags"], json!("-"));
     assert_eq!(value["upstream_transport_failure_reason"], json!(null));
-    assert_eq!(value["upstream_service_time"], json!("5"), "a header is text");
+    assert_eq!(
+        value["upstream_service_time"],
+        json!("5"),
+        "a header is text"
+    );
     assert_eq!(value.as_object().unwrap().len(), 24);
 }
 
@@ -171,6 +188,7 @@ fn json_formats_nest_and_omit() {
         "b": { "inner": ["%DURATION%", "%REQ(X-NONE)%", 7, true] },
         "a": "%REQ(:METHOD)% %REQ(X-NONE)%",
         "c": "%REQ(X-NONE)%",
+        "z": { "q": "%REQ(X-NONE)%", "n": null },
         "d": "100%%",
         "e\"": "%DYNAMIC_METADATA(ns:key)%",
     });
@@ -185,7 +203,7 @@ fn json_formats_nest_and_omit() {
         write(false),
         format!(
             "{{\"a\":\"GET -\",\"b\":{{\"inner\":[6,null,7,true]}},\"c\":null,\"d\":\"100%\",\
-             \"e\\\"\":{metadata}}}\n"
+             \"e\\\"\":{metadata},\"z\":{{\"n\":null,\"q\":null}}}}\n"
         )
     );
     assert_eq!(
@@ -208,7 +226,9 @@ fn a_json_format_must_be_a_shallow_object() {
     let error = JsonFormat::parse(&deep, false, &environment).unwrap_err();
     assert!(matches!(error, JsonFormatError::TooDeep { .. }));
     let error = JsonFormat::parse(&json!({"a": ["%X%"]}), false, &environment).unwrap_err();
-    let JsonFormatError::Format { path, source } = error else { panic!("a format error") };
+    let JsonFormatError::Format { path, source } = error else {
+        panic!("a format error")
+    };
     assert_eq!((path.as_str(), source.position), ("a.0", 0));
 }
 
@@ -224,26 +244,51 @@ fn operators_print_what_they_name() {
         ("%REQ_WITHOUT_QUERY(:PATH)%", "/reviews/0"),
         ("%PATH(NQ:PATH)%", "/reviews/0"),
         ("%PATH%", "/reviews/0?x=1&y=%20z"),
-        ("%QUERY_PARAM(x)%|%QUERY_PARAM(none)%", "1|-"),
-        ("%START_TIME(%Y/%m/%dT%H:%M:%S%z %s.%6f)%", "2018/05/29T11:23:20+0000 1527593000.528000"),
+        (
+            "%QUERY_PARAM(x)%|%QUERY_PARAM(y)%|%QUERY_PARAM(none)%",
+            "1| z|-",
+        ),
+        (
+            "%START_TIME(%Y/%m/%dT%H:%M:%S%z %s.%6f)%",
+            "2018/05/29T11:23:20+0000 1527593000.528000",
+        ),
         ("%EMIT_TIME(%3f)%", "535"),
-        ("%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%", "UO,NR UpstreamOverflow,NoRouteFound"),
+        (
+            "%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
+            "UO,NR UpstreamOverflow,NoRouteFound",
+        ),
         ("%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via upstream"),
-        ("%RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_TX_DURATION%", "5 1 -"),
+        (
+            "%RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_TX_DURATION%",
+            "5 1 -",
+        ),
         ("%COMMON_DURATION(US_RX_BEG:DS_TX_END:us)%", "1400"),
         ("%COMMON_DURATION(DS_RX_END:DS_TX_END:ms)%", "-2"),
-        ("%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT%", "10.244.9.9 5555"),
+        (
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT%",
+            "10.244.9.9 5555",
+        ),
         ("%UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT%", "fd00::1"),
         ("%DOWNSTREAM_PEER_URI_SAN%", "spiffe://a/b,spiffe://c"),
-        ("%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER%",
-            "Unavailable UNAVAILABLE 14 14"),
-        ("%DYNAMIC_METADATA(ns:key:text)% %METADATA(ROUTE:ns:key:number)%", "t 4.5"),
+        (
+            "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)% %GRPC_STATUS_NUMBER%",
+            "Unavailable UNAVAILABLE 14 14",
+        ),
+        (
+            "%DYNAMIC_METADATA(ns:key:text)% %METADATA(ROUTE:ns:key:number)%",
+            "t 4.5",
+        ),
         ("%DYNAMIC_METADATA(ns:key):10%", "{\"number\":"),
-        ("%FILTER_STATE(peer:PLAIN)% %FILTER_STATE(peer:FIELD:workload)% %FILTER_STATE(peer)%",
-            "plain reviews-v1 -"),
-        ("%HOSTNAME% %ENVIRONMENT(HOME)% %ENVIRONMENT(NONE)%", "reviews-v1-abc /root -"),
+        (
+            "%FILTER_STATE(peer:PLAIN)% %FILTER_STATE(peer:FIELD:workload)% %FILTER_STATE(peer)%",
+            "plain reviews-v1 -",
+        ),
+        (
+            "%HOSTNAME% %ENVIRONMENT(HOME)% %ENVIRONMENT(NONE)%",
+            "reviews-v1-abc /root -",
+        ),
         ("100%% %CONNECTION_ID%", "100% 0"),
-        ("%TRAILER(GRPC-MESSAGE)%", "-"),
+        ("%TRAILER(GRPC-MESSAGE)% [%LOCAL_REPLY_BODY%]", "- []"),
     ] {
         assert_eq!(line(format, &request), expected, "{format}");
     }
@@ -258,9 +303,21 @@ fn errors_point_at_what_is_wrong() {
         ("%REQ(X%", 0, K::StrayPercent),
         ("%req(x)%", 0, K::StrayPercent),
         ("x%REQ%", 1, K::MissingParameters("REQ".to_owned())),
-        ("%PROTOCOL(x)%", 0, K::UnexpectedParameters("PROTOCOL".to_owned())),
-        ("%PROTOCOL:3%", 0, K::UnexpectedLength("PROTOCOL".to_owned())),
-        ("%REQ(A):99999999999%", 0, K::InvalidLength("99999999999".to_owned())),
+        (
+            "%PROTOCOL(x)%",
+            0,
+            K::UnexpectedParameters("PROTOCOL".to_owned()),
+        ),
+        (
+            "%PROTOCOL:3%",
+            0,
+            K::UnexpectedLength("PROTOCOL".to_owned()),
+        ),
+        (
+            "%REQ(A):99999999999%",
+            0,
+            K::InvalidLength("99999999999".to_owned()),
+        ),
         ("%CEL(request.id)%", 0, K::Unsupported("CEL".to_owned())),
     ] {
         assert_eq!(error(format), FormatError { position, kind }, "{format}");
@@ -275,9 +332,15 @@ fn errors_point_at_what_is_wrong() {
         "%METADATA(NONE:a)%",
         "%GRPC_STATUS(x)%",
     ] {
-        assert!(matches!(error(format).kind, K::InvalidParameters { .. }), "{format}");
+        assert!(
+            matches!(error(format).kind, K::InvalidParameters { .. }),
+            "{format}"
+        );
     }
-    assert_eq!(error("ab%X%").to_string(), "at byte 2: unknown operator `X`");
+    assert_eq!(
+        error("ab%X%").to_string(),
+        "at byte 2: unknown operator `X`"
+    );
 }
 
 #[test]
@@ -287,13 +350,16 @@ fn a_peer_cannot_forge_a_line() {
         server_name: "evil\" 200\nnext",
         ..Request::default()
     };
-    assert_eq!(line("%REQ(USER-AGENT)%", &request), "a\\x1b[2J\\tb\\x01");
+    assert_eq!(line("%REQ(USER-AGENT)%", &request), "a\\x1b[2J\tb\\x01");
     assert_eq!(line("%REQUESTED_SERVER_NAME%", &request), "evil__200_next");
 }
 
 #[test]
 fn a_cut_falls_between_characters() {
-    let request = Request { user_agent: "aü€😀".as_bytes(), ..Request::default() };
+    let request = Request {
+        user_agent: "aü€😀".as_bytes(),
+        ..Request::default()
+    };
     let cut = |max: usize| line(&format!("%REQ(USER-AGENT):{max}%"), &request);
     assert_eq!(cut(0), "");
     assert_eq!(cut(2), "a");

@@ -5,8 +5,15 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const SECONDS_PER_DAY: i64 = 86_400;
-const DAYS: [&str; 7] =
-    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const DAYS: [&str; 7] = [
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -82,8 +89,8 @@ impl TimeFormat {
         while let Some(at) = rest.find('%') {
             push_literal(&mut pieces, &rest[..at]);
             let position = format.len() - rest.len() + at;
-            rest = specifier(&rest[at + 1..], &mut pieces)
-                .ok_or(UnknownSpecifier { at: position })?;
+            rest =
+                specifier(&rest[at + 1..], &mut pieces).ok_or(UnknownSpecifier { at: position })?;
         }
         push_literal(&mut pieces, rest);
         Ok(TimeFormat(pieces.into()))
@@ -127,14 +134,22 @@ fn specifier<'a>(text: &'a str, pieces: &mut Vec<Piece>) -> Option<&'a str> {
     }
     match first {
         'F' => join(pieces, &[Piece::Year, Piece::Month, Piece::Day], "-"),
-        'D' | 'x' => join(pieces, &[Piece::Month, Piece::Day, Piece::YearOfCentury], "/"),
+        'D' | 'x' => join(
+            pieces,
+            &[Piece::Month, Piece::Day, Piece::YearOfCentury],
+            "/",
+        ),
         'X' => join(pieces, &[Piece::Hour, Piece::Minute, Piece::Second], ":"),
         'r' => {
             join(pieces, &[Piece::Hour12, Piece::Minute, Piece::Second], ":");
             pieces.extend([Piece::Literal(" ".into()), Piece::HalfOfDay]);
         }
         'c' => {
-            join(pieces, &[Piece::WeekdayShort, Piece::MonthShort, Piece::DaySpaced], " ");
+            join(
+                pieces,
+                &[Piece::WeekdayShort, Piece::MonthShort, Piece::DaySpaced],
+                " ",
+            );
             pieces.push(Piece::Literal(" ".into()));
             join(pieces, &[Piece::Hour, Piece::Minute, Piece::Second], ":");
             pieces.extend([Piece::Literal(" ".into()), Piece::Year]);
@@ -272,7 +287,12 @@ impl Moment {
                 padded((self.day_of_year + 7 - self.weekday) / 7, 2, b'0', out);
             }
             Piece::WeekOfYearMonday => {
-                padded((self.day_of_year + 7 - (self.weekday + 6) % 7) / 7, 2, b'0', out);
+                padded(
+                    (self.day_of_year + 7 - (self.weekday + 6) % 7) / 7,
+                    2,
+                    b'0',
+                    out,
+                );
             }
             Piece::WeekIso => padded(self.iso_week().1, 2, b'0', out),
             Piece::YearIso => write_signed(self.iso_week().0, out),
@@ -291,7 +311,12 @@ impl Moment {
             Piece::Epoch => write_signed(self.epoch, out),
             Piece::Fraction(digits) => {
                 let digits = u32::from(*digits).min(9);
-                padded(self.nanoseconds / 10u32.pow(9 - digits), digits as usize, b'0', out);
+                padded(
+                    self.nanoseconds / 10u32.pow(9 - digits),
+                    digits as usize,
+                    b'0',
+                    out,
+                );
             }
             Piece::FractionTrimmed if self.nanoseconds > 0 => {
                 out.push(b'.');
@@ -337,7 +362,10 @@ impl Moment {
 
 fn since_epoch(time: SystemTime) -> (i64, u32) {
     match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Ok(after) => (
+            i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            after.subsec_nanos(),
+        ),
         Err(before) => {
             let before = before.duration();
             let seconds = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
@@ -361,7 +389,11 @@ fn civil(days: i64) -> (i64, u32, u32) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     (year, month as u32, day as u32)
 }
@@ -417,7 +449,9 @@ mod tests {
     fn formatted(format: &str, seconds: u64, nanoseconds: u32, offset: i32) -> String {
         let time = UNIX_EPOCH + Duration::new(seconds, nanoseconds);
         let mut out = Vec::new();
-        TimeFormat::parse(format).unwrap().write(time, offset, &mut out);
+        TimeFormat::parse(format)
+            .unwrap()
+            .write(time, offset, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -426,7 +460,10 @@ mod tests {
 
     #[test]
     fn the_default_format_has_milliseconds() {
-        assert_eq!(formatted(DEFAULT, AT, 528_999_999, 0), "2018-05-29T11:23:20.528Z");
+        assert_eq!(
+            formatted(DEFAULT, AT, 528_999_999, 0),
+            "2018-05-29T11:23:20.528Z"
+        );
     }
 
     #[test]
@@ -440,17 +477,27 @@ mod tests {
     #[test]
     fn dates_agree_with_strftime_in_the_c_locale() {
         assert_eq!(
-            formatted("%Y/%m/%dT%H:%M:%S%z %a %A %b %B %e %j %y %C %I %p %u %w", AT, 0, 0),
+            formatted(
+                "%Y/%m/%dT%H:%M:%S%z %a %A %b %B %e %j %y %C %I %p %u %w",
+                AT,
+                0,
+                0
+            ),
             "2018/05/29T11:23:20+0000 Tue Tuesday May May 29 149 18 20 11 AM 2 2"
         );
-        assert_eq!(formatted("%c|%D|%F|%T|%R|%r|%%|%Z", AT, 0, 0),
-            "Tue May 29 11:23:20 2018|05/29/18|2018-05-29|11:23:20|11:23|11:23:20 AM|%|UTC");
+        assert_eq!(
+            formatted("%c|%D|%F|%T|%R|%r|%%|%Z", AT, 0, 0),
+            "Tue May 29 11:23:20 2018|05/29/18|2018-05-29|11:23:20|11:23|11:23:20 AM|%|UTC"
+        );
     }
 
     #[test]
     fn weeks_follow_their_three_calendars() {
         // 2021-01-03, a Sunday in the last ISO week of 2020.
-        assert_eq!(formatted("%U %W %V %G", 1_609_632_000, 0, 0), "01 00 53 2020");
+        assert_eq!(
+            formatted("%U %W %V %G", 1_609_632_000, 0, 0),
+            "01 00 53 2020"
+        );
     }
 
     #[test]
@@ -461,13 +508,20 @@ mod tests {
 
     #[test]
     fn an_offset_moves_the_date() {
-        assert_eq!(formatted("%F %T %z", 1_609_455_600, 0, 7200), "2021-01-01 01:00:00 +0200");
+        assert_eq!(
+            formatted("%F %T %z", 1_609_455_600, 0, 7200),
+            "2021-01-01 01:00:00 +0200"
+        );
     }
 
     #[test]
     fn an_unknown_specifier_is_named_by_its_position() {
         assert_eq!(TimeFormat::parse("%Y %Q").unwrap_err().at, 3);
-        assert_eq!(TimeFormat::parse("%Y%n").unwrap_err().at, 2, "a newline would forge a line");
+        assert_eq!(
+            TimeFormat::parse("%Y%n").unwrap_err().at,
+            2,
+            "a newline would forge a line"
+        );
         assert_eq!(TimeFormat::parse("%").unwrap_err().at, 0);
     }
 

@@ -9,8 +9,25 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 /// Envoy's and Istio's histogram bounds: milliseconds for durations, bytes for sizes.
 /// Source: Envoy 1.40 `source/common/stats/histogram_impl.cc`, the default buckets.
 pub const DEFAULT_BUCKETS: &[f64] = &[
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0,
-    60000.0, 300_000.0, 600_000.0, 1_800_000.0, 3_600_000.0,
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10000.0,
+    30000.0,
+    60000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
 ];
 
 /// A monotonically growing count. `Default` gives one that no registry reads.
@@ -89,7 +106,11 @@ impl Histogram {
 
     /// How many observations this shard has counted.
     pub fn count(&self) -> u64 {
-        self.0.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).sum()
+        self.0
+            .buckets
+            .iter()
+            .map(|bucket| bucket.load(Ordering::Relaxed))
+            .sum()
     }
 }
 
@@ -103,7 +124,11 @@ impl Default for Histogram {
 impl HistogramCell {
     fn new(limits: Arc<[u64]>) -> Self {
         let buckets = (0..=limits.len()).map(|_| AtomicU64::new(0)).collect();
-        HistogramCell { limits, buckets, sum: AtomicU64::new(0) }
+        HistogramCell {
+            limits,
+            buckets,
+            sum: AtomicU64::new(0),
+        }
     }
 }
 
@@ -126,12 +151,18 @@ pub(crate) enum Cell {
 pub(crate) enum Kind {
     Counter,
     Gauge,
-    Histogram { bounds: Arc<[f64]>, limits: Arc<[u64]> },
+    Histogram {
+        bounds: Arc<[f64]>,
+        limits: Arc<[u64]>,
+    },
 }
 
 impl Kind {
     pub(crate) fn histogram(bounds: &[f64]) -> Kind {
-        Kind::Histogram { bounds: bounds.into(), limits: whole_limits(bounds) }
+        Kind::Histogram {
+            bounds: bounds.into(),
+            limits: whole_limits(bounds),
+        }
     }
 
     /// The word Prometheus' `# TYPE` line and Envoy's `type` filter use.
@@ -157,9 +188,10 @@ impl Kind {
         match self {
             Kind::Counter => Value::Counter(0),
             Kind::Gauge => Value::Gauge(0),
-            Kind::Histogram { limits, .. } => {
-                Value::Histogram { buckets: vec![0; limits.len() + 1].into(), sum: 0 }
-            }
+            Kind::Histogram { limits, .. } => Value::Histogram {
+                buckets: vec![0; limits.len() + 1].into(),
+                sum: 0,
+            },
         }
     }
 }
@@ -234,7 +266,9 @@ mod tests {
         }
         let mut total = Kind::histogram(DEFAULT_BUCKETS).zero();
         Cell::Histogram(Arc::clone(&histogram.0)).add_to(&mut total);
-        let Value::Histogram { buckets, sum } = total else { panic!("a histogram") };
+        let Value::Histogram { buckets, sum } = total else {
+            panic!("a histogram")
+        };
         assert_eq!(buckets[..4], [1, 1, 2, 1], "<=0.5, <=1, <=5, <=10");
         assert_eq!(buckets[18..], [1, 1], "the last bound and above it");
         assert_eq!(sum, 7_200_015);

@@ -17,13 +17,14 @@ macro_rules! stats {
             counters { $($counter:ident),* $(,)? }
             gauges { $($gauge:ident),* $(,)? }
             histograms { $($histogram:ident),* $(,)? }
+            $(classes $class:literal)?
         }
     ) => {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $families {
             $($counter: CounterFamily,)* $($gauge: GaugeFamily,)* $($histogram: HistogramFamily,)*
-            response_class: CounterFamily,
+            $(#[doc = $class] response_class: CounterFamily,)?
         }
 
         #[doc = concat!("One worker's handles of one instance of [`", stringify!($families), "`].")]
@@ -31,7 +32,7 @@ macro_rules! stats {
         #[expect(missing_docs, reason = "the fields are Envoy's stats; its documentation names them")]
         pub struct $handles {
             $(pub $counter: Counter,)* $(pub $gauge: Gauge,)* $(pub $histogram: Histogram,)*
-            response_class: [Counter; 5],
+            $(#[doc = $class] response_class: [Counter; 5],)?
         }
 
         impl $families {
@@ -42,29 +43,34 @@ macro_rules! stats {
                     $($counter: registry.counters(name(stringify!($counter))),)*
                     $($gauge: registry.gauges(name(stringify!($gauge))),)*
                     $($histogram: registry.histograms(name(stringify!($histogram)), DEFAULT_BUCKETS),)*
-                    response_class: registry.counters(name(Self::RESPONSE_CLASS)),
+                    $(response_class: registry.counters(name($class)),)?
                 }
             }
 
             /// The handles of the instance called `instance` in `shard`.
             pub fn handles(&self, shard: Shard, instance: &str) -> $handles {
-                let class = |class: &str| self.response_class.handle(shard, &[instance, class]);
                 $handles {
                     $($counter: self.$counter.handle(shard, &[instance]),)*
                     $($gauge: self.$gauge.handle(shard, &[instance]),)*
                     $($histogram: self.$histogram.handle(shard, &[instance]),)*
-                    response_class: ["1", "2", "3", "4", "5"].map(class),
+                    $(response_class: {
+                        let _ = $class;
+                        let class = |class| self.response_class.handle(shard, &[instance, class]);
+                        ["1", "2", "3", "4", "5"].map(class)
+                    },)?
                 }
             }
         }
 
-        impl $handles {
-            /// The counter of the class that `status` belongs to (`…_rq_2xx` and so on), if it is a status.
+        $(impl $handles {
+            #[doc = concat!("`", $class, "`.")]
+            ///
+            /// The counter of the class that `status` belongs to, if it is a status.
             pub fn response_class(&self, status: u16) -> Option<&Counter> {
                 let class = usize::from(status / 100).checked_sub(1)?;
                 self.response_class.get(class)
             }
-        }
+        })?
     };
 }
 
@@ -88,11 +94,8 @@ stats! {
             membership_healthy,
         }
         histograms { upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_time }
+        classes "upstream_rq_{response_code_class}xx"
     }
-}
-
-impl ClusterFamilies {
-    const RESPONSE_CLASS: &'static str = "upstream_rq_{response_code_class}xx";
 }
 
 stats! {
@@ -113,11 +116,8 @@ stats! {
             downstream_cx_upgrades_active, downstream_rq_active,
         }
         histograms { downstream_cx_length_ms, downstream_rq_time }
+        classes "downstream_rq_{response_code_class}xx"
     }
-}
-
-impl HttpFamilies {
-    const RESPONSE_CLASS: &'static str = "downstream_rq_{response_code_class}xx";
 }
 
 stats! {
@@ -134,10 +134,6 @@ stats! {
     }
 }
 
-impl ListenerFamilies {
-    const RESPONSE_CLASS: &'static str = "http.downstream_rq_{response_code_class}xx";
-}
-
 stats! {
     /// `tcp.<stat prefix>.…`
     TcpFamilies / TcpStats ("tcp.{tcp_prefix}") {
@@ -151,13 +147,12 @@ stats! {
     }
 }
 
-impl TcpFamilies {
-    const RESPONSE_CLASS: &'static str = "upstream_rq_{response_code_class}xx";
-}
-
 /// The stats of the process itself; only the control runtime writes them.
 #[derive(Clone, Debug)]
-#[expect(missing_docs, reason = "the fields are Envoy's stats; its documentation names them")]
+#[expect(
+    missing_docs,
+    reason = "the fields are Envoy's stats; its documentation names them"
+)]
 pub struct ServerStats {
     pub uptime: Gauge,
     pub live: Gauge,
@@ -180,8 +175,16 @@ pub struct ServerStats {
 impl ServerStats {
     /// The handles in `registry`.
     pub fn new(registry: &Registry) -> ServerStats {
-        let gauge = |name| registry.gauges(Descriptor::envoy(name)).handle(Shard::CONTROL, &[]);
-        let counter = |name| registry.counters(Descriptor::envoy(name)).handle(Shard::CONTROL, &[]);
+        let gauge = |name| {
+            registry
+                .gauges(Descriptor::envoy(name))
+                .handle(Shard::CONTROL, &[])
+        };
+        let counter = |name| {
+            registry
+                .counters(Descriptor::envoy(name))
+                .handle(Shard::CONTROL, &[])
+        };
         ServerStats {
             uptime: gauge("server.uptime"),
             live: gauge("server.live"),
@@ -207,5 +210,7 @@ impl ServerStats {
 pub fn build_info(registry: &Registry, component: &str, tag: &str) {
     let help = "Istio component build info";
     let family = registry.gauges(Descriptor::new("istio_build", help, &["component", "tag"]));
-    registry.keep(family.handle(Shard::CONTROL, &[component, tag])).set(1);
+    registry
+        .keep(family.handle(Shard::CONTROL, &[component, tag]))
+        .set(1);
 }

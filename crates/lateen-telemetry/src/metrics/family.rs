@@ -26,7 +26,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { series_per_family: 4_000, idle: Duration::from_secs(15 * 60) }
+        Limits {
+            series_per_family: 4_000,
+            idle: Duration::from_secs(15 * 60),
+        }
     }
 }
 
@@ -75,7 +78,14 @@ impl Family {
         strings: Arc<Strings>,
         overflow: Option<CounterFamily>,
     ) -> Family {
-        Family { descriptor, kind, limits, strings, overflow, state: Mutex::default() }
+        Family {
+            descriptor,
+            kind,
+            limits,
+            strings,
+            overflow,
+            state: Mutex::default(),
+        }
     }
 
     /// A panic while the lock was held left at most a series without cells: the state stays usable.
@@ -90,13 +100,15 @@ impl Family {
         let value = |index: usize| values.get(index).copied().unwrap_or_default();
         let mut labels: Labels = (0..count).map(|i| self.strings.intern(value(i))).collect();
         let mut state = self.state();
-        if count > 0
-            && state.len() >= self.limits.series_per_family
-            && !state.contains_key(&labels)
+        if count > 0 && state.len() >= self.limits.series_per_family && !state.contains_key(&labels)
         {
-            labels = (0..count).map(|_| self.strings.intern(OVERFLOW_VALUE)).collect();
+            labels = (0..count)
+                .map(|_| self.strings.intern(OVERFLOW_VALUE))
+                .collect();
             if let Some(overflow) = &self.overflow {
-                overflow.handle(Shard::CONTROL, &[&self.descriptor.prometheus]).inc();
+                overflow
+                    .handle(Shard::CONTROL, &[&self.descriptor.prometheus])
+                    .inc();
             }
         }
         let series = state.entry(labels).or_insert_with(|| Series {
@@ -117,7 +129,10 @@ impl Family {
     /// The value of every series, in label order.
     pub(crate) fn values(&self) -> Vec<(Labels, Value)> {
         let state = self.state();
-        state.iter().map(|(labels, series)| (Arc::clone(labels), series.value())).collect()
+        state
+            .iter()
+            .map(|(labels, series)| (Arc::clone(labels), series.value()))
+            .collect()
     }
 
     /// Forgets series that nobody holds and that did not change for the idle time.

@@ -50,9 +50,8 @@ impl IstioMetrics {
     /// The families in `registry`.
     pub fn new(registry: &Registry) -> IstioMetrics {
         let counters = |name, labels| registry.counters(Descriptor::new(name, "", labels));
-        let histograms = |name| {
-            registry.histograms(Descriptor::new(name, "", &REQUEST_LABELS), DEFAULT_BUCKETS)
-        };
+        let histograms =
+            |name| registry.histograms(Descriptor::new(name, "", &REQUEST_LABELS), DEFAULT_BUCKETS);
         IstioMetrics {
             requests: counters("istio_requests_total", &REQUEST_LABELS),
             durations: histograms("istio_request_duration_milliseconds"),
@@ -251,15 +250,23 @@ impl WorkerMetrics {
         }
         self.make_room();
         let handles = self.resolve_tcp(key);
-        self.tcp.insert(*key, CachedTcp { handles: handles.clone(), used: true });
+        self.tcp.insert(
+            *key,
+            CachedTcp {
+                handles: handles.clone(),
+                used: true,
+            },
+        );
         handles
     }
 
     /// Lets go of handles that were not used since the last sweep, so that the registry may forget their series.
     /// Meant for the worker's own slow timer (a minute or so).
     pub fn sweep(&mut self) {
-        self.requests.retain(|_, handles| std::mem::take(&mut handles.used));
-        self.tcp.retain(|_, cached| std::mem::take(&mut cached.used));
+        self.requests
+            .retain(|_, handles| std::mem::take(&mut handles.used));
+        self.tcp
+            .retain(|_, cached| std::mem::take(&mut cached.used));
     }
 
     fn request(&mut self, key: &RequestKey) -> &RequestHandles {
@@ -268,7 +275,10 @@ impl WorkerMetrics {
             let handles = self.resolve_request(key);
             self.requests.insert(*key, handles);
         }
-        let handles = self.requests.get_mut(key).expect("present or inserted just above");
+        let handles = self
+            .requests
+            .get_mut(key)
+            .expect("present or inserted just above");
         handles.used = true;
         handles
     }
@@ -286,12 +296,21 @@ impl WorkerMetrics {
 
     fn resolve_request(&self, key: &RequestKey) -> RequestHandles {
         let code = key.response_code.to_string();
-        let grpc = key.grpc_status.map(|status| status.to_string()).unwrap_or_default();
+        let grpc = key
+            .grpc_status
+            .map(|status| status.to_string())
+            .unwrap_or_default();
         let flags = key.response_flags.to_string();
         let ends = self.ends(key.source, key.destination, key.service);
         let principals = self.principals(key.source_principal, key.destination_principal);
         let mut values = labels::ends(key.reporter, ends, principals);
-        values.extend([key.protocol.label(), &code, &grpc, &flags, key.security.label()]);
+        values.extend([
+            key.protocol.label(),
+            &code,
+            &grpc,
+            &flags,
+            key.security.label(),
+        ]);
         let families = &self.families;
         let is_grpc = key.protocol == RequestProtocol::Grpc;
         RequestHandles {
@@ -333,7 +352,10 @@ impl WorkerMetrics {
     }
 
     fn principals(&self, source: PrincipalId, destination: PrincipalId) -> (&str, &str) {
-        (self.principals.get(source.0), self.principals.get(destination.0))
+        (
+            self.principals.get(source.0),
+            self.principals.get(destination.0),
+        )
     }
 }
 
@@ -347,7 +369,10 @@ struct Interner<T> {
 impl<T: Clone + Eq + Hash> Interner<T> {
     fn new(unknown: T, other: T) -> Interner<T> {
         let ids = Map::from_iter([(unknown.clone(), 0), (other.clone(), 1)]);
-        Interner { ids, values: vec![unknown, other] }
+        Interner {
+            ids,
+            values: vec![unknown, other],
+        }
     }
 
     fn id<Q>(&mut self, value: &Q) -> u32

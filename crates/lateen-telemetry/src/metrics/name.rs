@@ -118,7 +118,9 @@ fn push_text(stat: &mut Vec<Piece>, text: &str) {
 /// `name` with everything that Prometheus does not allow in a name replaced by `_`.
 fn sanitized(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
+    name.chars()
+        .map(|c| if allowed(c) { c } else { '_' })
+        .collect()
 }
 
 #[cfg(test)]
@@ -135,10 +137,19 @@ mod tests {
     #[test]
     fn a_tag_that_is_a_whole_element_leaves_the_prometheus_name() {
         let descriptor = Descriptor::envoy("cluster.{cluster_name}.upstream_rq_total");
-        assert_eq!(descriptor.prometheus_name(), "envoy_cluster_upstream_rq_total");
-        assert_eq!(descriptor.label_names().collect::<Vec<_>>(), ["cluster_name"]);
         assert_eq!(
-            stat_name(&descriptor, &["outbound|9080||reviews.default.svc.cluster.local"]),
+            descriptor.prometheus_name(),
+            "envoy_cluster_upstream_rq_total"
+        );
+        assert_eq!(
+            descriptor.label_names().collect::<Vec<_>>(),
+            ["cluster_name"]
+        );
+        assert_eq!(
+            stat_name(
+                &descriptor,
+                &["outbound|9080||reviews.default.svc.cluster.local"]
+            ),
             "cluster.outbound|9080||reviews.default.svc.cluster.local.upstream_rq_total"
         );
     }
@@ -164,6 +175,9 @@ mod tests {
     fn a_tag_at_the_end_takes_the_dot_before_it() {
         let descriptor = Descriptor::envoy("listener.{listener_address}");
         assert_eq!(descriptor.prometheus_name(), "envoy_listener");
-        assert_eq!(stat_name(&descriptor, &["0.0.0.0_15006"]), "listener.0.0.0.0_15006");
+        assert_eq!(
+            stat_name(&descriptor, &["0.0.0.0_15006"]),
+            "listener.0.0.0.0_15006"
+        );
     }
 }

@@ -51,7 +51,8 @@ impl Filter<'_> {
         if self.used_only && value.is_zero() {
             return false;
         }
-        self.name.is_none_or(|accepts| accepts(&stat_name(family, labels)))
+        self.name
+            .is_none_or(|accepts| accepts(&stat_name(family, labels)))
     }
 }
 
@@ -66,13 +67,18 @@ fn selected<'a>(
     snapshot: &'a Snapshot,
     filter: &'a Filter<'_>,
 ) -> impl Iterator<Item = (&'a FamilySnapshot, Vec<&'a (Labels, Value)>)> {
-    snapshot.families.iter().filter(|family| filter.accepts_kind(&family.kind)).filter_map(
-        |family| {
-            let accepted = family.series.iter().filter(|(l, value)| filter.accepts(family, l, value));
+    snapshot
+        .families
+        .iter()
+        .filter(|family| filter.accepts_kind(&family.kind))
+        .filter_map(|family| {
+            let accepted = family
+                .series
+                .iter()
+                .filter(|(l, value)| filter.accepts(family, l, value));
             let series: Vec<_> = accepted.collect();
             (!series.is_empty()).then_some((family, series))
-        },
-    )
+        })
 }
 
 /// Appends `snapshot` in Prometheus' text exposition format.
@@ -229,7 +235,9 @@ pub fn json(snapshot: &Snapshot, filter: &Filter<'_>) -> Json {
                 Value::Histogram { buckets, .. } => {
                     let values: Vec<Json> = QUANTILES
                         .iter()
-                        .map(|percent| quantile(buckets, &family.kind, percent / 100.0).map(rounded))
+                        .map(|percent| {
+                            quantile(buckets, &family.kind, percent / 100.0).map(rounded)
+                        })
                         .map(|value| json!({ "interval": null, "cumulative": value }))
                         .collect();
                     computed.push((name, json!(values)));
@@ -239,8 +247,10 @@ pub fn json(snapshot: &Snapshot, filter: &Filter<'_>) -> Json {
     }
     stats.sort_by(|a, b| a.0.cmp(&b.0));
     computed.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut entries: Vec<Json> =
-        stats.into_iter().map(|(name, value)| json!({ "name": name, "value": value })).collect();
+    let mut entries: Vec<Json> = stats
+        .into_iter()
+        .map(|(name, value)| json!({ "name": name, "value": value }))
+        .collect();
     if !computed.is_empty() {
         let computed: Vec<Json> = computed
             .into_iter()
@@ -256,7 +266,9 @@ pub fn json(snapshot: &Snapshot, filter: &Filter<'_>) -> Json {
 /// The value below which `share` of the observations lie, interpolated within its bucket; `None` without any.
 /// Observations above the last bound are reported as that bound.
 fn quantile(buckets: &[u64], kind: &Kind, share: f64) -> Option<f64> {
-    let Kind::Histogram { bounds, .. } = kind else { return None };
+    let Kind::Histogram { bounds, .. } = kind else {
+        return None;
+    };
     let total: u64 = buckets.iter().sum();
     if total == 0 {
         return None;
@@ -266,7 +278,11 @@ fn quantile(buckets: &[u64], kind: &Kind, share: f64) -> Option<f64> {
     for (index, count) in buckets.iter().enumerate() {
         let count = *count as f64;
         if count > 0.0 && below + count >= wanted {
-            let low = index.checked_sub(1).and_then(|i| bounds.get(i)).copied().unwrap_or(0.0);
+            let low = index
+                .checked_sub(1)
+                .and_then(|i| bounds.get(i))
+                .copied()
+                .unwrap_or(0.0);
             let high = bounds.get(index).copied().unwrap_or(low);
             return Some(low + (high - low) * ((wanted - below) / count).clamp(0.0, 1.0));
         }

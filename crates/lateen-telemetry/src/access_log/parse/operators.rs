@@ -14,11 +14,19 @@ pub(super) enum Operator {
     /// Milliseconds between two points.
     Elapsed(Option<TimePoint>, TimePoint),
     Address(AddressField, AddressPart),
-    Flags { long: bool },
+    Flags {
+        long: bool,
+    },
     Header(HeaderSource),
     RequestWithoutQuery,
-    Time { source: TimeSource, local: bool },
-    PeerCertTime { side: Side, end: bool },
+    Time {
+        source: TimeSource,
+        local: bool,
+    },
+    PeerCertTime {
+        side: Side,
+        end: bool,
+    },
     CodeDetails,
     CommonDuration,
     GrpcStatus,
@@ -58,7 +66,6 @@ impl Operator {
             O::Time { .. } | O::PeerCertTime { .. } | O::CodeDetails | O::GrpcStatus => {
                 (Parameters::Optional, false)
             }
-            O::Text(TextField::LocalReplyBody) => (Parameters::None, true),
             O::Unsupported => (Parameters::Optional, true),
             _ => (Parameters::None, false),
         }
@@ -67,7 +74,10 @@ impl Operator {
 
 /// The operator called `name`.
 pub(super) fn operator(name: &str) -> Option<Operator> {
-    request(name).or_else(|| addresses(name)).or_else(|| connection(name)).or_else(|| sizes(name))
+    request(name)
+        .or_else(|| addresses(name))
+        .or_else(|| connection(name))
+        .or_else(|| sizes(name))
 }
 
 fn request(name: &str) -> Option<Operator> {
@@ -103,15 +113,12 @@ fn request(name: &str) -> Option<Operator> {
         }
         "ROUNDTRIP_DURATION" => O::Elapsed(None, TimePoint::DownstreamLastAck),
         "DOWNSTREAM_HANDSHAKE_DURATION" => O::Elapsed(None, TimePoint::DownstreamHandshakeEnd),
-        "UPSTREAM_CONNECTION_POOL_READY_DURATION" => {
-            O::Elapsed(None, TimePoint::UpstreamPoolReady)
-        }
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION" => O::Elapsed(None, TimePoint::UpstreamPoolReady),
         "COMMON_DURATION" => O::CommonDuration,
         "UPSTREAM_CLUSTER" => O::Text(T::UpstreamCluster),
         "UPSTREAM_CLUSTER_RAW" => O::Text(T::UpstreamClusterRaw),
         "ROUTE_NAME" => O::Text(T::RouteName),
         "VIRTUAL_CLUSTER_NAME" => O::Text(T::VirtualClusterName),
-        "VIRTUAL_HOST_NAME" => O::Text(T::VirtualHostName),
         "LISTENER_NAME" => O::Text(T::ListenerName),
         "FILTER_CHAIN_NAME" => O::Text(T::FilterChainName),
         "STREAM_ID" => O::Text(T::StreamId),
@@ -127,14 +134,25 @@ fn request(name: &str) -> Option<Operator> {
         "UPSTREAM_FILTER_STATE" => O::FilterState(Side::Upstream),
         "HOSTNAME" => O::Hostname,
         "ENVIRONMENT" => O::Environment,
-        "CEL" | "TYPED_CEL" | "COALESCE" | "QUERY_PARAMS" | "UNIQUE_ID" | "CUSTOM_FLAGS"
-        | "FILE_CONTENT" | "SECRET" | "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
-        | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID" | "UPSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
-        | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID" | "UPSTREAM_HOSTS_ATTEMPTED"
-        | "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT" | "UPSTREAM_HOST_NAMES_ATTEMPTED"
-        | "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT" | "UPSTREAM_CONNECTION_IDS_ATTEMPTED"
-        | "DOWNSTREAM_PEER_ISSUER_SERIAL" | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256"
-        | "REQUESTED_SERVER_NAME_ORIGINAL" => O::Unsupported,
+        "CEL"
+        | "TYPED_CEL"
+        | "COALESCE"
+        | "QUERY_PARAMS"
+        | "UNIQUE_ID"
+        | "CUSTOM_FLAGS"
+        | "FILE_CONTENT"
+        | "SECRET"
+        | "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
+        | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID"
+        | "UPSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
+        | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID"
+        | "UPSTREAM_HOSTS_ATTEMPTED"
+        | "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT"
+        | "UPSTREAM_HOST_NAMES_ATTEMPTED"
+        | "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT"
+        | "UPSTREAM_CONNECTION_IDS_ATTEMPTED"
+        | "DOWNSTREAM_PEER_ISSUER_SERIAL"
+        | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256" => O::Unsupported,
         _ => return None,
     })
 }
@@ -142,9 +160,15 @@ fn request(name: &str) -> Option<Operator> {
 fn addresses(name: &str) -> Option<Operator> {
     const FIELDS: [(&str, AddressField); 7] = [
         ("DOWNSTREAM_LOCAL", AddressField::DownstreamLocal),
-        ("DOWNSTREAM_DIRECT_LOCAL", AddressField::DownstreamDirectLocal),
+        (
+            "DOWNSTREAM_DIRECT_LOCAL",
+            AddressField::DownstreamDirectLocal,
+        ),
         ("DOWNSTREAM_REMOTE", AddressField::DownstreamRemote),
-        ("DOWNSTREAM_DIRECT_REMOTE", AddressField::DownstreamDirectRemote),
+        (
+            "DOWNSTREAM_DIRECT_REMOTE",
+            AddressField::DownstreamDirectRemote,
+        ),
         ("UPSTREAM_HOST", AddressField::UpstreamHost),
         ("UPSTREAM_LOCAL", AddressField::UpstreamLocal),
         ("UPSTREAM_REMOTE", AddressField::UpstreamRemote),
@@ -201,23 +225,23 @@ fn tls(side: Side, name: &str) -> Option<TlsField> {
         "PEER_URI_SAN" => F::PeerUriSan,
         "PEER_DNS_SAN" => F::PeerDnsSan,
         "PEER_IP_SAN" => F::PeerIpSan,
-        "PEER_EMAIL_SAN" => F::PeerEmailSan,
-        "PEER_OTHERNAME_SAN" => F::PeerOthernameSan,
         "PEER_SUBJECT" => F::PeerSubject,
         "PEER_ISSUER" => F::PeerIssuer,
         "PEER_CERT" => F::PeerCert,
         "LOCAL_URI_SAN" => F::LocalUriSan,
         "LOCAL_DNS_SAN" => F::LocalDnsSan,
         "LOCAL_IP_SAN" => F::LocalIpSan,
-        "LOCAL_EMAIL_SAN" => F::LocalEmailSan,
-        "LOCAL_OTHERNAME_SAN" => F::LocalOthernameSan,
-        "LOCAL_SUBJECT" => F::LocalSubject,
         "TLS_SESSION_ID" => F::SessionId,
         "TLS_CIPHER" => F::Cipher,
         "TLS_VERSION" => F::Version,
         "TLS_GROUP" => F::Group,
-        // Envoy offers the rest of the client's certificate only.
+        // Envoy offers the rest for the client's connection only.
         _ if side == Side::Upstream => return None,
+        "PEER_EMAIL_SAN" => F::PeerEmailSan,
+        "PEER_OTHERNAME_SAN" => F::PeerOthernameSan,
+        "LOCAL_EMAIL_SAN" => F::LocalEmailSan,
+        "LOCAL_OTHERNAME_SAN" => F::LocalOthernameSan,
+        "LOCAL_SUBJECT" => F::LocalSubject,
         "PEER_SERIAL" => F::PeerSerial,
         "PEER_FINGERPRINT_1" => F::PeerFingerprint1,
         "PEER_FINGERPRINT_256" => F::PeerFingerprint256,
@@ -276,7 +300,11 @@ pub(super) fn common_duration(parameters: &str) -> Result<Operation, Problem> {
         _ => return Err("the precision is ms, us or ns".into()),
     };
     let to = time_point(to)?.ok_or("an end cannot be the beginning")?;
-    Ok(Operation::Elapsed { from: time_point(from)?, to, unit_nanoseconds })
+    Ok(Operation::Elapsed {
+        from: time_point(from)?,
+        to,
+        unit_nanoseconds,
+    })
 }
 
 /// `None` is the beginning.

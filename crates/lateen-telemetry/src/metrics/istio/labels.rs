@@ -150,7 +150,11 @@ pub struct DestinationService {
 impl DestinationService {
     pub(super) fn of(text: &str) -> DestinationService {
         let text = || text.to_owned();
-        DestinationService { host: text(), name: text(), namespace: text() }
+        DestinationService {
+            host: text(),
+            name: text(),
+            namespace: text(),
+        }
     }
 }
 
@@ -168,7 +172,11 @@ pub(super) fn ends<'a>(
     ends: Ends<'a>,
     (source_principal, destination_principal): (&'a str, &'a str),
 ) -> Vec<&'a str> {
-    let Ends { source, destination, service } = ends;
+    let Ends {
+        source,
+        destination,
+        service,
+    } = ends;
     let mut values = Vec::with_capacity(REQUEST_LABELS.len());
     values.push(reporter.label());
     let known = [

@@ -44,10 +44,19 @@ fn a_request_is_exposed_with_istios_labels_in_istios_order() {
     let registry = Registry::default();
     let mut worker = IstioMetrics::new(&registry).worker(Shard::worker(0));
     let key = key(&mut worker);
-    worker.record_request(&key, RequestSample { duration_milliseconds: 7, ..Default::default() });
+    worker.record_request(
+        &key,
+        RequestSample {
+            duration_milliseconds: 7,
+            ..Default::default()
+        },
+    );
     let mut text = String::new();
     render::prometheus(&registry.snapshot(), &render::Filter::default(), &mut text);
-    let line = text.lines().find(|line| line.starts_with("istio_requests_total{")).unwrap();
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("istio_requests_total{"))
+        .unwrap();
     assert_eq!(
         line,
         "istio_requests_total{reporter=\"destination\",source_workload=\"unknown\",\
@@ -65,7 +74,10 @@ fn a_request_is_exposed_with_istios_labels_in_istios_order() {
          response_flags=\"-\",connection_security_policy=\"mutual_tls\"} 1"
     );
     assert!(text.contains("istio_request_duration_milliseconds_sum{"));
-    assert!(!text.contains("istio_request_messages_total{"), "only gRPC has messages");
+    assert!(
+        !text.contains("istio_request_messages_total{"),
+        "only gRPC has messages"
+    );
 }
 
 #[test]
@@ -83,7 +95,10 @@ fn grpc_requests_carry_their_status_and_count_messages() {
     let snapshot = registry.snapshot();
     assert_eq!(snapshot.counter("istio_requests_total", &labels), 1);
     assert_eq!(snapshot.counter("istio_request_messages_total", &labels), 2);
-    assert_eq!(snapshot.counter("istio_response_messages_total", &labels), 3);
+    assert_eq!(
+        snapshot.counter("istio_response_messages_total", &labels),
+        3
+    );
 }
 
 #[test]
@@ -93,10 +108,19 @@ fn workers_count_apart_and_are_summed_when_read() {
     for index in 0..3 {
         let mut worker = metrics.worker(Shard::worker(index));
         let key = key(&mut worker);
-        worker.record_request(&key, RequestSample { request_bytes: 10, ..Default::default() });
+        worker.record_request(
+            &key,
+            RequestSample {
+                request_bytes: 10,
+                ..Default::default()
+            },
+        );
     }
     let snapshot = registry.snapshot();
-    assert_eq!(snapshot.counter("istio_requests_total", &[("response_code", "200")]), 3);
+    assert_eq!(
+        snapshot.counter("istio_requests_total", &[("response_code", "200")]),
+        3
+    );
     let Some(Value::Histogram { sum, .. }) = snapshot.value("istio_request_bytes", &[]) else {
         panic!("request bytes are a histogram");
     };
@@ -123,9 +147,15 @@ fn tcp_connections_have_no_response_code() {
     handles.sent_bytes.add(100);
     let snapshot = registry.snapshot();
     let labels = [("request_protocol", "tcp"), ("reporter", "source")];
-    assert_eq!(snapshot.counter("istio_tcp_connections_opened_total", &labels), 1);
+    assert_eq!(
+        snapshot.counter("istio_tcp_connections_opened_total", &labels),
+        1
+    );
     assert_eq!(snapshot.counter("istio_tcp_sent_bytes_total", &labels), 100);
-    assert_eq!(snapshot.value("istio_tcp_sent_bytes_total", &[("response_code", "200")]), None);
+    assert_eq!(
+        snapshot.value("istio_tcp_sent_bytes_total", &[("response_code", "200")]),
+        None
+    );
 }
 
 #[test]
@@ -134,12 +164,21 @@ fn a_flood_of_peers_ends_in_other() {
     let mut worker = IstioMetrics::new(&registry).worker(Shard::worker(0));
     let mut last = PeerId::default();
     for index in 0..INTERNED + 10 {
-        last = worker.peer(&Peer { workload: format!("w{index}"), ..Peer::default() });
+        last = worker.peer(&Peer {
+            workload: format!("w{index}"),
+            ..Peer::default()
+        });
     }
-    let key = RequestKey { source: last, ..key(&mut worker) };
+    let key = RequestKey {
+        source: last,
+        ..key(&mut worker)
+    };
     worker.record_request(&key, RequestSample::default());
     let snapshot = registry.snapshot();
-    assert_eq!(snapshot.counter("istio_requests_total", &[("source_workload", "other")]), 1);
+    assert_eq!(
+        snapshot.counter("istio_requests_total", &[("source_workload", "other")]),
+        1
+    );
 }
 
 #[test]
@@ -153,5 +192,9 @@ fn unused_handles_are_let_go_after_one_whole_sweep() {
     worker.sweep();
     assert!(worker.requests.is_empty());
     worker.record_request(&key, RequestSample::default());
-    assert_eq!(registry.snapshot().counter("istio_requests_total", &[]), 2, "nothing is lost");
+    assert_eq!(
+        registry.snapshot().counter("istio_requests_total", &[]),
+        2,
+        "nothing is lost"
+    );
 }
