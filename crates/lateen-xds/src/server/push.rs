@@ -1,0 +1,383 @@
+//! What is sent, and in which order: make before break.
+//!
+//! On the way in, types go in the order CDS, EDS, LDS, RDS. Order alone does not protect a route to a new cluster: the client asks for
+//! the cluster's endpoints only once it has the cluster, and until they arrive requests would fail. So listeners and
+//! routes also wait until the clusters sent were ACKed and their endpoints too. On the way out it is the reverse: a removed
+//! cluster stays until the listeners and routes were ACKed that no longer use it.
+//!
+//! Both waits are bounded by [`SessionConfig`](super::SessionConfig), so a client that never answers is not starved by them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use lateen_envoy::pb::envoy::config::core::v3::ControlPlane;
+use lateen_envoy::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryResponse, DiscoveryResponse, Resource as WireResource,
+};
+use lateen_envoy::pb::google::protobuf::Any;
+use lateen_envoy::{Resource, ResourceSet, Resources, TypeUrl};
+use prost::Message;
+
+use super::state::{Diff, Held, InFlight};
+use super::status::Transfer;
+use super::{Response, ServerSession, Variant};
+
+/// What listeners and routes are waiting for.
+#[derive(Debug, Default)]
+pub(super) struct Ordering {
+    /// Endpoints of clusters that were sent; until they are ACKed the clusters may not work.
+    awaited: BTreeSet<Arc<str>>,
+}
+
+impl Ordering {
+    /// Endpoints that will never come are not waited for.
+    pub(super) fn retarget(&mut self, target: &ResourceSet) {
+        let endpoints = target.get(TypeUrl::ClusterLoadAssignment);
+        self.awaited.retain(|name| endpoints.contains_key(name));
+    }
+
+    /// A response with `names` was ACKed or NACKed.
+    pub(super) fn answered(&mut self, ty: TypeUrl, names: Vec<Arc<str>>) {
+        if ty == TypeUrl::ClusterLoadAssignment {
+            for name in names {
+                self.awaited.remove(&name);
+            }
+        }
+    }
+}
+
+/// Types whose resources refer to those of `ty`: its removals wait for them.
+fn users(ty: TypeUrl) -> &'static [TypeUrl] {
+    use TypeUrl::{Cluster, ClusterLoadAssignment, Listener, RouteConfiguration, Secret};
+    match ty {
+        Cluster => &[Listener, RouteConfiguration],
+        ClusterLoadAssignment => &[Listener, RouteConfiguration, Cluster],
+        RouteConfiguration => &[Listener],
+        Secret => &[Listener, Cluster],
+        Listener | TypeUrl::TypedExtensionConfig | TypeUrl::NameTable => &[],
+    }
+}
+
+impl ServerSession {
+    pub(super) fn next_response(&mut self, now: Instant) -> Option<Response> {
+        self.target.as_ref()?;
+        TypeUrl::ALL
+            .into_iter()
+            .find_map(|ty| self.response(ty, now))
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let waits = self
+            .types
+            .values()
+            .filter(|state| state.dirty && state.in_flight.is_none());
+        waits
+            .flat_map(|state| {
+                let make = state
+                    .blocked_since
+                    .map(|since| since + self.config.make_wait);
+                let withheld = state
+                    .withheld_since
+                    .map(|since| since + self.config.break_wait);
+                [make, withheld].into_iter().flatten()
+            })
+            .min()
+    }
+
+    fn response(&mut self, ty: TypeUrl, now: Instant) -> Option<Response> {
+        let state = self.types.get(&ty)?;
+        if state.in_flight.is_some() || !state.dirty {
+            return None;
+        }
+        if waits_for_clusters(ty) && !self.may_send(ty, now) {
+            return None;
+        }
+        let target = self.target.as_ref()?.get(ty);
+        let diff = self.types.get(&ty)?.diff(&target);
+        let release = self.may_remove(ty, &diff, now);
+        match self.variant {
+            Variant::Delta => self.delta(ty, diff, release, &target, now),
+            Variant::StateOfTheWorld => self.state_of_the_world(ty, diff, release, &target, now),
+        }
+    }
+
+    fn delta(
+        &mut self,
+        ty: TypeUrl,
+        diff: Diff,
+        release: bool,
+        target: &Resources,
+        now: Instant,
+    ) -> Option<Response> {
+        // Envoy loses an extension that is removed while a listener that drains still uses it (envoyproxy/envoy#32823).
+        let keep = ty == TypeUrl::TypedExtensionConfig;
+        let mut removed = diff.missing;
+        if release && !keep {
+            removed.extend(diff.removed);
+        }
+        let state = self.types.get_mut(&ty)?;
+        if diff.changed.is_empty() && removed.is_empty() && state.answered {
+            state.dirty = !release;
+            return None;
+        }
+        for name in &removed {
+            if state.status.names.contains(name) {
+                state.held.insert(name.clone(), Held::Absent);
+            } else {
+                state.held.remove(name);
+            }
+        }
+        let resources = diff.changed.iter().map(wire_resource).collect();
+        let transfer = self.sent(ty, diff.changed, release, target, now)?;
+        Some(Response::Delta(DeltaDiscoveryResponse {
+            system_version_info: transfer.version,
+            nonce: transfer.nonce,
+            type_url: ty.as_str().to_owned(),
+            resources,
+            removed_resources: removed.iter().map(|name| String::from(&**name)).collect(),
+            control_plane: self.control_plane(),
+            ..DeltaDiscoveryResponse::default()
+        }))
+    }
+
+    fn state_of_the_world(
+        &mut self,
+        ty: TypeUrl,
+        diff: Diff,
+        release: bool,
+        target: &Resources,
+        now: Instant,
+    ) -> Option<Response> {
+        let state = self.types.get_mut(&ty)?;
+        // Only of these types does absence from a response mean removal; of the others a response may be a part.
+        let whole = ty.is_wildcard();
+        let gone = whole && release && !diff.removed.is_empty();
+        let owed = whole && !state.answered && state.has_subscription();
+        if diff.changed.is_empty() && !gone && !owed {
+            if release {
+                state.drop_removed(&diff.removed);
+            }
+            state.dirty = !release;
+            return None;
+        }
+        let resources: Vec<Any> = if whole {
+            let kept: &[Arc<str>] = if release { &[] } else { &diff.removed };
+            state
+                .whole(target, kept)
+                .map(|resource| Any::clone(&resource.body))
+                .collect()
+        } else {
+            diff.changed
+                .iter()
+                .map(|resource| Any::clone(&resource.body))
+                .collect()
+        };
+        if release {
+            state.drop_removed(&diff.removed);
+        }
+        let transfer = self.sent(ty, diff.changed, release, target, now)?;
+        Some(Response::StateOfTheWorld(DiscoveryResponse {
+            version_info: transfer.version,
+            nonce: transfer.nonce,
+            type_url: ty.as_str().to_owned(),
+            resources,
+            control_plane: self.control_plane(),
+            ..DiscoveryResponse::default()
+        }))
+    }
+
+    /// Books a response that holds `changed` as sent.
+    fn sent(
+        &mut self,
+        ty: TypeUrl,
+        changed: Vec<Resource>,
+        release: bool,
+        target: &Resources,
+        now: Instant,
+    ) -> Option<Transfer> {
+        let transfer = Transfer {
+            version: version(target),
+            nonce: self.take_nonce(),
+            at: now,
+        };
+        if ty == TypeUrl::Cluster {
+            self.expect_endpoints(&changed);
+        }
+        let state = self.types.get_mut(&ty)?;
+        state.refresh.clear();
+        state.answered = true;
+        state.dirty = !release;
+        let names = changed
+            .iter()
+            .map(|resource| resource.name.clone())
+            .collect();
+        state
+            .held
+            .extend(changed.into_iter().map(|r| (r.name.clone(), Held::Sent(r))));
+        state.in_flight = Some(InFlight {
+            transfer: transfer.clone(),
+            names,
+        });
+        state.status.sent = Some(transfer.clone());
+        Some(transfer)
+    }
+
+    /// Behind every cluster that takes its endpoints from us those are sent, and listeners and routes wait for them.
+    fn expect_endpoints(&mut self, clusters: &[Resource]) {
+        let Some(target) = &self.target else { return };
+        let endpoints = target.get(TypeUrl::ClusterLoadAssignment);
+        for name in clusters.iter().filter_map(endpoints_of) {
+            let Some((name, _)) = endpoints.get_key_value(name.as_str()) else {
+                continue;
+            };
+            self.ordering.awaited.insert(name.clone());
+            if let Some(state) = self.types.get_mut(&TypeUrl::ClusterLoadAssignment)
+                && state.is_subscribed(name)
+            {
+                state.refresh.insert(name.clone());
+                state.dirty = true;
+            }
+        }
+    }
+
+    /// Whether listeners or routes may go out: the clusters and their endpoints are ACKed, or were waited for long enough.
+    fn may_send(&mut self, ty: TypeUrl, now: Instant) -> bool {
+        let in_flight = self
+            .types
+            .get(&TypeUrl::Cluster)
+            .is_some_and(|s| s.in_flight.is_some());
+        let ready = !in_flight && self.ordering.awaited.is_empty();
+        let make_wait = self.config.make_wait;
+        let Some(state) = self.types.get_mut(&ty) else {
+            return true;
+        };
+        let since = *state.blocked_since.get_or_insert(now);
+        let may = ready || now >= since + make_wait;
+        if may {
+            state.blocked_since = None;
+        }
+        may
+    }
+
+    /// Whether what was removed from `ty` is no longer used by the client, or was left to it for long enough.
+    fn may_remove(&mut self, ty: TypeUrl, diff: &Diff, now: Instant) -> bool {
+        // A state-of-the-world response of a type that is subscribed by name cannot say that something is gone.
+        let sayable = self.variant == Variant::Delta || ty.is_wildcard();
+        let unused = || users(ty).iter().all(|user| self.is_settled(*user));
+        let free = diff.removed.is_empty() || !sayable || unused();
+        let break_wait = self.config.break_wait;
+        let Some(state) = self.types.get_mut(&ty) else {
+            return true;
+        };
+        let since = *state.withheld_since.get_or_insert(now);
+        let may = free || now >= since + break_wait;
+        if may {
+            state.withheld_since = None;
+        }
+        may
+    }
+
+    /// Whether the client has ACKed all there is of a type, or did not ask for it.
+    fn is_settled(&self, ty: TypeUrl) -> bool {
+        let (Some(state), Some(target)) = (self.types.get(&ty), &self.target) else {
+            return true;
+        };
+        let equal = || !state.dirty || state.diff(&target.get(ty)).is_settled();
+        state.in_flight.is_none() && state.status.error.is_none() && equal()
+    }
+
+    fn control_plane(&self) -> Option<ControlPlane> {
+        let identifier = &self.config.identifier;
+        (!identifier.is_empty()).then(|| ControlPlane {
+            identifier: String::from(&**identifier),
+        })
+    }
+}
+
+impl super::state::TypeState {
+    fn has_subscription(&self) -> bool {
+        self.status.wildcard || !self.status.names.is_empty()
+    }
+
+    /// Every subscribed resource of `target`, and those of `kept` that the client still holds.
+    fn whole<'a>(
+        &'a self,
+        target: &'a Resources,
+        kept: &'a [Arc<str>],
+    ) -> impl Iterator<Item = &'a Resource> {
+        let kept = kept.iter().filter_map(|name| match self.held.get(name) {
+            Some(Held::Sent(resource)) => Some(resource),
+            _ => None,
+        });
+        target
+            .values()
+            .filter(|resource| self.is_subscribed(&resource.name))
+            .chain(kept)
+    }
+
+    fn drop_removed(&mut self, removed: &[Arc<str>]) {
+        for name in removed {
+            self.held.remove(name);
+        }
+    }
+}
+
+fn waits_for_clusters(ty: TypeUrl) -> bool {
+    matches!(ty, TypeUrl::Listener | TypeUrl::RouteConfiguration)
+}
+
+fn wire_resource(resource: &Resource) -> WireResource {
+    WireResource {
+        name: String::from(&*resource.name),
+        version: resource.version_string(),
+        resource: Some(Any::clone(&resource.body)),
+        ..WireResource::default()
+    }
+}
+
+/// The version of a whole type: a hash of its names and versions, so that it is the same from every replica.
+fn version(resources: &Resources) -> String {
+    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = resources
+        .values()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, resource| {
+            let hash = resource.name.bytes().fold(hash, mix);
+            resource.version.to_be_bytes().into_iter().fold(hash, mix)
+        });
+    format!("{hash:016x}")
+}
+
+/// The few fields of a `Cluster` that say where its endpoints come from; the rest is skipped over.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ClusterHead {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(int32, optional, tag = "2")]
+    discovery: Option<i32>,
+    #[prost(message, optional, tag = "3")]
+    eds: Option<EdsHead>,
+}
+
+/// The same of an `EdsClusterConfig`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct EdsHead {
+    #[prost(string, tag = "2")]
+    service_name: String,
+}
+
+/// The name under which a cluster's endpoints are asked for, if it asks for any.
+fn endpoints_of(cluster: &Resource) -> Option<String> {
+    /// `Cluster.DiscoveryType.EDS`.
+    const EDS: i32 = 3;
+    let head = ClusterHead::decode(cluster.body.value.as_slice()).ok()?;
+    if head.discovery != Some(EDS) {
+        return None;
+    }
+    let service = head.eds.map(|eds| eds.service_name).unwrap_or_default();
+    Some(if service.is_empty() {
+        head.name
+    } else {
+        service
+    })
+}

@@ -1,0 +1,229 @@
+//! One type on one stream: what the client asked for, what it holds, and what separates that from what it should hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use lateen_envoy::pb::google::rpc::Status as RpcStatus;
+use lateen_envoy::{Resource, Resources, TypeUrl};
+
+use super::status::{Rejection, Transfer, TypeStatus};
+use super::{Answer, reason};
+
+/// What the client holds under a name, as far as we know.
+#[derive(Clone, Debug)]
+pub(super) enum Held {
+    /// What we sent, accepted or not: a rejected version is not worth sending again.
+    Sent(Resource),
+    /// A version it brought from an earlier stream.
+    Claimed(u64),
+    /// Something from an earlier stream in a version that is not ours.
+    Unknown,
+    /// We said that there is no such resource.
+    Absent,
+}
+
+impl Held {
+    fn version(&self) -> Option<u64> {
+        match self {
+            Self::Sent(resource) => Some(resource.version),
+            Self::Claimed(version) => Some(*version),
+            Self::Unknown | Self::Absent => None,
+        }
+    }
+}
+
+/// A response that was sent and not answered.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) transfer: Transfer,
+    /// The resources in it.
+    pub(super) names: Vec<Arc<str>>,
+}
+
+/// What separates what the client holds from what it should hold.
+#[derive(Debug, Default)]
+pub(super) struct Diff {
+    /// New or changed, or wanted again.
+    pub(super) changed: Vec<Resource>,
+    /// Held, and no longer there.
+    pub(super) removed: Vec<Arc<str>>,
+    /// Asked for by name, never there, and not yet said so.
+    pub(super) missing: Vec<Arc<str>>,
+}
+
+impl Diff {
+    /// Whether the client has what it should have. To be told that something never existed does not count.
+    pub(super) fn is_settled(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct TypeState {
+    /// Holds the subscription too.
+    pub(super) status: TypeStatus,
+    /// Whether names were ever given; "no names" then means none, not all.
+    named_once: bool,
+    /// Only names that are subscribed to.
+    pub(super) held: BTreeMap<Arc<str>, Held>,
+    /// Names to send although the client has their version.
+    pub(super) refresh: BTreeSet<Arc<str>>,
+    pub(super) in_flight: Option<InFlight>,
+    /// Whether any response was sent: the first request of a type is owed one.
+    pub(super) answered: bool,
+    /// Whether there may be something to send. Spares comparing what was compared before.
+    pub(super) dirty: bool,
+    /// Since when everything has had to wait for clusters.
+    pub(super) blocked_since: Option<Instant>,
+    /// Since when removals are being withheld.
+    pub(super) withheld_since: Option<Instant>,
+}
+
+impl TypeState {
+    pub(super) fn is_subscribed(&self, name: &str) -> bool {
+        self.status.wildcard || self.status.names.contains(name)
+    }
+
+    /// Takes the answer to the response in flight. Also gives the names that were in it.
+    pub(super) fn answered_by(
+        &mut self,
+        nonce: &str,
+        error: &Option<RpcStatus>,
+        now: Instant,
+    ) -> (Answer, Vec<Arc<str>>) {
+        let Some(flight) = self.in_flight.take_if(|f| f.transfer.nonce == nonce) else {
+            return (Answer::Stale, Vec::new());
+        };
+        let latency = now.saturating_duration_since(flight.transfer.at);
+        let answered = Transfer {
+            at: now,
+            ..flight.transfer
+        };
+        self.dirty = true;
+        let answer = match error {
+            Some(error) => {
+                let message = reason(error);
+                self.status.error = Some(Rejection {
+                    of: answered,
+                    message: message.clone(),
+                });
+                Answer::Nack(message)
+            }
+            None => {
+                self.status.acked = Some(answered);
+                self.status.error = None;
+                Answer::Ack(latency)
+            }
+        };
+        (answer, flight.names)
+    }
+
+    /// Whether a request that answers nothing in flight is not stale but asks again: it names the last response, which it has
+    /// answered before, or none, as on a new stream.
+    pub(super) fn is_asking_again(&self, nonce: &str) -> bool {
+        let last = self.status.sent.as_ref().map(|sent| sent.nonce.as_str());
+        nonce.is_empty() || (self.in_flight.is_none() && last == Some(nonce))
+    }
+
+    /// State of the world: the request lists everything wanted.
+    pub(super) fn subscribe_to_exactly(&mut self, ty: TypeUrl, names: &[String]) -> bool {
+        self.named_once |= !names.is_empty();
+        let all = names.iter().any(|name| name == "*") || (!self.named_once && ty.is_wildcard());
+        let named: BTreeSet<Arc<str>> = names
+            .iter()
+            .filter(|name| *name != "*")
+            .map(|name| Arc::from(name.as_str()))
+            .collect();
+        if all == self.status.wildcard && named == *self.status.names {
+            return false;
+        }
+        self.status.wildcard = all;
+        self.status.names = Arc::new(named);
+        self.forget_unsubscribed();
+        self.dirty = true;
+        true
+    }
+
+    /// Delta: adds names. Those that are subscribed to already are sent again: the client may have dropped them.
+    pub(super) fn subscribe_also(&mut self, names: &[String]) -> bool {
+        for name in names {
+            if name == "*" {
+                self.status.wildcard = true;
+            } else {
+                Arc::make_mut(&mut self.status.names).insert(Arc::from(name.as_str()));
+                self.held.remove(name.as_str());
+            }
+        }
+        self.dirty |= !names.is_empty();
+        !names.is_empty()
+    }
+
+    /// Delta: takes names back.
+    pub(super) fn unsubscribe(&mut self, names: &[String]) -> bool {
+        if names.is_empty() {
+            return false;
+        }
+        for name in names {
+            if name == "*" {
+                self.status.wildcard = false;
+            } else {
+                Arc::make_mut(&mut self.status.names).remove(name.as_str());
+            }
+        }
+        self.forget_unsubscribed();
+        self.dirty = true;
+        true
+    }
+
+    /// Makes everything be sent again.
+    pub(super) fn forget_held(&mut self) {
+        self.held.clear();
+        self.dirty = true;
+    }
+
+    fn forget_unsubscribed(&mut self) {
+        if self.status.wildcard {
+            return;
+        }
+        let names = &self.status.names;
+        self.held.retain(|name, _| names.contains(name));
+        self.refresh.retain(|name| names.contains(name));
+    }
+
+    /// Compares what the client holds with what it should hold.
+    pub(super) fn diff(&self, target: &Resources) -> Diff {
+        let mut diff = Diff::default();
+        let mut consider = |resource: &Resource| {
+            let held = self.held.get(&resource.name).and_then(Held::version);
+            if held != Some(resource.version) || self.refresh.contains(&resource.name) {
+                diff.changed.push(resource.clone());
+            }
+        };
+        if self.status.wildcard {
+            target.values().for_each(&mut consider);
+        } else {
+            self.status
+                .names
+                .iter()
+                .filter_map(|name| target.get(name))
+                .for_each(&mut consider);
+        }
+        let gone = |name: &&Arc<str>| !target.contains_key(*name);
+        diff.removed = self
+            .held
+            .iter()
+            .filter(|(name, held)| gone(name) && !matches!(held, Held::Absent))
+            .map(|(name, _)| name.clone())
+            .collect();
+        diff.missing = self
+            .status
+            .names
+            .iter()
+            .filter(gone)
+            .filter(|name| !self.held.contains_key(*name))
+            .cloned()
+            .collect();
+        diff
+    }
+}
