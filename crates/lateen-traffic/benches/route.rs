@@ -1,0 +1,2 @@
+//! Benches of the request path.
+fn main() {}

@@ -1,0 +1,176 @@
+//! Access log settings, as written; `lateen-telemetry` compiles the formats and writes the lines.
+
+use std::sync::Arc;
+
+use crate::matcher::{Fraction, HeaderMatcher, MetadataMatcher};
+use crate::request::RequestView;
+use crate::value::Value;
+
+/// One access log of a listener, HTTP connection manager, TCP proxy or router.
+#[derive(Clone, Debug)]
+pub struct AccessLog {
+    /// The extension's name.
+    pub name: Arc<str>,
+    /// Where the lines go.
+    pub sink: LogSink,
+    /// How a line looks.
+    pub format: LogFormat,
+    /// Which requests are logged; `None` logs all.
+    pub filter: Option<LogFilter>,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogSink {
+    /// Standard output (`/dev/stdout`, or the stdout logger).
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A file.
+    File(Arc<str>),
+    /// A logger that Lateen does not have; the logs are not written, and the type says whose.
+    Unsupported(Arc<str>),
+}
+
+/// The form of a log line.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LogFormat {
+    /// Envoy's own default.
+    Default,
+    /// A line with command operators; its line break is part of it.
+    Text(Arc<str>),
+    /// An object whose texts hold command operators.
+    Json(Value),
+}
+
+/// Which requests are logged: `AccessLogFilter`.
+#[derive(Clone, Debug)]
+pub enum LogFilter {
+    /// Compares the response code.
+    StatusCode(Compare),
+    /// Compares the duration in milliseconds.
+    Duration(Compare),
+    /// Not health checks.
+    NotHealthCheck,
+    /// Sampled for tracing.
+    Traceable,
+    /// A share of all.
+    Runtime(Fraction),
+    /// All of them hold.
+    And(Vec<LogFilter>),
+    /// One of them holds.
+    Or(Vec<LogFilter>),
+    /// A header of the request matches.
+    Header(HeaderMatcher),
+    /// A response flag is set; empty asks for any flag.
+    ResponseFlag(Vec<Arc<str>>),
+    /// The gRPC status is one of these (or none of them).
+    GrpcStatus {
+        /// Status codes.
+        codes: Vec<u32>,
+        /// The result is turned around.
+        exclude: bool,
+    },
+    /// Dynamic metadata matches.
+    Metadata {
+        /// The condition.
+        matcher: MetadataMatcher,
+        /// The result if the value is absent.
+        if_missing: bool,
+    },
+    /// A CEL expression, as written.
+    Cel(Arc<str>),
+}
+
+/// A comparison with a constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compare {
+    /// The operator.
+    pub op: CompareOp,
+    /// The constant.
+    pub value: u32,
+}
+
+/// A comparison operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompareOp {
+    /// Equal.
+    Eq,
+    /// Greater or equal.
+    Ge,
+    /// Less or equal.
+    Le,
+    /// Not equal.
+    Ne,
+}
+
+impl Compare {
+    /// Whether a number satisfies the comparison.
+    pub fn holds(self, number: u64) -> bool {
+        let value = u64::from(self.value);
+        match self.op {
+            CompareOp::Eq => number == value,
+            CompareOp::Ge => number >= value,
+            CompareOp::Le => number <= value,
+            CompareOp::Ne => number != value,
+        }
+    }
+}
+
+/// What a filter may look at when a request or connection has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Finished<'a> {
+    /// The request; `None` for TCP.
+    pub request: Option<&'a RequestView<'a>>,
+    /// The response code; 0 if there was none.
+    pub status: u16,
+    /// The gRPC status, if it was gRPC.
+    pub grpc_status: Option<u32>,
+    /// Milliseconds from the first byte of the request to the last of the response.
+    pub duration_ms: u64,
+    /// Envoy's short response flags.
+    pub flags: &'a [&'a str],
+    /// Whether it was a health check.
+    pub health_check: bool,
+    /// Whether it is sampled for tracing.
+    pub traced: bool,
+    /// For [`LogFilter::Runtime`].
+    pub random: u64,
+}
+
+impl LogFilter {
+    /// Whether a finished request is to be logged. A CEL expression cannot be evaluated here and logs everything.
+    pub fn wants(&self, done: &Finished<'_>) -> bool {
+        match self {
+            Self::StatusCode(compare) => compare.holds(u64::from(done.status)),
+            Self::Duration(compare) => compare.holds(done.duration_ms),
+            Self::NotHealthCheck => !done.health_check,
+            Self::Traceable => done.traced,
+            Self::Runtime(fraction) => fraction.hit(done.random),
+            Self::And(all) => all.iter().all(|filter| filter.wants(done)),
+            Self::Or(any) => any.iter().any(|filter| filter.wants(done)),
+            Self::Header(matcher) => done.request.is_some_and(|request| matcher.matches(request)),
+            Self::ResponseFlag(flags) if flags.is_empty() => !done.flags.is_empty(),
+            Self::ResponseFlag(flags) => done
+                .flags
+                .iter()
+                .any(|set| flags.iter().any(|flag| &**flag == *set)),
+            Self::GrpcStatus { codes, exclude } => {
+                done.grpc_status.is_some_and(|code| codes.contains(&code)) != *exclude
+            }
+            Self::Metadata {
+                matcher,
+                if_missing,
+            } => done.request.map_or(*if_missing, |request| {
+                match request
+                    .dynamic_metadata
+                    .get(&matcher.namespace, &matcher.path)
+                {
+                    None => *if_missing,
+                    Some(_) => matcher.matches(request.dynamic_metadata),
+                }
+            }),
+            Self::Cel(_) => true,
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The program: everything a proxy was told, compiled, in one immutable value that is swapped whole.
+//!
+//! An update compiles what changed and shares the rest. A resource that cannot be compiled is refused, with a sentence for the
+//! NACK, and its last good version stays.
+
+mod dispatch;
+mod names;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lateen_envoy::{Resource, TypeUrl};
+
+pub use dispatch::{DispatchReason, Dispatched};
+pub use names::ByName;
+
+use crate::cluster::{Discovery, TransportSocket};
+use crate::filter::NetworkFilterKind;
+use crate::from_xds::{self, XdsError};
+use crate::hcm::RouteSource;
+use crate::{Cluster, EndpointSet, Listener, RouteConfig, Secret};
+
+/// Everything a proxy was told. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Program {
+    listeners: Arc<ByName<Listener>>,
+    routes: Arc<ByName<RouteConfig>>,
+    clusters: Arc<ByName<Cluster>>,
+    endpoints: Arc<ByName<EndpointSet>>,
+    secrets: Arc<ByName<Secret>>,
+    dispatch: Arc<dispatch::DispatchIndex>,
+}
+
+/// One resource that changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// It is new, or its content is.
+    Upsert(TypeUrl, Resource),
+    /// It is gone.
+    Remove(TypeUrl, Arc<str>),
+}
+
+/// A resource that was refused. Its last good version, if there is one, stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Its type.
+    pub type_url: TypeUrl,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why, in a sentence with the field's path; for the NACK.
+    pub reason: String,
+}
+
+impl Program {
+    /// A program without anything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The program after some changes, and what was refused. Removals come first, so that an address may move from one
+    /// listener to another in one update.
+    pub fn update(&self, changes: &[Change]) -> (Self, Vec<Rejection>) {
+        let mut next = self.clone();
+        let mut rejections = Vec::new();
+        for change in changes {
+            if let Change::Remove(type_url, name) = change {
+                next.remove(*type_url, name);
+            }
+        }
+        for change in changes {
+            let Change::Upsert(type_url, resource) = change else {
+                continue;
+            };
+            if let Err(error) = next.upsert(*type_url, resource) {
+                let (type_url, name) = (*type_url, resource.name.clone());
+                rejections.push(Rejection {
+                    type_url,
+                    name,
+                    reason: error.to_string(),
+                });
+            }
+        }
+        (next, rejections)
+    }
+
+    fn remove(&mut self, type_url: TypeUrl, name: &str) {
+        match type_url {
+            TypeUrl::Listener => self.remove_listener(name),
+            TypeUrl::RouteConfiguration => Arc::make_mut(&mut self.routes).remove(name),
+            TypeUrl::Cluster => Arc::make_mut(&mut self.clusters).remove(name),
+            TypeUrl::ClusterLoadAssignment => Arc::make_mut(&mut self.endpoints).remove(name),
+            TypeUrl::Secret => Arc::make_mut(&mut self.secrets).remove(name),
+            // Neither is part of a decision: the agent has the name table, and filters by ECDS are refused.
+            TypeUrl::NameTable | TypeUrl::TypedExtensionConfig => {}
+        }
+    }
+
+    fn upsert(&mut self, type_url: TypeUrl, resource: &Resource) -> Result<(), XdsError> {
+        let name = resource.name.clone();
+        match type_url {
+            TypeUrl::Listener => {
+                let listener = from_xds::listener(&resource.body, &name)?;
+                self.insert_listener(name, listener)?;
+            }
+            TypeUrl::RouteConfiguration => {
+                let routes = Arc::new(from_xds::route_config(&resource.body)?);
+                Arc::make_mut(&mut self.routes).insert(name, routes);
+            }
+            TypeUrl::Cluster => {
+                let cluster = Arc::new(from_xds::cluster(&resource.body)?);
+                Arc::make_mut(&mut self.clusters).insert(name, cluster);
+            }
+            TypeUrl::ClusterLoadAssignment => {
+                let endpoints = Arc::new(from_xds::endpoints(&resource.body)?);
+                Arc::make_mut(&mut self.endpoints).insert(name, endpoints);
+            }
+            TypeUrl::Secret => {
+                let secret = Arc::new(from_xds::secret(&resource.body)?);
+                Arc::make_mut(&mut self.secrets).insert(name, secret);
+            }
+            TypeUrl::NameTable | TypeUrl::TypedExtensionConfig => {}
+        }
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, name: &str) {
+        if let Some(old) = self.listeners.get(name) {
+            Arc::make_mut(&mut self.dispatch).remove(old);
+            Arc::make_mut(&mut self.listeners).remove(name);
+        }
+    }
+
+    fn insert_listener(&mut self, name: Arc<str>, listener: Listener) -> Result<(), XdsError> {
+        if let Some((address, owner)) = self.dispatch.conflict(&listener) {
+            let reason = format!("address {address} is already that of listener {owner:?}");
+            return Err(XdsError::new(reason).within("address"));
+        }
+        self.remove_listener(&name);
+        let listener = Arc::new(listener);
+        Arc::make_mut(&mut self.dispatch).insert(&listener);
+        Arc::make_mut(&mut self.listeners).insert(name, listener);
+        Ok(())
+    }
+
+    /// The names of resources of a type that the program refers to: what an xDS client subscribes to. Empty for the types that
+    /// are subscribed to with a wildcard.
+    pub fn references(&self, type_url: TypeUrl) -> BTreeSet<Arc<str>> {
+        match type_url {
+            TypeUrl::ClusterLoadAssignment => self.eds_names(),
+            TypeUrl::RouteConfiguration => self.rds_names(),
+            TypeUrl::Secret => self.sds_names(),
+            TypeUrl::Cluster
+            | TypeUrl::Listener
+            | TypeUrl::TypedExtensionConfig
+            | TypeUrl::NameTable => BTreeSet::new(),
+        }
+    }
+
+    fn eds_names(&self) -> BTreeSet<Arc<str>> {
+        let names = self
+            .clusters
+            .iter()
+            .filter_map(|(_, cluster)| match &cluster.discovery {
+                Discovery::Eds { service_name } => Some(service_name.clone()),
+                _ => None,
+            });
+        names.collect()
+    }
+
+    fn rds_names(&self) -> BTreeSet<Arc<str>> {
+        let chains = self
+            .listeners
+            .iter()
+            .flat_map(|(_, listener)| listener.all_chains());
+        let names = chains
+            .flat_map(|chain| &chain.filters)
+            .filter_map(|filter| match &filter.kind {
+                NetworkFilterKind::Http(manager) => match &manager.routes {
+                    RouteSource::Rds(name) => Some(name.clone()),
+                    RouteSource::Inline(_) => None,
+                },
+                _ => None,
+            });
+        names.collect()
+    }
+
+    fn sds_names(&self) -> BTreeSet<Arc<str>> {
+        let chains = self
+            .listeners
+            .iter()
+            .flat_map(|(_, listener)| listener.all_chains());
+        let downstream = chains.filter_map(|chain| Some(&chain.tls.as_ref()?.common));
+        let transports = self
+            .clusters
+            .iter()
+            .flat_map(|(_, cluster)| cluster.transports());
+        let upstream = transports.filter_map(|transport| match transport {
+            TransportSocket::Tls(tls) => Some(&tls.common),
+            TransportSocket::Raw => None,
+        });
+        downstream
+            .chain(upstream)
+            .flat_map(|tls| tls.sds_names())
+            .cloned()
+            .collect()
+    }
+
+    /// The listener for a connection that `accepting` accepted, by its original destination.
+    pub fn dispatch<'a>(
+        &'a self,
+        accepting: &'a Arc<Listener>,
+        destination: SocketAddr,
+    ) -> Dispatched<'a> {
+        self.dispatch.dispatch(accepting, destination)
+    }
+
+    /// The listener that has an address of its own, bound or not.
+    pub fn listener_at(&self, address: SocketAddr) -> Option<&Arc<Listener>> {
+        self.dispatch.owner(address)
+    }
+
+    /// A listener.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.get(name)
+    }
+
+    /// A route configuration that came by RDS.
+    pub fn route_config(&self, name: &str) -> Option<&Arc<RouteConfig>> {
+        self.routes.get(name)
+    }
+
+    /// The routes of an HTTP connection manager; `None` if RDS has not delivered them yet.
+    pub fn routes_of<'a>(&'a self, source: &'a RouteSource) -> Option<&'a Arc<RouteConfig>> {
+        match source {
+            RouteSource::Inline(routes) => Some(routes),
+            RouteSource::Rds(name) => self.routes.get(name),
+        }
+    }
+
+    /// A cluster.
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.clusters.get(name)
+    }
+
+    /// An endpoint set that came by EDS.
+    pub fn endpoints(&self, name: &str) -> Option<&Arc<EndpointSet>> {
+        self.endpoints.get(name)
+    }
+
+    /// The endpoints of a cluster: its own, or what EDS delivered. `None` for ORIGINAL_DST, and before EDS delivered. Those of
+    /// DNS clusters hold names: see [`EndpointSet::resolved`].
+    pub fn endpoints_of<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a Arc<EndpointSet>> {
+        match &cluster.discovery {
+            Discovery::Eds { service_name } => self.endpoints.get(service_name),
+            _ => cluster.own_endpoints(),
+        }
+    }
+
+    /// A secret.
+    pub fn secret(&self, name: &str) -> Option<&Arc<Secret>> {
+        self.secrets.get(name)
+    }
+
+    /// All listeners, in name order.
+    pub fn listeners(&self) -> &ByName<Listener> {
+        &self.listeners
+    }
+
+    /// All route configurations that came by RDS, in name order.
+    pub fn route_configs(&self) -> &ByName<RouteConfig> {
+        &self.routes
+    }
+
+    /// All clusters, in name order.
+    pub fn clusters(&self) -> &ByName<Cluster> {
+        &self.clusters
+    }
+
+    /// All endpoint sets that came by EDS, in name order.
+    pub fn endpoint_sets(&self) -> &ByName<EndpointSet> {
+        &self.endpoints
+    }
+
+    /// All secrets, in name order.
+    pub fn secrets(&self) -> &ByName<Secret> {
+        &self.secrets
+    }
+}

@@ -1,0 +1,32 @@
+//! Routing: which route a request takes, and what the route says (`envoy.config.route.v3`).
+//!
+//! [`RouteConfig::route`] is the fast path: no allocation, and no walk over all routes. [`RouteConfig::explain`] gives the same
+//! answer by a walk over all of them, with a reason for each that was passed over.
+
+mod action;
+mod decision;
+mod explain;
+mod hash;
+mod host;
+mod matching;
+mod rewrite;
+mod table;
+mod template;
+mod types;
+
+pub use action::{
+    DirectResponse, Forward, HostRewrite, MirrorPolicy, PathRewrite, Redirect, RedirectPath,
+    RouteAction, RouteTimeouts, RouteUpgrade, Target, WeightedCluster, WeightedClusters,
+    WeightedTarget,
+};
+pub use decision::{Effective, RouteDecision, RouteOutcome};
+pub use explain::{RejectedRoute, RouteTrace, VhostTrace};
+pub use hash::{HashCookie, HashPolicy, HashPolicyKind, HashResult, request_hash, xx_hash64};
+pub use host::{Domain, HostIndex, HostMatch, HostMatchKind};
+pub use matching::Mismatch;
+pub use rewrite::https_location;
+pub use table::RouteTable;
+pub use template::{TemplateError, UriTemplate};
+pub use types::{
+    PathMatch, RequireTls, Route, RouteConfig, RouteMatch, TlsContextMatch, VirtualHost,
+};

@@ -1,0 +1,188 @@
+//! TLS settings of listeners and clusters: plain data that the proxy turns into rustls configurations.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::matcher::StringMatcher;
+
+/// Where bytes come from. Files are read by the proxy, never here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataSource {
+    /// In the configuration itself.
+    Inline(Bytes),
+    /// A file's content.
+    File(Arc<str>),
+    /// An environment variable's content.
+    Environment(Arc<str>),
+}
+
+/// A certificate chain with its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsCertificate {
+    /// The chain, leaf first.
+    pub chain: DataSource,
+    /// The key.
+    pub key: DataSource,
+}
+
+/// A certificate, or the name of the secret that holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateSource {
+    /// Given in place.
+    Inline(TlsCertificate),
+    /// By SDS.
+    Sds(Arc<str>),
+}
+
+/// TLS protocol versions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// TLS 1.0.
+    V1_0,
+    /// TLS 1.1.
+    V1_1,
+    /// TLS 1.2.
+    V1_2,
+    /// TLS 1.3.
+    V1_3,
+}
+
+/// Which SAN of a certificate a matcher looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SanType {
+    /// Any of them (`match_subject_alt_names` without a type).
+    Any,
+    /// DNS names.
+    Dns,
+    /// URIs.
+    Uri,
+    /// Email addresses.
+    Email,
+    /// IP addresses.
+    IpAddress,
+    /// Other names, by object identifier.
+    OtherName,
+}
+
+/// A condition on a certificate's SANs.
+#[derive(Clone, Debug)]
+pub struct SanMatcher {
+    /// The kind of SAN.
+    pub san_type: SanType,
+    /// The condition.
+    pub matcher: StringMatcher,
+}
+
+/// A trust domain with its bundle (`SPIFFECertValidatorConfig`).
+#[derive(Clone, Debug)]
+pub struct TrustDomain {
+    /// The trust domain's name.
+    pub name: Arc<str>,
+    /// Its roots, PEM.
+    pub bundle: DataSource,
+}
+
+/// How a peer's certificate is verified: `CertificateValidationContext`.
+#[derive(Clone, Debug, Default)]
+pub struct Validation {
+    /// Roots, PEM.
+    pub trusted_ca: Option<DataSource>,
+    /// The platform's roots are trusted (`system_root_certs`).
+    pub system_roots: bool,
+    /// Revocation lists, PEM.
+    pub crl: Option<DataSource>,
+    /// One of them must match one of the certificate's SANs; empty asks nothing.
+    pub san_matchers: Vec<SanMatcher>,
+    /// Base64 SHA-256 of the allowed public keys.
+    pub spki_hashes: Vec<Arc<str>>,
+    /// Hex SHA-256 of the allowed certificates.
+    pub certificate_hashes: Vec<Arc<str>>,
+    /// Expired certificates are accepted.
+    pub allow_expired: bool,
+    /// A certificate that fails verification is accepted and marked as not validated (`ACCEPT_UNTRUSTED`).
+    pub accept_untrusted: bool,
+    /// Roots by trust domain, in place of `trusted_ca`.
+    pub trust_domains: Vec<TrustDomain>,
+}
+
+/// Where the validation comes from.
+#[derive(Clone, Debug, Default)]
+pub enum ValidationSource {
+    /// The peer's certificate is not verified.
+    #[default]
+    None,
+    /// Given in place.
+    Inline(Arc<Validation>),
+    /// By SDS.
+    Sds(Arc<str>),
+    /// By SDS, with conditions given in place added (`combined_validation_context`): the roots come from the secret.
+    Combined {
+        /// What is given in place.
+        default: Arc<Validation>,
+        /// The secret.
+        sds: Arc<str>,
+    },
+}
+
+/// What both sides have: `CommonTlsContext`.
+#[derive(Clone, Debug, Default)]
+pub struct TlsContext {
+    /// Own certificates.
+    pub certificates: Vec<CertificateSource>,
+    /// Verification of the peer.
+    pub validation: ValidationSource,
+    /// ALPN protocols, preferred first.
+    pub alpn: Vec<Arc<str>>,
+    /// Lowest version; `None` is TLS 1.2.
+    pub min_version: Option<TlsVersion>,
+    /// Highest version; `None` is TLS 1.3 (Envoy's clients stop at 1.2, which nobody relies on).
+    pub max_version: Option<TlsVersion>,
+    /// Cipher suites for TLS 1.2 and below, in OpenSSL's names; empty is the default set.
+    pub cipher_suites: Vec<Arc<str>>,
+    /// Key exchange groups; empty is the default set.
+    pub ecdh_curves: Vec<Arc<str>>,
+}
+
+impl TlsContext {
+    /// The names of the secrets it needs.
+    pub fn sds_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let validation = match &self.validation {
+            ValidationSource::Sds(name) | ValidationSource::Combined { sds: name, .. } => {
+                Some(name)
+            }
+            ValidationSource::None | ValidationSource::Inline(_) => None,
+        };
+        let certificates = self.certificates.iter().filter_map(|source| match source {
+            CertificateSource::Sds(name) => Some(name),
+            CertificateSource::Inline(_) => None,
+        });
+        certificates.chain(validation)
+    }
+}
+
+/// `DownstreamTlsContext`.
+#[derive(Clone, Debug, Default)]
+pub struct DownstreamTls {
+    /// What both sides have.
+    pub common: TlsContext,
+    /// A client without a certificate is refused.
+    pub require_client_certificate: bool,
+    /// A connection whose server name matches no certificate is refused.
+    pub require_sni: bool,
+    /// TLS sessions may not be resumed without state on the server (`disable_stateless_session_resumption`).
+    pub disable_stateless_session_resumption: bool,
+}
+
+/// `UpstreamTlsContext`.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamTls {
+    /// What both sides have.
+    pub common: TlsContext,
+    /// The server name sent; `None` sends none.
+    pub sni: Option<Arc<str>>,
+    /// The server name is the request's host (`auto_host_sni`, or the cluster's `auto_sni`).
+    pub auto_host_sni: bool,
+    /// The SAN is verified against the server name (`auto_sni_san_validation`).
+    pub auto_sni_san_validation: bool,
+}
