@@ -1,9 +1,22 @@
 //! Files to resources: documents, lists, kinds and versions.
+//!
+//! **The rule for what is refused** (`docs/decisions/0002-unknown-fields.md`): what a current API server would not
+//! store, and what would say less than was written if part of it were dropped. A refused object is reported, and kept
+//! apart so that its last good version can be told to stay.
 
-use crate::diagnostic::Diagnostic;
-use crate::resource::{OtherDoc, Resource};
-use crate::schema::decode::Decode;
-use crate::span::SourceFile;
+mod kinds;
+
+use std::sync::Arc;
+
+use crate::diagnostic::{Diagnostic, Severity, codes};
+use crate::kind::{Body, Kind};
+use crate::meta::{ObjectMeta, ResourceRef};
+use crate::resource::{Origin, OtherDoc, Resource};
+use crate::schema::decode::{Cx, Decode, UnknownFields};
+use crate::span::{FileSpan, SourceFile, Span};
+use crate::tree::{Entry, Node, Scalar, Style, Tree};
+use crate::yaml::{self, Document, Problem};
+use kinds::Lookup;
 
 /// What a file holds.
 #[derive(Clone, Debug, Default)]
@@ -19,15 +32,348 @@ pub struct Parsed {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+impl Parsed {
+    /// Whether some document could not even be told to be an object, so that nobody knows which objects it held.
+    pub fn has_unreadable_documents(&self) -> bool {
+        self.diagnostics
+            .iter()
+            .any(|found| found.is_error() && found.resource.is_none())
+    }
+}
+
 /// Reads every document of `file`. Namespaced objects without a namespace get `default_namespace`.
 pub fn parse_file(file: &SourceFile, default_namespace: &str) -> Parsed {
-    let _ = (file, default_namespace);
-    Parsed::default()
+    let mut reader = Reader {
+        file,
+        default_namespace,
+        document: 0,
+        parsed: Parsed::default(),
+    };
+    for (index, document) in yaml::documents(&file.text).into_iter().enumerate() {
+        reader.document = index as u32;
+        reader.document(document);
+    }
+    reader.parsed
 }
 
 /// Reads the first document of `file` as a bare `T`: the `mesh` key of Istio's ConfigMap, or the annotation
-/// `proxy.istio.io/config`.
+/// `proxy.istio.io/config`. Unknown fields are errors; what could be read is returned in any case.
 pub fn parse_fragment<T: Decode + Default>(file: &SourceFile) -> (T, Vec<Diagnostic>) {
-    let _ = file;
-    (T::default(), Vec::new())
+    let document = yaml::documents(&file.text)
+        .into_iter()
+        .next()
+        .unwrap_or_default();
+    let mut cx = Cx::new(&file.path, None, UnknownFields::Refuse, "");
+    let value = if document.root.is_null() {
+        None
+    } else {
+        T::decode(&document.root, &mut cx)
+    };
+    let mut diagnostics: Vec<Diagnostic> = document
+        .problems
+        .into_iter()
+        .map(|problem| of_problem(file, problem, None))
+        .collect();
+    diagnostics.extend(cx.into_diagnostics());
+    (value.unwrap_or_default(), diagnostics)
+}
+
+struct Reader<'a> {
+    file: &'a SourceFile,
+    default_namespace: &'a str,
+    document: u32,
+    parsed: Parsed,
+}
+
+/// An object before its kind is known.
+struct Header {
+    reference: ResourceRef,
+    api_version_span: Span,
+    kind_span: Span,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: Document) {
+        let Document { root, problems } = document;
+        if root.is_null() && problems.is_empty() {
+            return;
+        }
+        if problems.is_empty() && is_list(&root) {
+            self.list(root);
+            return;
+        }
+        self.object(root, problems);
+    }
+
+    /// Each item of a `List` is an object of its own; a typed list's items may leave their kind and version to it.
+    fn list(&mut self, root: Node) {
+        let of = text(&root, "kind").strip_suffix("List").unwrap_or_default();
+        let kind = root.entry("kind").filter(|_| !of.is_empty()).cloned();
+        let kind = kind.map(|mut entry| {
+            entry.value.tree = Tree::Scalar(Scalar {
+                text: of.into(),
+                style: Style::Text,
+            });
+            entry
+        });
+        let inherited: Vec<Entry> = match kind {
+            Some(kind) => root
+                .entry("apiVersion")
+                .cloned()
+                .into_iter()
+                .chain([kind])
+                .collect(),
+            None => Vec::new(),
+        };
+        let Tree::Map(entries) = root.tree else {
+            return;
+        };
+        let items = entries.into_iter().filter(|entry| &*entry.key == "items");
+        for entry in items {
+            let Tree::List(items) = entry.value.tree else {
+                continue;
+            };
+            for mut item in items {
+                inherit(&mut item, &inherited);
+                self.object(item, Vec::new());
+            }
+        }
+    }
+
+    fn object(&mut self, root: Node, problems: Vec<Problem>) {
+        let header = header(&root);
+        let broken = problems
+            .iter()
+            .any(|problem| problem.code != codes::DUPLICATE_KEY);
+        let reference = (!header.reference.kind.is_empty()).then(|| self.located(&header));
+        let errors = !problems.is_empty();
+        for problem in problems {
+            self.parsed
+                .diagnostics
+                .push(of_problem(self.file, problem, reference.clone()));
+        }
+        if header.reference.api_version.is_empty() || header.reference.kind.is_empty() {
+            if !broken {
+                self.not_a_resource(&root, &header);
+            }
+            return;
+        }
+        match kinds::lookup(&header.reference.api_version, &header.reference.kind) {
+            Lookup::Known { kind, finding } => {
+                let refused = finding
+                    .as_ref()
+                    .is_some_and(|f| f.severity == Severity::Error);
+                self.finding(finding, &header, reference.clone());
+                self.resource(kind, root, header, errors || refused);
+            }
+            Lookup::Other { finding } => {
+                self.finding(Some(finding), &header, reference);
+                let reference = self.located(&header);
+                let origin = Arc::new(self.origin(root, &header));
+                self.parsed.others.push(OtherDoc { reference, origin });
+            }
+            Lookup::Wrong { finding } => self.finding(Some(finding), &header, reference),
+        }
+    }
+
+    /// The reference with the namespace the object will have.
+    fn located(&self, header: &Header) -> ResourceRef {
+        let mut reference = header.reference.clone();
+        let namespaced = kinds::is_namespaced(&reference.api_version, &reference.kind);
+        if reference.namespace.is_empty() && namespaced {
+            reference.namespace = self.default_namespace.to_owned();
+        }
+        reference
+    }
+
+    fn origin(&self, root: Node, header: &Header) -> Origin {
+        Origin {
+            path: Arc::clone(&self.file.path),
+            document: self.document,
+            api_version: header.reference.api_version.as_str().into(),
+            root,
+        }
+    }
+
+    fn finding(
+        &mut self,
+        finding: Option<kinds::Finding>,
+        header: &Header,
+        reference: Option<ResourceRef>,
+    ) {
+        let Some(finding) = finding else { return };
+        let (field, span) = match finding.about {
+            kinds::About::Kind => ("kind", header.kind_span),
+            kinds::About::Version => ("apiVersion", header.api_version_span),
+        };
+        let mut diagnostic = Diagnostic::new(finding.code, finding.severity, finding.message)
+            .at(field)
+            .spanned(Some(FileSpan::new(Arc::clone(&self.file.path), span)))
+            .effect(finding.effect);
+        diagnostic.fix = finding.fix;
+        diagnostic.resource = reference;
+        self.parsed.diagnostics.push(diagnostic);
+    }
+
+    fn resource(&mut self, kind: Kind, root: Node, header: Header, refused: bool) {
+        let reference = self.located(&header);
+        let unknown = if kind.is_istio() {
+            UnknownFields::Refuse
+        } else {
+            UnknownFields::Ignore
+        };
+        let mut cx = Cx::new(&self.file.path, Some(&reference), unknown, "");
+        let mut meta = metadata(&root, &mut cx);
+        let spec = body(kind, &root, &mut cx);
+        let found = cx.into_diagnostics();
+        let refused = refused || spec.is_none() || found.iter().any(Diagnostic::is_error);
+        self.parsed.diagnostics.extend(found);
+        meta.namespace = if kind.is_namespaced() {
+            reference.namespace
+        } else {
+            String::new()
+        };
+        let resource = Resource {
+            kind,
+            meta,
+            spec: Arc::new(spec.unwrap_or_else(|| kind.empty())),
+            origin: Arc::new(self.origin(root, &header)),
+        };
+        if refused {
+            self.parsed.refused.push(resource);
+        } else {
+            self.parsed.resources.push(resource);
+        }
+    }
+
+    /// A document without `apiVersion` or `kind`: an error if it looks like an object at all.
+    fn not_a_resource(&mut self, root: &Node, header: &Header) {
+        let looks_like_one = !header.reference.kind.is_empty()
+            || !header.reference.api_version.is_empty()
+            || (root.get("metadata").is_some() && root.get("spec").is_some());
+        let missing: Vec<&str> = [
+            ("apiVersion", &header.reference.api_version),
+            ("kind", &header.reference.kind),
+        ]
+        .iter()
+        .filter(|(_, value)| value.is_empty())
+        .map(|(name, _)| *name)
+        .collect();
+        let span = Span {
+            end: root.span.start + root.span.len().min(1),
+            ..root.span
+        };
+        let span = Some(FileSpan::new(Arc::clone(&self.file.path), span));
+        let diagnostic = if looks_like_one {
+            let message = format!("the object has no `{}`", missing.join("` and no `"));
+            Diagnostic::new(codes::NOT_A_RESOURCE, Severity::Error, message)
+                .effect(codes::EFFECT_REFUSED)
+                .fix("start it with `apiVersion: …` and `kind: …`, without indentation")
+        } else {
+            let message = "this is not a Kubernetes object: it has no `apiVersion` and no `kind`";
+            Diagnostic::new(codes::NOT_A_RESOURCE, Severity::Warning, message)
+                .effect("the document is passed over")
+        };
+        self.parsed.diagnostics.push(diagnostic.spanned(span));
+    }
+}
+
+fn of_problem(file: &SourceFile, problem: Problem, resource: Option<ResourceRef>) -> Diagnostic {
+    let effect = if resource.is_some() {
+        codes::EFFECT_REFUSED
+    } else {
+        "the document is not read; what this file held before stays in force"
+    };
+    let mut diagnostic = Diagnostic::new(problem.code, Severity::Error, problem.message)
+        .spanned(Some(FileSpan::new(Arc::clone(&file.path), problem.span)))
+        .effect(effect);
+    diagnostic.fix = problem.fix;
+    diagnostic.resource = resource;
+    diagnostic
+}
+
+fn text<'a>(node: &'a Node, key: &str) -> &'a str {
+    node.get(key).and_then(Node::text).unwrap_or_default()
+}
+
+fn span_of(root: &Node, key: &str) -> Span {
+    root.get(key).map_or(root.span, |node| node.span)
+}
+
+fn header(root: &Node) -> Header {
+    let metadata = root.get("metadata");
+    let meta = |key| {
+        metadata
+            .map(|node| text(node, key))
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut name = meta("name");
+    if name.is_empty() {
+        name = meta("generateName");
+    }
+    Header {
+        reference: ResourceRef {
+            api_version: text(root, "apiVersion").to_owned(),
+            kind: text(root, "kind").to_owned(),
+            namespace: meta("namespace"),
+            name,
+        },
+        api_version_span: span_of(root, "apiVersion"),
+        kind_span: span_of(root, "kind"),
+    }
+}
+
+fn is_list(root: &Node) -> bool {
+    text(root, "kind").ends_with("List")
+        && root
+            .get("items")
+            .is_some_and(|items| matches!(items.tree, Tree::List(_)))
+}
+
+/// Adds what `item` does not say itself.
+fn inherit(item: &mut Node, inherited: &[Entry]) {
+    let Tree::Map(entries) = &mut item.tree else {
+        return;
+    };
+    for entry in inherited {
+        if !entries.iter().any(|own| own.key == entry.key) {
+            entries.push(entry.clone());
+        }
+    }
+}
+
+fn metadata(root: &Node, cx: &mut Cx<'_>) -> ObjectMeta {
+    let Some(node) = root.get("metadata") else {
+        return ObjectMeta::default();
+    };
+    cx.in_key("metadata", |cx| ObjectMeta::decode(node, cx))
+        .unwrap_or_default()
+}
+
+/// The typed body; `None` if it could not be read.
+fn body(kind: Kind, root: &Node, cx: &mut Cx<'_>) -> Option<crate::Spec> {
+    if kind.info().body == Body::Object {
+        return kind.decode(root, cx);
+    }
+    for entry in root.entries() {
+        if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&&*entry.key) {
+            misplaced(entry, cx);
+        }
+    }
+    match root.get("spec") {
+        Some(spec) if !spec.is_null() => cx.in_key("spec", |cx| kind.decode(spec, cx)),
+        _ => Some(kind.empty()),
+    }
+}
+
+fn misplaced(entry: &Entry, cx: &mut Cx<'_>) {
+    let message = format!("unknown field `{}`", entry.key);
+    let fix = format!(
+        "if `{}` belongs to the spec, indent it under `spec:`",
+        entry.key
+    );
+    cx.in_key(&entry.key, |cx| {
+        cx.error(entry.key_span, codes::UNKNOWN_FIELD, message, Some(fix));
+    });
 }

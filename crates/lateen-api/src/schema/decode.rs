@@ -16,6 +16,9 @@ use crate::tree::{Entry, Node, Tree};
 /// More findings than this in one object help nobody; the rest is dropped.
 const MAX_DIAGNOSTICS: usize = 100;
 
+/// What every object has at its root beside its body; read elsewhere.
+const ENVELOPE: [&str; 3] = ["apiVersion", "kind", "metadata"];
+
 /// Something that can be read from a tree.
 pub trait Decode: Sized {
     /// Reads `node`, or reports to `cx` why it cannot be read.
@@ -155,6 +158,7 @@ pub fn object<T: Object>(node: &Node, cx: &mut Cx<'_>) -> Option<T> {
                     (field.decode)(&entry.value, cx, &mut object)
                 });
             }
+            None if cx.path.is_empty() && ENVELOPE.contains(&&*entry.key) => {}
             None => unknown_field::<T>(entry, cx),
         }
     }
@@ -164,7 +168,7 @@ pub fn object<T: Object>(node: &Node, cx: &mut Cx<'_>) -> Option<T> {
 fn unknown_field<T: Object>(entry: &Entry, cx: &mut Cx<'_>) {
     let known: Vec<&str> = T::FIELDS.iter().map(|field| field.name).collect();
     let unknown = cx.unknown;
-    let fix = suggest::field(&entry.key, T::NAME, &known, cx.path());
+    let fix = suggest::field(&entry.key, T::NAME, &known);
     let message = format!("unknown field `{}`", entry.key);
     cx.in_key(&entry.key, |cx| {
         let mut diagnostic = match unknown {

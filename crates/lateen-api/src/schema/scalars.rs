@@ -266,8 +266,8 @@ impl Decode for StringMatch {
                 "exact" => StringMatch::Exact,
                 "prefix" => StringMatch::Prefix,
                 "regex" => StringMatch::Regex,
-                other => {
-                    suggest::unknown_member(entry, other, "StringMatch", STRING_MATCH_FIELDS, cx);
+                _ => {
+                    suggest::unknown_member(entry, "StringMatch", STRING_MATCH_FIELDS, cx);
                     continue;
                 }
             };
