@@ -117,7 +117,7 @@ impl ServerSession {
             removed.extend(diff.removed);
         }
         let state = self.types.get_mut(&ty)?;
-        if diff.changed.is_empty() && removed.is_empty() && state.answered {
+        if diff.changed.is_empty() && removed.is_empty() && !state.is_owed_an_answer() {
             state.dirty = !release;
             return None;
         }
@@ -153,7 +153,7 @@ impl ServerSession {
         // Only of these types does absence from a response mean removal; of the others a response may be a part.
         let whole = ty.is_wildcard();
         let gone = whole && release && !diff.removed.is_empty();
-        let owed = whole && !state.answered && state.has_subscription();
+        let owed = whole && state.is_owed_an_answer();
         if diff.changed.is_empty() && !gone && !owed {
             if release {
                 state.drop_removed(&diff.removed);
@@ -296,8 +296,9 @@ impl ServerSession {
 }
 
 impl super::state::TypeState {
-    fn has_subscription(&self) -> bool {
-        self.status.wildcard || !self.status.names.is_empty()
+    /// A client waits for the first answer to a subscription, even if there is nothing to say.
+    fn is_owed_an_answer(&self) -> bool {
+        !self.answered && (self.status.wildcard || !self.status.names.is_empty())
     }
 
     /// Every subscribed resource of `target`, and those of `kept` that the client still holds.

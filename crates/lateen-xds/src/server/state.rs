@@ -100,7 +100,6 @@ impl TypeState {
             at: now,
             ..flight.transfer
         };
-        self.dirty = true;
         let answer = match error {
             Some(error) => {
                 let message = reason(error);
