@@ -12,6 +12,8 @@ use crate::diagnostic::{Diagnostic, Severity, codes};
 use crate::kind::{Body, Kind};
 use crate::meta::{ObjectMeta, ResourceRef};
 use crate::resource::{Origin, OtherDoc, Resource};
+use crate::networking::needs_address;
+use crate::schema::check::{self, ObjectCheck};
 use crate::schema::decode::{Cx, Decode, UnknownFields};
 use crate::span::{FileSpan, SourceFile, Span};
 use crate::tree::{Entry, Node, Scalar, Style, Tree};
@@ -351,6 +353,15 @@ fn metadata(root: &Node, cx: &mut Cx<'_>) -> ObjectMeta {
         .unwrap_or_default()
 }
 
+/// Kinds whose schema requires a `spec`; the others mean something without one.
+const NEEDS_SPEC: [Kind; 5] = [
+    Kind::TrafficExtension,
+    Kind::WasmPlugin,
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::WorkloadGroup,
+];
+
 /// The typed body; `None` if it could not be read.
 fn body(kind: Kind, root: &Node, cx: &mut Cx<'_>) -> Option<crate::Spec> {
     if kind.info().body == Body::Object {
@@ -362,8 +373,19 @@ fn body(kind: Kind, root: &Node, cx: &mut Cx<'_>) -> Option<crate::Spec> {
         }
     }
     match root.get("spec") {
-        Some(spec) if !spec.is_null() => cx.in_key("spec", |cx| kind.decode(spec, cx)),
-        _ => Some(kind.empty()),
+        Some(spec) if !spec.is_null() => cx.in_key("spec", |cx| {
+            if kind == Kind::WorkloadEntry {
+                check::object(&[ObjectCheck::Custom(needs_address)], spec, cx);
+            }
+            kind.decode(spec, cx)
+        }),
+        _ => {
+            if NEEDS_SPEC.contains(&kind) {
+                let message = "`spec` is required".to_owned();
+                cx.in_key("spec", |cx| cx.error(root.span, codes::REQUIRED, message, None));
+            }
+            Some(kind.empty())
+        }
     }
 }
 

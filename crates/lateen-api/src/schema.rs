@@ -8,8 +8,13 @@
 //! calls a pointer, is `Option<T>`; plain scalars are plain; lists are `Vec`, maps `BTreeMap`. A value with a type of
 //! its own implements [`Decode`](decode::Decode).
 //!
+//! **To add a rule**, write it behind the field: `name: String [REQUIRED, max_len(253)],`; a rule about several fields goes
+//! behind the type's name: `pub struct Telemetry [AtMostOne(&["selector", "targetRefs"])] {`. They are checked while
+//! decoding; [`check`] has the list. What needs to know more than one object's own text is in `validation`.
+//!
 //! **To add an enum value**, add `Variant = "JSON_NAME",` to the `enumeration!`. The first variant is the default.
 
+pub mod check;
 pub mod decode;
 mod scalars;
 pub(crate) mod suggest;
@@ -20,8 +25,11 @@ pub use scalars::parse_duration;
 macro_rules! object {
     (
         $(#[$meta:meta])*
-        pub struct $name:ident {
-            $( $(#[$fmeta:meta])* $field:ident : $ty:ty $(= $json:literal)? ),* $(,)?
+        pub struct $name:ident $([ $($rule:expr),* $(,)? ])? {
+            $(
+                $(#[$fmeta:meta])*
+                $field:ident : $ty:ty $(= $json:literal)? $([ $($check:expr),* $(,)? ])?
+            ),* $(,)?
         }
     ) => {
         $(#[$meta])*
@@ -40,6 +48,11 @@ macro_rules! object {
                 $(
                     $crate::schema::decode::Field {
                         name: $crate::schema::json_name!($field $(, $json)?),
+                        checks: {
+                            #[allow(unused_imports, reason = "most fields have no rules")]
+                            use $crate::schema::check::*;
+                            &[$($($check),*)?]
+                        },
                         decode: |node, cx, object: &mut Self| {
                             if let Some(value) = $crate::schema::decode::Decode::decode(node, cx) {
                                 object.$field = value;
@@ -48,6 +61,11 @@ macro_rules! object {
                     },
                 )*
             ];
+            const CHECKS: &'static [$crate::schema::check::ObjectCheck] = {
+                #[allow(unused_imports, reason = "most types have no rules")]
+                use $crate::schema::check::ObjectCheck::*;
+                &[$($($rule),*)?]
+            };
         }
 
         impl $crate::schema::decode::Decode for $name {

@@ -9,24 +9,24 @@ use crate::schema::{enumeration, object};
 object! {
     /// `type.v1beta1.WorkloadSelector` of Istio's API.
     pub struct WorkloadSelector {
-        match_labels: BTreeMap<String, String>,
+        match_labels: BTreeMap<String, String> [Check::Properties(0, 4096), LABEL_KEYS, LABEL_VALUES, LABEL_LENGTHS],
     }
 }
 
 object! {
     /// `type.v1beta1.PortSelector` of Istio's API.
     pub struct PortSelector {
-        number: u32,
+        number: u32 [REQUIRED, PORT],
     }
 }
 
 object! {
     /// `type.v1beta1.PolicyTargetReference` of Istio's API.
     pub struct PolicyTargetReference {
-        group: String,
-        kind: String,
-        name: String,
-        namespace: String,
+        group: String [Check::Text(group), max_len(253)],
+        kind: String [REQUIRED, NOT_EMPTY, Check::Text(kind), max_len(63)],
+        name: String [REQUIRED, NOT_EMPTY, max_len(253)],
+        namespace: String [Check::Text(no_namespace)],
     }
 }
 

@@ -6,15 +6,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::schema::{enumeration, object};
+use crate::tree::Node;
 use crate::selector::{PolicyTargetReference, WorkloadSelector};
 use crate::value::Double;
 
 object! {
     /// `telemetry.v1alpha1.Telemetry` of Istio's API.
-    pub struct Telemetry {
+    pub struct Telemetry [AtMostOne(&["selector", "targetRef", "targetRefs"])] {
         selector: Option<WorkloadSelector>,
         target_ref: Option<PolicyTargetReference>,
-        target_refs: Vec<PolicyTargetReference>,
+        target_refs: Vec<PolicyTargetReference> [max_items(16)],
         tracing: Vec<Tracing>,
         metrics: Vec<Metrics>,
         access_logging: Vec<AccessLogging>,
@@ -26,7 +27,7 @@ object! {
     pub struct Tracing {
         r#match: Option<TracingSelector>,
         providers: Vec<ProviderRef>,
-        random_sampling_percentage: Option<Double>,
+        random_sampling_percentage: Option<Double> [PERCENT],
         disable_span_reporting: Option<bool>,
         custom_tags: BTreeMap<String, CustomTag>,
         use_request_id_for_trace_sampling: Option<bool>,
@@ -44,7 +45,7 @@ object! {
 
 object! {
     /// `telemetry.v1alpha1.Tracing.CustomTag` of Istio's API.
-    pub struct CustomTag {
+    pub struct CustomTag [AtMostOne(&["literal", "environment", "header", "formatter"])] {
         literal: Option<Literal>,
         environment: Option<Environment>,
         header: Option<RequestHeader>,
@@ -55,14 +56,14 @@ object! {
 object! {
     /// `telemetry.v1alpha1.Tracing.Literal` of Istio's API.
     pub struct Literal {
-        value: String,
+        value: String [REQUIRED, NOT_EMPTY],
     }
 }
 
 object! {
     /// `telemetry.v1alpha1.Tracing.Environment` of Istio's API.
     pub struct Environment {
-        name: String,
+        name: String [REQUIRED, NOT_EMPTY],
         default_value: String,
     }
 }
@@ -70,7 +71,7 @@ object! {
 object! {
     /// `telemetry.v1alpha1.Tracing.RequestHeader` of Istio's API.
     pub struct RequestHeader {
-        name: String,
+        name: String [REQUIRED, NOT_EMPTY],
         default_value: String,
     }
 }
@@ -78,14 +79,14 @@ object! {
 object! {
     /// `telemetry.v1alpha1.Tracing.Formatter` of Istio's API.
     pub struct Formatter {
-        value: String,
+        value: String [REQUIRED, NOT_EMPTY],
     }
 }
 
 object! {
     /// `telemetry.v1alpha1.ProviderRef` of Istio's API.
     pub struct ProviderRef {
-        name: String,
+        name: String [REQUIRED, NOT_EMPTY],
     }
 }
 
@@ -94,15 +95,15 @@ object! {
     pub struct Metrics {
         providers: Vec<ProviderRef>,
         overrides: Vec<MetricsOverrides>,
-        reporting_interval: Option<Duration>,
+        reporting_interval: Option<Duration> [MILLISECOND],
     }
 }
 
 object! {
     /// `telemetry.v1alpha1.MetricSelector` of Istio's API.
-    pub struct MetricSelector {
+    pub struct MetricSelector [AtMostOne(&["metric", "customMetric"])] {
         metric: Option<IstioMetric>,
-        custom_metric: Option<String>,
+        custom_metric: Option<String> [NOT_EMPTY],
         mode: WorkloadMode,
     }
 }
@@ -135,7 +136,7 @@ object! {
 
 object! {
     /// `telemetry.v1alpha1.MetricsOverrides.TagOverride` of Istio's API.
-    pub struct TagOverride {
+    pub struct TagOverride [Custom(tag_value)] {
         operation: TagOverrideOperation,
         value: String,
     }
@@ -179,5 +180,16 @@ enumeration! {
         ClientAndServer = "CLIENT_AND_SERVER",
         Client = "CLIENT",
         Server = "SERVER",
+    }
+}
+
+fn tag_value(node: &Node) -> Option<(&'static str, &'static str)> {
+    let value = node.get("value").and_then(Node::text);
+    match node.get("operation").and_then(Node::text) {
+        Some("UPSERT") if value.is_none_or(str::is_empty) => {
+            Some(("operation", "UPSERT needs a value"))
+        }
+        Some("REMOVE") if value.is_some() => Some(("value", "REMOVE takes no value")),
+        _ => None,
     }
 }

@@ -9,9 +9,9 @@ use crate::value::Value;
 
 object! {
     /// `extensions.v1alpha1.TrafficExtension` of Istio's API.
-    pub struct TrafficExtension {
+    pub struct TrafficExtension [AtMostOne(&["selector", "targetRefs"]), ExactlyOne(&["wasm", "lua"])] {
         selector: Option<WorkloadSelector>,
-        target_refs: Vec<PolicyTargetReference>,
+        target_refs: Vec<PolicyTargetReference> [max_items(16)],
         phase: ExecutionPhase,
         priority: Option<i32>,
         r#match: Vec<TrafficSelector>,
@@ -33,13 +33,13 @@ enumeration! {
 object! {
     /// `extensions.v1alpha1.WasmConfig` of Istio's API.
     pub struct WasmConfig {
-        url: String,
-        sha256: String,
+        url: String [REQUIRED, NOT_EMPTY, Check::Text(wasm_url)],
+        sha256: String [Check::Text(sha256)],
         image_pull_policy: PullPolicy,
-        image_pull_secret: String,
+        image_pull_secret: String [NOT_EMPTY, max_len(253)],
         verification_key: String,
         plugin_config: Option<Value>,
-        plugin_name: String,
+        plugin_name: String [NOT_EMPTY, max_len(256)],
         fail_strategy: FailStrategy,
         vm_config: Option<VmConfig>,
         r#type: PluginType,
@@ -49,7 +49,7 @@ object! {
 object! {
     /// `extensions.v1alpha1.LuaConfig` of Istio's API.
     pub struct LuaConfig {
-        inline_code: String,
+        inline_code: String [REQUIRED, NOT_EMPTY, max_len(65536)],
     }
 }
 
@@ -57,6 +57,6 @@ object! {
     /// `extensions.v1alpha1.TrafficSelector` of Istio's API.
     pub struct TrafficSelector {
         mode: WorkloadMode,
-        ports: Vec<PortSelector>,
+        ports: Vec<PortSelector> [Check::UniqueBy("number")],
     }
 }

@@ -13,7 +13,7 @@ use crate::value::Double;
 object! {
     /// `networking.v1alpha3.DestinationRule` of Istio's API.
     pub struct DestinationRule {
-        host: String,
+        host: String [REQUIRED],
         traffic_policy: Option<TrafficPolicy>,
         subsets: Vec<Subset>,
         export_to: Vec<String>,
@@ -28,7 +28,7 @@ object! {
         connection_pool: Option<ConnectionPoolSettings>,
         outlier_detection: Option<OutlierDetection>,
         tls: Option<ClientTlsSettings>,
-        port_level_settings: Vec<PortTrafficPolicy>,
+        port_level_settings: Vec<PortTrafficPolicy> [max_items(4096)],
         tunnel: Option<TunnelSettings>,
         proxy_protocol: Option<ProxyProtocol>,
         retry_budget: Option<RetryBudget>,
@@ -50,8 +50,8 @@ object! {
     /// `networking.v1alpha3.TrafficPolicy.TunnelSettings` of Istio's API.
     pub struct TunnelSettings {
         protocol: String,
-        target_host: String,
-        target_port: u32,
+        target_host: String [REQUIRED],
+        target_port: u32 [REQUIRED],
     }
 }
 
@@ -73,7 +73,7 @@ enumeration! {
 object! {
     /// `networking.v1alpha3.TrafficPolicy.RetryBudget` of Istio's API.
     pub struct RetryBudget {
-        percent: Option<Double>,
+        percent: Option<Double> [PERCENT],
         min_retry_concurrency: u32,
         budget_interval: Option<Duration>,
     }
@@ -82,7 +82,7 @@ object! {
 object! {
     /// `networking.v1alpha3.Subset` of Istio's API.
     pub struct Subset {
-        name: String,
+        name: String [REQUIRED],
         labels: BTreeMap<String, String>,
         traffic_policy: Option<TrafficPolicy>,
     }
@@ -90,12 +90,13 @@ object! {
 
 object! {
     /// `networking.v1alpha3.LoadBalancerSettings` of Istio's API.
-    pub struct LoadBalancerSettings {
+    pub struct LoadBalancerSettings [AtMostOne(&["simple", "consistentHash", "backendUtilization"])] {
         simple: Option<SimpleLb>,
         consistent_hash: Option<ConsistentHashLb>,
+        backend_utilization: Option<BackendUtilization>,
         locality_lb_setting: Option<LocalityLoadBalancerSetting>,
         zone_aware_lb_setting: Option<ZoneAwareLoadBalancerSetting>,
-        warmup_duration_secs: Option<Duration>,
+        warmup_duration_secs: Option<Duration> [MILLISECOND],
         warmup: Option<WarmupConfiguration>,
     }
 }
@@ -130,7 +131,7 @@ object! {
 object! {
     /// `networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie` of Istio's API.
     pub struct HttpCookie {
-        name: String,
+        name: String [REQUIRED],
         path: String,
         ttl: Option<Duration>,
         attributes: Vec<HttpCookieAttribute>,
@@ -140,7 +141,7 @@ object! {
 object! {
     /// `networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.HTTPCookie.Attribute` of Istio's API.
     pub struct HttpCookieAttribute {
-        name: String,
+        name: String [REQUIRED],
         value: String,
     }
 }
@@ -158,11 +159,22 @@ enumeration! {
 }
 
 object! {
+    /// `networking.v1alpha3.LoadBalancerSettings.BackendUtilization` of Istio's API.
+    pub struct BackendUtilization {
+        error_utilization_penalty_percent: Option<u32>,
+        metric_names_for_computing_utilization: Vec<String>,
+        weight_expiration_period: Option<Duration>,
+        weight_stabilization_period: Option<Duration>,
+        weight_update_period: Option<Duration>,
+    }
+}
+
+object! {
     /// `networking.v1alpha3.WarmupConfiguration` of Istio's API.
     pub struct WarmupConfiguration {
-        duration: Option<Duration>,
-        minimum_percent: Option<Double>,
-        aggression: Option<Double>,
+        duration: Option<Duration> [REQUIRED, MILLISECOND],
+        minimum_percent: Option<Double> [PERCENT],
+        aggression: Option<Double> [NOT_NEGATIVE],
     }
 }
 
@@ -178,9 +190,9 @@ object! {
     /// `networking.v1alpha3.ConnectionPoolSettings.TCPSettings` of Istio's API.
     pub struct TcpSettings {
         max_connections: i32,
-        connect_timeout: Option<Duration>,
+        connect_timeout: Option<Duration> [MILLISECOND],
         tcp_keepalive: Option<TcpKeepalive>,
-        max_connection_duration: Option<Duration>,
+        max_connection_duration: Option<Duration> [MILLISECOND],
         idle_timeout: Option<Duration>,
     }
 }
@@ -189,8 +201,8 @@ object! {
     /// `networking.v1alpha3.ConnectionPoolSettings.TCPSettings.TcpKeepalive` of Istio's API.
     pub struct TcpKeepalive {
         probes: u32,
-        time: Option<Duration>,
-        interval: Option<Duration>,
+        time: Option<Duration> [MILLISECOND],
+        interval: Option<Duration> [MILLISECOND],
     }
 }
 
@@ -201,7 +213,7 @@ object! {
         http2_max_requests: i32,
         max_requests_per_connection: i32,
         max_retries: i32,
-        idle_timeout: Option<Duration>,
+        idle_timeout: Option<Duration> [MILLISECOND],
         h2_upgrade_policy: H2UpgradePolicy,
         use_client_protocol: bool,
         max_concurrent_streams: i32,
@@ -212,8 +224,8 @@ object! {
 object! {
     /// `networking.v1alpha3.ConnectionPoolSettings.HTTPSettings.ConnectionKeepalive` of Istio's API.
     pub struct ConnectionKeepalive {
-        interval: Option<Duration>,
-        timeout: Option<Duration>,
+        interval: Option<Duration> [MILLISECOND],
+        timeout: Option<Duration> [MILLISECOND],
     }
 }
 
@@ -234,8 +246,8 @@ object! {
         consecutive_local_origin_failures: Option<u32>,
         consecutive_gateway_errors: Option<u32>,
         consecutive_5xx_errors: Option<u32>,
-        interval: Option<Duration>,
-        base_ejection_time: Option<Duration>,
+        interval: Option<Duration> [MILLISECOND],
+        base_ejection_time: Option<Duration> [MILLISECOND],
         max_ejection_percent: i32,
         min_health_percent: i32,
         outlier_detection_http_error_codes: Vec<u32>,
@@ -299,7 +311,7 @@ object! {
         enabled: Option<bool>,
         failover: Vec<ZoneAwareFailover>,
         failover_priority: Vec<String>,
-        min_cluster_size: Option<u64>,
+        min_cluster_size: Option<u64> [Check::Range(1, u32::MAX as i64)],
     }
 }
 

@@ -5,15 +5,17 @@
 use std::collections::BTreeMap;
 
 use super::WorkloadSelector;
+use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
+use crate::tree::Node;
 use crate::selector::PolicyTargetReference;
 use crate::value::Value;
 
 object! {
     /// `networking.v1alpha3.EnvoyFilter` of Istio's API.
-    pub struct EnvoyFilter {
+    pub struct EnvoyFilter [AtMostOne(&["workloadSelector", "targetRefs"])] {
         workload_selector: Option<WorkloadSelector>,
-        target_refs: Vec<PolicyTargetReference>,
+        target_refs: Vec<PolicyTargetReference> [max_items(16)],
         config_patches: Vec<EnvoyConfigObjectPatch>,
         priority: i32,
     }
@@ -92,6 +94,7 @@ object! {
         name: String,
         sni: String,
         transport_protocol: String,
+        transport_socket: String,
         application_protocols: String,
         filter: Option<FilterMatch>,
         destination_port: u32,
@@ -116,7 +119,7 @@ object! {
 object! {
     /// `networking.v1alpha3.EnvoyFilter.WaypointMatch` of Istio's API.
     pub struct WaypointMatch {
-        port_number: u32,
+        port_number: u32 [PORT],
         route: Option<WaypointRouteMatch>,
         filter: Option<WaypointFilterMatch>,
     }
@@ -180,7 +183,7 @@ enumeration! {
 
 object! {
     /// `networking.v1alpha3.EnvoyFilter.EnvoyConfigObjectMatch` of Istio's API.
-    pub struct EnvoyConfigObjectMatch {
+    pub struct EnvoyConfigObjectMatch [AtMostOne(&["listener", "routeConfiguration", "cluster", "waypoint"]), Custom(waypoint_context)] {
         context: PatchContext,
         proxy: Option<ProxyMatch>,
         listener: Option<ListenerMatch>,
@@ -225,5 +228,15 @@ enumeration! {
         SidecarOutbound = "SIDECAR_OUTBOUND",
         Gateway = "GATEWAY",
         Waypoint = "WAYPOINT",
+    }
+}
+
+/// `waypoint` goes with the context `WAYPOINT`, and with nothing else.
+fn waypoint_context(node: &Node) -> Option<(&'static str, &'static str)> {
+    let in_waypoint = node.get("context").and_then(Node::text) == Some("WAYPOINT");
+    match (in_waypoint, is_set(node, "waypoint")) {
+        (true, false) => Some(("context", "the context WAYPOINT needs a `waypoint` match")),
+        (false, true) => Some(("waypoint", "a `waypoint` match needs the context WAYPOINT")),
+        _ => None,
     }
 }

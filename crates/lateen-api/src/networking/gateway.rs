@@ -17,9 +17,9 @@ object! {
 object! {
     /// `networking.v1alpha3.Server` of Istio's API.
     pub struct Server {
-        port: Option<Port>,
+        port: Option<Port> [REQUIRED],
         bind: String,
-        hosts: Vec<String>,
+        hosts: Vec<String> [REQUIRED],
         tls: Option<ServerTlsSettings>,
         default_endpoint: String,
         name: String,
@@ -29,16 +29,16 @@ object! {
 object! {
     /// `networking.v1alpha3.Port` of Istio's API.
     pub struct Port {
-        number: u32,
-        protocol: String,
-        name: String,
+        number: u32 [REQUIRED],
+        protocol: String [REQUIRED],
+        name: String [REQUIRED],
         target_port: u32,
     }
 }
 
 object! {
     /// `networking.v1alpha3.ServerTLSSettings` of Istio's API.
-    pub struct ServerTlsSettings {
+    pub struct ServerTlsSettings [AtMostOne(&["tlsCertificates", "credentialNames", "credentialName"])] {
         https_redirect: bool,
         mode: ServerTlsMode,
         server_certificate: String,
@@ -46,15 +46,16 @@ object! {
         ca_certificates: String,
         ca_crl: String,
         credential_name: String,
-        credential_names: Vec<String>,
+        credential_names: Vec<String> [Check::Items(1, 2)],
         ca_cert_credential_name: String,
-        tls_certificates: Vec<TlsCertificate>,
+        tls_certificates: Vec<TlsCertificate> [Check::Items(1, 2)],
         subject_alt_names: Vec<String>,
         verify_certificate_spki: Vec<String>,
         verify_certificate_hash: Vec<String>,
         min_protocol_version: TlsProtocol,
         max_protocol_version: TlsProtocol,
         cipher_suites: Vec<String>,
+        ecdh_curves: Vec<String>,
         insecure_skip_verify: Option<bool>,
     }
 }

@@ -11,8 +11,8 @@ object! {
     /// `networking.v1beta1.ProxyConfig` of Istio's API.
     pub struct ProxyConfig {
         selector: Option<WorkloadSelector>,
-        concurrency: Option<i32>,
-        environment_variables: BTreeMap<String, String>,
+        concurrency: Option<i32> [NOT_NEGATIVE],
+        environment_variables: BTreeMap<String, String> [Check::Each(&Check::MaxLen(2048))],
         image: Option<ProxyImage>,
     }
 }

@@ -21,7 +21,7 @@ object! {
 object! {
     /// `networking.v1alpha3.IstioIngressListener` of Istio's API.
     pub struct IstioIngressListener {
-        port: Option<SidecarPort>,
+        port: Option<SidecarPort> [REQUIRED],
         bind: String,
         capture_mode: CaptureMode,
         default_endpoint: String,
@@ -36,14 +36,14 @@ object! {
         port: Option<SidecarPort>,
         bind: String,
         capture_mode: CaptureMode,
-        hosts: Vec<String>,
+        hosts: Vec<String> [REQUIRED],
     }
 }
 
 object! {
     /// `networking.v1alpha3.WorkloadSelector` of Istio's API.
     pub struct WorkloadSelector {
-        labels: BTreeMap<String, String>,
+        labels: BTreeMap<String, String> [Check::Properties(0, 256), LABEL_VALUES, LABEL_LENGTHS],
     }
 }
 

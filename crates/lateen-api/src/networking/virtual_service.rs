@@ -23,7 +23,7 @@ object! {
 object! {
     /// `networking.v1alpha3.Destination` of Istio's API.
     pub struct Destination {
-        host: String,
+        host: String [REQUIRED],
         subset: String,
         port: Option<PortSelector>,
     }
@@ -39,12 +39,14 @@ object! {
         direct_response: Option<HttpDirectResponse>,
         delegate: Option<Delegate>,
         rewrite: Option<HttpRewrite>,
-        timeout: Option<Duration>,
+        timeout: Option<Duration> [MILLISECOND],
         retries: Option<HttpRetry>,
         fault: Option<HttpFaultInjection>,
         mirror: Option<Destination>,
         mirrors: Vec<HttpMirrorPolicy>,
         mirror_percent: Option<u32>,
+        /// The spelling that the schema also allows; read as `mirror_percent`.
+        mirror_percent_snake: Option<u32> = "mirror_percent",
         mirror_percentage: Option<Percent>,
         cors_policy: Option<CorsPolicy>,
         headers: Option<Headers>,
@@ -79,7 +81,7 @@ object! {
 object! {
     /// `networking.v1alpha3.TLSRoute` of Istio's API.
     pub struct TlsRoute {
-        r#match: Vec<TlsMatchAttributes>,
+        r#match: Vec<TlsMatchAttributes> [REQUIRED],
         route: Vec<RouteDestination>,
     }
 }
@@ -115,7 +117,7 @@ object! {
 object! {
     /// `networking.v1alpha3.HTTPRouteDestination` of Istio's API.
     pub struct HttpRouteDestination {
-        destination: Option<Destination>,
+        destination: Option<Destination> [REQUIRED],
         weight: i32,
         headers: Option<Headers>,
     }
@@ -124,7 +126,7 @@ object! {
 object! {
     /// `networking.v1alpha3.RouteDestination` of Istio's API.
     pub struct RouteDestination {
-        destination: Option<Destination>,
+        destination: Option<Destination> [REQUIRED],
         weight: i32,
     }
 }
@@ -144,7 +146,7 @@ object! {
 object! {
     /// `networking.v1alpha3.TLSMatchAttributes` of Istio's API.
     pub struct TlsMatchAttributes {
-        sni_hosts: Vec<String>,
+        sni_hosts: Vec<String> [REQUIRED],
         destination_subnets: Vec<String>,
         port: u32,
         source_labels: BTreeMap<String, String>,
@@ -155,7 +157,7 @@ object! {
 
 object! {
     /// `networking.v1alpha3.HTTPRedirect` of Istio's API.
-    pub struct HttpRedirect {
+    pub struct HttpRedirect [AtMostOne(&["port", "derivePort"])] {
         uri: String,
         authority: String,
         port: Option<u32>,
@@ -177,14 +179,14 @@ enumeration! {
 object! {
     /// `networking.v1alpha3.HTTPDirectResponse` of Istio's API.
     pub struct HttpDirectResponse {
-        status: u32,
+        status: u32 [REQUIRED],
         body: Option<HttpBody>,
     }
 }
 
 object! {
     /// `networking.v1alpha3.HTTPBody` of Istio's API.
-    pub struct HttpBody {
+    pub struct HttpBody [AtMostOne(&["string", "bytes"])] {
         string: Option<String>,
         bytes: Option<Bytes>,
     }
@@ -211,11 +213,11 @@ object! {
     /// `networking.v1alpha3.HTTPRetry` of Istio's API.
     pub struct HttpRetry {
         attempts: i32,
-        per_try_timeout: Option<Duration>,
+        per_try_timeout: Option<Duration> [MILLISECOND],
         retry_on: String,
         retry_remote_localities: Option<bool>,
         retry_ignore_previous_hosts: Option<bool>,
-        backoff: Option<Duration>,
+        backoff: Option<Duration> [MILLISECOND],
     }
 }
 
@@ -227,7 +229,7 @@ object! {
         allow_methods: Vec<String>,
         allow_headers: Vec<String>,
         expose_headers: Vec<String>,
-        max_age: Option<Duration>,
+        max_age: Option<Duration> [MILLISECOND],
         allow_credentials: Option<bool>,
         unmatched_preflights: UnmatchedPreflights,
     }
@@ -252,17 +254,17 @@ object! {
 
 object! {
     /// `networking.v1alpha3.HTTPFaultInjection.Delay` of Istio's API.
-    pub struct FaultDelay {
+    pub struct FaultDelay [AtMostOne(&["fixedDelay", "exponentialDelay"])] {
         percent: i32,
-        fixed_delay: Option<Duration>,
-        exponential_delay: Option<Duration>,
+        fixed_delay: Option<Duration> [MILLISECOND],
+        exponential_delay: Option<Duration> [MILLISECOND],
         percentage: Option<Percent>,
     }
 }
 
 object! {
     /// `networking.v1alpha3.HTTPFaultInjection.Abort` of Istio's API.
-    pub struct FaultAbort {
+    pub struct FaultAbort [AtMostOne(&["httpStatus", "grpcStatus", "http2Error"])] {
         http_status: Option<i32>,
         grpc_status: Option<String>,
         http2_error: Option<String>,
@@ -273,7 +275,7 @@ object! {
 object! {
     /// `networking.v1alpha3.HTTPMirrorPolicy` of Istio's API.
     pub struct HttpMirrorPolicy {
-        destination: Option<Destination>,
+        destination: Option<Destination> [REQUIRED],
         percentage: Option<Percent>,
     }
 }

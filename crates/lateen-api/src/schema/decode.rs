@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::check::{self, Check, ObjectCheck};
 use super::suggest;
 use crate::diagnostic::{Diagnostic, Severity, codes};
 use crate::meta::ResourceRef;
@@ -31,6 +32,8 @@ pub trait Object: Default + 'static {
     const NAME: &'static str;
     /// Its fields.
     const FIELDS: &'static [Field<Self>];
+    /// Rules about several fields.
+    const CHECKS: &'static [ObjectCheck];
 }
 
 /// One field of an [`Object`].
@@ -38,6 +41,8 @@ pub trait Object: Default + 'static {
 pub struct Field<T: 'static> {
     /// The JSON name.
     pub name: &'static str,
+    /// Rules about its value.
+    pub checks: &'static [Check],
     /// Reads the field into the object.
     pub decode: fn(&Node, &mut Cx<'_>, &mut T),
 }
@@ -155,14 +160,26 @@ pub fn object<T: Object>(node: &Node, cx: &mut Cx<'_>) -> Option<T> {
             Some(_) if entry.value.is_null() => {}
             Some(field) => {
                 cx.in_key(field.name, |cx| {
-                    (field.decode)(&entry.value, cx, &mut object)
+                    (field.decode)(&entry.value, cx, &mut object);
+                    check::field(field.checks, &entry.value, cx);
                 });
             }
             None if cx.path.is_empty() && ENVELOPE.contains(&&*entry.key) => {}
             None => unknown_field::<T>(entry, cx),
         }
     }
+    for field in T::FIELDS.iter().filter(|field| is_required(field.checks)) {
+        if !check::is_set(node, field.name) {
+            let message = format!("`{}` is required", field.name);
+            cx.in_key(field.name, |cx| cx.error(node.span, codes::REQUIRED, message, None));
+        }
+    }
+    check::object(T::CHECKS, node, cx);
     Some(object)
+}
+
+fn is_required(checks: &[Check]) -> bool {
+    checks.iter().any(|check| matches!(check, Check::Required))
 }
 
 fn unknown_field<T: Object>(entry: &Entry, cx: &mut Cx<'_>) {

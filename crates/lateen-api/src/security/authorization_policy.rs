@@ -2,16 +2,18 @@
 //!
 //! Field tables only; meaning is checked in `validate`.
 
+use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
+use crate::tree::Node;
 use crate::selector::{PolicyTargetReference, WorkloadSelector};
 
 object! {
     /// `security.v1beta1.AuthorizationPolicy` of Istio's API.
-    pub struct AuthorizationPolicy {
+    pub struct AuthorizationPolicy [AtMostOne(&["selector", "targetRef", "targetRefs"])] {
         selector: Option<WorkloadSelector>,
         target_ref: Option<PolicyTargetReference>,
-        target_refs: Vec<PolicyTargetReference>,
-        rules: Vec<Rule>,
+        target_refs: Vec<PolicyTargetReference> [max_items(16)],
+        rules: Vec<Rule> [max_items(512)],
         action: Action,
         provider: Option<ExtensionProvider>,
     }
@@ -37,7 +39,7 @@ enumeration! {
 object! {
     /// `security.v1beta1.Rule` of Istio's API.
     pub struct Rule {
-        from: Vec<RuleFrom>,
+        from: Vec<RuleFrom> [max_items(512)],
         to: Vec<RuleTo>,
         when: Vec<Condition>,
     }
@@ -59,15 +61,15 @@ object! {
 
 object! {
     /// `security.v1beta1.Source` of Istio's API.
-    pub struct Source {
+    pub struct Source [Custom(service_accounts_alone)] {
         principals: Vec<String>,
         not_principals: Vec<String>,
         request_principals: Vec<String>,
         not_request_principals: Vec<String>,
         namespaces: Vec<String>,
         not_namespaces: Vec<String>,
-        service_accounts: Vec<String>,
-        not_service_accounts: Vec<String>,
+        service_accounts: Vec<String> [max_items(16), Check::Each(&Check::MaxLen(320))],
+        not_service_accounts: Vec<String> [max_items(16), Check::Each(&Check::MaxLen(320))],
         ip_blocks: Vec<String>,
         not_ip_blocks: Vec<String>,
         remote_ip_blocks: Vec<String>,
@@ -94,8 +96,15 @@ object! {
 object! {
     /// `security.v1beta1.Condition` of Istio's API.
     pub struct Condition {
-        key: String,
+        key: String [REQUIRED],
         values: Vec<String>,
         not_values: Vec<String>,
     }
+}
+
+fn service_accounts_alone(node: &Node) -> Option<(&'static str, &'static str)> {
+    let any = |names: &[&str]| names.iter().any(|name| is_set(node, name));
+    let name = ["serviceAccounts", "notServiceAccounts"].into_iter().find(|name| is_set(node, name))?;
+    any(&["principals", "notPrincipals", "namespaces", "notNamespaces"])
+        .then_some((name, "serviceAccounts cannot be set together with principals or namespaces"))
 }

@@ -4,15 +4,17 @@
 
 use std::collections::BTreeMap;
 
+use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
+use crate::tree::Node;
 use crate::selector::WorkloadSelector;
 
 object! {
     /// `security.v1beta1.PeerAuthentication` of Istio's API.
-    pub struct PeerAuthentication {
+    pub struct PeerAuthentication [Custom(ports_need_selector)] {
         selector: Option<WorkloadSelector>,
         mtls: Option<MutualTls>,
-        port_level_mtls: BTreeMap<u32, MutualTls>,
+        port_level_mtls: BTreeMap<u32, MutualTls> [Check::Properties(1, usize::MAX), Check::Keys(port_key)],
     }
 }
 
@@ -31,4 +33,17 @@ enumeration! {
         Permissive = "PERMISSIVE",
         Strict = "STRICT",
     }
+}
+
+fn port_key(key: &str) -> Option<&'static str> {
+    // What is no number at all is reported by the decoder.
+    let port: u32 = key.parse().ok()?;
+    (!(1..=65535).contains(&port)).then_some("a port has to be between 1 and 65535")
+}
+
+fn ports_need_selector(node: &Node) -> Option<(&'static str, &'static str)> {
+    let labels = node.get("selector").and_then(|selector| selector.get("matchLabels"));
+    let selects = labels.is_some_and(|labels| !labels.entries().is_empty());
+    (is_set(node, "portLevelMtls") && !selects)
+        .then_some(("portLevelMtls", "portLevelMtls needs a selector with matchLabels"))
 }

@@ -4,41 +4,44 @@
 
 use std::time::Duration;
 
-use crate::schema::object;
+use crate::schema::{enumeration, object};
 use crate::selector::{PolicyTargetReference, WorkloadSelector};
 
 object! {
     /// `security.v1beta1.RequestAuthentication` of Istio's API.
-    pub struct RequestAuthentication {
+    pub struct RequestAuthentication [AtMostOne(&["selector", "targetRef", "targetRefs"])] {
         selector: Option<WorkloadSelector>,
         target_ref: Option<PolicyTargetReference>,
-        target_refs: Vec<PolicyTargetReference>,
-        jwt_rules: Vec<JwtRule>,
+        target_refs: Vec<PolicyTargetReference> [max_items(16)],
+        jwt_rules: Vec<JwtRule> [max_items(4096)],
     }
 }
 
 object! {
     /// `security.v1beta1.JWTRule` of Istio's API.
-    pub struct JwtRule {
-        issuer: String,
-        audiences: Vec<String>,
-        jwks_uri: String,
+    pub struct JwtRule [AtMostOne(&["jwksUri", "jwks_uri", "jwks"])] {
+        issuer: String [NOT_EMPTY],
+        audiences: Vec<String> [EACH_NOT_EMPTY],
+        jwks_uri: String [NOT_EMPTY, max_len(2048), Check::Text(http_url)],
+        /// The spelling that the schema also allows; read as `jwks_uri`.
+        jwks_uri_snake: String = "jwks_uri" [NOT_EMPTY, max_len(2048), Check::Text(http_url)],
         jwks: String,
         from_headers: Vec<JwtHeader>,
-        from_params: Vec<String>,
+        from_params: Vec<String> [EACH_NOT_EMPTY],
         output_payload_to_header: String,
-        from_cookies: Vec<String>,
+        from_cookies: Vec<String> [EACH_NOT_EMPTY],
         forward_original_token: bool,
         output_claim_to_headers: Vec<ClaimToHeader>,
-        timeout: Option<Duration>,
-        space_delimited_claims: Vec<String>,
+        timeout: Option<Duration> [MILLISECOND],
+        space_delimited_claims: Vec<String> [max_items(64), EACH_NOT_EMPTY],
+        presence: JwtPresence,
     }
 }
 
 object! {
     /// `security.v1beta1.JWTHeader` of Istio's API.
     pub struct JwtHeader {
-        name: String,
+        name: String [REQUIRED, NOT_EMPTY],
         prefix: String,
     }
 }
@@ -46,7 +49,15 @@ object! {
 object! {
     /// `security.v1beta1.ClaimToHeader` of Istio's API.
     pub struct ClaimToHeader {
-        header: String,
-        claim: String,
+        header: String [REQUIRED, NOT_EMPTY, Check::Text(header_name)],
+        claim: String [REQUIRED, NOT_EMPTY],
+    }
+}
+
+enumeration! {
+    /// `security.v1beta1.JWTRule.Presence` of Istio's API.
+    pub enum JwtPresence {
+        Optional = "OPTIONAL",
+        Required = "REQUIRED",
     }
 }
