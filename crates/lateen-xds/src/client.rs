@@ -205,6 +205,10 @@ impl ClientSession {
                 return refused(&ticket, &format!("resource {:?} is a {found}", wire.name));
             }
             let name: Arc<str> = wire.name.into();
+            // The response and a request that took the subscription back have crossed.
+            if !state.wants(&name) {
+                continue;
+            }
             versions.push((name.clone(), wire.version));
             changed.push(Resource::from_any(name, body));
         }
@@ -258,9 +262,8 @@ impl ClientSession {
         }
         let state = self.types.get_mut(&ticket.ty)?;
         let pending = state.pending.remove(&ticket.nonce)?;
-        let still_wanted = |name: &str| state.wildcard || state.names.contains(name);
         for (name, version) in pending.changed {
-            if applied(&name) && still_wanted(&name) {
+            if applied(&name) && state.wants(&name) {
                 state.accepted.insert(name, version);
             }
         }
@@ -276,6 +279,10 @@ impl ClientSession {
 }
 
 impl TypeState {
+    fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
     fn opening(&mut self, ty: TypeUrl) -> DeltaDiscoveryRequest {
         // What an earlier stream sent and nobody answered is sent again, since it is not among the versions we name.
         self.pending.clear();

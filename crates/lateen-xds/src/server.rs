@@ -162,7 +162,6 @@ impl ServerSession {
                 .is_some_and(|old| Arc::ptr_eq(&old.get(*ty), &resources.get(*ty)));
             state.dirty |= !same;
         }
-        self.ordering.retarget(&resources);
         self.target = Some(resources);
     }
 
@@ -190,7 +189,7 @@ impl ServerSession {
         } else {
             let (answer, names) =
                 state.answered_by(&request.response_nonce, &request.error_detail, now);
-            self.ordering.answered(ty, names);
+            self.ordering.answered(ty, &names);
             let again = answer == Answer::Stale && state.is_asking_again(&request.response_nonce);
             (answer, again)
         };
@@ -240,7 +239,7 @@ impl ServerSession {
         } else {
             let (answer, names) =
                 state.answered_by(&request.response_nonce, &request.error_detail, now);
-            self.ordering.answered(ty, names);
+            self.ordering.answered(ty, &names);
             answer
         };
         let mut resubscribed = state.subscribe_also(subscribe);

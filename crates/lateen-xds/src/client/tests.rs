@@ -209,6 +209,8 @@ fn unsubscribed_resources_are_not_claimed() {
     let crossing = update(&mut session, response(Eds, "2", "a=2 b=2", ""));
     session.unsubscribe(Eds, ["a"]);
     session.ack(&crossing.ticket);
+    let crossing = update(&mut session, response(Eds, "3", "a=2 b=2", ""));
+    assert_eq!(crossing.changed.len(), 1, "nobody wants a any more");
     assert_eq!(
         versions(&session.restart()[0]),
         BTreeMap::from([("b", "2")])

@@ -7,7 +7,7 @@
 //!
 //! Both waits are bounded by [`SessionConfig`](super::SessionConfig), so a client that never answers is not starved by them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use lateen_envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, DiscoveryResponse, Resource as WireResource,
 };
 use lateen_envoy::pb::google::protobuf::Any;
-use lateen_envoy::{Resource, ResourceSet, Resources, TypeUrl};
+use lateen_envoy::{Resource, Resources, TypeUrl};
 use prost::Message;
 
 use super::state::{Diff, Held, InFlight};
@@ -26,23 +26,17 @@ use super::{Response, ServerSession, Variant};
 /// What listeners and routes are waiting for.
 #[derive(Debug, Default)]
 pub(super) struct Ordering {
-    /// Endpoints of clusters that were sent; until they are ACKed the clusters may not work.
-    awaited: BTreeSet<Arc<str>>,
+    /// Clusters that were sent, and the names of their endpoints; until those are ACKed the clusters do not work.
+    awaited: BTreeMap<Arc<str>, String>,
 }
 
 impl Ordering {
-    /// Endpoints that will never come are not waited for.
-    pub(super) fn retarget(&mut self, target: &ResourceSet) {
-        let endpoints = target.get(TypeUrl::ClusterLoadAssignment);
-        self.awaited.retain(|name| endpoints.contains_key(name));
-    }
-
     /// A response with `names` was ACKed or NACKed.
-    pub(super) fn answered(&mut self, ty: TypeUrl, names: Vec<Arc<str>>) {
-        if ty == TypeUrl::ClusterLoadAssignment {
-            for name in names {
-                self.awaited.remove(&name);
-            }
+    pub(super) fn answered(&mut self, ty: TypeUrl, names: &[Arc<str>]) {
+        if ty == TypeUrl::ClusterLoadAssignment && !self.awaited.is_empty() {
+            let names: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
+            self.awaited
+                .retain(|_, endpoints| !names.contains(endpoints.as_str()));
         }
     }
 }
@@ -122,6 +116,9 @@ impl ServerSession {
             return None;
         }
         for name in &removed {
+            if ty == TypeUrl::Cluster {
+                self.ordering.awaited.remove(name);
+            }
             if state.status.names.contains(name) {
                 state.held.insert(name.clone(), Held::Absent);
             } else {
@@ -175,6 +172,11 @@ impl ServerSession {
         };
         if release {
             state.drop_removed(&diff.removed);
+            if ty == TypeUrl::Cluster {
+                self.ordering
+                    .awaited
+                    .retain(|name, _| !diff.removed.contains(name));
+            }
         }
         let transfer = self.sent(ty, diff.changed, release, target, now)?;
         Some(Response::StateOfTheWorld(DiscoveryResponse {
@@ -208,6 +210,7 @@ impl ServerSession {
         state.refresh.clear();
         state.answered = true;
         state.dirty = !release;
+        let adds = changed.iter().any(|resource| state.lacks(resource));
         let names = changed
             .iter()
             .map(|resource| resource.name.clone())
@@ -218,6 +221,7 @@ impl ServerSession {
         state.in_flight = Some(InFlight {
             transfer: transfer.clone(),
             names,
+            adds,
         });
         state.status.sent = Some(transfer.clone());
         Some(transfer)
@@ -225,19 +229,18 @@ impl ServerSession {
 
     /// Behind every cluster that takes its endpoints from us those are sent, and listeners and routes wait for them.
     fn expect_endpoints(&mut self, clusters: &[Resource]) {
-        let Some(target) = &self.target else { return };
-        let endpoints = target.get(TypeUrl::ClusterLoadAssignment);
-        for name in clusters.iter().filter_map(endpoints_of) {
-            let Some((name, _)) = endpoints.get_key_value(name.as_str()) else {
+        let mut endpoints = self.types.get_mut(&TypeUrl::ClusterLoadAssignment);
+        for cluster in clusters {
+            let Some(name) = endpoints_of(cluster) else {
                 continue;
             };
-            self.ordering.awaited.insert(name.clone());
-            if let Some(state) = self.types.get_mut(&TypeUrl::ClusterLoadAssignment)
-                && state.is_subscribed(name)
+            if let Some(state) = &mut endpoints
+                && state.is_subscribed(&name)
             {
-                state.refresh.insert(name.clone());
+                state.refresh.insert(Arc::from(name.as_str()));
                 state.dirty = true;
             }
+            self.ordering.awaited.insert(cluster.name.clone(), name);
         }
     }
 
@@ -247,24 +250,50 @@ impl ServerSession {
             .types
             .get(&TypeUrl::Cluster)
             .is_some_and(|s| s.in_flight.is_some());
-        let ready = !in_flight && self.ordering.awaited.is_empty();
-        let make_wait = self.config.make_wait;
+        let ready = !in_flight && !self.lacks_endpoints();
         let Some(state) = self.types.get_mut(&ty) else {
             return true;
         };
         let since = *state.blocked_since.get_or_insert(now);
-        let may = ready || now >= since + make_wait;
-        if may {
+        let over = now >= since + self.config.make_wait;
+        if over {
+            // A client that does not ask for them now will not later; it must not pay for it with every change.
+            self.ordering.awaited.clear();
+        }
+        if ready || over {
             state.blocked_since = None;
         }
-        may
+        ready || over
+    }
+
+    /// Whether the client has a cluster, or asked for endpoints, that it has no endpoints for although there are some.
+    fn lacks_endpoints(&self) -> bool {
+        let Some(target) = &self.target else {
+            return false;
+        };
+        let exist = target.get(TypeUrl::ClusterLoadAssignment);
+        let state = self.types.get(&TypeUrl::ClusterLoadAssignment);
+        self.ordering
+            .awaited
+            .values()
+            .any(|name| exist.contains_key(name.as_str()))
+            || state.is_some_and(|state| state.lacks_any(&exist))
     }
 
     /// Whether what was removed from `ty` is no longer used by the client, or was left to it for long enough.
     fn may_remove(&mut self, ty: TypeUrl, diff: &Diff, now: Instant) -> bool {
         // A state-of-the-world response of a type that is subscribed by name cannot say that something is gone.
         let sayable = self.variant == Variant::Delta || ty.is_wildcard();
-        let unused = || users(ty).iter().all(|user| self.is_settled(*user));
+        // A reconnecting client asks for one type after the other. What it brought along may be used by those still to come.
+        let inherited = self
+            .types
+            .get(&ty)
+            .is_some_and(|state| state.inherited(&diff.removed));
+        let is_unused_by = |user: &TypeUrl| match self.types.contains_key(user) {
+            true => self.is_settled(*user),
+            false => !inherited,
+        };
+        let unused = || users(ty).iter().all(is_unused_by);
         let free = diff.removed.is_empty() || !sayable || unused();
         let break_wait = self.config.break_wait;
         let Some(state) = self.types.get_mut(&ty) else {

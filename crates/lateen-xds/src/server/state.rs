@@ -39,6 +39,8 @@ pub(super) struct InFlight {
     pub(super) transfer: Transfer,
     /// The resources in it.
     pub(super) names: Vec<Arc<str>>,
+    /// Whether any of them is new to the client.
+    pub(super) adds: bool,
 }
 
 /// What separates what the client holds from what it should hold.
@@ -175,6 +177,12 @@ impl TypeState {
         true
     }
 
+    /// Whether any of `names` was brought from an earlier stream.
+    pub(super) fn inherited(&self, names: &[Arc<str>]) -> bool {
+        let brought = |name| matches!(self.held.get(name), Some(Held::Claimed(_) | Held::Unknown));
+        names.iter().any(brought)
+    }
+
     /// Makes everything be sent again.
     pub(super) fn forget_held(&mut self) {
         self.held.clear();
@@ -188,6 +196,25 @@ impl TypeState {
         let names = &self.status.names;
         self.held.retain(|name, _| names.contains(name));
         self.refresh.retain(|name| names.contains(name));
+    }
+
+    /// Whether a resource is new to the client rather than changed.
+    pub(super) fn lacks(&self, resource: &Resource) -> bool {
+        self.held
+            .get(&resource.name)
+            .and_then(Held::version)
+            .is_none()
+    }
+
+    /// Whether something that was asked for and exists has not arrived in any version.
+    pub(super) fn lacks_any(&self, target: &Resources) -> bool {
+        let pending = || {
+            self.diff(target)
+                .changed
+                .iter()
+                .any(|resource| self.lacks(resource))
+        };
+        self.in_flight.as_ref().is_some_and(|flight| flight.adds) || (self.dirty && pending())
     }
 
     /// Compares what the client holds with what it should hold.

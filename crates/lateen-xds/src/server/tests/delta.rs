@@ -216,6 +216,9 @@ fn a_reconnecting_client_gets_what_changed_and_hears_what_is_gone() {
         .collect();
     let mut stream = DeltaStream::new();
     stream.set(&[(Cds, "same changed=2 new")]);
+    stream.subscribe(Lds, "");
+    stream.subscribe(Rds, "80");
+    stream.drain();
     stream.request(DeltaDiscoveryRequest {
         initial_resource_versions: versions,
         response_nonce: "from an earlier stream".to_owned(),

@@ -223,3 +223,50 @@ fn extensions_are_never_removed() {
     assert_eq!(stream.drain(), [""; 0]);
     assert_eq!(stream.session.deadline(), None);
 }
+
+#[test]
+fn a_reconnecting_client_keeps_what_it_brought_until_it_has_asked_for_the_rest() {
+    let held = set(&[(Cds, "gone")]);
+    let mut stream = DeltaStream::new();
+    stream.set(&[(Lds, "l=2"), (Rds, "80=2")]);
+    stream.request(DeltaDiscoveryRequest {
+        initial_resource_versions: [("gone".to_owned(), held.get(Cds)["gone"].version_string())]
+            .into(),
+        ..delta_request(Cds)
+    });
+    assert_eq!(stream.drain(), ["CDS"]);
+    stream.subscribe(Lds, "");
+    stream.subscribe(Rds, "80");
+    assert_eq!(stream.drain(), ["LDS +l", "RDS +80", "CDS -gone"]);
+}
+
+#[test]
+fn endpoints_that_come_back_are_waited_for_again() {
+    let mut stream = sidecar(&[(Cds, "a"), (Eds, "a"), (Rds, "80")], "", "80");
+    stream.drain();
+    stream.set(&[(Cds, "a"), (Rds, "80")]);
+    assert_eq!(stream.drain(), ["LDS", "RDS +80"]);
+    stream.set(&[(Cds, "a"), (Eds, "a"), (Rds, "80=2")]);
+    assert_eq!(stream.next(), None);
+    stream.subscribe(Eds, "a");
+    assert_eq!(stream.drain(), ["EDS +a", "RDS +80"]);
+}
+
+#[test]
+fn endpoints_asked_for_on_a_new_stream_are_waited_for() {
+    let held = set(&[(Cds, "a")]);
+    let mut stream = DeltaStream::new();
+    stream.set(&[(Cds, "a"), (Eds, "a"), (Rds, "80")]);
+    stream.request(DeltaDiscoveryRequest {
+        initial_resource_versions: [("a".to_owned(), held.get(Cds)["a"].version_string())].into(),
+        ..delta_request(Cds)
+    });
+    assert_eq!(stream.drain(), ["CDS"]);
+    stream.subscribe(Eds, "a");
+    stream.subscribe(Rds, "80");
+    let endpoints = stream.next().unwrap();
+    assert_eq!(shape(&endpoints), "EDS +a");
+    assert_eq!(stream.next(), None);
+    stream.ack(&endpoints);
+    assert_eq!(stream.drain(), ["RDS +80"]);
+}
