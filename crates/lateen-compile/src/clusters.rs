@@ -19,7 +19,7 @@ use crate::rules::MergedRule;
 use crate::security::MtlsMode;
 use crate::shared::Shared;
 
-pub(crate) use inbound::{InboundClusterInputs, inbound};
+pub(crate) use inbound::{InboundClusterInputs, Target, inbound};
 pub(crate) use policy::{EffectivePolicy, LocalityPolicy, is_passthrough};
 pub(crate) use tls::{
     ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, inline_bytes,

@@ -7,6 +7,7 @@
 //! whatever order they come.
 
 mod accesslog;
+mod authorization;
 mod clusters;
 mod compiler;
 mod diagnostics;

@@ -144,9 +144,13 @@ impl Service {
         self.ports.iter().find(|port| port.number == number)
     }
 
-    /// Its virtual addresses as a proxy sees them: its own, or those allocated if it has none.
-    pub(crate) fn vips(&self) -> &[String] {
-        if self.addresses.is_empty() { &self.auto_addresses } else { &self.addresses }
+    /// Its virtual addresses as a proxy sees them: its own, or those allocated if it has none and the proxy's agent tells
+    /// them to the workload.
+    pub(crate) fn vips(&self, dns_capture: bool) -> &[String] {
+        match (self.addresses.is_empty(), dns_capture) {
+            (true, true) => &self.auto_addresses,
+            _ => &self.addresses,
+        }
     }
 
     /// Whether its name is a wildcard.

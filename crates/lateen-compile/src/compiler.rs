@@ -1,0 +1,461 @@
+//! One proxy's configuration: which generators run, with which inputs, and their output put together.
+
+mod gateway;
+mod sidecar;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lateen_api::Diagnostic;
+use lateen_api::networking::ClientTlsMode;
+use lateen_envoy::{Resource, ResourceSet, Resources, TypeUrl};
+use prost::{Message, Name};
+
+use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Place};
+use crate::clusters::InboundClusterInputs;
+use crate::endpoints::{self, EndpointInputs};
+use crate::listeners::{
+    self, GatewayListenerInputs, InboundInputs, ListenerView, OutboundListenerInputs,
+    VirtualOutboundInputs,
+};
+use crate::memo::{Memo, MemoStats};
+use crate::model::{Port, Registry, Resolution, Service};
+use crate::nametable::{self, NameTableInputs, NamedService};
+use crate::node::{ProxyKind, ProxyNode};
+use crate::pod::Locality;
+use crate::routes::{self, DestinationFacts, GatewayRouteInputs, SidecarRouteInputs};
+use crate::rules::{MergedRule, for_workload};
+use crate::scope::{Scope, destinations};
+use crate::secrets::{self, SecretInputs};
+use crate::shared::Shared;
+use crate::snapshot::{Snapshot, VirtualServiceConfig};
+
+/// What one proxy is to have.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The resources.
+    pub resources: ResourceSet,
+    /// What was found while putting them together.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// How well the memo tables work, by generator.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompilerStats {
+    /// Clusters.
+    pub clusters: MemoStats,
+    /// Endpoints.
+    pub endpoints: MemoStats,
+    /// Listeners.
+    pub listeners: MemoStats,
+    /// Route configurations.
+    pub routes: MemoStats,
+}
+
+/// Turns snapshots into proxies' configuration, remembering what it made of which inputs.
+///
+/// One compiler serves every proxy, and several threads at once. Two compilers fed the same inputs give the same bytes; so does
+/// one that remembers and one that does not.
+pub struct Compiler {
+    clusters: Memo<ClusterInputs, Vec<Resource>>,
+    common_clusters: Memo<CommonClusterInputs, Vec<Resource>>,
+    inbound_clusters: Memo<InboundClusterInputs, Vec<Resource>>,
+    endpoints: Memo<EndpointInputs, Vec<Resource>>,
+    outbound_listeners: Memo<OutboundListenerInputs, Vec<Resource>>,
+    virtual_outbound: Memo<VirtualOutboundInputs, Vec<Resource>>,
+    inbound_listeners: Memo<InboundInputs, Vec<Resource>>,
+    gateway_listeners: Memo<GatewayListenerInputs, Vec<Resource>>,
+    sidecar_routes: Memo<SidecarRouteInputs, Vec<Resource>>,
+    gateway_routes: Memo<GatewayRouteInputs, Vec<Resource>>,
+    name_tables: Memo<NameTableInputs, Vec<Resource>>,
+    secrets: Memo<SecretInputs, Vec<Resource>>,
+    scopes: Mutex<Scopes>,
+}
+
+/// The scopes of one snapshot, by namespace, Sidecar and kind of proxy.
+#[derive(Default)]
+struct Scopes {
+    snapshot: Option<Snapshot>,
+    scopes: BTreeMap<(ProxyKind, String, String), Arc<Scope>>,
+}
+
+impl Default for Compiler {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Compiler {
+    /// A compiler that remembers nothing yet.
+    pub fn new() -> Self {
+        Self {
+            clusters: Memo::new(),
+            common_clusters: Memo::new(),
+            inbound_clusters: Memo::new(),
+            endpoints: Memo::new(),
+            outbound_listeners: Memo::new(),
+            virtual_outbound: Memo::new(),
+            inbound_listeners: Memo::new(),
+            gateway_listeners: Memo::new(),
+            sidecar_routes: Memo::new(),
+            gateway_routes: Memo::new(),
+            name_tables: Memo::new(),
+            secrets: Memo::new(),
+            scopes: Mutex::new(Scopes::default()),
+        }
+    }
+
+    /// What a proxy is to have, given everything known.
+    pub fn compile(&self, snapshot: &Snapshot, node: &ProxyNode) -> Compiled {
+        let proxy = Proxy::new(snapshot, node);
+        let scope = self.scope(&proxy);
+        let mut out = Output::default();
+        self.add_outbound_clusters(&proxy, &scope, &mut out);
+        match node.kind {
+            ProxyKind::Sidecar => self.add_sidecar(&proxy, &scope, &mut out),
+            ProxyKind::Router => self.add_gateway(&proxy, &scope, &mut out),
+        }
+        if node.dns_capture {
+            let table = name_table_inputs(snapshot, &scope);
+            out.add(TypeUrl::NameTable, &self.name_tables.get(&table, |inputs| {
+                vec![resource("nametable", &nametable::name_table(inputs))]
+            }));
+        }
+        out.finish()
+    }
+
+    /// How well the memo tables work.
+    pub fn stats(&self) -> CompilerStats {
+        CompilerStats {
+            clusters: self.clusters.stats(),
+            endpoints: self.endpoints.stats(),
+            listeners: self.outbound_listeners.stats(),
+            routes: self.sidecar_routes.stats(),
+        }
+    }
+
+    /// The scope of a proxy, shared by all with the same namespace and Sidecar.
+    fn scope(&self, proxy: &Proxy<'_>) -> Arc<Scope> {
+        let snapshot = proxy.snapshot;
+        let node = proxy.node;
+        let sidecar = match node.kind {
+            ProxyKind::Sidecar => snapshot.sidecar(&node.namespace, proxy.labels).cloned(),
+            ProxyKind::Router => None,
+        };
+        let name = sidecar.as_ref().map_or_else(String::new, |sidecar| sidecar.object.to_string());
+        let key = (node.kind, node.namespace.clone(), name);
+        {
+            let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+            if !scopes.snapshot.as_ref().is_some_and(|known| known.is_same(snapshot)) {
+                scopes.snapshot = Some(snapshot.clone());
+                scopes.scopes.clear();
+                self.advance();
+            }
+            if let Some(scope) = scopes.scopes.get(&key) {
+                return Arc::clone(scope);
+            }
+        }
+        let scope = Arc::new(match node.kind {
+            ProxyKind::Sidecar => Scope::for_sidecar(snapshot, &node.namespace, sidecar),
+            ProxyKind::Router => Scope::for_gateway(snapshot, &node.namespace),
+        });
+        let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+        if scopes.snapshot.as_ref().is_some_and(|known| known.is_same(snapshot)) {
+            scopes.scopes.insert(key, Arc::clone(&scope));
+        }
+        scope
+    }
+
+    /// A new snapshot has come: what has not been asked for lately is forgotten.
+    fn advance(&self) {
+        self.clusters.advance();
+        self.common_clusters.advance();
+        self.inbound_clusters.advance();
+        self.endpoints.advance();
+        self.outbound_listeners.advance();
+        self.virtual_outbound.advance();
+        self.inbound_listeners.advance();
+        self.gateway_listeners.advance();
+        self.sidecar_routes.advance();
+        self.gateway_routes.advance();
+        self.name_tables.advance();
+        self.secrets.advance();
+    }
+
+    /// The clusters and endpoints of every service in scope, and the clusters that exist once.
+    fn add_outbound_clusters(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
+        for service in &scope.services {
+            let rules = proxy.snapshot.rules(&scope.namespace, service);
+            let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
+            for port in &service.ports {
+                self.add_service_port(proxy, service, port, rule, out);
+            }
+        }
+        let common =
+            CommonClusterInputs { view: proxy.cluster_view(), mesh: proxy.snapshot.mesh().clone() };
+        out.add(TypeUrl::Cluster, &self.common_clusters.get(&common, |inputs| {
+            encode(clusters::common(inputs), |cluster| &cluster.name)
+        }));
+    }
+
+    fn add_service_port(
+        &self,
+        proxy: &Proxy<'_>,
+        service: &Shared<Service>,
+        port: &Port,
+        rule: Option<&Shared<MergedRule>>,
+        out: &mut Output,
+    ) {
+        if service.resolution == Resolution::Alias || port.protocol.handling().is_none() {
+            return;
+        }
+        let inputs = proxy.cluster_inputs(service, port, rule);
+        out.add(TypeUrl::Cluster, &self.clusters.get(&inputs, |inputs| {
+            encode(clusters::outbound(inputs), |cluster| &cluster.name)
+        }));
+        if !clusters::uses_eds(service, proxy.is_router()) {
+            return;
+        }
+        let subsets = rule.map_or(&[][..], |rule| &rule.spec.subsets);
+        let names = std::iter::once("").chain(subsets.iter().map(|subset| subset.name.as_str()));
+        for subset in names {
+            let inputs = proxy.endpoint_inputs(service, port, rule, subset);
+            out.add(TypeUrl::ClusterLoadAssignment, &self.endpoints.get(&inputs, |inputs| {
+                let built = endpoints::assignment(inputs);
+                vec![resource(&built.cluster_name, &built)]
+            }));
+        }
+    }
+}
+
+/// Resources of several types on their way into a set. The first of a name stays.
+#[derive(Default)]
+struct Output {
+    types: BTreeMap<TypeUrl, Resources>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Output {
+    fn add(&mut self, ty: TypeUrl, resources: &[Resource]) {
+        let map = self.types.entry(ty).or_default();
+        for resource in resources {
+            map.entry(Arc::clone(&resource.name)).or_insert_with(|| resource.clone());
+        }
+    }
+
+    fn finish(self) -> Compiled {
+        let mut resources = ResourceSet::default();
+        for (ty, map) in self.types {
+            resources.set(ty, Arc::new(map));
+        }
+        Compiled { resources, diagnostics: self.diagnostics }
+    }
+}
+
+fn resource<M: Message + Name>(name: &str, message: &M) -> Resource {
+    Resource::new(name, message)
+}
+
+fn encode<M: Message + Name>(messages: Vec<M>, name: impl Fn(&M) -> &String) -> Vec<Resource> {
+    messages.iter().map(|message| resource(name(message), message)).collect()
+}
+
+/// A proxy, with what the snapshot knows of its workload.
+struct Proxy<'a> {
+    snapshot: &'a Snapshot,
+    node: &'a ProxyNode,
+    /// The pod's labels, which may have changed since the proxy started; what it said itself if there is no pod.
+    labels: &'a BTreeMap<String, String>,
+    locality: Locality,
+}
+
+impl<'a> Proxy<'a> {
+    fn new(snapshot: &'a Snapshot, node: &'a ProxyNode) -> Self {
+        let pod = snapshot.pod(&node.namespace, &node.name);
+        let locality = if node.locality.is_empty() {
+            pod.map(|pod| pod.locality.clone()).unwrap_or_default()
+        } else {
+            node.locality.clone()
+        };
+        Self { snapshot, node, labels: pod.map_or(&node.labels, |pod| &pod.labels), locality }
+    }
+
+    fn is_router(&self) -> bool {
+        self.node.kind == ProxyKind::Router
+    }
+
+    fn cluster_view(&self) -> ClusterView {
+        ClusterView {
+            router: self.is_router(),
+            ip_mode: self.node.ip_mode(),
+            native: self.node.native,
+        }
+    }
+
+    fn listener_view(&self) -> ListenerView {
+        ListenerView {
+            native: self.node.native,
+            ip_mode: self.node.ip_mode(),
+            interception: self.node.interception,
+            idle_timeout: lateen_api::parse_duration(&self.node.idle_timeout).ok(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        Place { locality: self.locality.clone(), labels: self.labels.clone() }
+    }
+
+    fn cluster_inputs(
+        &self,
+        service: &Shared<Service>,
+        port: &Port,
+        rule: Option<&Shared<MergedRule>>,
+    ) -> ClusterInputs {
+        let snapshot = self.snapshot;
+        let known = snapshot.endpoints(service, port.number);
+        let dns = clusters::uses_dns(service);
+        ClusterInputs {
+            view: self.cluster_view(),
+            mesh: snapshot.mesh().clone(),
+            service: service.clone(),
+            port: port.clone(),
+            rule: rule.cloned(),
+            endpoints: if dns { known.cloned() } else { None },
+            identities: if service.mesh_external {
+                service.subject_alt_names.clone()
+            } else {
+                snapshot.identities(service).to_vec()
+            },
+            server_mtls: snapshot.namespace_mtls(&service.namespace),
+            all_mtls: known.is_some_and(|endpoints| {
+                !endpoints.is_empty() && endpoints.iter().all(|endpoint| endpoint.mtls_capable)
+            }),
+            place: dns.then(|| self.place()),
+        }
+    }
+
+    fn endpoint_inputs(
+        &self,
+        service: &Shared<Service>,
+        port: &Port,
+        rule: Option<&Shared<MergedRule>>,
+        subset: &str,
+    ) -> EndpointInputs {
+        let mesh = self.snapshot.mesh();
+        let near = endpoints::depends_on_place(
+            mesh,
+            service,
+            rule.map(|rule| &**rule),
+            subset,
+            port.number,
+        );
+        EndpointInputs {
+            mesh: mesh.clone(),
+            service: service.clone(),
+            port: port.clone(),
+            subset: subset.to_owned(),
+            rule: rule.cloned(),
+            endpoints: self.snapshot.endpoints(service, port.number).cloned().unwrap_or_default(),
+            place: near.then(|| self.place()),
+            network: self.node.network.clone(),
+        }
+    }
+}
+
+/// What virtual services need to know of the services they lead to: those in `known`, by name.
+fn destination_facts<'a>(
+    configs: impl Iterator<Item = &'a Shared<VirtualServiceConfig>>,
+    known: impl Fn(&str) -> Option<DestinationFacts>,
+) -> BTreeMap<String, DestinationFacts> {
+    let hosts: BTreeSet<String> = configs.flat_map(|config| destinations(&config.spec)).collect();
+    hosts
+        .into_iter()
+        .filter_map(|host| {
+            let facts = known(&host)?;
+            Some((host, facts))
+        })
+        .collect()
+}
+
+/// Whether a rule says anything that routes depend on.
+fn hashes(rule: &MergedRule) -> bool {
+    let policy = |policy: Option<&lateen_api::networking::TrafficPolicy>| {
+        policy.is_some_and(|policy| {
+            let own = policy.load_balancer.as_ref().is_some_and(|lb| lb.consistent_hash.is_some());
+            own || policy.port_level_settings.iter().any(|settings| {
+                settings.load_balancer.as_ref().is_some_and(|lb| lb.consistent_hash.is_some())
+            })
+        })
+    };
+    policy(rule.spec.traffic_policy.as_ref())
+        || rule.spec.subsets.iter().any(|subset| policy(subset.traffic_policy.as_ref()))
+}
+
+/// The rules of services that routes depend on.
+fn hashing_rules(
+    proxy: &Proxy<'_>,
+    scope: &Scope,
+    hosts: impl Iterator<Item = String>,
+) -> BTreeMap<String, Shared<MergedRule>> {
+    let mut out = BTreeMap::new();
+    for host in hosts {
+        let Some(service) = scope.service(&host) else { continue };
+        let rules = proxy.snapshot.rules(&scope.namespace, service);
+        let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
+        if let Some(rule) = rule.filter(|rule| hashes(rule)) {
+            out.insert(host, rule.clone());
+        }
+    }
+    out
+}
+
+/// The credentials that rules name for gateways.
+fn rule_credentials(rule: &MergedRule) -> Vec<secrets::Reference> {
+    let mut out = Vec::new();
+    let mut add = |policy: Option<&lateen_api::networking::TrafficPolicy>| {
+        let Some(policy) = policy else { return };
+        let ports = policy.port_level_settings.iter().filter_map(|settings| settings.tls.as_ref());
+        for tls in policy.tls.iter().chain(ports).filter(|tls| !tls.credential_name.is_empty()) {
+            out.push(secrets::Reference {
+                name: tls.credential_name.clone(),
+                object: rule.object.clone(),
+                path: "spec.trafficPolicy.tls.credentialName".to_owned(),
+                ca: tls.insecure_skip_verify != Some(true),
+                only_ca: tls.mode == ClientTlsMode::Simple,
+            });
+        }
+    };
+    add(rule.spec.traffic_policy.as_ref());
+    for subset in &rule.spec.subsets {
+        add(subset.traffic_policy.as_ref());
+    }
+    out
+}
+
+fn name_table_inputs(snapshot: &Snapshot, scope: &Scope) -> NameTableInputs {
+    let services = scope
+        .services
+        .iter()
+        .map(|service| {
+            let headless = service.resolution == Resolution::Passthrough
+                && service.registry == Registry::Kubernetes;
+            let endpoints = service
+                .ports
+                .first()
+                .filter(|_| headless)
+                .and_then(|port| snapshot.endpoints(service, port.number))
+                .cloned();
+            let pods = endpoints
+                .iter()
+                .flat_map(|endpoints| endpoints.iter())
+                .filter_map(|endpoint| {
+                    let ip = endpoint.addresses.first()?.parse().ok()?;
+                    let pod = snapshot.pod_by_ip(ip)?;
+                    Some((pod.name.clone(), endpoint.addresses.clone()))
+                })
+                .collect();
+            NamedService { service: service.clone(), endpoints, pods }
+        })
+        .collect();
+    NameTableInputs { services }
+}

@@ -1,0 +1,300 @@
+//! A gateway's listeners: one per address and port of its merged Gateways.
+
+use lateen_api::networking::ServerTlsMode;
+
+use crate::accesslog;
+use crate::filters::{self, Class, MTLS_ALPN};
+use crate::gateways::{MergedGateway, PortServers, Server};
+use crate::host;
+use crate::mesh::Mesh;
+use crate::meta::Meta;
+use crate::model::Port;
+use crate::names::{self, ObjectRef};
+use crate::proto::{core, listener, socket_address};
+use crate::protocol::Protocol;
+use crate::rules::for_workload;
+use crate::shared::Shared;
+
+use super::http::{HttpOptions, Routes, filter};
+use super::outbound::{PlanContext, TcpAction, routed, tcp_proxy};
+use super::{ListenerView, additional_addresses, tcp_filters, tls};
+
+/// One filter chain of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GatewayChain {
+    /// The server it is for.
+    pub(crate) server: Shared<Server>,
+    /// Server names; empty: any connection.
+    pub(crate) sni: Vec<String>,
+    pub(crate) alpn: Vec<String>,
+    pub(crate) action: GatewayAction,
+    /// The object and field it came from.
+    pub(crate) source: (ObjectRef, String),
+}
+
+/// What a chain does.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum GatewayAction {
+    /// HTTP with these routes.
+    Http(String),
+    /// Opaque, after ending TLS if the server does.
+    Tcp(TcpAction),
+    /// TLS handed on.
+    Passthrough(TcpAction),
+}
+
+/// Everything one gateway listener depends on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct GatewayListenerInputs {
+    pub(crate) view: ListenerView,
+    pub(crate) mesh: Shared<Mesh>,
+    pub(crate) port: u32,
+    /// The address asked for; empty for all.
+    pub(crate) bind: String,
+    pub(crate) chains: Vec<GatewayChain>,
+    /// AuthorizationPolicy as filters.
+    pub(crate) policies: Shared<crate::authorization::Policies>,
+}
+
+/// The chains of each listener: by port and address.
+pub(crate) fn gateway_plan(
+    merged: &MergedGateway,
+    context: &PlanContext<'_>,
+) -> Vec<(u32, String, Vec<GatewayChain>)> {
+    let mut out: Vec<(u32, String, Vec<GatewayChain>)> = Vec::new();
+    for servers in &merged.ports {
+        if context.unprivileged && servers.port < 1024 {
+            continue;
+        }
+        let chains = chains(servers, context);
+        if chains.is_empty() {
+            continue;
+        }
+        match out.iter_mut().find(|(port, bind, _)| *port == servers.port && *bind == servers.bind) {
+            Some((_, _, known)) => known.extend(chains),
+            None => out.push((servers.port, servers.bind.clone(), chains)),
+        }
+    }
+    out
+}
+
+fn chains(servers: &PortServers, context: &PlanContext<'_>) -> Vec<GatewayChain> {
+    if servers.protocol.is_http() {
+        return servers.servers.first().map(|first| http(first, &servers.route_name)).into_iter().collect();
+    }
+    servers
+        .servers
+        .iter()
+        .flat_map(|server| {
+            if server.terminates_https() {
+                vec![http(server, &server.route_name)]
+            } else {
+                streams(server, context)
+            }
+        })
+        .collect()
+}
+
+fn http(server: &Shared<Server>, routes: &str) -> GatewayChain {
+    GatewayChain {
+        server: server.clone(),
+        sni: if server.is_tls() { server.sni_hosts() } else { Vec::new() },
+        alpn: Vec::new(),
+        action: GatewayAction::Http(routes.to_owned()),
+        source: (server.object.clone(), server.path.clone()),
+    }
+}
+
+fn streams(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayChain> {
+    match server.spec.tls.as_ref().map(|tls| tls.mode) {
+        Some(ServerTlsMode::AutoPassthrough) => auto_passthrough(server, context),
+        Some(ServerTlsMode::Passthrough) => passthrough(server, context),
+        _ => terminated(server, context).into_iter().collect(),
+    }
+}
+
+fn port_of(server: &Server) -> Port {
+    Port { number: server.number, protocol: server.protocol, ..Port::default() }
+}
+
+/// Whether a virtual service shares a host with a server.
+fn shares_host(server: &Server, hosts: &[String], namespace: &str) -> bool {
+    let open = server.hosts_for(namespace);
+    hosts.iter().any(|wanted| open.iter().any(|host| host::matches(host, wanted)))
+}
+
+/// TCP, or TLS that ends here: the first route of the first virtual service that fits.
+fn terminated(server: &Shared<Server>, context: &PlanContext<'_>) -> Option<GatewayChain> {
+    for config in context.snapshot.virtual_services(&server.gateway, context.namespace) {
+        if !shares_host(server, &config.spec.hosts, &config.object.namespace) {
+            continue;
+        }
+        for (index, route) in config.spec.tcp.iter().enumerate() {
+            let fits = route.r#match.is_empty()
+                || route
+                    .r#match
+                    .iter()
+                    .any(|m| applies(server, m.port, &m.gateways));
+            if !fits || route.route.is_empty() {
+                continue;
+            }
+            let action = routed(context, &config.object, &route.route, &port_of(server));
+            return Some(GatewayChain {
+                server: server.clone(),
+                sni: if server.is_tls() { server.sni_hosts() } else { Vec::new() },
+                alpn: Vec::new(),
+                action: GatewayAction::Tcp(action),
+                source: (config.object.clone(), format!("spec.tcp[{index}]")),
+            });
+        }
+    }
+    None
+}
+
+fn applies(server: &Server, port: u32, gateways: &[String]) -> bool {
+    (port == 0 || port == server.number)
+        && (gateways.is_empty() || gateways.contains(&server.gateway))
+}
+
+/// TLS handed on by server name, as virtual services say.
+fn passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayChain> {
+    let mut out: Vec<GatewayChain> = Vec::new();
+    for config in context.snapshot.virtual_services(&server.gateway, context.namespace) {
+        if !shares_host(server, &config.spec.hosts, &config.object.namespace) {
+            continue;
+        }
+        for (index, route) in config.spec.tls.iter().enumerate() {
+            for (position, m) in route.r#match.iter().enumerate() {
+                let taken = |name: &String| out.iter().any(|chain| chain.sni.contains(name));
+                if route.route.is_empty()
+                    || !applies(server, m.port, &m.gateways)
+                    || m.sni_hosts.iter().any(taken)
+                {
+                    continue;
+                }
+                let action = routed(context, &config.object, &route.route, &port_of(server));
+                out.push(GatewayChain {
+                    server: server.clone(),
+                    sni: m.sni_hosts.clone(),
+                    alpn: Vec::new(),
+                    action: GatewayAction::Passthrough(action),
+                    source: (config.object.clone(), format!("spec.tls[{index}].match[{position}]")),
+                });
+            }
+        }
+    }
+    out
+}
+
+/// Mutual TLS of the mesh handed on by the cluster its server name spells: how clusters of one mesh reach each other.
+fn auto_passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayChain> {
+    let hosts = server.sni_hosts();
+    let mut out = Vec::new();
+    let services = context.scope.services.iter().filter(|service| {
+        !service.mesh_external
+            && hosts.iter().any(|host| host::is_subset(&service.hostname, host))
+    });
+    for service in services {
+        let rules = context.snapshot.rules(&context.scope.namespace, service);
+        let rule = for_workload(&rules, context.namespace, context.labels);
+        let subsets = rule.map_or(&[][..], |rule| &rule.spec.subsets);
+        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
+            let names = std::iter::once("").chain(subsets.iter().map(|subset| subset.name.as_str()));
+            for subset in names {
+                let cluster = names::sni_cluster(subset, &service.hostname, port.number);
+                let action = TcpAction {
+                    stat_prefix: cluster.clone(),
+                    clusters: vec![(cluster.clone(), 1)],
+                    ..TcpAction::default()
+                };
+                out.push(GatewayChain {
+                    server: server.clone(),
+                    sni: vec![cluster],
+                    alpn: MTLS_ALPN.map(str::to_owned).to_vec(),
+                    action: GatewayAction::Passthrough(action),
+                    source: (server.object.clone(), server.path.clone()),
+                });
+            }
+        }
+    }
+    out
+}
+
+/// Builds a listener.
+pub(crate) fn gateway(inputs: &GatewayListenerInputs) -> listener::Listener {
+    let wildcards = inputs.view.ip_mode.wildcards();
+    let (bind, extra) = match inputs.bind.as_str() {
+        "" => (wildcards[0], &wildcards[1..]),
+        bind => (bind, &[][..]),
+    };
+    let inspects = inputs.chains.iter().any(|chain| chain.server.is_tls());
+    listener::Listener {
+        name: names::listener(bind, inputs.port),
+        address: Some(socket_address(bind, inputs.port)),
+        additional_addresses: additional_addresses(extra, inputs.port),
+        traffic_direction: core::TrafficDirection::Outbound as i32,
+        listener_filters: if inspects { vec![filters::tls_inspector()] } else { Vec::new() },
+        filter_chains: inputs.chains.iter().map(|chain| build(inputs, chain, bind)).collect(),
+        access_log: accesslog::listener_logs(&inputs.mesh),
+        ..Default::default()
+    }
+}
+
+fn build(inputs: &GatewayListenerInputs, chain: &GatewayChain, bind: &str) -> listener::FilterChain {
+    let server = &chain.server;
+    let settings = server.spec.tls.as_ref().filter(|_| server.is_tls());
+    let opaque = !matches!(chain.action, GatewayAction::Http(_));
+    let (object, path) = &chain.source;
+    listener::FilterChain {
+        filter_chain_match: chain_match(chain),
+        filters: filters_of(inputs, chain, bind),
+        transport_socket: settings
+            .and_then(|settings| tls::server(settings, opaque, inputs.view.native)),
+        // A client that connects and then says nothing must not hold a connection at the edge. Source: Istio.
+        transport_socket_connect_timeout: Some(crate::proto::PbDuration { seconds: 15, nanos: 0 }),
+        metadata: Meta::default().config(object, path).build(),
+        ..Default::default()
+    }
+}
+
+fn chain_match(chain: &GatewayChain) -> Option<listener::FilterChainMatch> {
+    let wildcard = chain.sni.is_empty() || chain.sni.iter().any(|name| name == "*");
+    if wildcard && chain.alpn.is_empty() {
+        return None;
+    }
+    Some(listener::FilterChainMatch {
+        server_names: if wildcard { Vec::new() } else { chain.sni.clone() },
+        application_protocols: chain.alpn.clone(),
+        ..Default::default()
+    })
+}
+
+fn filters_of(
+    inputs: &GatewayListenerInputs,
+    chain: &GatewayChain,
+    bind: &str,
+) -> Vec<listener::Filter> {
+    match &chain.action {
+        GatewayAction::Http(routes) => {
+            let server = &chain.server;
+            let own_name = server.is_tls() && !server.spec.name.is_empty();
+            let stat_prefix = if own_name {
+                server.spec.name.clone()
+            } else {
+                format!("outbound_{}", names::listener(bind, inputs.port))
+            };
+            let options = HttpOptions {
+                class: Class::Gateway,
+                routes: Routes::Named(routes.clone()),
+                stat_prefix,
+                protocol: server.protocol,
+                policies: inputs.policies.http_filters(),
+            };
+            vec![filter(&inputs.view, &inputs.mesh, options)]
+        }
+        GatewayAction::Tcp(action) | GatewayAction::Passthrough(action) => {
+            let policies = inputs.policies.network_filters();
+            tcp_filters(&inputs.view, &inputs.mesh, Class::Gateway, tcp_proxy(action), policies)
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! TLS as servers: mutual TLS of the mesh, and what gateways are told.
+
+use lateen_api::networking::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
+
+use crate::clusters::{
+    ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, kubernetes_secret,
+    subject_alt_names, validate_by, validate_by_with_crl,
+};
+use crate::filters::TLS_SOCKET;
+use crate::mesh::Mesh;
+use crate::proto::{bool_value, core, prefix, tls, transport_socket};
+use crate::protocol::Handling;
+
+use tls::common_tls_context::ValidationContextType;
+use tls::tls_parameters::TlsProtocol as EnvoyProtocol;
+
+/// The transport socket of inbound mutual TLS.
+pub(super) fn mutual(mesh: &Mesh, handling: Handling, native: bool) -> core::TransportSocket {
+    let alpn: &[&str] = match handling {
+        // Our own proxy exchanges peer metadata over TCP under this protocol; others would not know what to answer.
+        Handling::Tcp if native => &["istio-peer-exchange", "h2", "http/1.1"],
+        _ => &["h2", "http/1.1"],
+    };
+    let context = tls::DownstreamTlsContext {
+        require_client_certificate: bool_value(true),
+        common_tls_context: Some(tls::CommonTlsContext {
+            alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
+            tls_params: Some(tls::TlsParameters {
+                tls_minimum_protocol_version: minimum(mesh) as i32,
+                tls_maximum_protocol_version: EnvoyProtocol::TlSv13 as i32,
+                cipher_suites: mesh.tls_ciphers.clone(),
+                ..Default::default()
+            }),
+            tls_certificate_sds_secret_configs: vec![agent_secret(WORKLOAD_SECRET)],
+            validation_context_type: Some(validate_by(
+                trust_domains(mesh),
+                agent_secret(ROOT_SECRET),
+            )),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    transport_socket(TLS_SOCKET, &context)
+}
+
+fn minimum(mesh: &Mesh) -> EnvoyProtocol {
+    if mesh.min_tls_13 { EnvoyProtocol::TlSv13 } else { EnvoyProtocol::TlSv12 }
+}
+
+/// Clients have to be of the mesh's trust domain or a former one.
+fn trust_domains(mesh: &Mesh) -> Vec<tls::SubjectAltNameMatcher> {
+    std::iter::once(&mesh.trust_domain)
+        .chain(&mesh.trust_domain_aliases)
+        .map(|domain| tls::SubjectAltNameMatcher {
+            san_type: tls::subject_alt_name_matcher::SanType::Uri as i32,
+            matcher: Some(prefix(&format!("spiffe://{domain}/"))),
+            ..Default::default()
+        })
+        .collect()
+}
+
+/// The transport socket of a server with TLS settings of its own; none if it does not end TLS.
+pub(super) fn server(
+    settings: &ServerTlsSettings,
+    tcp: bool,
+    native: bool,
+) -> Option<core::TransportSocket> {
+    let mode = settings.mode;
+    if matches!(mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
+        return None;
+    }
+    let required = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual);
+    let validates = required || mode == ServerTlsMode::OptionalMutual;
+    let alpn: &[&str] = if mode == ServerTlsMode::IstioMutual && tcp && native {
+        &["istio-peer-exchange", "h2", "http/1.1"]
+    } else {
+        &["h2", "http/1.1"]
+    };
+    let credentials = Credentials::of(settings);
+    let mut common = tls::CommonTlsContext {
+        alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
+        tls_params: parameters(settings),
+        tls_certificate_sds_secret_configs: credentials.certificates(),
+        ..Default::default()
+    };
+    if validates {
+        common.validation_context_type = Some(validation(settings, &credentials));
+    }
+    let context = tls::DownstreamTlsContext {
+        require_client_certificate: bool_value(required),
+        common_tls_context: Some(common),
+        ..Default::default()
+    };
+    Some(transport_socket(TLS_SOCKET, &context))
+}
+
+fn validation(settings: &ServerTlsSettings, credentials: &Credentials<'_>) -> ValidationContextType {
+    let names = subject_alt_names(&settings.subject_alt_names);
+    let mut out = validate_by_with_crl(names, credentials.root(settings), &settings.ca_crl);
+    if let ValidationContextType::CombinedValidationContext(combined) = &mut out {
+        let context = combined.default_validation_context.get_or_insert_default();
+        context.verify_certificate_spki.clone_from(&settings.verify_certificate_spki);
+        context.verify_certificate_hash.clone_from(&settings.verify_certificate_hash);
+    }
+    out
+}
+
+/// Protocol versions and ciphers, where they were given. For the mesh's own mutual TLS they are not the user's to choose.
+fn parameters(settings: &ServerTlsSettings) -> Option<tls::TlsParameters> {
+    if settings.mode == ServerTlsMode::IstioMutual {
+        return Some(tls::TlsParameters {
+            tls_minimum_protocol_version: EnvoyProtocol::TlSv12 as i32,
+            tls_maximum_protocol_version: EnvoyProtocol::TlSv13 as i32,
+            ..Default::default()
+        });
+    }
+    let out = tls::TlsParameters {
+        tls_minimum_protocol_version: version(settings.min_protocol_version) as i32,
+        tls_maximum_protocol_version: version(settings.max_protocol_version) as i32,
+        cipher_suites: settings.cipher_suites.clone(),
+        ..Default::default()
+    };
+    (out != tls::TlsParameters::default()).then_some(out)
+}
+
+fn version(version: TlsProtocol) -> EnvoyProtocol {
+    match version {
+        TlsProtocol::TlsAuto => EnvoyProtocol::TlsAuto,
+        TlsProtocol::Tlsv10 => EnvoyProtocol::TlSv10,
+        TlsProtocol::Tlsv11 => EnvoyProtocol::TlSv11,
+        TlsProtocol::Tlsv12 => EnvoyProtocol::TlSv12,
+        TlsProtocol::Tlsv13 => EnvoyProtocol::TlSv13,
+    }
+}
+
+/// Where a server's certificates come from.
+enum Credentials<'a> {
+    /// The workload's own.
+    Workload,
+    /// Secrets, by way of the control plane.
+    Secrets(Vec<&'a str>),
+    /// Files beside the proxy: certificate and key.
+    Files(Vec<(&'a str, &'a str)>),
+}
+
+/// The Secrets a server names.
+pub(crate) fn credential_names(settings: &ServerTlsSettings) -> Vec<&str> {
+    if settings.credential_names.is_empty() {
+        Some(settings.credential_name.as_str()).filter(|name| !name.is_empty()).into_iter().collect()
+    } else {
+        settings.credential_names.iter().map(String::as_str).collect()
+    }
+}
+
+impl<'a> Credentials<'a> {
+    fn of(settings: &'a ServerTlsSettings) -> Self {
+        if settings.mode == ServerTlsMode::IstioMutual {
+            return Self::Workload;
+        }
+        let names = credential_names(settings);
+        if !names.is_empty() {
+            return Self::Secrets(names);
+        }
+        if settings.tls_certificates.is_empty() {
+            return Self::Files(vec![(&settings.server_certificate, &settings.private_key)]);
+        }
+        Self::Files(
+            settings
+                .tls_certificates
+                .iter()
+                .map(|c| (c.server_certificate.as_str(), c.private_key.as_str()))
+                .collect(),
+        )
+    }
+
+    fn certificates(&self) -> Vec<tls::SdsSecretConfig> {
+        match self {
+            Self::Workload => vec![agent_secret(WORKLOAD_SECRET)],
+            Self::Secrets(names) => {
+                names.iter().map(|name| control_plane_secret(&kubernetes_secret(name))).collect()
+            }
+            Self::Files(files) => files
+                .iter()
+                .filter(|(certificate, _)| !certificate.is_empty())
+                .map(|(certificate, key)| agent_secret(&format!("file-cert:{certificate}~{key}")))
+                .collect(),
+        }
+    }
+
+    /// What client certificates are validated by: the named CA, else the one in the server's Secret, else the file.
+    fn root(&self, settings: &ServerTlsSettings) -> tls::SdsSecretConfig {
+        if !settings.ca_cert_credential_name.is_empty() {
+            return control_plane_secret(&kubernetes_secret(&settings.ca_cert_credential_name));
+        }
+        match self {
+            Self::Workload => agent_secret(ROOT_SECRET),
+            Self::Secrets(names) => {
+                let name = names.first().copied().unwrap_or_default();
+                control_plane_secret(&format!("{}-cacert", kubernetes_secret(name)))
+            }
+            Self::Files(_) => agent_secret(&format!("file-root:{}", settings.ca_certificates)),
+        }
+    }
+}

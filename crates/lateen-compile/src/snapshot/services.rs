@@ -1,0 +1,342 @@
+//! Services from Kubernetes Services and ServiceEntries.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lateen_api::networking::{Location, Resolution as EntryResolution, ServiceEntry};
+use lateen_api::{Diagnostic, Resource, kube};
+
+use crate::diagnostics::{DUPLICATE_SERVICE, on_resource};
+use crate::mesh::Mesh;
+use crate::model::{Distribution, Port, Registry, Resolution, Service, Visibility};
+use crate::protocol::Protocol;
+use crate::shared::Shared;
+
+use super::{SnapshotInputs, reference, sorted};
+
+/// `.`-separated annotation and label names this file reads.
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+const CANONICAL_ACCOUNTS: &str = "alpha.istio.io/canonical-serviceaccounts";
+const KUBERNETES_ACCOUNTS: &str = "alpha.istio.io/kubernetes-serviceaccounts";
+const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// Every service, oldest first, then by namespace and name.
+pub(super) fn services(
+    inputs: &SnapshotInputs,
+    mesh: &Mesh,
+) -> (Vec<Shared<Service>>, Vec<Diagnostic>) {
+    let mut found: Vec<(&Resource, Service)> = Vec::new();
+    for (resource, service) in sorted::<kube::Service>(&inputs.resources) {
+        found.push((resource, kubernetes(resource, service, inputs, mesh)));
+    }
+    for (resource, entry) in sorted::<ServiceEntry>(&inputs.resources) {
+        found.extend(external(resource, entry, inputs).into_iter().map(|s| (resource, s)));
+    }
+    let diagnostics = drop_duplicates(&mut found);
+    found.sort_by(|(a, x), (b, y)| order(a, x).cmp(&order(b, y)));
+    let mut services: Vec<Service> = found.into_iter().map(|(_, service)| service).collect();
+    allocate(&mut services, inputs.settings.dual_stack);
+    link_aliases(&mut services);
+    (services.into_iter().map(Shared::new).collect(), diagnostics)
+}
+
+fn order<'a>(resource: &'a Resource, service: &'a Service) -> impl Ord + 'a {
+    (
+        resource.meta.creation_timestamp.as_str(),
+        service.registry,
+        service.namespace.as_str(),
+        service.name.as_str(),
+        service.hostname.as_str(),
+    )
+}
+
+/// One service per host, namespace and registry. Of ServiceEntries with the same host in one namespace the ports are joined,
+/// as Istio does; anything else that clashes loses to the first.
+fn drop_duplicates(found: &mut Vec<(&Resource, Service)>) -> Vec<Diagnostic> {
+    let mut seen: BTreeMap<(String, String, Registry), usize> = BTreeMap::new();
+    let mut kept: Vec<(&Resource, Service)> = Vec::new();
+    let mut diagnostics = Vec::new();
+    for (resource, service) in found.drain(..) {
+        let key = (service.namespace.clone(), service.hostname.clone(), service.registry);
+        let Some(&index) = seen.get(&key) else {
+            seen.insert(key, kept.len());
+            kept.push((resource, service));
+            continue;
+        };
+        let known = &mut kept[index].1;
+        if known.resolution == service.resolution && known.mesh_external == service.mesh_external {
+            let new: Vec<Port> = service
+                .ports
+                .into_iter()
+                .filter(|port| known.port(port.number).is_none())
+                .collect();
+            known.ports.extend(new);
+            let addresses: Vec<String> = service
+                .addresses
+                .into_iter()
+                .filter(|address| !known.addresses.contains(address))
+                .collect();
+            known.addresses.extend(addresses);
+        } else {
+            let message = format!(
+                "host `{}` is already declared by {} with another resolution or location",
+                service.hostname, known.object
+            );
+            diagnostics.push(
+                on_resource(DUPLICATE_SERVICE, resource, "spec.hosts", message)
+                    .effect("the host as declared first is used")
+                    .fix("declare a host in one ServiceEntry"),
+            );
+        }
+    }
+    *found = kept;
+    diagnostics
+}
+
+fn text(value: &str) -> Option<&str> {
+    (!value.is_empty()).then_some(value)
+}
+
+fn kubernetes(
+    resource: &Resource,
+    service: &kube::Service,
+    inputs: &SnapshotInputs,
+    mesh: &Mesh,
+) -> Service {
+    let (namespace, name) = (resource.namespace(), resource.name());
+    let spec = &service.spec;
+    let headless = spec.cluster_ip == "None";
+    let external_name =
+        (spec.r#type == "ExternalName").then(|| spec.external_name.trim_end_matches('.').to_lowercase());
+    let external_name = external_name.filter(|name| !name.is_empty());
+    let resolution = if external_name.is_some() {
+        Resolution::Alias
+    } else if headless {
+        Resolution::Passthrough
+    } else {
+        Resolution::Static
+    };
+    let annotation = |key: &str| resource.meta.annotations.get(key);
+    let export_to: Vec<String> = annotation(EXPORT_TO)
+        .map(|list| list.split(',').map(|ns| ns.trim().to_owned()).collect())
+        .unwrap_or_default();
+    Service {
+        hostname: format!("{name}.{namespace}.svc.{}", mesh.domain_suffix),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        registry: Registry::Kubernetes,
+        ports: spec.ports.iter().map(kubernetes_port).collect(),
+        addresses: if resolution == Resolution::Static {
+            cluster_ips(resource, spec, inputs)
+        } else {
+            Vec::new()
+        },
+        auto_addresses: Vec::new(),
+        resolution,
+        mesh_external: external_name.is_some(),
+        visibility: Visibility::parse(&export_to, namespace, &inputs.mesh.default_service_export_to),
+        labels: resource.meta.labels.clone(),
+        external_name,
+        aliases: Vec::new(),
+        subject_alt_names: accounts(resource, namespace, mesh),
+        has_selector: !spec.selector.is_empty(),
+        publish_not_ready: spec.publish_not_ready_addresses,
+        distribution: distribution(
+            annotation(TRAFFIC_DISTRIBUTION).unwrap_or(&spec.traffic_distribution),
+        ),
+        object: reference(resource),
+    }
+}
+
+fn distribution(text: &str) -> Distribution {
+    match text {
+        "PreferClose" | "PreferSameZone" => Distribution::SameZone,
+        "PreferSameNode" => Distribution::SameNode,
+        _ => Distribution::Any,
+    }
+}
+
+fn kubernetes_port(port: &kube::ServicePort) -> Port {
+    let number = u32::from(port.port);
+    Port {
+        name: port.name.clone(),
+        number,
+        protocol: Protocol::of_service_port(
+            number,
+            &port.name,
+            text(&port.protocol),
+            text(&port.app_protocol),
+        ),
+        target: 0,
+    }
+}
+
+/// The addresses in the object, else those allocated outside.
+fn cluster_ips(
+    resource: &Resource,
+    spec: &kube::ServiceSpec,
+    inputs: &SnapshotInputs,
+) -> Vec<String> {
+    let mut written: Vec<String> =
+        spec.cluster_ips.iter().filter(|ip| !ip.is_empty()).cloned().collect();
+    if written.is_empty() && !spec.cluster_ip.is_empty() {
+        written.push(spec.cluster_ip.clone());
+    }
+    if !written.is_empty() {
+        return written;
+    }
+    let key = (resource.namespace().to_owned(), resource.name().to_owned());
+    inputs
+        .cluster_ips
+        .get(&key)
+        .map(|ips| ips.iter().map(ToString::to_string).collect())
+        .unwrap_or_default()
+}
+
+/// Identities that annotations add to those of the endpoints.
+fn accounts(resource: &Resource, namespace: &str, mesh: &Mesh) -> Vec<String> {
+    let list = |key: &str| -> Vec<String> {
+        resource
+            .meta
+            .annotations
+            .get(key)
+            .map(|list| list.split(',').map(|item| item.trim().to_owned()).collect())
+            .unwrap_or_default()
+    };
+    let mut out = list(CANONICAL_ACCOUNTS);
+    out.extend(
+        list(KUBERNETES_ACCOUNTS)
+            .iter()
+            .map(|account| super::endpoints::spiffe(&mesh.trust_domain, namespace, account)),
+    );
+    out.retain(|account| !account.is_empty());
+    out
+}
+
+/// One service per host of a ServiceEntry.
+fn external(resource: &Resource, entry: &ServiceEntry, inputs: &SnapshotInputs) -> Vec<Service> {
+    let namespace = resource.namespace();
+    let resolution = match entry.resolution {
+        EntryResolution::None => Resolution::Passthrough,
+        EntryResolution::Static => Resolution::Static,
+        EntryResolution::Dns => Resolution::Dns,
+        EntryResolution::DnsRoundRobin => Resolution::DnsRoundRobin,
+        EntryResolution::DynamicDns => Resolution::DynamicDns,
+    };
+    let ports: Vec<Port> = entry
+        .ports
+        .iter()
+        .map(|port| Port {
+            name: port.name.clone(),
+            number: port.number,
+            protocol: Protocol::parse(&port.protocol),
+            target: port.target_port,
+        })
+        .collect();
+    let opted_out = resource.meta.labels.get(AUTO_ALLOCATE).is_some_and(|value| value == "false");
+    let hosts: BTreeSet<String> = entry.hosts.iter().map(|host| host.to_lowercase()).collect();
+    hosts
+        .into_iter()
+        .map(|hostname| Service {
+            namespace: namespace.to_owned(),
+            name: resource.name().to_owned(),
+            registry: Registry::External,
+            ports: ports.clone(),
+            addresses: entry.addresses.clone(),
+            // A mark for `allocate`: an empty address is to be filled in.
+            auto_addresses: if wants_address(&hostname, entry, resolution) && !opted_out {
+                vec![String::new()]
+            } else {
+                Vec::new()
+            },
+            resolution,
+            mesh_external: entry.location == Location::MeshExternal,
+            visibility: Visibility::parse(
+                &entry.export_to,
+                namespace,
+                &inputs.mesh.default_service_export_to,
+            ),
+            labels: resource.meta.labels.clone(),
+            external_name: None,
+            aliases: Vec::new(),
+            subject_alt_names: entry.subject_alt_names.clone(),
+            has_selector: entry.workload_selector.is_some(),
+            publish_not_ready: false,
+            distribution: distribution(
+                resource.meta.annotations.get(TRAFFIC_DISTRIBUTION).map_or("", String::as_str),
+            ),
+            object: reference(resource),
+            hostname,
+        })
+        .collect()
+}
+
+/// An address is allocated for a name that has none and that something has to be sent to.
+fn wants_address(hostname: &str, entry: &ServiceEntry, resolution: Resolution) -> bool {
+    entry.addresses.is_empty()
+        && !crate::host::is_wildcard(hostname)
+        && !matches!(resolution, Resolution::Passthrough | Resolution::DynamicDns)
+}
+
+/// The second half of each allocated address: the pool is 240.240.0.0/16, without .0 and .255 (Istio's pool and its
+/// habit), and 2001:2::/48.
+const POOL: u32 = 65_536;
+
+/// Gives addresses to names that want one. A name's place follows from its hash, so that adding another entry does not move it
+/// unless the two collide.
+fn allocate(services: &mut [Service], dual_stack: bool) {
+    let mut taken: BTreeMap<u32, String> = BTreeMap::new();
+    let mut wanting: Vec<&mut Service> =
+        services.iter_mut().filter(|service| !service.auto_addresses.is_empty()).collect();
+    wanting.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
+    for service in wanting {
+        service.auto_addresses.clear();
+        let key = format!("{}/{}", service.namespace, service.hostname);
+        let mut slot = hash(&key) % POOL;
+        let mut tries = 0;
+        while taken.contains_key(&slot) || matches!(slot & 0xff, 0 | 0xff) {
+            slot = (slot + 1) % POOL;
+            tries += 1;
+            if tries == POOL {
+                return;
+            }
+        }
+        taken.insert(slot, key);
+        service.auto_addresses.push(format!("240.240.{}.{}", slot >> 8, slot & 0xff));
+        if dual_stack {
+            service.auto_addresses.push(format!("2001:2::f0f0:{slot:x}"));
+        }
+    }
+}
+
+/// FNV-1a, 32 bit: fixed for ever, because addresses follow from it.
+fn hash(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// Tells each service which aliases stand for it. An alias of an alias stands for the last of them.
+fn link_aliases(services: &mut [Service]) {
+    let names: BTreeMap<String, String> = services
+        .iter()
+        .filter_map(|s| Some((s.hostname.clone(), s.external_name.clone()?)))
+        .collect();
+    let mut by_target: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for alias in names.keys() {
+        let mut target = alias;
+        // A chain longer than the number of aliases is a ring, which stands for nothing.
+        for _ in 0..=names.len() {
+            match names.get(target) {
+                Some(next) => target = next,
+                None => break,
+            }
+        }
+        if !names.contains_key(target) {
+            by_target.entry(target.clone()).or_default().push(alias.clone());
+        }
+    }
+    for service in services {
+        if let Some(aliases) = by_target.get(&service.hostname) {
+            service.aliases.clone_from(aliases);
+        }
+    }
+}
