@@ -1,13 +1,14 @@
 //! `lateen pod`: the process that is a pod.
 //!
-//! Three stages, each an execution of this binary, because namespaces are entered by fresh single-threaded processes:
+//! Four stages, each an execution of this binary, because namespaces are entered by fresh single-threaded processes:
 //! *shim* (leaves the node's namespaces, has the machine's pid for everybody to refer to), *init* (process 1 of the pod:
-//! mounts, network, containers) and *container* (a container's mounts and identity, then its command).
-//! The first two die with their parent; the kernel ends all of a pod when its process 1 ends.
+//! mounts, network, containers), *container* (a container's mounts and identity, then its command) and *child* (the control
+//! plane's process). All but the third die with their parent; the kernel ends all of a pod when its process 1 ends.
 
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::process::Signal;
@@ -18,16 +19,18 @@ use crate::sys::{self, Unshare};
 mod containers;
 mod launch;
 mod lifecycle;
-mod logs;
 mod mounts;
 mod runtime;
 mod setup;
+
+pub(crate) use setup::{GATEWAY_V6, POD_INTERFACE};
 
 /// The word after the binary's name that leads to [`main`].
 pub const SUBCOMMAND: &str = "pod";
 
 const INIT: &str = "init";
 const CONTAINER: &str = "container";
+const CHILD: &str = "child";
 
 /// Runs a stage of a pod; `arguments` are those after `pod`. Only the supervisor calls it.
 ///
@@ -37,6 +40,7 @@ pub fn main(arguments: &[String]) -> ExitCode {
         None => shim(),
         Some(INIT) => runtime::main(),
         Some(CONTAINER) => launch::main(),
+        Some(CHILD) => child(&arguments[1..]),
         Some(other) => Err(io::Error::other(format!("unknown stage `{other}`"))),
     };
     match result {
@@ -62,10 +66,23 @@ fn shim() -> io::Result<ExitCode> {
     init.args([SUBCOMMAND, INIT]).stdin(Stdio::inherit());
     let mut init = init.spawn()?;
     send(&supervisor, &Event::Up { pid: init.id() })?;
-    // Only process 1 holds the socket now: when it ends, the supervisor sees the end of the stream.
-    drop(supervisor);
     let status = init.wait()?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The arguments with which this binary runs a command that dies with the process that started it.
+pub(crate) fn child_arguments(argv: &[String]) -> Vec<String> {
+    let own = [SUBCOMMAND, CHILD].map(str::to_owned);
+    own.into_iter().chain(argv.iter().cloned()).collect()
+}
+
+/// The death signal stays when the process becomes the command.
+fn child(argv: &[String]) -> io::Result<ExitCode> {
+    die_with_parent()?;
+    let (program, arguments) =
+        argv.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(io::Error::new(error.kind(), format!("cannot run `{program}`: {error}")))
 }
 
 /// Asks the kernel for SIGKILL when the parent ends.

@@ -15,7 +15,7 @@ use crate::netlink::nft;
 use crate::netlink::{NetlinkError, Socket};
 use crate::rules::{Action, Chain, Family, Hook, Is, Match, Rule, Table};
 
-mod fallback;
+pub(crate) mod fallback;
 #[cfg(test)]
 mod tests;
 

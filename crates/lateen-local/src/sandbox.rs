@@ -21,8 +21,10 @@ pub const PROXY_CONTAINER: &str = "istio-proxy";
 pub struct Spec {
     /// Its namespace.
     pub namespace: String,
-    /// Its name, also its host name.
+    /// Its name.
     pub name: String,
+    /// Its host name.
+    pub host_name: String,
     /// `/etc/hosts`, `/etc/resolv.conf`, `/etc/hostname`, by path.
     pub files: BTreeMap<String, String>,
     /// Its IPv4 address.

@@ -3,14 +3,30 @@
 //! One task owns all state and reacts to events; pods have a task each for their socket and one for each probe.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lateen_sources::plan::PodPlan;
+use lateen_sources::plan::{PodPlan, PodState};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::images::Images;
-use crate::services::ServiceVip;
+use crate::services::Protocol;
 use crate::state::StateDir;
+
+mod control_plane;
+mod endpoints;
+mod engine;
+mod link;
+mod pod;
+mod probing;
+mod process;
+mod reconcile;
+
+pub use endpoints::Target;
+
+/// Requests of the handle; there are few, and the engine always reads.
+const CONTROL_QUEUE: usize = 16;
 
 /// What is to run. A new value replaces the whole; what did not change is not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,13 +49,13 @@ pub struct Service {
     /// Its name.
     pub name: String,
     /// Its virtual addresses; empty for a headless one.
-    pub ips: Vec<std::net::IpAddr>,
+    pub ips: Vec<IpAddr>,
     /// Which pods of the namespace belong to it; empty selects none.
     pub selector: BTreeMap<String, String>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
     /// Endpoints that are not pods of this mesh, used as they stand (`EndpointSlice`s without a selector).
-    pub fixed: Vec<std::net::SocketAddr>,
+    pub fixed: Vec<SocketAddr>,
 }
 
 /// A port of a service.
@@ -50,7 +66,7 @@ pub struct ServicePort {
     /// Its number.
     pub port: u16,
     /// TCP or UDP.
-    pub protocol: crate::services::Protocol,
+    pub protocol: Protocol,
     /// Where on the pod.
     pub target: TargetPort,
 }
@@ -110,4 +126,86 @@ pub struct Options {
     pub drain_delay: Duration,
     /// How long containers wait for the proxy at most; `None`: they start beside it.
     pub hold_for_proxy: Option<Duration>,
+}
+
+/// The supervisor could not be started or has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum SupervisorError {
+    /// Its thread or runtime could not be made.
+    #[error("cannot start the supervisor's thread")]
+    Start(#[source] std::io::Error),
+    /// It has ended by a bug; all pods have ended with it.
+    #[error("the supervisor has failed; all pods are ended")]
+    Failed,
+}
+
+/// A running supervisor.
+///
+/// It works on a thread of its own: pods' processes die with the thread that started them, and traffic never waits for
+/// their upkeep. When this value is dropped, pods are ended in the background; use [`Supervisor::shutdown`] to wait.
+#[derive(Debug)]
+pub struct Supervisor {
+    pods: watch::Receiver<Arc<Vec<PodState>>>,
+    control: mpsc::Sender<Control>,
+}
+
+/// Requests to the engine.
+#[derive(Debug)]
+pub(crate) enum Control {
+    Watch(Target, watch::Sender<Vec<SocketAddr>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+impl Supervisor {
+    /// Starts the supervisor in the current namespaces (see [`crate::node::enter`]).
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub fn start(
+        options: Options,
+        desired: watch::Receiver<Arc<Desired>>,
+    ) -> Result<Self, SupervisorError> {
+        let (publish, pods) = watch::channel(Arc::new(Vec::new()));
+        let (control, requests) = mpsc::channel(CONTROL_QUEUE);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(SupervisorError::Start)?;
+        let work = move || runtime.block_on(engine::run(options, desired, publish, requests));
+        std::thread::Builder::new()
+            .name("supervisor".to_owned())
+            .spawn(work)
+            .map_err(SupervisorError::Start)?;
+        Ok(Self { pods, control })
+    }
+
+    /// The pods, sorted by namespace and name. The same is in `run/pods.json`.
+    pub fn pods(&self) -> watch::Receiver<Arc<Vec<PodState>>> {
+        self.pods.clone()
+    }
+
+    /// The ready endpoints of a service's port, kept up to date; for [`crate::publish::publish`].
+    ///
+    /// # Errors
+    /// When the supervisor has failed.
+    pub async fn endpoints(
+        &self,
+        target: Target,
+    ) -> Result<watch::Receiver<Vec<SocketAddr>>, SupervisorError> {
+        let (sender, receiver) = watch::channel(Vec::new());
+        let request = Control::Watch(target, sender);
+        self.control.send(request).await.map_err(|_| SupervisorError::Failed)?;
+        Ok(receiver)
+    }
+
+    /// Ends all pods, each within its grace period, then the control plane.
+    ///
+    /// # Errors
+    /// When the supervisor had failed before; then nothing runs any more either.
+    pub async fn shutdown(self) -> Result<(), SupervisorError> {
+        let (done, ended) = oneshot::channel();
+        let request = Control::Shutdown(done);
+        self.control.send(request).await.map_err(|_| SupervisorError::Failed)?;
+        ended.await.map_err(|_| SupervisorError::Failed)
+    }
 }

@@ -19,12 +19,16 @@ pub(crate) const POD_INTERFACE: &str = "eth0";
 /// The node's end, on every link the same: IPv6 neighbours answer for addresses of their own interface only.
 pub(crate) const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
+/// `__NEW_UTS_LEN`.
+const MAX_HOST_NAME: usize = 64;
+
 /// Prepares everything; the error says which step failed.
 pub(super) fn prepare(spec: &Spec) -> io::Result<()> {
     mounts::make_private()?;
     mounts::mount_proc()?;
     mounts::mount_memory(&spec.vault)?;
-    rustix::system::sethostname(spec.name.as_bytes())?;
+    let host_name = spec.host_name.as_bytes();
+    rustix::system::sethostname(&host_name[..host_name.len().min(MAX_HOST_NAME)])?;
     network(spec).map_err(io::Error::other)?;
     if let Some(redirection) = &spec.redirection {
         redirection.apply().map_err(io::Error::other)?;

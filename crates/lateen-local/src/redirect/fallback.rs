@@ -25,6 +25,9 @@ pub enum RedirectError {
         #[source]
         source: NetlinkError,
     },
+    /// A change of services was refused.
+    #[error("cannot change the rules of services")]
+    Services(#[source] NetlinkError),
 }
 
 /// Sets the rules with the tools; `netlink` is why they are needed.

@@ -18,7 +18,7 @@ const CHUNK: usize = 64 << 10;
 
 /// The log file of one run of a container.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(crate) struct Log {
     path: PathBuf,
     file: File,
     written: u64,
@@ -26,7 +26,7 @@ pub(super) struct Log {
 
 impl Log {
     /// Starts a new run's log; the run before becomes the previous one.
-    pub(super) fn start(directory: &Path, container: &str) -> io::Result<Self> {
+    pub(crate) fn start(directory: &Path, container: &str) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let path = directory.join(format!("{container}.log"));
         let previous = directory.join(format!("{container}.previous.log"));
@@ -43,7 +43,7 @@ impl Log {
     }
 
     /// Adds output, beginning a new file when this one is full.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written > 0 && self.written + bytes.len() as u64 > MAX_BYTES {
             fs::rename(&self.path, rotated(&self.path))?;
             self.file = open(&self.path)?;
@@ -57,7 +57,7 @@ impl Log {
 /// Copies a container's output to its log until the last writer closed the pipe.
 ///
 /// A full disk does not stop the container: output that cannot be kept is read and lost.
-pub(super) async fn keep(output: PipeReader, mut log: Log) {
+pub(crate) async fn keep(output: PipeReader, mut log: Log) {
     let fd = OwnedFd::from(output);
     let Ok(mut output) = pipe::Receiver::from_owned_fd(fd) else { return };
     let mut chunk = vec![0; CHUNK];

@@ -1,0 +1,150 @@
+//! The `istio-proxy` container: the caller's command line with the environment Istio's injection gives.
+//!
+//! Source: Istio's `files/injection-template.yaml` and `gateway-injection-template.yaml`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lateen_api::kube;
+use lateen_sources::plan::{PodPlan, PodRole};
+use serde_json::json;
+
+use super::{NODE_NAME, ROOT_VOLUME, Surroundings, TOKEN_VOLUME, environment, mount, probes};
+use crate::addresses::NODE_V4;
+use crate::probe::{Check, ContainerProbes, Probe};
+use crate::sandbox::{Container, PROXY_CONTAINER, RestartPolicy, Start};
+
+/// Where the proxy says that it is ready.
+const READY_PORT: u16 = 15021;
+
+/// The container. It keeps the node's rights: it marks its sockets, and a gateway may listen on port 80.
+pub(super) fn container(plan: &PodPlan, around: &Surroundings<'_>) -> Container {
+    let mut env = environment::base(plan, around);
+    let mut set = |name: String, value: String| {
+        env.retain(|(own, _)| *own != name);
+        env.push((name, value));
+    };
+    for (name, value) in istio_environment(plan, around) {
+        set(name.to_owned(), value);
+    }
+    // What the manifest says about its own `istio-proxy` container, then what the caller has decided.
+    if let Some(written) = written(plan) {
+        for (name, value) in environment::of(plan, written, around).0 {
+            set(name, value);
+        }
+    }
+    for (name, value) in &around.proxy.env {
+        set(name.clone(), value.clone());
+    }
+    Container {
+        name: PROXY_CONTAINER.to_owned(),
+        start: Start::Command(around.proxy.argv.clone()),
+        env,
+        mounts: vec![
+            mount(TOKEN_VOLUME, "/var/run/secrets/tokens"),
+            mount(ROOT_VOLUME, "/var/run/secrets/istio"),
+        ],
+        restart: RestartPolicy::Always,
+        ..Container::default()
+    }
+}
+
+/// Its probes: ready when it says so on port 15021.
+pub(super) fn probes(plan: &PodPlan) -> ContainerProbes {
+    let path = "/healthz/ready".to_owned();
+    let default = Probe {
+        check: Check::Http { host: None, port: READY_PORT, path, headers: Vec::new() },
+        initial_delay: Duration::ZERO,
+        period: Duration::from_secs(1),
+        timeout: Duration::from_secs(3),
+        success_threshold: 1,
+        failure_threshold: 4,
+    };
+    let written = written(plan).and_then(|container| container.readiness_probe.as_ref());
+    let readiness = match written {
+        Some(probe) => probes::with_defaults(probe, default.check),
+        None => default,
+    };
+    ContainerProbes { readiness: Some(readiness), ..ContainerProbes::default() }
+}
+
+fn written(plan: &PodPlan) -> Option<&kube::Container> {
+    let all = plan.spec.init_containers.iter().chain(&plan.spec.containers);
+    all.into_iter().find(|container| container.name == PROXY_CONTAINER)
+}
+
+fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static str, String)> {
+    let annotation = |name: &str| plan.annotations.get(name).cloned();
+    let interception = annotation("sidecar.istio.io/interceptionMode");
+    let mut env = vec![
+        ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
+        ("CA_ADDR", "istiod.istio-system.svc:15012".to_owned()),
+        ("POD_NAME", plan.name.clone()),
+        ("POD_NAMESPACE", plan.namespace.clone()),
+        ("INSTANCE_IP", plan.ipv4.to_string()),
+        ("INSTANCE_IPS", instance_ips(plan)),
+        ("SERVICE_ACCOUNT", plan.service_account.clone()),
+        ("HOST_IP", NODE_V4.to_string()),
+        ("TRUST_DOMAIN", around.trust_domain.to_owned()),
+        ("ISTIO_META_CLUSTER_ID", around.cluster_id.to_owned()),
+        ("ISTIO_META_MESH_ID", around.trust_domain.to_owned()),
+        ("ISTIO_META_NODE_NAME", NODE_NAME.to_owned()),
+        ("ISTIO_META_INTERCEPTION_MODE", interception.unwrap_or_else(|| "REDIRECT".to_owned())),
+        ("ISTIO_META_WORKLOAD_NAME", workload_name(plan)),
+        ("ISTIO_META_OWNER", owner(plan)),
+        ("ISTIO_META_POD_PORTS", pod_ports(plan)),
+        ("ISTIO_META_APP_CONTAINERS", app_containers(plan)),
+        ("ISTIO_META_DNS_CAPTURE", (plan.role == PodRole::Sidecar).to_string()),
+        ("ISTIO_METAJSON_LABELS", json_of(&plan.labels)),
+        ("ISTIO_METAJSON_ANNOTATIONS", json_of(&plan.annotations)),
+        ("PROXY_CONFIG", annotation("proxy.istio.io/config").unwrap_or_else(|| "{}".to_owned())),
+    ];
+    if let Some(probers) = probes::app_probers(plan) {
+        env.push(("ISTIO_KUBE_APP_PROBERS", probers));
+    }
+    env
+}
+
+fn instance_ips(plan: &PodPlan) -> String {
+    let v6 = plan.ipv6.map(|ip| format!(",{ip}")).unwrap_or_default();
+    format!("{}{v6}", plan.ipv4)
+}
+
+fn workload_name(plan: &PodPlan) -> String {
+    let label = plan.labels.get("service.istio.io/workload-name");
+    label.cloned().unwrap_or_else(|| plan.owner.name.clone())
+}
+
+/// `kubernetes://apis/apps/v1/namespaces/default/deployments/reviews-v1`.
+fn owner(plan: &PodPlan) -> String {
+    let kind = plan.owner.kind.as_str();
+    let api = match kind {
+        "Pod" | "ReplicationController" => "v1",
+        "Job" | "CronJob" => "batch/v1",
+        _ => "apps/v1",
+    };
+    let (namespace, kind) = (&plan.namespace, kind.to_ascii_lowercase());
+    format!("kubernetes://apis/{api}/namespaces/{namespace}/{kind}s/{}", plan.owner.name)
+}
+
+fn pod_ports(plan: &PodPlan) -> String {
+    let port = |port: &kube::ContainerPort| {
+        let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
+        let mut value = json!({ "containerPort": port.container_port, "protocol": protocol });
+        if !port.name.is_empty() {
+            value["name"] = port.name.clone().into();
+        }
+        value
+    };
+    let own = plan.spec.containers.iter().filter(|c| c.name != PROXY_CONTAINER);
+    own.flat_map(|c| &c.ports).map(port).collect::<serde_json::Value>().to_string()
+}
+
+fn app_containers(plan: &PodPlan) -> String {
+    let names = plan.spec.containers.iter().map(|c| c.name.as_str());
+    names.filter(|name| *name != PROXY_CONTAINER).collect::<Vec<_>>().join(",")
+}
+
+fn json_of(map: &BTreeMap<String, String>) -> String {
+    serde_json::to_string(map).unwrap_or_else(|_| "{}".to_owned())
+}
