@@ -1,0 +1,211 @@
+//! How the agent reaches istiod: verified by the pod's root file, proved by a token first and a certificate from then on.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use lateen_identity::bundle::BundleError;
+use lateen_identity::grpc::client::TokenSource;
+use lateen_identity::grpc::{ChannelOptions, IssuerClient, channel};
+use lateen_identity::rotation::{IdentityHandle, IdentityManager, RotationOptions};
+use lateen_identity::tls::{
+    ALPN_H2, CertifiedKeyPair, ClientSettings, ClientVerification, HostnameCheck, TlsVersions,
+    client_config,
+};
+use lateen_identity::{Clock, TrustBundle, WorkloadIdentity};
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use crate::config::AgentConfig;
+
+/// How long connecting to istiod may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How often the root file is looked at. A mounted ConfigMap is replaced within a minute; nobody waits for these seconds.
+const ROOT_POLL: Duration = Duration::from_secs(2);
+
+/// Why istiod cannot be reached at all.
+#[derive(Debug, thiserror::Error)]
+pub enum IstiodError {
+    /// The root file cannot be read.
+    #[error("reading istiod's roots from `{path}`; they come from the ConfigMap `istio-ca-root-cert`")]
+    RootFile {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The root file holds no roots.
+    #[error("reading istiod's roots from `{path}`")]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: BundleError,
+    },
+    /// The name cannot be a host.
+    #[error("`{name}` cannot be the name of istiod")]
+    Name {
+        /// The name.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// The connection to istiod: an identity that stays fresh, and a channel for xDS that uses it.
+#[derive(Clone, Debug)]
+pub struct Istiod {
+    /// The workload's identity.
+    pub identity: IdentityHandle,
+    /// xDS, with mTLS. Each connection uses the certificate that is current when it is made.
+    pub xds: Channel,
+    /// The roots of the pod's root file, as they change.
+    pub roots: watch::Receiver<Arc<TrustBundle>>,
+}
+
+/// The tasks behind an [`Istiod`], to be run by their owner until it is done.
+#[derive(Debug)]
+pub struct IstiodTasks {
+    manager: IdentityManager<IssuerClient>,
+    roots: RootFile,
+}
+
+impl IstiodTasks {
+    /// Runs until `shutdown` resolves.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.manager.run(shutdown) => {}
+            () = self.roots.watch() => {}
+        }
+    }
+}
+
+/// Prepares the connection. Nothing is sent before the tasks run.
+///
+/// # Errors
+/// The root file is not there or holds no roots, or istiod's name is none.
+pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodError> {
+    let (root_file, roots) = RootFile::open(config.root_file.clone())?;
+    let (known, identity) = watch::channel(None);
+    let ca = channel_to(config, &config.ca_address, ca_tls(roots.clone(), identity))?;
+    let issuer = IssuerClient::new(
+        ca,
+        TokenSource::File(config.token_file.clone()),
+        Some(config.certificate_ttl),
+    );
+    let options = RotationOptions {
+        grace_ratio: config.grace_ratio,
+        jitter: config.grace_jitter,
+        extra_roots: Some(roots.clone()),
+        ..RotationOptions::new(config.identity.clone())
+    };
+    let (manager, handle) = IdentityManager::new(options, issuer, Clock::system());
+    let xds = channel_to(config, &config.discovery_address, xds_tls(handle.watch()))?;
+    // The authority's channel was made before there was a handle to read the identity from.
+    known.send_replace(Some(handle.clone()));
+    Ok((Istiod { identity: handle, xds, roots }, IstiodTasks { manager, roots: root_file }))
+}
+
+type TlsSource = lateen_identity::grpc::transport::ClientConfigSource;
+
+fn channel_to(config: &AgentConfig, address: &str, tls: TlsSource) -> Result<Channel, IstiodError> {
+    let options = ChannelOptions {
+        address: address.to_owned(),
+        server_name: config.istiod_name.clone(),
+        tls: Some(tls),
+        mark: config.mark,
+        connect_timeout: CONNECT,
+    };
+    channel(options)
+        .map_err(|source| IstiodError::Name { name: config.istiod_name.clone(), source })
+}
+
+/// Without a certificate at first, with the current one later. One that has expired is not shown: it would be refused, while
+/// the token may still be good.
+fn ca_tls(
+    roots: watch::Receiver<Arc<TrustBundle>>,
+    handle: watch::Receiver<Option<IdentityHandle>>,
+) -> TlsSource {
+    Arc::new(move || {
+        let identity = handle.borrow().as_ref().and_then(IdentityHandle::current);
+        let valid = identity.filter(|one| one.facts().is_valid_at(SystemTime::now()));
+        let bundle = match &valid {
+            Some(identity) => identity.bundle().clone(),
+            None => roots.borrow().clone(),
+        };
+        tls(valid.map(|identity| identity.pair().clone()), bundle)
+    })
+}
+
+fn xds_tls(identity: watch::Receiver<Option<Arc<WorkloadIdentity>>>) -> TlsSource {
+    Arc::new(move || {
+        let identity = identity.borrow().clone()?;
+        tls(Some(identity.pair().clone()), identity.bundle().clone())
+    })
+}
+
+fn tls(
+    certificate: Option<CertifiedKeyPair>,
+    bundle: Arc<TrustBundle>,
+) -> Option<Arc<rustls::ClientConfig>> {
+    let made = client_config(ClientSettings {
+        certificate,
+        verification: ClientVerification::Verify {
+            bundle,
+            names: Vec::new(),
+            hostname: HostnameCheck::ServerName,
+        },
+        alpn: vec![ALPN_H2.to_vec()],
+        versions: TlsVersions::default(),
+        send_sni: true,
+    });
+    made.inspect_err(|error| tracing::error!(error = %crate::error_chain(error), "no TLS to istiod"))
+        .ok()
+}
+
+/// The pod's root file, read again when it changes.
+#[derive(Debug)]
+struct RootFile {
+    path: PathBuf,
+    content: Vec<u8>,
+    roots: watch::Sender<Arc<TrustBundle>>,
+}
+
+impl RootFile {
+    fn open(path: PathBuf) -> Result<(Self, watch::Receiver<Arc<TrustBundle>>), IstiodError> {
+        let failed = |source| IstiodError::RootFile { path: path.clone(), source };
+        let content = std::fs::read(&path).map_err(failed)?;
+        let bundle = TrustBundle::from_pem(&content)
+            .map_err(|source| IstiodError::Roots { path: path.clone(), source })?;
+        let (roots, watched) = watch::channel(Arc::new(bundle));
+        Ok((Self { path, content, roots }, watched))
+    }
+
+    /// Never ends. A file that is gone or broken leaves the roots as they are.
+    async fn watch(mut self) {
+        loop {
+            tokio::time::sleep(ROOT_POLL).await;
+            match tokio::fs::read(&self.path).await {
+                Ok(content) if content != self.content => self.replace(content),
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "root file cannot be read; keeping the roots"),
+            }
+        }
+    }
+
+    fn replace(&mut self, content: Vec<u8>) {
+        match TrustBundle::from_pem(&content) {
+            Ok(bundle) => {
+                tracing::info!(roots = bundle.roots().len(), "istiod's roots have changed");
+                self.roots.send_replace(Arc::new(bundle));
+            }
+            Err(error) => {
+                tracing::warn!(error = %crate::error_chain(&error), "new root file is unusable; keeping the roots");
+            }
+        }
+        self.content = content;
+    }
+}
