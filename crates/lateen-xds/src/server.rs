@@ -137,7 +137,8 @@ pub struct ServerSession {
     target: Option<ResourceSet>,
     types: BTreeMap<TypeUrl, TypeState>,
     ordering: Ordering,
-    nonces: u64,
+    /// How many were sent.
+    responses: u64,
 }
 
 impl ServerSession {
@@ -149,7 +150,7 @@ impl ServerSession {
             target: None,
             types: BTreeMap::new(),
             ordering: Ordering::default(),
-            nonces: 0,
+            responses: 0,
         }
     }
 
@@ -187,9 +188,9 @@ impl ServerSession {
         let (answer, again) = if first {
             (Answer::None, false)
         } else {
-            let (answer, names) =
+            let (answer, flight) =
                 state.answered_by(&request.response_nonce, &request.error_detail, now);
-            self.ordering.answered(ty, &names);
+            self.ordering.answered(ty, flight.as_ref());
             let again = answer == Answer::Stale && state.is_asking_again(&request.response_nonce);
             (answer, again)
         };
@@ -237,9 +238,9 @@ impl ServerSession {
         let answer = if first || request.response_nonce.is_empty() {
             Answer::None
         } else {
-            let (answer, names) =
+            let (answer, flight) =
                 state.answered_by(&request.response_nonce, &request.error_detail, now);
-            self.ordering.answered(ty, &names);
+            self.ordering.answered(ty, flight.as_ref());
             answer
         };
         let mut resubscribed = state.subscribe_also(subscribe);
@@ -324,9 +325,10 @@ impl ServerSession {
         }
     }
 
-    fn take_nonce(&mut self) -> String {
-        self.nonces += 1;
-        format!("{:x}", self.nonces)
+    /// The number of the next response; its nonce is made of it.
+    fn next_number(&mut self) -> u64 {
+        self.responses += 1;
+        self.responses
     }
 }
 

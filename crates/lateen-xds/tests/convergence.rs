@@ -1,6 +1,8 @@
 //! Properties of both halves together, over random interleavings of configuration changes, deliveries, rejections and reconnects:
 //! the client always ends with what the server wants it to have, and its routes never lead to a cluster it cannot use.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

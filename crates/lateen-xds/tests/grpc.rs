@@ -1,5 +1,7 @@
 //! Both adaptors over a loopback connection: delivery, rejection, reconnects, slow clients, draining and admission.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

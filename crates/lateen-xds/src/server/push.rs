@@ -26,17 +26,28 @@ use super::{Response, ServerSession, Variant};
 /// What listeners and routes are waiting for.
 #[derive(Debug, Default)]
 pub(super) struct Ordering {
-    /// Clusters that were sent, and the names of their endpoints; until those are ACKed the clusters do not work.
-    awaited: BTreeMap<Arc<str>, String>,
+    /// Clusters that were sent; until their endpoints are ACKed they do not work.
+    awaited: BTreeMap<Arc<str>, Awaited>,
+}
+
+#[derive(Debug)]
+struct Awaited {
+    /// The name under which the endpoints are asked for.
+    endpoints: String,
+    /// The number of the response that held the cluster. What was sent before it may have been for a cluster that is gone.
+    since: u64,
 }
 
 impl Ordering {
-    /// A response with `names` was ACKed or NACKed.
-    pub(super) fn answered(&mut self, ty: TypeUrl, names: &[Arc<str>]) {
+    /// A response was ACKed or NACKed.
+    pub(super) fn answered(&mut self, ty: TypeUrl, flight: Option<&InFlight>) {
+        let Some(flight) = flight else { return };
         if ty == TypeUrl::ClusterLoadAssignment && !self.awaited.is_empty() {
-            let names: BTreeSet<&str> = names.iter().map(|name| &**name).collect();
-            self.awaited
-                .retain(|_, endpoints| !names.contains(endpoints.as_str()));
+            let names: BTreeSet<&str> = flight.names.iter().map(|name| &**name).collect();
+            let arrived = |awaited: &Awaited| {
+                flight.number > awaited.since && names.contains(awaited.endpoints.as_str())
+            };
+            self.awaited.retain(|_, awaited| !arrived(awaited));
         }
     }
 }
@@ -198,13 +209,15 @@ impl ServerSession {
         target: &Resources,
         now: Instant,
     ) -> Option<Transfer> {
+        let number = self.next_number();
+        let nonce = format!("{number:x}");
         let transfer = Transfer {
             version: version(target),
-            nonce: self.take_nonce(),
+            nonce,
             at: now,
         };
         if ty == TypeUrl::Cluster {
-            self.expect_endpoints(&changed);
+            self.expect_endpoints(&changed, number);
         }
         let state = self.types.get_mut(&ty)?;
         state.refresh.clear();
@@ -220,6 +233,7 @@ impl ServerSession {
             .extend(changed.into_iter().map(|r| (r.name.clone(), Held::Sent(r))));
         state.in_flight = Some(InFlight {
             transfer: transfer.clone(),
+            number,
             names,
             adds,
         });
@@ -228,7 +242,7 @@ impl ServerSession {
     }
 
     /// Behind every cluster that takes its endpoints from us those are sent, and listeners and routes wait for them.
-    fn expect_endpoints(&mut self, clusters: &[Resource]) {
+    fn expect_endpoints(&mut self, clusters: &[Resource], since: u64) {
         let mut endpoints = self.types.get_mut(&TypeUrl::ClusterLoadAssignment);
         for cluster in clusters {
             let Some(name) = endpoints_of(cluster) else {
@@ -240,7 +254,11 @@ impl ServerSession {
                 state.refresh.insert(Arc::from(name.as_str()));
                 state.dirty = true;
             }
-            self.ordering.awaited.insert(cluster.name.clone(), name);
+            let awaited = Awaited {
+                endpoints: name,
+                since,
+            };
+            self.ordering.awaited.insert(cluster.name.clone(), awaited);
         }
     }
 
@@ -276,7 +294,7 @@ impl ServerSession {
         self.ordering
             .awaited
             .values()
-            .any(|name| exist.contains_key(name.as_str()))
+            .any(|a| exist.contains_key(a.endpoints.as_str()))
             || state.is_some_and(|state| state.lacks_any(&exist))
     }
 

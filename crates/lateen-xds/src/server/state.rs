@@ -37,6 +37,8 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) transfer: Transfer,
+    /// Its number in the order of sending, over all types.
+    pub(super) number: u64,
     /// The resources in it.
     pub(super) names: Vec<Arc<str>>,
     /// Whether any of them is new to the client.
@@ -87,20 +89,20 @@ impl TypeState {
         self.status.wildcard || self.status.names.contains(name)
     }
 
-    /// Takes the answer to the response in flight. Also gives the names that were in it.
+    /// Takes the answer to the response in flight. Also gives that response.
     pub(super) fn answered_by(
         &mut self,
         nonce: &str,
         error: &Option<RpcStatus>,
         now: Instant,
-    ) -> (Answer, Vec<Arc<str>>) {
+    ) -> (Answer, Option<InFlight>) {
         let Some(flight) = self.in_flight.take_if(|f| f.transfer.nonce == nonce) else {
-            return (Answer::Stale, Vec::new());
+            return (Answer::Stale, None);
         };
         let latency = now.saturating_duration_since(flight.transfer.at);
         let answered = Transfer {
             at: now,
-            ..flight.transfer
+            ..flight.transfer.clone()
         };
         let answer = match error {
             Some(error) => {
@@ -117,7 +119,7 @@ impl TypeState {
                 Answer::Ack(latency)
             }
         };
-        (answer, flight.names)
+        (answer, Some(flight))
     }
 
     /// Whether a request that answers nothing in flight is not stale but asks again: it names the last response, which it has

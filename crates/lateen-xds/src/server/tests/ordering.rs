@@ -270,3 +270,36 @@ fn endpoints_asked_for_on_a_new_stream_are_waited_for() {
     stream.ack(&endpoints);
     assert_eq!(stream.drain(), ["RDS +80"]);
 }
+
+#[test]
+fn endpoints_sent_before_the_cluster_do_not_count() {
+    // The client drops a cluster and with it the subscription; endpoints that cross this on the way are dropped as well.
+    let mut stream = sidecar(&[(Cds, "a"), (Eds, "a"), (Rds, "80")], "a", "80");
+    stream.drain();
+    stream.set(&[(Rds, "80")]);
+    assert_eq!(shape(&stream.next().unwrap()), "CDS -a");
+    let removal = stream.session.status().types[&Cds]
+        .sent
+        .clone()
+        .unwrap()
+        .nonce;
+    stream.set(&[(Cds, "a=2"), (Eds, "a=2"), (Rds, "80=2")]);
+    let crossing = stream.next().unwrap();
+    assert_eq!(shape(&crossing), "EDS +a");
+    stream.request(DeltaDiscoveryRequest {
+        response_nonce: removal,
+        ..delta_request(Cds)
+    });
+    stream.unsubscribe(Eds, "a");
+    let cluster = stream.next().unwrap();
+    assert_eq!(shape(&cluster), "CDS +a");
+    stream.ack(&crossing);
+    stream.ack(&cluster);
+    assert_eq!(
+        stream.next(),
+        None,
+        "the client has yet to ask for the endpoints"
+    );
+    stream.subscribe(Eds, "a");
+    assert_eq!(stream.drain(), ["EDS +a", "RDS +80"]);
+}
