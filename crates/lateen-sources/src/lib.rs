@@ -1,4 +1,9 @@
-//! Where configuration comes from: a watched directory of YAML, and the pods its manifests describe.
+//! Where configuration comes from: watched files of YAML, and the pods and addresses their manifests describe.
 
 pub mod addresses;
+pub mod defaults;
+pub mod files;
+pub mod mesh;
 pub mod plan;
+pub mod pods;
+pub mod watch;

@@ -1,14 +1,26 @@
 //! The pods a set of manifests describes, without a cluster to create them.
 //!
-//! Kubernetes' controllers turn Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs and CronJobs into pods with random
-//! names and addresses. Here the same is a pure function: names and addresses follow from the manifests alone, so they are
-//! the same after a restart, and the same in `lateen explain` as in a running mesh.
+//! Kubernetes' controllers turn Deployments, StatefulSets, DaemonSets, ReplicaSets and Jobs into pods with random names and
+//! addresses. Here the same is a pure function: names and addresses follow from the manifests alone, so they are the same
+//! after a restart, and the same in `lateen explain` as in a running mesh.
+
+mod injection;
+mod names;
+mod workloads;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use lateen_api::diagnostic::{Diagnostic, Severity};
+use lateen_api::kube::{PodSpec, Service};
+use lateen_api::{Resource, Spec};
 use serde::{Deserialize, Serialize};
+
+use crate::addresses::{self, Allocator};
+use injection::Candidate;
+use workloads::Workload;
 
 /// What made a pod: the workload a user wrote.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,7 +67,7 @@ pub struct PodPlan {
     /// Sidecar, plain or gateway.
     pub role: PodRole,
     /// The pod spec as written.
-    pub spec: Arc<lateen_api::kube::PodSpec>,
+    pub spec: Arc<PodSpec>,
 }
 
 /// How far a pod has come. Kubernetes' phases.
@@ -126,3 +138,194 @@ pub struct PodState {
     /// The process whose namespaces are the pod's, as the host sees it.
     pub pid: Option<u32>,
 }
+
+/// Everything planned from a set of manifests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The pods, by namespace and name.
+    pub pods: Vec<PodPlan>,
+    /// The addresses of services that take a cluster IP: those they ask for, or assigned ones.
+    pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+}
+
+/// Plans pods and service addresses. With `dual_stack`, each has an IPv6 address too.
+pub fn plan(resources: &[Resource], dual_stack: bool) -> (Plan, Vec<Diagnostic>) {
+    let namespaces = namespace_labels(resources);
+    let mut diagnostics = Vec::new();
+    let mut drafts = Vec::new();
+    for resource in resources {
+        if let Spec::CronJob(_) = &*resource.spec {
+            diagnostics.push(cron_job(resource));
+        }
+        if let Some(workload) = workloads::workload(resource) {
+            drafts.extend(draft(&workload, &namespaces));
+        }
+    }
+    drafts.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    assign(&mut drafts, dual_stack);
+    let plan = Plan {
+        pods: drafts,
+        cluster_ips: cluster_ips(resources, dual_stack),
+    };
+    (plan, diagnostics)
+}
+
+fn namespace_labels(resources: &[Resource]) -> BTreeMap<&str, &BTreeMap<String, String>> {
+    resources
+        .iter()
+        .filter(|r| matches!(&*r.spec, Spec::Namespace(_)))
+        .map(|r| (r.meta.name.as_str(), &r.meta.labels))
+        .collect()
+}
+
+/// A workload's pods, still without addresses.
+fn draft(
+    workload: &Workload<'_>,
+    namespaces: &BTreeMap<&str, &BTreeMap<String, String>>,
+) -> Vec<PodPlan> {
+    let unlabelled = BTreeMap::new();
+    let mut labels = workload.metadata.labels.clone();
+    let annotations = workload.metadata.annotations.clone();
+    let role = injection::role(Candidate {
+        namespace: workload.namespace,
+        namespace_labels: namespaces
+            .get(workload.namespace)
+            .copied()
+            .unwrap_or(&unlabelled),
+        labels: &labels,
+        annotations: &annotations,
+        host_network: workload.spec.host_network,
+    });
+    if role != PodRole::Plain {
+        injection::label(&mut labels, &workload.owner.name);
+    }
+    let mut spec = workload.spec.clone();
+    if spec.restart_policy.is_empty() {
+        workload.restart_policy.clone_into(&mut spec.restart_policy);
+    }
+    let template_hash = hash(&(&labels, &annotations, &spec, role));
+    let hashed = names::safe(template_hash, 10);
+    match workload.naming {
+        workloads::Naming::Hashed => drop(labels.insert("pod-template-hash".to_owned(), hashed)),
+        workloads::Naming::Ordinal(_) | workloads::Naming::Suffixed | workloads::Naming::Own => {}
+    }
+    let service_account = [&spec.service_account_name, &spec.service_account]
+        .into_iter()
+        .find(|name| !name.is_empty())
+        .map_or("default", String::as_str)
+        .to_owned();
+    let spec = Arc::new(spec);
+    (0..workload.replicas)
+        .map(|index| {
+            let name = names::pod(workload, template_hash, index);
+            let mut labels = labels.clone();
+            if let workloads::Naming::Ordinal(_) = workload.naming {
+                labels.insert(
+                    "statefulset.kubernetes.io/pod-name".to_owned(),
+                    name.clone(),
+                );
+            }
+            PodPlan {
+                namespace: workload.namespace.to_owned(),
+                name,
+                owner: workload.owner.clone(),
+                template_hash,
+                labels,
+                annotations: annotations.clone(),
+                service_account: service_account.clone(),
+                ipv4: Ipv4Addr::UNSPECIFIED,
+                ipv6: None,
+                role,
+                spec: spec.clone(),
+            }
+        })
+        .collect()
+}
+
+/// `SipHash` with fixed keys: the same value in every run of the same build, which is as long as a plan lives.
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn assign(pods: &mut [PodPlan], dual_stack: bool) {
+    let names: Vec<String> = pods
+        .iter()
+        .map(|p| format!("{}/{}", p.namespace, p.name))
+        .collect();
+    let given = Allocator::default().allocate(names.iter().map(String::as_str));
+    for (pod, name) in pods.iter_mut().zip(&names) {
+        let Some(suffix) = given.get(name.as_str()) else {
+            continue;
+        };
+        pod.ipv4 = addresses::v4(addresses::POD_V4, *suffix);
+        pod.ipv6 = dual_stack.then(|| addresses::v6(addresses::POD_V6, *suffix));
+    }
+}
+
+fn cluster_ips(
+    resources: &[Resource],
+    dual_stack: bool,
+) -> BTreeMap<(String, String), Vec<IpAddr>> {
+    let mut allocator = Allocator::default();
+    let mut chosen = BTreeMap::new();
+    let mut waiting = Vec::new();
+    for resource in resources {
+        let Spec::Service(service) = &*resource.spec else {
+            continue;
+        };
+        let key = (resource.meta.namespace.clone(), resource.meta.name.clone());
+        match own_addresses(service) {
+            Some(own) if own.is_empty() => waiting.push((format!("{}/{}", key.0, key.1), key)),
+            Some(own) => {
+                own.iter()
+                    .for_each(|ip| allocator.reserve(addresses::SERVICE_V4, *ip));
+                chosen.insert(key, own);
+            }
+            None => {}
+        }
+    }
+    let given = allocator.allocate(waiting.iter().map(|(name, _)| name.as_str()));
+    for (name, key) in &waiting {
+        let Some(suffix) = given.get(name.as_str()) else {
+            continue;
+        };
+        let mut ips = vec![IpAddr::from(addresses::v4(addresses::SERVICE_V4, *suffix))];
+        ips.extend(dual_stack.then(|| IpAddr::from(addresses::v6(addresses::SERVICE_V6, *suffix))));
+        chosen.insert(key.clone(), ips);
+    }
+    chosen
+}
+
+/// The cluster IPs a service asks for; `None` when it takes none (headless, `ExternalName`).
+fn own_addresses(service: &Service) -> Option<Vec<IpAddr>> {
+    let spec = &service.spec;
+    let written = || std::iter::once(&spec.cluster_ip).chain(&spec.cluster_ips);
+    if spec.r#type == "ExternalName" || written().any(|ip| ip.eq_ignore_ascii_case("none")) {
+        return None;
+    }
+    let mut own: Vec<IpAddr> = Vec::new();
+    for ip in written().filter_map(|ip| ip.parse().ok()) {
+        if !own.contains(&ip) {
+            own.push(ip);
+        }
+    }
+    Some(own)
+}
+
+fn cron_job(resource: &Resource) -> Diagnostic {
+    Diagnostic::new(
+        "LAT0501",
+        Severity::Info,
+        "a CronJob is not run on its schedule here",
+    )
+    .on(resource.reference())
+    .at("spec.schedule")
+    .spanned(Some(resource.file_span("spec.schedule")))
+    .effect("its pods are not started; everything else runs")
+    .fix("to try it, write its `jobTemplate` as a Job")
+}
+
+#[cfg(test)]
+mod tests;

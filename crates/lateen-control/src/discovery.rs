@@ -1,0 +1,239 @@
+//! Which proxy gets what: authentication of streams, and one compile loop for each.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use lateen_compile::{Compiler, ProxyNode};
+use lateen_envoy::ResourceSet;
+use lateen_envoy::pb::envoy::config::core::v3::Node;
+use lateen_identity::SpiffeId;
+use lateen_identity::grpc::{Authenticators, Credentials};
+use lateen_xds::grpc::{ConnectRequest, Connection, Discovery, StreamEvent};
+use lateen_xds::server::SessionStatus;
+use tokio::sync::{Semaphore, watch};
+use tonic::Status;
+use tracing::{error, info, warn};
+
+use crate::mesh::Published;
+use crate::metrics::Metrics;
+
+/// A connected proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    /// What it says of itself, as Envoy's message.
+    pub raw: Node,
+    /// The same, read.
+    pub node: ProxyNode,
+    /// Who it proved to be.
+    pub identity: Option<SpiffeId>,
+    /// When it connected.
+    pub connected_at: SystemTime,
+    /// How far it has got.
+    pub status: watch::Receiver<SessionStatus>,
+    /// What it is to have.
+    pub resources: watch::Receiver<Option<ResourceSet>>,
+}
+
+/// Whether streams must prove who they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// By certificate or token: the port that others can reach.
+    Authenticated,
+    /// Not at all: a port that only this machine's owner can reach.
+    Anyone,
+}
+
+/// What all streams share.
+#[derive(Debug)]
+pub struct Proxies {
+    published: watch::Receiver<Arc<Published>>,
+    compiler: Arc<Compiler>,
+    /// Compilations at the same time: no more than there are cores, so that answering is never starved.
+    compiling: Arc<Semaphore>,
+    connected: Mutex<BTreeMap<u64, Arc<Proxy>>>,
+    next: AtomicU64,
+    authenticators: Authenticators,
+    pub(crate) metrics: Metrics,
+}
+
+impl Proxies {
+    /// Serves what is published.
+    pub fn new(published: watch::Receiver<Arc<Published>>, authenticators: Authenticators) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self {
+            published,
+            compiler: Arc::new(Compiler::new()),
+            compiling: Arc::new(Semaphore::new(cores)),
+            connected: Mutex::default(),
+            next: AtomicU64::new(1),
+            authenticators,
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// The connected proxies, by node id.
+    pub fn connected(&self) -> Vec<Arc<Proxy>> {
+        let mut all: Vec<Arc<Proxy>> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.raw.id.cmp(&b.raw.id));
+        all
+    }
+
+    /// The newest snapshot.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.borrow().clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Proxy>>> {
+        // Every change of the map is one call, so a panic elsewhere cannot leave it half done.
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn authenticate(&self, request: &ConnectRequest) -> Result<SpiffeId, Status> {
+        if let Some(identity) = request.peer.identity.as_deref() {
+            return SpiffeId::parse(identity).map_err(|error| {
+                warn!(%error, "a peer's verified identity is no SPIFFE id");
+                Status::unauthenticated("authentication failed")
+            });
+        }
+        let bearer = request
+            .metadata
+            .get("authorization")
+            .and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "))
+            .map(str::to_owned);
+        let credentials = Credentials {
+            bearer,
+            address: request.peer.remote,
+            ..Credentials::default()
+        };
+        let caller = self
+            .authenticators
+            .authenticate(&credentials, SystemTime::now())
+            .await;
+        caller.map(|caller| caller.id).map_err(|error| {
+            warn!(%error, peer = ?request.peer.remote, "a stream was refused");
+            Status::unauthenticated("authentication failed")
+        })
+    }
+
+    fn open(
+        self: Arc<Self>,
+        request: ConnectRequest,
+        identity: Option<SpiffeId>,
+    ) -> Result<Connection, Status> {
+        let node = ProxyNode::from_node(&request.node).map_err(|error| {
+            warn!(%error, id = request.node.id, "a node cannot be served");
+            Status::invalid_argument(format!("node: {error}"))
+        })?;
+        if let Some(id) = &identity {
+            may_be(id, &node)?;
+        }
+        let (resources, resources_seen) = watch::channel(None);
+        let (status, status_seen) = watch::channel(SessionStatus::default());
+        let proxy = Arc::new(Proxy {
+            raw: request.node,
+            node,
+            identity,
+            connected_at: SystemTime::now(),
+            status: status_seen,
+            resources: resources_seen.clone(),
+        });
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        info!(proxy = proxy.raw.id, variant = ?request.variant, "connected");
+        self.lock().insert(id, proxy.clone());
+        tokio::spawn(self.serve(id, proxy, resources));
+        Ok(Connection {
+            resources: resources_seen,
+            status,
+        })
+    }
+
+    /// Compiles for one proxy whenever a snapshot is published, until its stream ends.
+    async fn serve(
+        self: Arc<Self>,
+        id: u64,
+        proxy: Arc<Proxy>,
+        resources: watch::Sender<Option<ResourceSet>>,
+    ) {
+        let mut published = self.published.clone();
+        let mut status = proxy.status.clone();
+        let mut last: Option<ResourceSet> = None;
+        loop {
+            let newest = published.borrow_and_update().clone();
+            if let Some(compiled) = self.compile(&newest, &proxy.node).await
+                && last.as_ref() != Some(&compiled)
+            {
+                last = Some(compiled.clone());
+                resources.send_replace(Some(compiled));
+            }
+            let go_on = tokio::select! {
+                changed = published.changed() => changed.is_ok(),
+                () = closed(&mut status) => false,
+            };
+            if !go_on {
+                break;
+            }
+        }
+        info!(proxy = proxy.raw.id, "disconnected");
+        self.lock().remove(&id);
+    }
+
+    /// `None` when compiling panicked: a bug; the proxy keeps what it has.
+    async fn compile(&self, published: &Arc<Published>, node: &ProxyNode) -> Option<ResourceSet> {
+        let _turn = self.compiling.acquire().await.ok()?;
+        let (published, compiler, node) = (published.clone(), self.compiler.clone(), node.clone());
+        let started = Instant::now();
+        let work = move || compiler.compile(&published.snapshot, &node).resources;
+        let done = tokio::task::spawn_blocking(work).await;
+        self.metrics.compiled(started.elapsed());
+        done.inspect_err(
+            |error| error!(%error, "compiling for a proxy failed; it keeps what it has"),
+        )
+        .ok()
+    }
+}
+
+/// Waits until the stream has dropped its side.
+async fn closed(status: &mut watch::Receiver<SessionStatus>) {
+    while status.changed().await.is_ok() {}
+}
+
+/// A proxy gets configuration and secrets only for the namespace and service account that it proved to have.
+fn may_be(id: &SpiffeId, node: &ProxyNode) -> Result<(), Status> {
+    let own_account =
+        node.service_account.is_empty() || node.service_account == id.service_account();
+    if id.namespace() == node.namespace && own_account {
+        return Ok(());
+    }
+    warn!(%id, node = node.id, "an identity asked for another's configuration");
+    Err(Status::permission_denied(
+        "the node is of another namespace or service account than its identity",
+    ))
+}
+
+/// ADS for streams of one level of trust.
+#[derive(Debug)]
+pub struct Door {
+    /// The streams' shared state.
+    pub proxies: Arc<Proxies>,
+    /// What streams must prove.
+    pub trust: Trust,
+}
+
+#[tonic::async_trait]
+impl Discovery for Door {
+    async fn connect(&self, request: ConnectRequest) -> Result<Connection, Status> {
+        let identity = match self.trust {
+            Trust::Authenticated => Some(self.proxies.authenticate(&request).await?),
+            Trust::Anyone => None,
+        };
+        self.proxies.clone().open(request, identity)
+    }
+
+    fn observe(&self, node_id: &str, event: &StreamEvent) {
+        self.proxies.metrics.observe(node_id, event);
+    }
+}

@@ -1,0 +1,202 @@
+//! The control plane's own metrics, under istiod's names.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use lateen_envoy::TypeUrl;
+use lateen_identity::grpc::CaCounters;
+use lateen_xds::grpc::StreamEvent;
+use lateen_xds::server::Answer;
+use tracing::warn;
+
+/// Counters of streams and compilations.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    started: Instant,
+    pushes: BTreeMap<TypeUrl, AtomicU64>,
+    rejects: BTreeMap<TypeUrl, AtomicU64>,
+    sent_bytes: AtomicU64,
+    compilations: AtomicU64,
+    compile_micros: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let zeros = || {
+            TypeUrl::ALL
+                .into_iter()
+                .map(|ty| (ty, AtomicU64::new(0)))
+                .collect()
+        };
+        Self {
+            started: Instant::now(),
+            pushes: zeros(),
+            rejects: zeros(),
+            sent_bytes: AtomicU64::new(0),
+            compilations: AtomicU64::new(0),
+            compile_micros: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn observe(&self, node_id: &str, event: &StreamEvent) {
+        match event {
+            StreamEvent::Sent { ty, bytes, .. } => {
+                add(&self.pushes, *ty);
+                self.sent_bytes.fetch_add(*bytes as u64, Ordering::Relaxed);
+            }
+            StreamEvent::Received(received) => {
+                if let (Some(ty), Answer::Nack(message)) = (received.ty, &received.answer) {
+                    add(&self.rejects, ty);
+                    warn!(proxy = node_id, %ty, message, "a proxy rejected its configuration");
+                }
+            }
+            StreamEvent::Closed => {}
+        }
+    }
+
+    pub(crate) fn compiled(&self, took: Duration) {
+        self.compilations.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.compile_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// The Prometheus text.
+    pub(crate) fn render(&self, connected: usize, ca: &CaCounters) -> String {
+        let mut text = String::new();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        metric(
+            &mut text,
+            "pilot_xds",
+            "gauge",
+            "Proxies connected.",
+            &[("", connected as u64)],
+        );
+        let by_type = |map: &BTreeMap<TypeUrl, AtomicU64>| -> Vec<(String, u64)> {
+            map.iter()
+                .map(|(ty, n)| (format!("{{type=\"{}\"}}", short(*ty)), read(n)))
+                .collect()
+        };
+        let pushes = by_type(&self.pushes);
+        metric(
+            &mut text,
+            "pilot_xds_pushes",
+            "counter",
+            "Responses sent, by type.",
+            &pushes,
+        );
+        for (ty, rejected) in &self.rejects {
+            let name = format!("pilot_xds_{}_reject", short(*ty));
+            metric(
+                &mut text,
+                &name,
+                "counter",
+                "Responses rejected.",
+                &[("", read(rejected))],
+            );
+        }
+        let total: u64 = self.rejects.values().map(read).sum();
+        let seconds = self.started.elapsed().as_secs();
+        for (name, kind, help, value) in [
+            (
+                "pilot_total_xds_rejects",
+                "counter",
+                "Responses rejected, of any type.",
+                total,
+            ),
+            (
+                "lateen_xds_sent_bytes_total",
+                "counter",
+                "Bytes of responses sent.",
+                read(&self.sent_bytes),
+            ),
+            (
+                "lateen_compilations_total",
+                "counter",
+                "Compilations for a proxy.",
+                read(&self.compilations),
+            ),
+            (
+                "lateen_compile_microseconds_total",
+                "counter",
+                "Time spent in compilations.",
+                read(&self.compile_micros),
+            ),
+            (
+                "istiod_uptime_seconds",
+                "gauge",
+                "Seconds since the start.",
+                seconds,
+            ),
+            (
+                "citadel_server_csr_count",
+                "counter",
+                "Signing requests.",
+                read(&ca.csr_count),
+            ),
+            (
+                "citadel_server_authentication_failure_count",
+                "counter",
+                "Signing requests of nobody known.",
+                read(&ca.authentication_failure_count),
+            ),
+            (
+                "citadel_server_csr_parsing_err_count",
+                "counter",
+                "Signing requests that cannot be read.",
+                read(&ca.csr_parsing_err_count),
+            ),
+            (
+                "citadel_server_csr_sign_err_count",
+                "counter",
+                "Signings that failed.",
+                read(&ca.csr_sign_err_count),
+            ),
+            (
+                "citadel_server_success_cert_issuance_count",
+                "counter",
+                "Certificates issued.",
+                read(&ca.success_cert_issuance_count),
+            ),
+        ] {
+            metric(&mut text, name, kind, help, &[("", value)]);
+        }
+        text
+    }
+}
+
+fn add(counters: &BTreeMap<TypeUrl, AtomicU64>, ty: TypeUrl) {
+    if let Some(counter) = counters.get(&ty) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn metric<L: AsRef<str>>(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    values: &[(L, u64)],
+) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "{name}{} {value}", labels.as_ref());
+    }
+}
+
+/// The name a type has in istiod's metrics.
+pub(crate) fn short(ty: TypeUrl) -> &'static str {
+    match ty {
+        TypeUrl::Cluster => "cds",
+        TypeUrl::ClusterLoadAssignment => "eds",
+        TypeUrl::Listener => "lds",
+        TypeUrl::RouteConfiguration => "rds",
+        TypeUrl::Secret => "sds",
+        TypeUrl::TypedExtensionConfig => "ecds",
+        TypeUrl::NameTable => "nds",
+    }
+}

@@ -1,0 +1,38 @@
+//! The objects of Istio's default installation, which exist without being declared.
+
+use std::collections::BTreeSet;
+
+use lateen_api::{Resource, SourceFile};
+
+/// The objects, parsed. They are part of the program: that they parse is held by a test.
+pub fn resources() -> Vec<Resource> {
+    let file = SourceFile::new("<default installation>", include_str!("defaults.yaml"));
+    lateen_api::parse_file(&file, "default").resources
+}
+
+/// The user's objects, and those defaults that the user did not declare.
+pub fn with_defaults(user: &[Resource]) -> Vec<Resource> {
+    let declared: BTreeSet<_> = user.iter().map(Resource::key).collect();
+    let missing = resources()
+        .into_iter()
+        .filter(|r| !declared.contains(&r.key()));
+    missing.chain(user.iter().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_installation_parses_without_a_remark() {
+        let file = SourceFile::new("defaults.yaml", include_str!("defaults.yaml"));
+        let parsed = lateen_api::parse_file(&file, "default");
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        let remarks: Vec<_> = parsed
+            .resources
+            .iter()
+            .flat_map(lateen_api::validate)
+            .collect();
+        assert!(remarks.is_empty(), "{remarks:?}");
+    }
+}
