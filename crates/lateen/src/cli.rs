@@ -1,0 +1,369 @@
+//! The command line: every verb, flag and example. Parsing records what was typed; the commands act on it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Lateen: an Istio-compatible service mesh in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "lateen", version, propagate_version = true, max_term_width = 110)]
+#[command(after_help = "Examples:\n  lateen up examples/bookinfo --publish 18080:istio-ingressgateway:80\n  \
+    lateen exec deploy/reviews-v1 -- curl -s http://ratings:9080/ratings/0\n  lateen validate -f examples/\n  lateen proxy-status")]
+pub(crate) struct Cli {
+    /// Where the mesh keeps its CA, logs and state.
+    #[arg(long, global = true, env = "LATEEN_STATE", value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Namespace of the object; for `up` and `validate`, of objects that name none.
+    #[arg(short, long, global = true, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a mesh from files of Kubernetes and Istio YAML; edits are picked up live
+    Up(UpArgs),
+    /// End the running mesh
+    Down,
+    /// Run a command in a workload's network and with its environment
+    #[command(after_help = "Examples:\n  lateen exec deploy/reviews-v1 -- curl -s http://ratings:9080/ratings/0\n  \
+        lateen exec -n plain deploy/outsider -- curl -sv http://reviews.default:9080/")]
+    Exec(ExecArgs),
+    /// Print a container's log
+    #[command(alias = "log")]
+    Logs(LogsArgs),
+    /// List pods, services or any configured object
+    #[command(after_help = "Examples:\n  lateen get pods -A\n  lateen get vs,dr -o yaml\n  lateen get svc reviews -o json")]
+    Get(GetArgs),
+    /// Check files: every problem with file, line and fix; exit status 1 on errors
+    #[command(visible_alias = "v")]
+    Validate(ValidateArgs),
+    /// Which proxies are connected, and whether they have the latest configuration
+    #[command(visible_alias = "ps")]
+    ProxyStatus(ProxyStatusArgs),
+    /// What configuration a proxy has
+    #[command(visible_alias = "pc", subcommand)]
+    ProxyConfig(ProxyConfigCommand),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  lateen completion bash > /etc/bash_completion.d/lateen")]
+    Completion {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Run the control plane (started by `up`)
+    Istiod(IstiodArgs),
+    /// Run a sidecar or gateway proxy (started in each pod)
+    Proxy(ProxyArgs),
+    /// Run one pod from its plan on standard input (started by `up`)
+    #[command(hide = true)]
+    Pod,
+    /// Run a built-in stand-in for a sample's image
+    App {
+        /// The application, and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        argv: Vec<String>,
+    },
+    /// Print the version
+    Version {
+        /// Output format.
+        #[arg(short, long, value_enum)]
+        output: Option<Structured>,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DataPlane {
+    /// Lateen's own proxy.
+    #[default]
+    Lateen,
+    /// A stock Envoy.
+    Envoy,
+}
+
+impl DataPlane {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Lateen => "lateen",
+            Self::Envoy => "envoy",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// Files or directories of YAML.
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Open a port of this host to a service's port: `18080:istio-ingressgateway:80` (namespace after a dot, else searched).
+    #[arg(long, value_name = "[ADDR:]HOSTPORT:SERVICE:PORT")]
+    pub(crate) publish: Vec<String>,
+    /// Which proxy runs beside the workloads.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) data_plane: DataPlane,
+    /// Run a local command for an image: `registry/app:*=./app --port 8080`.
+    #[arg(long, value_name = "PATTERN=COMMAND")]
+    pub(crate) image: Vec<String>,
+    /// Return once everything is ready and leave the mesh running.
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// Give every pod and service an IPv6 address too.
+    #[arg(long)]
+    pub(crate) dual_stack: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// A pod, or `deploy/NAME` for one of its pods.
+    pub(crate) target: String,
+    /// The container whose environment to use; the first by default.
+    #[arg(short, long)]
+    pub(crate) container: Option<String>,
+    /// Accepted for kubectl's sake: standard input is always passed on.
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
+    /// Accepted for kubectl's sake: a terminal is passed on when there is one.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    /// A pod, or `deploy/NAME` for one of its pods.
+    pub(crate) target: String,
+    /// The container; the first by default. `istio-proxy` is the sidecar.
+    #[arg(short, long)]
+    pub(crate) container: Option<String>,
+    /// Keep printing what is added.
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Only the last lines.
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<usize>,
+    /// The log of the container's previous run.
+    #[arg(short, long)]
+    pub(crate) previous: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Structured {
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum GetOutput {
+    /// A table.
+    #[default]
+    Table,
+    /// A table with more columns.
+    Wide,
+    Json,
+    Yaml,
+    /// `kind/name`, a line each.
+    Name,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Kinds, separated by commas: `pods`, `svc`, `virtualservices`, `all`, …
+    pub(crate) kinds: String,
+    /// Only the object with this name.
+    pub(crate) name: Option<String>,
+    /// In every namespace.
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: GetOutput,
+    /// Only objects with these labels: `app=reviews,version!=v1`.
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+    /// Read these files instead of the running mesh's.
+    #[arg(short, long)]
+    pub(crate) filename: Vec<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReportOutput {
+    /// Snippets for people.
+    #[default]
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Files or directories of YAML; `-` reads standard input.
+    #[arg(short, long, required_unless_present = "paths")]
+    pub(crate) filename: Vec<PathBuf>,
+    /// Files or directories of YAML.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: ReportOutput,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyStatusArgs {
+    /// Only this proxy.
+    pub(crate) target: Option<String>,
+    /// Output format.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Structured>,
+}
+
+/// istioctl's formats: `short` is the table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ConfigOutput {
+    #[default]
+    Short,
+    Json,
+    Yaml,
+}
+
+/// What every `proxy-config` command takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ProxyTarget {
+    /// A pod, or `deploy/NAME` for one of its pods.
+    #[arg(required_unless_present = "file")]
+    pub(crate) target: Option<String>,
+    /// Read a saved config dump instead of asking a proxy.
+    #[arg(short, long)]
+    pub(crate) file: Option<PathBuf>,
+    /// Output format.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<ConfigOutput>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProxyConfigCommand {
+    /// Listeners, filter chains and where they lead
+    #[command(visible_alias = "l", aliases = ["listeners"])]
+    Listener {
+        #[command(flatten)]
+        target: ProxyTarget,
+        /// Only listeners with this address.
+        #[arg(long)]
+        address: Option<String>,
+        /// Only listeners on this port.
+        #[arg(long)]
+        port: Option<u64>,
+        /// Only listeners of this type: HTTP, TCP or HTTP+TCP.
+        #[arg(long = "type")]
+        kind: Option<String>,
+    },
+    /// Clusters: the services a proxy can reach
+    #[command(visible_alias = "c", aliases = ["clusters"])]
+    Cluster {
+        #[command(flatten)]
+        target: ProxyTarget,
+        /// Only clusters of this service.
+        #[arg(long)]
+        fqdn: Option<String>,
+        /// `inbound` or `outbound`.
+        #[arg(long)]
+        direction: Option<String>,
+        /// Only this port.
+        #[arg(long)]
+        port: Option<u64>,
+        /// Only this subset.
+        #[arg(long)]
+        subset: Option<String>,
+    },
+    /// Routes: what each request matches and who wrote it
+    #[command(visible_alias = "r", aliases = ["routes"])]
+    Route {
+        #[command(flatten)]
+        target: ProxyTarget,
+        /// Only the route configuration with this name.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Endpoints and their health
+    #[command(visible_alias = "ep", aliases = ["endpoints"])]
+    Endpoint {
+        #[command(flatten)]
+        target: ProxyTarget,
+        /// Only endpoints with this address.
+        #[arg(long)]
+        address: Option<String>,
+        /// Only endpoints on this port.
+        #[arg(long)]
+        port: Option<u64>,
+        /// Only endpoints of this cluster.
+        #[arg(long)]
+        cluster: Option<String>,
+        /// Only endpoints in this state: HEALTHY, UNHEALTHY, …
+        #[arg(long)]
+        status: Option<String>,
+    },
+    /// Certificates a proxy holds
+    #[command(visible_alias = "s", aliases = ["secrets"])]
+    Secret {
+        #[command(flatten)]
+        target: ProxyTarget,
+    },
+    /// The configuration a proxy was started with
+    #[command(visible_alias = "b")]
+    Bootstrap {
+        #[command(flatten)]
+        target: ProxyTarget,
+    },
+    /// Show or change a proxy's log levels
+    #[command(visible_alias = "o")]
+    Log {
+        /// A pod, or `deploy/NAME` for one of its pods.
+        target: String,
+        /// A level, or `LOGGER:LEVEL` pairs separated by commas.
+        #[arg(long)]
+        level: Option<String>,
+        /// Set every logger back to `warning`.
+        #[arg(short, long)]
+        reset: bool,
+    },
+    /// Everything above
+    #[command(visible_alias = "a")]
+    All {
+        #[command(flatten)]
+        target: ProxyTarget,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IstiodArgs {
+    /// Files or directories of YAML.
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// The pods' state, as the supervisor writes it.
+    #[arg(long)]
+    pub(crate) pods: Option<PathBuf>,
+    /// Addresses to serve on, beside loopback.
+    #[arg(long)]
+    pub(crate) listen: Vec<std::net::IpAddr>,
+    /// Give every pod and service an IPv6 address too.
+    #[arg(long)]
+    pub(crate) dual_stack: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProxyKind {
+    Sidecar,
+    Router,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArgs {
+    /// `sidecar`, or `router` for a gateway.
+    pub(crate) kind: ProxyKind,
+    /// Which proxy to run.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) data_plane: DataPlane,
+}

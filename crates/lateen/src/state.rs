@@ -1,0 +1,191 @@
+//! The state directory: where it is, and what a running mesh leaves there for other commands to find.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use lateen_sources::plan::PodState;
+use serde::{Deserialize, Serialize};
+
+/// Paths below the state directory.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+}
+
+/// `run/up.json`: the mesh that runs now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Up {
+    /// The supervisor's process, as the host sees it.
+    pub(crate) pid: u32,
+    /// When that process started, in clock ticks since boot: a pid that was given to another process is told apart by it.
+    pub(crate) start_ticks: u64,
+    /// The files and directories the mesh was started with.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Namespace of objects that name none.
+    pub(crate) namespace: String,
+    /// `lateen` or `envoy`.
+    pub(crate) data_plane: String,
+    /// When it was started, in seconds since the Unix epoch.
+    pub(crate) started_at: u64,
+    /// Published ports, as given.
+    pub(crate) publish: Vec<String>,
+}
+
+impl StateDir {
+    /// The directory given, or the one that `$LATEEN_STATE`, `$XDG_STATE_HOME` or `$HOME` imply.
+    pub(crate) fn locate(given: Option<PathBuf>) -> Result<Self> {
+        let from_env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let root = given
+            .or_else(|| from_env("LATEEN_STATE"))
+            .or_else(|| from_env("XDG_STATE_HOME").map(|d| d.join("lateen")))
+            .or_else(|| from_env("HOME").map(|d| d.join(".local/state/lateen")))
+            .context("no place for state: set --state, LATEEN_STATE or HOME")?;
+        let root = std::path::absolute(&root).with_context(|| format!("resolving {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// Creates it and its parts, readable by the owner only.
+    pub(crate) fn create(&self) -> Result<()> {
+        for dir in [self.root.clone(), self.run(), self.logs(), self.ca()] {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(&dir)
+                .with_context(|| format!("creating {}", dir.display()))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.root.join("logs")
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.root.join("ca")
+    }
+
+    pub(crate) fn pods(&self) -> PathBuf {
+        self.run().join("pods.json")
+    }
+
+    pub(crate) fn containers(&self) -> PathBuf {
+        self.run().join("containers.json")
+    }
+
+    pub(crate) fn istiod_socket(&self) -> PathBuf {
+        self.run().join("istiod.sock")
+    }
+
+    fn up(&self) -> PathBuf {
+        self.run().join("up.json")
+    }
+
+    /// Records that a mesh runs.
+    pub(crate) fn write_up(&self, up: &Up) -> Result<()> {
+        let text = serde_json::to_vec_pretty(up).context("encoding up.json")?;
+        write_private(&self.up(), &text)
+    }
+
+    /// Removes the record.
+    pub(crate) fn clear_up(&self) {
+        // A missing file is what is wanted; anything else is repaired by the next `up`, which overwrites it.
+        let _ = fs::remove_file(self.up());
+        let _ = fs::remove_file(self.pods());
+    }
+
+    /// The mesh that runs, if its process is still the one recorded.
+    pub(crate) fn running(&self) -> Result<Option<Up>> {
+        let path = self.up();
+        let Ok(text) = fs::read(&path) else { return Ok(None) };
+        let up: Up =
+            serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
+        Ok((start_ticks(up.pid) == Some(up.start_ticks)).then_some(up))
+    }
+
+    /// The mesh that runs, or an error that says how to start one.
+    pub(crate) fn expect_running(&self) -> Result<Up> {
+        match self.running()? {
+            Some(up) => Ok(up),
+            None => bail!("no mesh is running (state in {}); start one with `lateen up DIR`", self.root.display()),
+        }
+    }
+
+    /// The pods' state as the supervisor last wrote it.
+    pub(crate) fn read_pods(&self) -> Result<Vec<PodState>> {
+        let path = self.pods();
+        let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))
+    }
+}
+
+/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command in parentheses and may hold anything; count from its end.
+    let rest = stat.rsplit_once(')')?.1;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(|| format!("creating {}", temporary.display()))?;
+    std::io::Write::write_all(&mut file, bytes)
+        .with_context(|| format!("writing {}", temporary.display()))?;
+    fs::rename(&temporary, path).with_context(|| format!("replacing {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn up(pid: u32, start_ticks: u64) -> Up {
+        Up {
+            pid,
+            start_ticks,
+            paths: vec![],
+            namespace: "default".to_owned(),
+            data_plane: "lateen".to_owned(),
+            started_at: 0,
+            publish: vec![],
+        }
+    }
+
+    #[test]
+    fn a_record_whose_pid_was_given_to_another_process_is_no_running_mesh() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let state = StateDir::locate(Some(dir.path().join("state"))).expect("located");
+        state.create().expect("created");
+        let me = std::process::id();
+        let ticks = start_ticks(me).expect("this process has a start time");
+        state.write_up(&up(me, ticks)).expect("written");
+        assert!(state.running().expect("readable").is_some());
+        state.write_up(&up(me, ticks + 1)).expect("written");
+        assert!(state.running().expect("readable").is_none());
+    }
+
+    #[test]
+    fn the_state_directory_is_the_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let state = StateDir::locate(Some(dir.path().join("state"))).expect("located");
+        state.create().expect("created");
+        let mode = fs::metadata(state.root()).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+}
