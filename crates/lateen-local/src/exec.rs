@@ -83,7 +83,11 @@ pub fn enter_pod(pid: u32) -> Result<(), ExecError> {
 /// See [`ExecError`]; a command that ran is no error, whatever its status.
 pub fn run(pod: &PodProcesses, container: &str, argv: &[String]) -> Result<ExitStatus, ExecError> {
     let not_running = || ExecError::NotRunning(container.to_owned());
-    let inside = pod.containers.iter().find(|(name, _)| name == container).map(|(_, pid)| *pid);
+    let inside = pod
+        .containers
+        .iter()
+        .find(|(name, _)| name == container)
+        .map(|(_, pid)| *pid);
     let inside = inside.filter(|pid| *pid != 0).ok_or_else(not_running)?;
     enter_pod(pod.pid)?;
     let process = PathBuf::from(format!("/proc/{inside}"));
@@ -92,12 +96,17 @@ pub fn run(pod: &PodProcesses, container: &str, argv: &[String]) -> Result<ExitS
     join(inside, "mnt")?;
     let program = argv.first().cloned().unwrap_or_default();
     let mut command = Command::new(&program);
-    command.args(argv.iter().skip(1)).env_clear().envs(parse_environment(&environment));
+    command
+        .args(argv.iter().skip(1))
+        .env_clear()
+        .envs(parse_environment(&environment));
     if let Ok(terminal) = std::env::var("TERM") {
         command.env("TERM", terminal);
     }
     command.current_dir(existing(&directory));
-    command.status().map_err(|source| ExecError::Run { program, source })
+    command
+        .status()
+        .map_err(|source| ExecError::Run { program, source })
 }
 
 /// The kernel's `environ` file: `NAME=VALUE` pieces ended by zeros.
@@ -114,7 +123,11 @@ fn parse_environment(bytes: &[u8]) -> Vec<(String, String)> {
 }
 
 fn existing(directory: &Path) -> &Path {
-    if directory.is_dir() { directory } else { Path::new("/") }
+    if directory.is_dir() {
+        directory
+    } else {
+        Path::new("/")
+    }
 }
 
 fn enter(pid: u32, kinds: &[&'static str]) -> Result<(), ExecError> {

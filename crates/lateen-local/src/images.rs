@@ -2,10 +2,16 @@
 //!
 //! A container with a `command` runs it as it stands. For the others a table maps image patterns to command lines.
 
+use std::borrow::Cow;
+
+/// What the caller knows of an image that the table does not have.
+pub type Fallback = fn(&str) -> Option<ImageRule>;
+
 /// A table from image patterns to command lines; the first match wins.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Images {
     rules: Vec<ImageRule>,
+    fallback: Option<Fallback>,
 }
 
 /// One line of the table.
@@ -45,6 +51,14 @@ impl Images {
         Self::default()
     }
 
+    /// An empty table that asks `fallback` for what it does not have.
+    pub fn with_fallback(fallback: Fallback) -> Self {
+        Self {
+            rules: Vec::new(),
+            fallback: Some(fallback),
+        }
+    }
+
     /// Adds a line after the existing ones.
     pub fn push(&mut self, rule: ImageRule) {
         self.rules.push(rule);
@@ -61,8 +75,13 @@ impl Images {
     }
 
     /// The line that fits an image reference.
-    pub fn find(&self, image: &str) -> Option<&ImageRule> {
-        self.rules.iter().find(|rule| rule.fits(image))
+    pub fn find(&self, image: &str) -> Option<Cow<'_, ImageRule>> {
+        let listed = self
+            .rules
+            .iter()
+            .find(|rule| rule.fits(image))
+            .map(Cow::Borrowed);
+        listed.or_else(|| self.fallback.and_then(|known| known(image)).map(Cow::Owned))
     }
 }
 
@@ -72,14 +91,20 @@ impl ImageRule {
     /// # Errors
     /// See [`ImageRuleError`].
     pub fn parse(text: &str) -> Result<Self, ImageRuleError> {
-        let (pattern, command) =
-            text.split_once('=').ok_or_else(|| ImageRuleError::NoCommand(text.to_owned()))?;
+        let (pattern, command) = text
+            .split_once('=')
+            .ok_or_else(|| ImageRuleError::NoCommand(text.to_owned()))?;
         let argv = split_words(command)
             .ok_or_else(|| ImageRuleError::UnclosedQuote(pattern.to_owned()))?;
         if argv.is_empty() {
             return Err(ImageRuleError::EmptyCommand(pattern.to_owned()));
         }
-        Ok(Self { pattern: pattern.to_owned(), argv, default_args: Vec::new(), env: Vec::new() })
+        Ok(Self {
+            pattern: pattern.to_owned(),
+            argv,
+            default_args: Vec::new(),
+            env: Vec::new(),
+        })
     }
 
     fn fits(&self, image: &str) -> bool {
@@ -120,7 +145,9 @@ fn split_reference(image: &str) -> (&str, Option<&str>) {
 fn glob(pattern: &str, text: &str) -> bool {
     let mut parts = pattern.split('*');
     let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = text.strip_prefix(first) else { return false };
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
     let mut last = None;
     for part in parts {
         if let Some(previous) = last.replace(part) {
@@ -159,21 +186,38 @@ mod tests {
     use super::*;
 
     fn fits(pattern: &str, image: &str) -> bool {
-        ImageRule::parse(&format!("{pattern}=/bin/true")).unwrap().fits(image)
+        ImageRule::parse(&format!("{pattern}=/bin/true"))
+            .unwrap()
+            .fits(image)
     }
 
     #[test]
     fn a_pattern_without_registry_and_tag_fits_any() {
-        assert!(fits("examples-bookinfo-reviews-v1", "docker.io/istio/examples-bookinfo-reviews-v1:1.20.3"));
-        assert!(fits("istio/examples-bookinfo-*-v1", "istio/examples-bookinfo-ratings-v1:1.20.3"));
-        assert!(!fits("examples-bookinfo-reviews-v1", "istio/examples-bookinfo-reviews-v2:1.20.3"));
+        assert!(fits(
+            "examples-bookinfo-reviews-v1",
+            "docker.io/istio/examples-bookinfo-reviews-v1:1.20.3"
+        ));
+        assert!(fits(
+            "istio/examples-bookinfo-*-v1",
+            "istio/examples-bookinfo-ratings-v1:1.20.3"
+        ));
+        assert!(!fits(
+            "examples-bookinfo-reviews-v1",
+            "istio/examples-bookinfo-reviews-v2:1.20.3"
+        ));
     }
 
     #[test]
     fn a_registry_port_is_not_a_tag() {
         assert!(fits("hello-app", "localhost:5000/hello-app"));
-        assert!(fits("hello-app:1.0", "gcr.io/google-samples/hello-app:1.0@sha256:00"));
-        assert!(!fits("hello-app:1.0", "gcr.io/google-samples/hello-app:2.0"));
+        assert!(fits(
+            "hello-app:1.0",
+            "gcr.io/google-samples/hello-app:1.0@sha256:00"
+        ));
+        assert!(!fits(
+            "hello-app:1.0",
+            "gcr.io/google-samples/hello-app:2.0"
+        ));
         assert!(fits("nginx:latest", "nginx"));
     }
 
@@ -181,8 +225,12 @@ mod tests {
     fn users_lines_win_over_built_in_ones() {
         let mut images = Images::new();
         images.push(ImageRule::parse("httpbin=/proc/self/exe app httpbin").unwrap());
-        images.prepend("httpbin='/opt/my bin' --port \"80\"").unwrap();
-        let rule = images.find("docker.io/mccutchen/go-httpbin:v2").map(|r| r.argv.clone());
+        images
+            .prepend("httpbin='/opt/my bin' --port \"80\"")
+            .unwrap();
+        let rule = images
+            .find("docker.io/mccutchen/go-httpbin:v2")
+            .map(|r| r.argv.clone());
         assert_eq!(rule, None, "`httpbin` is not `go-httpbin`");
         let rule = images.find("kennethreitz/httpbin").unwrap();
         assert_eq!(rule.argv, ["/opt/my bin", "--port", "80"]);
@@ -190,9 +238,18 @@ mod tests {
 
     #[test]
     fn a_line_that_cannot_be_used_says_why() {
-        assert_eq!(ImageRule::parse("x"), Err(ImageRuleError::NoCommand("x".to_owned())));
-        assert_eq!(ImageRule::parse("x= "), Err(ImageRuleError::EmptyCommand("x".to_owned())));
-        assert_eq!(ImageRule::parse("x='a"), Err(ImageRuleError::UnclosedQuote("x".to_owned())));
+        assert_eq!(
+            ImageRule::parse("x"),
+            Err(ImageRuleError::NoCommand("x".to_owned()))
+        );
+        assert_eq!(
+            ImageRule::parse("x= "),
+            Err(ImageRuleError::EmptyCommand("x".to_owned()))
+        );
+        assert_eq!(
+            ImageRule::parse("x='a"),
+            Err(ImageRuleError::UnclosedQuote("x".to_owned()))
+        );
     }
 
     #[test]

@@ -39,7 +39,11 @@ impl Log {
             }
         }
         let file = open(&path)?;
-        Ok(Self { path, file, written: 0 })
+        Ok(Self {
+            path,
+            file,
+            written: 0,
+        })
     }
 
     /// Adds output, beginning a new file when this one is full.
@@ -59,7 +63,9 @@ impl Log {
 /// A full disk does not stop the container: output that cannot be kept is read and lost.
 pub(crate) async fn keep(output: PipeReader, mut log: Log) {
     let fd = OwnedFd::from(output);
-    let Ok(mut output) = pipe::Receiver::from_owned_fd(fd) else { return };
+    let Ok(mut output) = pipe::Receiver::from_owned_fd(fd) else {
+        return;
+    };
     let mut chunk = vec![0; CHUNK];
     while let Ok(read @ 1..) = output.read(&mut chunk).await {
         let _ = log.write(&chunk[..read]);
@@ -67,7 +73,11 @@ pub(crate) async fn keep(output: PipeReader, mut log: Log) {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).write(true).truncate(true).open(path)
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .open(path)
 }
 
 fn rotated(path: &Path) -> PathBuf {

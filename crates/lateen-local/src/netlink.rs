@@ -83,7 +83,10 @@ impl Message {
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend_from_slice(fixed);
         pad(&mut bytes);
-        Self { bytes, what: what.into() }
+        Self {
+            bytes,
+            what: what.into(),
+        }
     }
 
     /// Adds an attribute.
@@ -192,13 +195,18 @@ impl Socket {
         self.send(&message.finish(sequence))?;
         match self.first_error_until(sequence)? {
             None => Ok(()),
-            Some((_, source)) => Err(NetlinkError::Refused { request: message.what, source }),
+            Some((_, source)) => Err(NetlinkError::Refused {
+                request: message.what,
+                source,
+            }),
         }
     }
 
     /// Sends nf_tables messages as one transaction: all of it happens or none.
     pub(crate) fn transaction(&mut self, mut messages: Vec<Message>) -> Result<(), NetlinkError> {
-        let Some(last) = messages.last_mut() else { return Ok(()) };
+        let Some(last) = messages.last_mut() else {
+            return Ok(());
+        };
         // Only the last one is acknowledged: an answer for each would overflow the socket's buffer. Errors always come.
         last.acknowledged();
         let begin = self.next();
@@ -211,9 +219,14 @@ impl Socket {
         let end = self.next();
         bytes.extend(nft::batch_end().finish(end));
         self.send(&bytes)?;
-        let Some((failed, source)) = self.first_error_until(last)? else { return Ok(()) };
+        let Some((failed, source)) = self.first_error_until(last)? else {
+            return Ok(());
+        };
         let at = failed.wrapping_sub(begin).wrapping_sub(1) as usize;
-        let request = messages.get(at).map_or("commit the rules", |m| m.what.as_str()).to_owned();
+        let request = messages
+            .get(at)
+            .map_or("commit the rules", |m| m.what.as_str())
+            .to_owned();
         Err(NetlinkError::Refused { request, source })
     }
 
@@ -225,7 +238,10 @@ impl Socket {
     fn send(&self, bytes: &[u8]) -> Result<(), NetlinkError> {
         net::send(&self.fd, bytes, SendFlags::empty())
             .map(drop)
-            .map_err(|source| NetlinkError::Socket { operation: "send", source })
+            .map_err(|source| NetlinkError::Socket {
+                operation: "send",
+                source,
+            })
     }
 
     /// Reads answers up to that of message `last`; gives the first error with its message's number.
@@ -236,12 +252,21 @@ impl Socket {
         let mut buffer = vec![0; ANSWER_BYTES];
         let mut first = None;
         loop {
-            let flags = if first.is_some() { RecvFlags::DONTWAIT } else { RecvFlags::empty() };
+            let flags = if first.is_some() {
+                RecvFlags::DONTWAIT
+            } else {
+                RecvFlags::empty()
+            };
             let received = match net::recv(&self.fd, buffer.as_mut_slice(), flags) {
                 Ok((received, _)) => received,
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) if first.is_some() => return Ok(first),
-                Err(source) => return Err(NetlinkError::Socket { operation: "receive", source }),
+                Err(source) => {
+                    return Err(NetlinkError::Socket {
+                        operation: "receive",
+                        source,
+                    });
+                }
             };
             for (sequence, code) in answers(&buffer[..received])? {
                 if code != 0 && first.is_none() {
@@ -293,7 +318,11 @@ mod tests {
         assert_eq!(bytes.len(), 16 + 4 + 4 + 8);
         assert_eq!(read_u32(&bytes, 0), 32);
         assert_eq!(read_u32(&bytes, 8), 9);
-        assert_eq!(bytes[20..24], [12, 0, 1, 0x80], "the nest holds the padded attribute");
+        assert_eq!(
+            bytes[20..24],
+            [12, 0, 1, 0x80],
+            "the nest holds the padded attribute"
+        );
         assert_eq!(bytes[24..32], [7, 0, 2, 0, b'a', b'b', 0, 0]);
     }
 

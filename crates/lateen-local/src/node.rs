@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use ipnet::IpNet;
 use rustix::io::Errno;
@@ -13,7 +13,7 @@ use rustix::mount::MountPropagationFlags;
 
 use crate::addresses::{DNS_V4, DNS_V6, ISTIOD_V4, ISTIOD_V6, NODE_V4, NODE_V6};
 use crate::netlink::NetlinkError;
-use crate::netlink::link::{self, Links};
+use crate::netlink::link::{self, Links, Route};
 use crate::sys::{self, Unshare};
 
 /// What to open before leaving the machine's network.
@@ -47,7 +47,9 @@ pub enum NodeError {
         source: io::Error,
     },
     /// Called too late.
-    #[error("the node's namespaces have to be entered before any thread is started (there are {0})")]
+    #[error(
+        "the node's namespaces have to be entered before any thread is started (there are {0})"
+    )]
     Threads(usize),
     /// Neither root nor user namespaces.
     #[error("{}", user_namespace_advice(*source))]
@@ -95,14 +97,21 @@ pub fn enter(options: &NodeOptions) -> Result<Node, NodeError> {
     let mut listeners = Vec::with_capacity(options.listen.len());
     for address in &options.listen {
         let opened = TcpListener::bind(address);
-        listeners.push(opened.map_err(|source| NodeError::Listen { address: *address, source })?);
+        listeners.push(opened.map_err(|source| NodeError::Listen {
+            address: *address,
+            source,
+        })?);
     }
     let rootless = enter_namespaces()?;
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private).map_err(NodeError::Mounts)?;
     let ipv6 = set_up_network().map_err(NodeError::Network)?;
     enable_forwarding(ipv6)?;
-    Ok(Node { listeners, rootless, ipv6 })
+    Ok(Node {
+        listeners,
+        rootless,
+        ipv6,
+    })
 }
 
 /// As root directly, else (or as a root without rights) by way of a user namespace. Gives whether it took one.
@@ -136,6 +145,14 @@ fn set_up_network() -> Result<bool, NetlinkError> {
     for address in [NODE_V4, ISTIOD_V4, DNS_V4] {
         links.add_address(lo, IpNet::from(IpAddr::V4(address)))?;
     }
+    // An address without a link is looked up before it is translated to an endpoint, and needs a route until then.
+    // (IPv6 has no such routes; there the node itself reaches pods by their addresses only.)
+    links.add_route(&Route {
+        to: everything(),
+        link: lo,
+        via: None,
+        source: Some(NODE_V4.into()),
+    })?;
     for address in [NODE_V6, ISTIOD_V6, DNS_V6] {
         match links.add_address(lo, IpNet::from(IpAddr::V6(address))) {
             Ok(()) => {}
@@ -146,6 +163,10 @@ fn set_up_network() -> Result<bool, NetlinkError> {
         }
     }
     Ok(true)
+}
+
+fn everything() -> IpNet {
+    IpNet::new(Ipv4Addr::UNSPECIFIED.into(), 0).expect("0 is a valid prefix length")
 }
 
 fn enable_forwarding(ipv6: bool) -> Result<(), NodeError> {
@@ -162,16 +183,29 @@ fn write_proc(path: &'static str, value: &str) -> Result<(), NodeError> {
 
 /// Says what to enable, looking at the settings that exist on this machine.
 fn user_namespace_advice(errno: Errno) -> String {
-    let mut advice = format!("an ordinary user needs user namespaces, and this machine refuses them ({errno})");
+    let mut advice =
+        format!("an ordinary user needs user namespaces, and this machine refuses them ({errno})");
     let settings = [
-        ("/proc/sys/kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+        (
+            "/proc/sys/kernel/unprivileged_userns_clone",
+            "0",
+            "kernel.unprivileged_userns_clone=1",
+        ),
         (
             "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
             "1",
             "kernel.apparmor_restrict_unprivileged_userns=0",
         ),
-        ("/proc/sys/user/max_user_namespaces", "0", "user.max_user_namespaces=15000"),
-        ("/proc/sys/user/max_net_namespaces", "0", "user.max_net_namespaces=15000"),
+        (
+            "/proc/sys/user/max_user_namespaces",
+            "0",
+            "user.max_user_namespaces=15000",
+        ),
+        (
+            "/proc/sys/user/max_net_namespaces",
+            "0",
+            "user.max_net_namespaces=15000",
+        ),
     ];
     let blocking: Vec<&str> = settings
         .iter()

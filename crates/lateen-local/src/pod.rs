@@ -67,7 +67,11 @@ fn shim() -> io::Result<ExitCode> {
     let mut init = init.spawn()?;
     send(&supervisor, &Event::Up { pid: init.id() })?;
     let status = init.wait()?;
-    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// The arguments with which this binary runs a command that dies with the process that started it.
@@ -79,15 +83,21 @@ pub(crate) fn child_arguments(argv: &[String]) -> Vec<String> {
 /// The death signal stays when the process becomes the command.
 fn child(argv: &[String]) -> io::Result<ExitCode> {
     die_with_parent()?;
-    let (program, arguments) =
-        argv.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
+    let (program, arguments) = argv
+        .split_first()
+        .ok_or_else(|| io::Error::other("the command is empty"))?;
     let error = Command::new(program).args(arguments).exec();
-    Err(io::Error::new(error.kind(), format!("cannot run `{program}`: {error}")))
+    Err(io::Error::new(
+        error.kind(),
+        format!("cannot run `{program}`: {error}"),
+    ))
 }
 
 /// Asks the kernel for SIGKILL when the parent ends.
 fn die_with_parent() -> io::Result<()> {
-    Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+    Ok(rustix::process::set_parent_process_death_signal(Some(
+        Signal::KILL,
+    ))?)
 }
 
 /// The socket to the supervisor, which is standard input.

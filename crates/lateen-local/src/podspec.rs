@@ -27,7 +27,7 @@ mod tests;
 mod volumes;
 
 /// `spec.nodeName` and the host name of the node for everybody who asks.
-pub const NODE_NAME: &str = "lateen";
+pub(crate) const NODE_NAME: &str = "lateen";
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE: u64 = 30;
 
@@ -103,7 +103,8 @@ pub(crate) fn resolve(plan: &PodPlan, around: &Surroundings<'_>) -> Resolved {
         spec.init.push(resolved);
     }
     for container in plan.spec.containers.iter().filter(own) {
-        spec.containers.push(container_of(plan, container, false, &spec.volumes, around));
+        spec.containers
+            .push(container_of(plan, container, false, &spec.volumes, around));
         probes.insert(container.name.clone(), probes::of(plan, container));
     }
     if plan.role == PodRole::Gateway {
@@ -111,16 +112,34 @@ pub(crate) fn resolve(plan: &PodPlan, around: &Surroundings<'_>) -> Resolved {
         probes.insert(PROXY_CONTAINER.to_owned(), proxy::probes(plan));
     }
     let grace = plan.spec.termination_grace_period_seconds;
-    let grace = grace.and_then(|s| u64::try_from(s).ok()).unwrap_or(DEFAULT_GRACE);
+    let grace = grace
+        .and_then(|s| u64::try_from(s).ok())
+        .unwrap_or(DEFAULT_GRACE);
     let refresh_after = around.credentials.refresh_after;
-    Resolved { spec, probes, grace: Duration::from_secs(grace), refresh_after, problems }
+    Resolved {
+        spec,
+        probes,
+        grace: Duration::from_secs(grace),
+        refresh_after,
+        problems,
+    }
 }
 
 /// Named container ports, for services whose `targetPort` is a name.
 pub(crate) fn named_ports(spec: &kube::PodSpec) -> BTreeMap<String, u16> {
-    let sidecars = spec.init_containers.iter().filter(|c| c.restart_policy == "Always");
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports);
-    ports.filter(|p| !p.name.is_empty()).map(|p| (p.name.clone(), p.container_port)).collect()
+    let sidecars = spec
+        .init_containers
+        .iter()
+        .filter(|c| c.restart_policy == "Always");
+    let ports = spec
+        .containers
+        .iter()
+        .chain(sidecars)
+        .flat_map(|c| &c.ports);
+    ports
+        .filter(|p| !p.name.is_empty())
+        .map(|p| (p.name.clone(), p.container_port))
+        .collect()
 }
 
 fn redirection(plan: &PodPlan, problems: &mut Vec<String>) -> Option<Redirection> {
@@ -163,9 +182,10 @@ fn container_of(
     let mounts = volumes::mounts(container, &env);
     let missing = missing.or_else(|| volumes::missing(&mounts, volumes));
     let start = match missing {
-        Some(message) => {
-            Start::Blocked { status: "CreateContainerConfigError".to_owned(), message }
-        }
+        Some(message) => Start::Blocked {
+            status: "CreateContainerConfigError".to_owned(),
+            message,
+        },
         None => command(container, &env, around.images),
     };
     let mut resolved = sandbox::Container {
@@ -181,16 +201,26 @@ fn container_of(
         ..sandbox::Container::default()
     };
     if plan.spec.automount_service_account_token != Some(false) {
-        resolved.mounts.push(mount(ACCOUNT_VOLUME, "/var/run/secrets/kubernetes.io/serviceaccount"));
+        resolved.mounts.push(mount(
+            ACCOUNT_VOLUME,
+            "/var/run/secrets/kubernetes.io/serviceaccount",
+        ));
     }
-    security::apply(&mut resolved, plan.spec.security_context.as_ref(), container);
+    security::apply(
+        &mut resolved,
+        plan.spec.security_context.as_ref(),
+        container,
+    );
     resolved
 }
 
 /// `command` as it stands, else what the image stands for.
 fn command(container: &kube::Container, env: &[(String, String)], images: &Images) -> Start {
     let expand = |words: &[String]| -> Vec<String> {
-        words.iter().map(|word| environment::expand(word, env)).collect()
+        words
+            .iter()
+            .map(|word| environment::expand(word, env))
+            .collect()
     };
     if !container.command.is_empty() {
         let mut argv = expand(&container.command);
@@ -221,25 +251,45 @@ fn with_image_environment(
     container: &kube::Container,
     images: &Images,
 ) -> Vec<(String, String)> {
-    let Some(rule) = images.find(&container.image) else { return env };
+    let Some(rule) = images.find(&container.image) else {
+        return env;
+    };
     let given = |name: &str| env.iter().any(|(own, _)| own == name);
-    let mut all: Vec<(String, String)> =
-        rule.env.iter().filter(|(name, _)| !given(name)).cloned().collect();
+    let mut all: Vec<(String, String)> = rule
+        .env
+        .iter()
+        .filter(|(name, _)| !given(name))
+        .cloned()
+        .collect();
     all.extend(env);
     all
 }
 
 fn mount(volume: &str, path: &str) -> Mount {
-    Mount { volume: volume.to_owned(), path: path.to_owned(), sub_path: None, read_only: true }
+    Mount {
+        volume: volume.to_owned(),
+        path: path.to_owned(),
+        sub_path: None,
+        read_only: true,
+    }
 }
 
 fn mesh_volumes(plan: &PodPlan, around: &Surroundings<'_>) -> BTreeMap<String, Volume> {
     let root = &around.credentials.root_cert_pem;
-    let account = vec![file("namespace", &plan.namespace, 0o444), file("ca.crt", root, 0o444)];
+    let account = vec![
+        file("namespace", &plan.namespace, 0o444),
+        file("ca.crt", root, 0o444),
+    ];
     let mut volumes = BTreeMap::from([(ACCOUNT_VOLUME.to_owned(), Volume::Files(account))]);
     if plan.role != PodRole::Plain {
-        volumes.insert(TOKEN_VOLUME.to_owned(), Volume::Files(token_files(around.credentials)));
-        volumes.insert(ROOT_VOLUME.to_owned(), Volume::Files(root_files(around.credentials)));
+        volumes.insert(
+            TOKEN_VOLUME.to_owned(),
+            Volume::Files(token_files(around.credentials)),
+        );
+        volumes.insert(
+            ROOT_VOLUME.to_owned(),
+            Volume::Files(root_files(around.credentials)),
+        );
     }
     volumes
 }
@@ -255,7 +305,11 @@ pub(crate) fn root_files(credentials: &Credentials) -> Vec<File> {
 }
 
 fn file(path: &str, content: &str, mode: u32) -> File {
-    File { path: path.to_owned(), content: content.as_bytes().to_vec(), mode }
+    File {
+        path: path.to_owned(),
+        content: content.as_bytes().to_vec(),
+        mode,
+    }
 }
 
 fn files(plan: &PodPlan) -> BTreeMap<String, String> {
@@ -281,7 +335,11 @@ fn files(plan: &PodPlan) -> BTreeMap<String, String> {
 }
 
 fn host_name(plan: &PodPlan) -> String {
-    if plan.spec.hostname.is_empty() { plan.name.clone() } else { plan.spec.hostname.clone() }
+    if plan.spec.hostname.is_empty() {
+        plan.name.clone()
+    } else {
+        plan.spec.hostname.clone()
+    }
 }
 
 /// With a `subdomain` a pod has a full name, which comes first.
@@ -290,7 +348,10 @@ fn qualified(plan: &PodPlan, host: &str) -> String {
     if subdomain.is_empty() {
         return host.to_owned();
     }
-    format!("{host}.{subdomain}.{}.svc.cluster.local\t{host}", plan.namespace)
+    format!(
+        "{host}.{subdomain}.{}.svc.cluster.local\t{host}",
+        plan.namespace
+    )
 }
 
 /// `metadata.uid`: stable, and in the form of one.
@@ -335,7 +396,12 @@ fn field(plan: &PodPlan, path: &str) -> Option<String> {
             return path
                 .strip_prefix("metadata.labels")
                 .and_then(|rest| from_map(&plan.labels, rest))
-                .or_else(|| from_map(&plan.annotations, path.strip_prefix("metadata.annotations")?));
+                .or_else(|| {
+                    from_map(
+                        &plan.annotations,
+                        path.strip_prefix("metadata.annotations")?,
+                    )
+                });
         }
     };
     Some(value)
@@ -343,5 +409,7 @@ fn field(plan: &PodPlan, path: &str) -> Option<String> {
 
 /// A map as the downward API writes it to a file.
 fn quoted_lines(map: &BTreeMap<String, String>) -> String {
-    map.iter().map(|(key, value)| format!("{key}={value:?}\n")).collect()
+    map.iter()
+        .map(|(key, value)| format!("{key}={value:?}\n"))
+        .collect()
 }

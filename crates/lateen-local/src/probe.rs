@@ -77,9 +77,12 @@ pub struct ContainerProbes {
 pub(crate) async fn ask(check: &Check, pod: IpAddr, timeout: Duration) -> bool {
     let answer = async {
         match check {
-            Check::Http { host, port, path, headers } => {
-                http::get(pod, host.as_deref(), *port, path, headers).await
-            }
+            Check::Http {
+                host,
+                port,
+                path,
+                headers,
+            } => http::get(pod, host.as_deref(), *port, path, headers).await,
             Check::Tcp { port } => TcpStream::connect((pod, *port)).await.is_ok(),
             Check::Grpc { port, service } => grpc::is_serving(pod, *port, service).await,
             Check::Exec { .. } => false,

@@ -68,7 +68,11 @@ async fn connect(
     turn: usize,
 ) -> Option<TcpStream> {
     let some = endpoints.wait_for(|endpoints| !endpoints.is_empty());
-    let now = tokio::time::timeout(ENDPOINT_TIMEOUT, some).await.ok()?.ok()?.clone();
+    let now = tokio::time::timeout(ENDPOINT_TIMEOUT, some)
+        .await
+        .ok()?
+        .ok()?
+        .clone();
     for at in 0..now.len() {
         let endpoint = now[turn.wrapping_add(at) % now.len()];
         let attempt = TcpStream::connect(endpoint);

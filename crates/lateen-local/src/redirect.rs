@@ -93,7 +93,10 @@ impl Redirection {
         if mode.is_some_and(|m| m.eq_ignore_ascii_case("NONE")) {
             return (None, Vec::new());
         }
-        let mut read = Reader { annotations, problems: Vec::new() };
+        let mut read = Reader {
+            annotations,
+            problems: Vec::new(),
+        };
         let redirection = Self {
             outbound_ranges: read.included("includeOutboundIPRanges", range),
             excluded_outbound_ranges: read.list("excludeOutboundIPRanges", range),
@@ -124,16 +127,30 @@ impl Redirection {
     }
 
     pub(crate) fn table(&self) -> Table {
-        let hook = |name: &str, hook, rules| Chain { name: name.to_owned(), hook: Some(hook), rules };
-        let chain = |name: &str, rules| Chain { name: name.to_owned(), hook: None, rules };
+        let hook = |name: &str, hook, rules| Chain {
+            name: name.to_owned(),
+            hook: Some(hook),
+            rules,
+        };
+        let chain = |name: &str, rules| Chain {
+            name: name.to_owned(),
+            hook: None,
+            rules,
+        };
         let to_inbound = Rule::new([Match::Tcp], Action::Jump(INBOUND.to_owned()));
         let to_output = Rule::new([], Action::Jump(OUTPUT.to_owned()));
         Table {
             name: TABLE,
             // A chain comes before those that jump to it.
             chains: vec![
-                chain(REDIRECT, vec![Rule::new([Match::Tcp], Action::Redirect(OUTBOUND_PORT))]),
-                chain(IN_REDIRECT, vec![Rule::new([Match::Tcp], Action::Redirect(INBOUND_PORT))]),
+                chain(
+                    REDIRECT,
+                    vec![Rule::new([Match::Tcp], Action::Redirect(OUTBOUND_PORT))],
+                ),
+                chain(
+                    IN_REDIRECT,
+                    vec![Rule::new([Match::Tcp], Action::Redirect(INBOUND_PORT))],
+                ),
                 chain(INBOUND, self.inbound_rules()),
                 chain(OUTPUT, self.output_rules()),
                 hook("prerouting", Hook::NatPrerouting, vec![to_inbound]),
@@ -153,7 +170,11 @@ impl Redirection {
                 rules.push(Rule::new([Match::Tcp], redirect));
             }
             Included::Only(ports) => {
-                rules.extend(ports.iter().map(|p| Rule::new(tcp_port(*p), redirect.clone())));
+                rules.extend(
+                    ports
+                        .iter()
+                        .map(|p| Rule::new(tcp_port(*p), redirect.clone())),
+                );
             }
         }
         rules
@@ -162,11 +183,20 @@ impl Redirection {
     fn output_rules(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
         for port in &self.excluded_outbound_ports {
-            rules.push(Rule::new([Match::Tcp, Match::Port(*port, Is::Eq)], Action::Return));
-            rules.push(Rule::new([Match::Udp, Match::Port(*port, Is::Eq)], Action::Return));
+            rules.push(Rule::new(
+                [Match::Tcp, Match::Port(*port, Is::Eq)],
+                Action::Return,
+            ));
+            rules.push(Rule::new(
+                [Match::Udp, Match::Port(*port, Is::Eq)],
+                Action::Return,
+            ));
         }
         for source in [IpAddr::V4(PASSTHROUGH_V4), IpAddr::V6(PASSTHROUGH_V6)] {
-            let matches = [Match::ToLoopback, Match::Source(IpNet::from(source), Is::Eq)];
+            let matches = [
+                Match::ToLoopback,
+                Match::Source(IpNet::from(source), Is::Eq),
+            ];
             rules.push(Rule::new(matches, Action::Return));
         }
         rules.extend(self.proxy_rules());
@@ -176,7 +206,9 @@ impl Redirection {
                 rules.push(Rule::new(matches, Action::Redirect(DNS_PORT)));
             }
         }
-        let excluded = loopback().into_iter().chain(self.excluded_outbound_ranges.iter().copied());
+        let excluded = loopback()
+            .into_iter()
+            .chain(self.excluded_outbound_ranges.iter().copied());
         rules.extend(excluded.map(|net| to_destination(net, Action::Return)));
         rules.extend(self.inclusions());
         rules
@@ -185,7 +217,11 @@ impl Redirection {
     /// What follows from who opened the connection: the proxy or the application.
     fn proxy_rules(&self) -> Vec<Rule> {
         let proxy = |is| {
-            [Match::Mark(PROXY_MARK, is), Match::Uid(PROXY_ID, is), Match::Gid(PROXY_ID, is)]
+            [
+                Match::Mark(PROXY_MARK, is),
+                Match::Uid(PROXY_ID, is),
+                Match::Gid(PROXY_ID, is),
+            ]
         };
         let mut rules = Vec::new();
         // The proxy calls its own application by another address than loopback: through its inbound side.
@@ -225,8 +261,9 @@ impl Redirection {
     fn inclusions(&self) -> Vec<Rule> {
         let redirect = || Action::Jump(REDIRECT.to_owned());
         let ports = self.outbound_ports.iter();
-        let mut rules: Vec<Rule> =
-            ports.map(|p| Rule::new([Match::Tcp, Match::Port(*p, Is::Eq)], redirect())).collect();
+        let mut rules: Vec<Rule> = ports
+            .map(|p| Rule::new([Match::Tcp, Match::Port(*p, Is::Eq)], redirect()))
+            .collect();
         match &self.outbound_ranges {
             Included::All => rules.push(Rule::new([], redirect())),
             Included::Only(ranges) => {
@@ -243,7 +280,10 @@ fn transaction(table: &Table) -> Result<(), NetlinkError> {
 
 /// Istio's `HOST_IPV4_LOOPBACK_CIDR` default and its IPv6 counterpart.
 fn loopback() -> [IpNet; 2] {
-    [IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)), IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST))]
+    [
+        IpNet::from(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+    ]
 }
 
 fn to_destination(net: IpNet, action: Action) -> Rule {
@@ -271,7 +311,11 @@ impl Reader<'_> {
                 let before = self.problems.len();
                 let listed = self.list(name, parse);
                 let readable = self.problems.len() == before;
-                if readable { Included::Only(listed) } else { Included::All }
+                if readable {
+                    Included::Only(listed)
+                } else {
+                    Included::All
+                }
             }
         }
     }
@@ -279,12 +323,16 @@ impl Reader<'_> {
     fn list<T>(&mut self, name: &str, parse: fn(&str) -> Option<T>) -> Vec<T> {
         let text = self.get(name).unwrap_or_default().to_owned();
         let mut found = Vec::new();
-        for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+        for item in text
+            .split(',')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
             match parse(item) {
                 Some(value) => found.push(value),
-                None => self
-                    .problems
-                    .push(format!("annotation traffic.sidecar.istio.io/{name}: `{item}` is not usable")),
+                None => self.problems.push(format!(
+                    "annotation traffic.sidecar.istio.io/{name}: `{item}` is not usable"
+                )),
             }
         }
         found

@@ -26,7 +26,11 @@ pub(crate) enum Family {
 
 impl Family {
     pub(crate) fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+        if address.is_ipv4() {
+            Self::V4
+        } else {
+            Self::V6
+        }
     }
 }
 
@@ -59,19 +63,22 @@ pub(crate) enum Action {
     Redirect(u16),
     Dnat(SocketAddr),
     Masquerade,
-    /// TCP reset, else "port unreachable".
-    Reject(Transport),
+    Reject(Reject),
     /// Goes to the chain a map gives for destination address, protocol and port.
     Dispatch(&'static str, Family),
     /// As [`Action::Masquerade`], if source and destination are a pair of this set.
     MasqueradePairs(&'static str, Family),
 }
 
-/// TCP or UDP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
+/// How a packet is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reject {
+    /// A TCP reset: "connection refused".
+    Reset,
+    /// ICMP's "port unreachable", for UDP the same.
+    Port,
+    /// ICMP's "network unreachable".
+    NoRoute,
 }
 
 /// Conditions and what follows.
@@ -121,7 +128,10 @@ pub(crate) struct Table {
 
 impl Rule {
     pub(crate) fn new(matches: impl Into<Vec<Match>>, action: Action) -> Self {
-        Self { matches: matches.into(), action }
+        Self {
+            matches: matches.into(),
+            action,
+        }
     }
 
     /// The families it is for; from its addresses, else both.
@@ -142,7 +152,10 @@ impl fmt::Display for Table {
             writeln!(f, "\tchain {} {{", chain.name)?;
             if let Some(hook) = chain.hook {
                 let (kind, _, hook, priority) = hook.parts();
-                writeln!(f, "\t\ttype {kind} hook {hook} priority {priority}; policy accept;")?;
+                writeln!(
+                    f,
+                    "\t\ttype {kind} hook {hook} priority {priority}; policy accept;"
+                )?;
             }
             for rule in &chain.rules {
                 writeln!(f, "\t\t{rule}")?;
@@ -197,10 +210,15 @@ fn write_action(f: &mut fmt::Formatter<'_>, action: &Action) -> fmt::Result {
         Action::Dnat(to) if to.is_ipv4() => write!(f, "dnat ip to {to}"),
         Action::Dnat(to) => write!(f, "dnat ip6 to {to}"),
         Action::Masquerade => f.write_str("masquerade"),
-        Action::Reject(Transport::Tcp) => f.write_str("reject with tcp reset"),
-        Action::Reject(Transport::Udp) => f.write_str("reject"),
+        Action::Reject(Reject::Reset) => f.write_str("reject with tcp reset"),
+        Action::Reject(Reject::Port) => f.write_str("reject"),
+        Action::Reject(Reject::NoRoute) => f.write_str("reject with icmpx no-route"),
         Action::Dispatch(map, family) => {
-            write!(f, "{} daddr . meta l4proto . th dport vmap @{map}", word(*family))
+            write!(
+                f,
+                "{} daddr . meta l4proto . th dport vmap @{map}",
+                word(*family)
+            )
         }
         Action::MasqueradePairs(set, family) => {
             let ip = word(*family);

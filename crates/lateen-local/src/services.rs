@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::netlink::{Message, NetlinkError, Socket, nft};
 use crate::redirect::RedirectError;
 use crate::redirect::fallback;
-use crate::rules::{Action, Chain, Family, Hook, Is, Match, Rule, Table, Transport};
+use crate::rules::{Action, Chain, Family, Hook, Is, Match, Reject, Rule, Table};
 
 #[cfg(test)]
 mod tests;
@@ -81,13 +81,18 @@ impl ServiceProxy {
         }
     }
 
-    fn apply_over_netlink(&mut self, wanted: &BTreeMap<Key, Vec<SocketAddr>>) -> Result<(), NetlinkError> {
+    fn apply_over_netlink(
+        &mut self,
+        wanted: &BTreeMap<Key, Vec<SocketAddr>>,
+    ) -> Result<(), NetlinkError> {
         if self.netfilter.is_none() {
             let mut socket = Socket::netfilter()?;
             socket.transaction(base_messages())?;
             self.netfilter = Some(socket);
         }
-        let Some(netfilter) = &mut self.netfilter else { return Ok(()) };
+        let Some(netfilter) = &mut self.netfilter else {
+            return Ok(());
+        };
         let own: BTreeSet<IpAddr> = wanted.values().flatten().map(SocketAddr::ip).collect();
         netfilter.transaction(pair_messages(&self.own, &own))?;
         self.own = own;
@@ -113,7 +118,10 @@ impl ServiceProxy {
         if self.tools && self.applied == wanted {
             return Ok(());
         }
-        fallback::apply(&plain_table(&wanted), netlink.unwrap_or(NetlinkError::Answer))?;
+        fallback::apply(
+            &plain_table(&wanted),
+            netlink.unwrap_or(NetlinkError::Answer),
+        )?;
         self.tools = true;
         self.applied = wanted;
         Ok(())
@@ -155,11 +163,18 @@ fn wanted(services: &[ServiceVip]) -> BTreeMap<Key, Vec<SocketAddr>> {
     for service in services {
         for ip in &service.ips {
             let same_family = |to: &&SocketAddr| to.is_ipv4() == ip.is_ipv4();
-            let mut endpoints: Vec<SocketAddr> =
-                service.endpoints.iter().filter(same_family).copied().collect();
+            let mut endpoints: Vec<SocketAddr> = service
+                .endpoints
+                .iter()
+                .filter(same_family)
+                .copied()
+                .collect();
             endpoints.sort_unstable();
             endpoints.dedup();
-            wanted.insert((SocketAddr::new(*ip, service.port), service.protocol), endpoints);
+            wanted.insert(
+                (SocketAddr::new(*ip, service.port), service.protocol),
+                endpoints,
+            );
         }
     }
     wanted
@@ -174,8 +189,11 @@ fn names(family: Family) -> (&'static str, &'static str, &'static str) {
 }
 
 fn base_messages() -> Vec<Message> {
-    let mut messages =
-        vec![nft::add_table(TABLE), nft::delete_table(TABLE), nft::add_table(TABLE)];
+    let mut messages = vec![
+        nft::add_table(TABLE),
+        nft::delete_table(TABLE),
+        nft::add_table(TABLE),
+    ];
     for family in [Family::V4, Family::V6] {
         let (services, refused, own) = names(family);
         messages.push(nft::add_dispatch_map(TABLE, services, family));
@@ -184,41 +202,64 @@ fn base_messages() -> Vec<Message> {
     }
     for chain in base_chains() {
         messages.push(nft::add_chain(TABLE, &chain));
-        messages.extend(chain.rules.iter().map(|rule| nft::add_rule(TABLE, &chain.name, rule)));
+        messages.extend(
+            chain
+                .rules
+                .iter()
+                .map(|rule| nft::add_rule(TABLE, &chain.name, rule)),
+        );
     }
     messages
 }
 
 fn base_chains() -> Vec<Chain> {
     let both = |rule: fn(Family) -> Action| {
-        [Family::V4, Family::V6].map(|family| Rule::new([], rule(family))).to_vec()
+        [Family::V4, Family::V6]
+            .map(|family| Rule::new([], rule(family)))
+            .to_vec()
     };
     let dispatch = || both(|family| Action::Dispatch(names(family).0, family));
     let refuse = || both(|family| Action::Dispatch(names(family).1, family));
+    let mut forward = refuse();
+    forward.push(unknown());
     let own = both(|family| Action::MasqueradePairs(names(family).2, family));
-    let hook = |name: &str, hook, rules| Chain { name: name.to_owned(), hook: Some(hook), rules };
+    let hook = |name: &str, hook, rules| Chain {
+        name: name.to_owned(),
+        hook: Some(hook),
+        rules,
+    };
     vec![
-        Chain { name: REFUSE.to_owned(), hook: None, rules: refuse_rules() },
+        Chain {
+            name: REFUSE.to_owned(),
+            hook: None,
+            rules: refuse_rules(),
+        },
         hook("prerouting", Hook::NatPrerouting, dispatch()),
         hook("output", Hook::NatOutput, dispatch()),
         hook("postrouting", Hook::NatPostrouting, own),
-        hook("forward", Hook::FilterForward, refuse()),
+        hook("forward", Hook::FilterForward, forward),
         hook("local", Hook::FilterOutput, refuse()),
     ]
 }
 
+/// What would leave through `lo` has no place to go to: the node's default route only serves services.
+fn unknown() -> Rule {
+    Rule::new([Match::ToLoopback], Action::Reject(Reject::NoRoute))
+}
+
 fn refuse_rules() -> Vec<Rule> {
     vec![
-        Rule::new([Match::Tcp], Action::Reject(Transport::Tcp)),
-        Rule::new([Match::Udp], Action::Reject(Transport::Udp)),
+        Rule::new([Match::Tcp], Action::Reject(Reject::Reset)),
+        Rule::new([Match::Udp], Action::Reject(Reject::Port)),
     ]
 }
 
 fn pair_messages(old: &BTreeSet<IpAddr>, new: &BTreeSet<IpAddr>) -> Vec<Message> {
     let set = |ip: &IpAddr| names(Family::of(*ip)).2;
     let removed = old.difference(new);
-    let mut messages: Vec<Message> =
-        removed.map(|ip| nft::delete_element(TABLE, set(ip), &nft::pair_key(*ip))).collect();
+    let mut messages: Vec<Message> = removed
+        .map(|ip| nft::delete_element(TABLE, set(ip), &nft::pair_key(*ip)))
+        .collect();
     let added = new.difference(old);
     messages.extend(added.map(|ip| nft::add_element(TABLE, set(ip), &nft::pair_key(*ip), None)));
     messages
@@ -232,7 +273,11 @@ fn change(key: Key, old: Option<&Vec<SocketAddr>>, new: Option<&Vec<SocketAddr>>
         Protocol::Udp => 17,
     };
     let element = nft::dispatch_key(key.0, protocol);
-    let chain = Chain { name: chain_name(&key), hook: None, rules: Vec::new() };
+    let chain = Chain {
+        name: chain_name(&key),
+        hook: None,
+        rules: Vec::new(),
+    };
     let had_chain = old.is_some_and(|endpoints| !endpoints.is_empty());
     let mut messages = Vec::new();
     if had_chain {
@@ -246,9 +291,18 @@ fn change(key: Key, old: Option<&Vec<SocketAddr>>, new: Option<&Vec<SocketAddr>>
             messages.push(nft::add_chain(TABLE, &chain));
         }
         let rules = balance(key.1, endpoints);
-        messages.extend(rules.iter().map(|rule| nft::add_rule(TABLE, &chain.name, rule)));
+        messages.extend(
+            rules
+                .iter()
+                .map(|rule| nft::add_rule(TABLE, &chain.name, rule)),
+        );
         if !had_chain {
-            messages.push(nft::add_element(TABLE, services, &element, Some(&chain.name)));
+            messages.push(nft::add_element(
+                TABLE,
+                services,
+                &element,
+                Some(&chain.name),
+            ));
         }
         return messages;
     }
@@ -286,9 +340,17 @@ fn chain_name(key: &Key) -> String {
 /// The same without maps, for the tools.
 fn plain_table(wanted: &BTreeMap<Key, Vec<SocketAddr>>) -> Table {
     let (mut nat, mut refused, mut masquerade) = (Vec::new(), Vec::new(), Vec::new());
-    let mut chains = vec![Chain { name: REFUSE.to_owned(), hook: None, rules: refuse_rules() }];
+    let mut chains = vec![Chain {
+        name: REFUSE.to_owned(),
+        hook: None,
+        rules: refuse_rules(),
+    }];
     for (key, endpoints) in wanted {
-        let transport = if key.1 == Protocol::Tcp { Match::Tcp } else { Match::Udp };
+        let transport = if key.1 == Protocol::Tcp {
+            Match::Tcp
+        } else {
+            Match::Udp
+        };
         let to = Match::Destination(IpNet::from(key.0.ip()), Is::Eq);
         let matches = [to, transport, Match::Port(key.0.port(), Is::Eq)];
         if endpoints.is_empty() {
@@ -296,7 +358,11 @@ fn plain_table(wanted: &BTreeMap<Key, Vec<SocketAddr>>) -> Table {
         } else {
             let name = chain_name(key);
             nat.push(Rule::new(matches, Action::Goto(name.clone())));
-            chains.push(Chain { name, hook: None, rules: balance(key.1, endpoints) });
+            chains.push(Chain {
+                name,
+                hook: None,
+                rules: balance(key.1, endpoints),
+            });
         }
     }
     let own: BTreeSet<IpAddr> = wanted.values().flatten().map(SocketAddr::ip).collect();
@@ -305,13 +371,22 @@ fn plain_table(wanted: &BTreeMap<Key, Vec<SocketAddr>>) -> Table {
         let both = [Match::Source(net, Is::Eq), Match::Destination(net, Is::Eq)];
         masquerade.push(Rule::new(both, Action::Masquerade));
     }
-    let hook = |name: &str, hook, rules| Chain { name: name.to_owned(), hook: Some(hook), rules };
+    let mut forward = refused.clone();
+    forward.push(unknown());
+    let hook = |name: &str, hook, rules| Chain {
+        name: name.to_owned(),
+        hook: Some(hook),
+        rules,
+    };
     chains.extend([
         hook("prerouting", Hook::NatPrerouting, nat.clone()),
         hook("output", Hook::NatOutput, nat),
         hook("postrouting", Hook::NatPostrouting, masquerade),
-        hook("forward", Hook::FilterForward, refused.clone()),
+        hook("forward", Hook::FilterForward, forward),
         hook("local", Hook::FilterOutput, refused),
     ]);
-    Table { name: TABLE, chains }
+    Table {
+        name: TABLE,
+        chains,
+    }
 }

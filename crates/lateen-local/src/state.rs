@@ -98,6 +98,9 @@ pub struct StateError {
 
 impl StateError {
     fn new(path: &Path, source: io::Error) -> Self {
-        Self { path: path.to_owned(), source }
+        Self {
+            path: path.to_owned(),
+            source,
+        }
     }
 }

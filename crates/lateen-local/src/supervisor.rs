@@ -194,7 +194,10 @@ impl Supervisor {
     ) -> Result<watch::Receiver<Vec<SocketAddr>>, SupervisorError> {
         let (sender, receiver) = watch::channel(Vec::new());
         let request = Control::Watch(target, sender);
-        self.control.send(request).await.map_err(|_| SupervisorError::Failed)?;
+        self.control
+            .send(request)
+            .await
+            .map_err(|_| SupervisorError::Failed)?;
         Ok(receiver)
     }
 
@@ -205,7 +208,10 @@ impl Supervisor {
     pub async fn shutdown(self) -> Result<(), SupervisorError> {
         let (done, ended) = oneshot::channel();
         let request = Control::Shutdown(done);
-        self.control.send(request).await.map_err(|_| SupervisorError::Failed)?;
+        self.control
+            .send(request)
+            .await
+            .map_err(|_| SupervisorError::Failed)?;
         ended.await.map_err(|_| SupervisorError::Failed)
     }
 }

@@ -35,7 +35,10 @@ impl Unshare {
 }
 
 /// Moves the calling thread into new namespaces (for [`Unshare::Pod`], its next child becomes process 1).
-#[expect(unsafe_code, reason = "rustix marks unshare unsafe because of CLONE_FILES")]
+#[expect(
+    unsafe_code,
+    reason = "rustix marks unshare unsafe because of CLONE_FILES"
+)]
 pub(crate) fn unshare(what: Unshare) -> rustix::io::Result<()> {
     // SAFETY: rustix's only condition concerns `UnshareFlags::FILES`, which no variant of `Unshare` contains.
     unsafe { rustix::thread::unshare_unsafe(what.flags()) }

@@ -64,7 +64,9 @@ impl Links {
     /// # Errors
     /// When netlink is not available at all.
     pub fn open() -> Result<Self, NetlinkError> {
-        Ok(Self { socket: Socket::route()? })
+        Ok(Self {
+            socket: Socket::route()?,
+        })
     }
 
     /// Makes a pair of connected interfaces: `here` in this namespace, `there` in that of process `pid`.
@@ -97,7 +99,12 @@ impl Links {
     /// When the kernel refuses.
     pub fn set_up(&mut self, index: u32) -> Result<(), NetlinkError> {
         let what = format!("set interface {index} up");
-        self.socket.request(Message::new(RTM_NEWLINK, 0, &link_header(index, IFF_UP), what))
+        self.socket.request(Message::new(
+            RTM_NEWLINK,
+            0,
+            &link_header(index, IFF_UP),
+            what,
+        ))
     }
 
     /// Gives an interface an address; it is no error if it has it.
@@ -122,8 +129,14 @@ impl Links {
 /// # Errors
 /// When there is none of that name.
 pub fn index_of(name: &str) -> Result<u32, NetlinkError> {
-    let failed = |source| NetlinkError::Refused { request: format!("find {name}"), source };
-    let (family, kind) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM);
+    let failed = |source| NetlinkError::Refused {
+        request: format!("find {name}"),
+        source,
+    };
+    let (family, kind) = (
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+    );
     let fd = rustix::net::socket(family, kind, None).map_err(failed)?;
     rustix::net::netdevice::name_to_index(fd, name).map_err(failed)
 }
@@ -189,7 +202,11 @@ fn address_message(index: u32, address: IpNet) -> Message {
 }
 
 fn route_message(route: &Route) -> Message {
-    let scope = if route.via.is_some() { RT_SCOPE_UNIVERSE } else { RT_SCOPE_LINK };
+    let scope = if route.via.is_some() {
+        RT_SCOPE_UNIVERSE
+    } else {
+        RT_SCOPE_LINK
+    };
     let mut header = [0; 12];
     header[0] = family(route.to.addr());
     header[1] = route.to.prefix_len();
@@ -218,7 +235,11 @@ mod tests {
         let bytes = veth_message("lt1", "eth0", 77).finish(1);
         // ifinfomsg, IFLA_IFNAME "lt1", then IFLA_LINKINFO{kind, data{peer{ifinfomsg, name, namespace}}}.
         let expected_tail = [
-            &[12, 0, 3, 0][..], b"eth0\0", &[0; 3], &[8, 0, 19, 0], &77u32.to_ne_bytes(),
+            &[12, 0, 3, 0][..],
+            b"eth0\0",
+            &[0; 3],
+            &[8, 0, 19, 0],
+            &77u32.to_ne_bytes(),
         ];
         let tail: Vec<u8> = expected_tail.concat();
         let mut fixed = tail.clone();
@@ -231,7 +252,13 @@ mod tests {
     fn a_default_route_has_no_destination_attribute() {
         let default: IpNet = "0.0.0.0/0".parse().unwrap();
         let via = Some("10.244.0.1".parse().unwrap());
-        let bytes = route_message(&Route { to: default, link: 2, via, source: None }).finish(1);
+        let bytes = route_message(&Route {
+            to: default,
+            link: 2,
+            via,
+            source: None,
+        })
+        .finish(1);
         assert_eq!(&bytes[28..36], [8, 0, 4, 0, 2, 0, 0, 0]);
         assert_eq!(&bytes[36..44], [8, 0, 5, 0, 10, 244, 0, 1]);
     }

@@ -55,7 +55,12 @@ fn batch_end_or_begin(kind: u16) -> Message {
 }
 
 fn message(kind: u16, flags: u16, what: String) -> Message {
-    Message::new((NFNL_SUBSYS_NFTABLES << 8) | kind, flags, &[NFPROTO_INET, 0, 0, 0], what)
+    Message::new(
+        (NFNL_SUBSYS_NFTABLES << 8) | kind,
+        flags,
+        &[NFPROTO_INET, 0, 0, 0],
+        what,
+    )
 }
 
 /// Makes a table unless it exists.
@@ -74,10 +79,24 @@ pub(crate) fn delete_table(name: &str) -> Message {
 
 /// Replaces a table as a whole: in one transaction with this, there is no moment without rules.
 pub(crate) fn replace_table(table: &Table) -> Vec<Message> {
-    let mut messages = vec![add_table(table.name), delete_table(table.name), add_table(table.name)];
-    messages.extend(table.chains.iter().map(|chain| add_chain(table.name, chain)));
+    let mut messages = vec![
+        add_table(table.name),
+        delete_table(table.name),
+        add_table(table.name),
+    ];
+    messages.extend(
+        table
+            .chains
+            .iter()
+            .map(|chain| add_chain(table.name, chain)),
+    );
     for chain in &table.chains {
-        messages.extend(chain.rules.iter().map(|rule| add_rule(table.name, &chain.name, rule)));
+        messages.extend(
+            chain
+                .rules
+                .iter()
+                .map(|rule| add_rule(table.name, &chain.name, rule)),
+        );
     }
     messages
 }
@@ -89,7 +108,8 @@ pub(crate) fn add_chain(table: &str, chain: &Chain) -> Message {
     if let Some(hook) = chain.hook {
         let (kind, number, _, priority) = hook.parts();
         m.nest(4, |h| {
-            h.attr_be32(1, number).attr_be32(2, priority.cast_unsigned());
+            h.attr_be32(1, number)
+                .attr_be32(2, priority.cast_unsigned());
         });
         m.attr_be32(5, NF_ACCEPT).attr_str(7, kind);
     }
@@ -124,7 +144,9 @@ pub(crate) fn add_dispatch_map(table: &str, name: &str, family: Family) -> Messa
     let (address, length) = address_type(family);
     let key_type = (address << (2 * TYPE_BITS)) | (TYPE_PROTOCOL << TYPE_BITS) | TYPE_PORT;
     let mut m = message(NEWSET, NLM_F_CREATE, format!("add map {name}"));
-    m.attr_str(1, table).attr_str(2, name).attr_be32(3, NFT_SET_MAP);
+    m.attr_str(1, table)
+        .attr_str(2, name)
+        .attr_be32(3, NFT_SET_MAP);
     m.attr_be32(4, key_type).attr_be32(5, length + 8);
     m.attr_be32(6, NFT_DATA_VERDICT).attr_be32(7, 0);
     m.attr_be32(10, set_id(name));
@@ -136,7 +158,8 @@ pub(crate) fn add_pair_set(table: &str, name: &str, family: Family) -> Message {
     let (address, length) = address_type(family);
     let mut m = message(NEWSET, NLM_F_CREATE, format!("add set {name}"));
     m.attr_str(1, table).attr_str(2, name).attr_be32(3, 0);
-    m.attr_be32(4, (address << TYPE_BITS) | address).attr_be32(5, 2 * length);
+    m.attr_be32(4, (address << TYPE_BITS) | address)
+        .attr_be32(5, 2 * length);
     m.attr_be32(10, set_id(name));
     m
 }
@@ -201,7 +224,9 @@ fn address_type(family: Family) -> (u32, u32) {
 
 /// Sets made in one transaction are told apart by a number; ours have fixed names.
 fn set_id(name: &str) -> u32 {
-    name.bytes().fold(17, |id: u32, b| id.wrapping_mul(31).wrapping_add(u32::from(b)))
+    name.bytes().fold(17, |id: u32, b| {
+        id.wrapping_mul(31).wrapping_add(u32::from(b))
+    })
 }
 
 fn octets(address: IpAddr) -> Vec<u8> {

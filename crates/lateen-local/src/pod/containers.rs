@@ -2,7 +2,7 @@
 //!
 //! Source: the kubelet's rules for restart policies and `CrashLoopBackOff`.
 
-use std::io::{self, PipeReader, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -97,7 +97,10 @@ impl Run {
         match self.spawn(spec, argv) {
             Ok(pid) => self.status = Status::Running { pid, since: now },
             Err(error) => {
-                let _ = self.note(spec, &format!("lateen: cannot start the container: {error}"));
+                let _ = self.note(
+                    spec,
+                    &format!("lateen: cannot start the container: {error}"),
+                );
                 self.ended(128, now);
             }
         }
@@ -121,14 +124,23 @@ impl Run {
             self.status = Status::Done { code };
             return;
         }
-        self.status = Status::Pausing { until: now + self.pause };
-        self.reason = if self.pause.is_zero() { "Restarting" } else { "CrashLoopBackOff" }.to_owned();
+        self.status = Status::Pausing {
+            until: now + self.pause,
+        };
+        self.reason = if self.pause.is_zero() {
+            "Restarting"
+        } else {
+            "CrashLoopBackOff"
+        }
+        .to_owned();
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE);
     }
 
     /// Signals the container's whole process group: a shell does not pass signals on.
     pub(super) fn signal(&self, signal: Signal) {
-        let Some(pid) = self.pid().and_then(|pid| Pid::from_raw(pid.cast_signed())) else { return };
+        let Some(pid) = self.pid().and_then(|pid| Pid::from_raw(pid.cast_signed())) else {
+            return;
+        };
         // Until the last stage has made its session there is no group yet.
         if rustix::process::kill_process_group(pid, signal) == Err(Errno::SRCH) {
             let _ = rustix::process::kill_process(pid, signal);
@@ -143,11 +155,18 @@ impl Run {
                     Start::Blocked { message, .. } => message.clone(),
                     Start::Command(_) => String::new(),
                 };
-                ContainerStatus::Waiting { reason: self.reason.clone(), message }
+                ContainerStatus::Waiting {
+                    reason: self.reason.clone(),
+                    message,
+                }
             }
             Status::Running { pid, .. } => ContainerStatus::Running { pid },
-            Status::Done { code: 0 } => ContainerStatus::Ended { reason: "Completed".to_owned() },
-            Status::Done { .. } => ContainerStatus::Ended { reason: "Error".to_owned() },
+            Status::Done { code: 0 } => ContainerStatus::Ended {
+                reason: "Completed".to_owned(),
+            },
+            Status::Done { .. } => ContainerStatus::Ended {
+                reason: "Error".to_owned(),
+            },
         };
         Event::Container {
             name: self.container.name.clone(),
@@ -160,7 +179,10 @@ impl Run {
     fn spawn(&self, spec: &Spec, argv: Vec<String>) -> io::Result<u32> {
         let log = Log::start(&spec.logs, &self.container.name)?;
         let (reader, writer) = io::pipe()?;
-        let launch = Launch { binds: binds(spec, &self.container), ..self.launch(spec, argv) };
+        let launch = Launch {
+            binds: binds(spec, &self.container),
+            ..self.launch(spec, argv)
+        };
         let output = (Stdio::from(writer.try_clone()?), Stdio::from(writer));
         let pid = spawn_stage(&self.container, &launch, output)?;
         tokio::spawn(logs::keep(reader, log));
@@ -169,8 +191,13 @@ impl Run {
 
     /// Runs another command in the running container; its output goes nowhere.
     pub(super) fn exec(&self, spec: &Spec, argv: Vec<String>) -> io::Result<u32> {
-        let inside = self.pid().ok_or_else(|| io::Error::other("the container is not running"))?;
-        let launch = Launch { join: Some(inside), ..self.launch(spec, argv) };
+        let inside = self
+            .pid()
+            .ok_or_else(|| io::Error::other("the container is not running"))?;
+        let launch = Launch {
+            join: Some(inside),
+            ..self.launch(spec, argv)
+        };
         spawn_stage(&self.container, &launch, (Stdio::null(), Stdio::null()))
     }
 
@@ -202,7 +229,11 @@ fn spawn_stage(
     let mut command = Command::new("/proc/self/exe");
     command.args([SUBCOMMAND, CONTAINER]).env_clear();
     command.envs(container.env.iter().map(|(name, value)| (name, value)));
-    let mut child = command.stdin(Stdio::piped()).stdout(stdout).stderr(stderr).spawn()?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()?;
     let text = serde_json::to_vec(launch)?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(&text)?;
@@ -214,7 +245,9 @@ fn spawn_stage(
 fn binds(spec: &Spec, container: &Container) -> Vec<(PathBuf, PathBuf, bool)> {
     let mut binds: Vec<(PathBuf, PathBuf, bool)> = Vec::new();
     for mount in &container.mounts {
-        let Some(volume) = spec.volumes.get(&mount.volume) else { continue };
+        let Some(volume) = spec.volumes.get(&mount.volume) else {
+            continue;
+        };
         let mut source = setup::volume_path(spec, &mount.volume, volume);
         if let Some(part) = &mount.sub_path {
             source.push(part);
@@ -230,7 +263,10 @@ mod tests {
     use super::*;
 
     fn run(restart: RestartPolicy) -> Run {
-        Run::new(Container { restart, ..Container::default() })
+        Run::new(Container {
+            restart,
+            ..Container::default()
+        })
     }
 
     #[test]
@@ -240,7 +276,9 @@ mod tests {
         for _ in 0..8 {
             run.status = Status::Running { pid: 1, since: now };
             run.ended(1, now);
-            let Status::Pausing { until } = run.status else { panic!("{:?}", run.status) };
+            let Status::Pausing { until } = run.status else {
+                panic!("{:?}", run.status)
+            };
             pauses.push((until - now).as_secs());
         }
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 300, 300]);
@@ -269,7 +307,11 @@ mod tests {
         ] {
             let mut run = run(policy);
             run.ended(code, now);
-            assert_eq!(matches!(run.status, Status::Pausing { .. }), again, "{policy:?} {code}");
+            assert_eq!(
+                matches!(run.status, Status::Pausing { .. }),
+                again,
+                "{policy:?} {code}"
+            );
         }
     }
 }

@@ -44,14 +44,26 @@ pub(super) fn main() -> io::Result<ExitCode> {
     // A session of its own: signals meant for one container do not reach another.
     let _ = rustix::process::setsid();
     let directory = launch.working_dir.as_deref().unwrap_or("/");
-    std::env::set_current_dir(directory)
-        .map_err(|e| io::Error::new(e.kind(), format!("cannot enter workingDir {directory}: {e}")))?;
+    std::env::set_current_dir(directory).map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("cannot enter workingDir {directory}: {e}"),
+        )
+    })?;
     limit_capabilities(launch.capabilities)?;
     become_user(&launch)?;
-    let (program, arguments) =
-        launch.argv.split_first().ok_or_else(|| io::Error::other("the command is empty"))?;
-    let error = Command::new(program).args(arguments).stdin(Stdio::null()).exec();
-    Err(io::Error::new(error.kind(), format!("cannot run `{program}`: {error}")))
+    let (program, arguments) = launch
+        .argv
+        .split_first()
+        .ok_or_else(|| io::Error::other("the command is empty"))?;
+    let error = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .exec();
+    Err(io::Error::new(
+        error.kind(),
+        format!("cannot run `{program}`: {error}"),
+    ))
 }
 
 fn mount_all(launch: &Launch) -> io::Result<()> {
@@ -66,7 +78,9 @@ fn mount_all(launch: &Launch) -> io::Result<()> {
 
 /// Takes rights away that the container's user would get by becoming root in it.
 fn limit_capabilities(allowed: Option<u64>) -> io::Result<()> {
-    let Some(allowed) = allowed else { return Ok(()) };
+    let Some(allowed) = allowed else {
+        return Ok(());
+    };
     let allowed = CapabilitySet::from_bits_truncate(allowed);
     for capability in CapabilitySet::all().difference(allowed).iter() {
         if rustix::thread::capability_is_in_bounding_set(capability).unwrap_or(false) {
@@ -94,5 +108,8 @@ fn become_user(launch: &Launch) -> io::Result<()> {
 fn has_many_ids() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let counts = map.split_whitespace().skip(2).step_by(3);
-    counts.filter_map(|count| count.parse::<u64>().ok()).sum::<u64>() > 1
+    counts
+        .filter_map(|count| count.parse::<u64>().ok())
+        .sum::<u64>()
+        > 1
 }

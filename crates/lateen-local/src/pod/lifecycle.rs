@@ -37,24 +37,42 @@ enum HookRun {
 impl Stop {
     pub(super) fn new(runs: &[Run], grace: Duration, now: Instant) -> Self {
         let all = || runs.iter().enumerate();
-        let sidecars = all().filter(|(_, run)| run.container.sidecar).map(|(at, _)| vec![at]);
+        let sidecars = all()
+            .filter(|(_, run)| run.container.sidecar)
+            .map(|(at, _)| vec![at]);
         let mut groups: Vec<Vec<usize>> = sidecars.collect();
-        groups.push(all().filter(|(_, run)| !run.container.sidecar).map(|(at, _)| at).collect());
-        Self { deadline: now + grace, groups, hooks: Vec::new(), signalled: false }
+        groups.push(
+            all()
+                .filter(|(_, run)| !run.container.sidecar)
+                .map(|(at, _)| at)
+                .collect(),
+        );
+        Self {
+            deadline: now + grace,
+            groups,
+            hooks: Vec::new(),
+            signalled: false,
+        }
     }
 
     /// Does what is due; true when nothing runs any more.
     pub(super) fn advance(&mut self, spec: &Spec, runs: &[Run], now: Instant) -> bool {
         while let Some(group) = self.groups.last() {
-            let running: Vec<usize> =
-                group.iter().copied().filter(|at| runs[*at].pid().is_some()).collect();
+            let running: Vec<usize> = group
+                .iter()
+                .copied()
+                .filter(|at| runs[*at].pid().is_some())
+                .collect();
             if running.is_empty() {
                 self.next_group(now);
                 continue;
             }
             if !self.signalled {
                 self.signalled = true;
-                self.hooks = running.iter().map(|at| (*at, begin_hook(spec, &runs[*at], now))).collect();
+                self.hooks = running
+                    .iter()
+                    .map(|at| (*at, begin_hook(spec, &runs[*at], now)))
+                    .collect();
             }
             self.signal_after_hooks(runs, now);
             if now >= self.deadline {
@@ -103,9 +121,9 @@ fn begin_hook(spec: &Spec, run: &Run, now: Instant) -> HookRun {
     match run.container.pre_stop.clone() {
         None => HookRun::Until(now),
         Some(Hook::Sleep(seconds)) => HookRun::Until(now + Duration::from_secs(seconds)),
-        Some(Hook::Exec(argv)) => {
-            run.exec(spec, argv).map_or(HookRun::Until(now), HookRun::Process)
-        }
+        Some(Hook::Exec(argv)) => run
+            .exec(spec, argv)
+            .map_or(HookRun::Until(now), HookRun::Process),
         Some(Hook::HttpGet { port, path }) => {
             HookRun::Request(tokio::spawn(request(pod_address(spec), port, path)))
         }
@@ -118,13 +136,17 @@ pub(super) fn post_start_request(spec: &Spec, port: u16, path: String) {
 }
 
 fn pod_address(spec: &Spec) -> std::net::IpAddr {
-    spec.ipv4.map_or(std::net::Ipv4Addr::LOCALHOST.into(), Into::into)
+    spec.ipv4
+        .map_or(std::net::Ipv4Addr::LOCALHOST.into(), Into::into)
 }
 
 /// A plain GET; only that it was made matters.
 async fn request(address: std::net::IpAddr, port: u16, path: String) {
-    let Ok(mut stream) = TcpStream::connect((address, port)).await else { return };
-    let text = format!("GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n");
+    let Ok(mut stream) = TcpStream::connect((address, port)).await else {
+        return;
+    };
+    let text =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}:{port}\r\nConnection: close\r\n\r\n");
     if stream.write_all(text.as_bytes()).await.is_ok() {
         let mut answer = Vec::new();
         let _ = stream.take(HOOK_ANSWER).read_to_end(&mut answer).await;

@@ -35,7 +35,11 @@ pub(super) fn make_private() -> io::Result<()> {
 /// Mounts memory.
 pub(super) fn mount_memory(target: &Path) -> io::Result<()> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    with_path("mount memory on", target, mount::mount("tmpfs", target, "tmpfs", flags, TMPFS_OPTIONS))
+    with_path(
+        "mount memory on",
+        target,
+        mount::mount("tmpfs", target, "tmpfs", flags, TMPFS_OPTIONS),
+    )
 }
 
 /// Mounts the pod's own `/proc`; where that is forbidden (masked in a container) the machine's stays.
@@ -49,19 +53,30 @@ pub(super) fn mount_proc() -> io::Result<()> {
 
 /// Removes a mount from this namespace; what was bound from it stays.
 pub(super) fn unmount(target: &Path) -> io::Result<()> {
-    with_path("unmount", target, mount::unmount(target, UnmountFlags::DETACH))
+    with_path(
+        "unmount",
+        target,
+        mount::unmount(target, UnmountFlags::DETACH),
+    )
 }
 
 impl Mounts {
     pub(super) fn new(staging: &Path) -> Self {
-        Self { staging: staging.to_owned(), own: BTreeSet::new() }
+        Self {
+            staging: staging.to_owned(),
+            own: BTreeSet::new(),
+        }
     }
 
     /// Makes `source`, a file or directory, appear at `target`.
     pub(super) fn bind(&mut self, source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
         let directory = source.is_dir();
         let target = self.mount_point(target, directory)?;
-        with_path("bind", &target, mount::mount_bind_recursive(source, &target))?;
+        with_path(
+            "bind",
+            &target,
+            mount::mount_bind_recursive(source, &target),
+        )?;
         if read_only {
             make_read_only(&target)?;
         }
@@ -135,7 +150,9 @@ fn copy_view(old: &Path, new: &Path) -> io::Result<()> {
     for entry in fs::read_dir(old)? {
         let entry = entry?;
         let (from, to) = (old.join(entry.file_name()), new.join(entry.file_name()));
-        let Ok(kind) = entry.file_type() else { continue };
+        let Ok(kind) = entry.file_type() else {
+            continue;
+        };
         // What this user may not see stays away; a missing entry harms less than a pod that does not start.
         if kind.is_symlink() {
             let _ = fs::read_link(&from).and_then(|link| symlink(link, &to));

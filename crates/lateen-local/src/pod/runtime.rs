@@ -32,14 +32,23 @@ pub(super) fn main() -> io::Result<ExitCode> {
         return Err(io::Error::other("the first message has to be `Start`"));
     };
     if let Err(error) = setup::prepare(&spec) {
-        send(&supervisor, &Event::Failed { message: error.to_string() })?;
+        send(
+            &supervisor,
+            &Event::Failed {
+                message: error.to_string(),
+            },
+        )?;
         return Ok(ExitCode::FAILURE);
     }
     supervisor.set_nonblocking(true)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let (reader, writer) = UnixStream::from_std(supervisor)?.into_split();
-        Pod::new(*spec, writer).run(BufReader::new(reader).lines()).await
+        Pod::new(*spec, writer)
+            .run(BufReader::new(reader).lines())
+            .await
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -76,7 +85,9 @@ impl Pod {
         let count = init.len();
         let runs: Vec<Run> = init.into_iter().chain(main).map(Run::new).collect();
         let told = vec![None; runs.len()];
-        let hold_until = spec.hold_ms.map(|ms| Instant::now() + Duration::from_millis(ms));
+        let hold_until = spec
+            .hold_ms
+            .map(|ms| Instant::now() + Duration::from_millis(ms));
         Self {
             spec,
             supervisor,
@@ -130,7 +141,9 @@ impl Pod {
         }
         self.advance_init(now);
         let main = &self.runs[self.init..];
-        let all_done = main.iter().all(|run| matches!(run.status, Status::Done { .. }));
+        let all_done = main
+            .iter()
+            .all(|run| matches!(run.status, Status::Done { .. }));
         if self.init_failed() || (self.main_started && all_done) {
             self.begin_stop(KILL_GRACE);
         }
@@ -170,7 +183,9 @@ impl Pod {
 
     fn init_failed(&self) -> bool {
         let failed = |run: &Run| matches!(run.status, Status::Done { code } if code != 0);
-        self.runs[..self.init].iter().any(|run| !run.container.sidecar && failed(run))
+        self.runs[..self.init]
+            .iter()
+            .any(|run| !run.container.sidecar && failed(run))
     }
 
     fn start(&mut self, at: usize, now: Instant) {
@@ -182,7 +197,8 @@ impl Pod {
         match run.container.post_start.clone() {
             Some(Hook::Exec(argv)) => {
                 if let Ok(pid) = run.exec(&self.spec, argv) {
-                    self.others.insert(pid, Purpose::PostStart { container: at });
+                    self.others
+                        .insert(pid, Purpose::PostStart { container: at });
                 }
             }
             Some(Hook::HttpGet { port, path }) => {
@@ -220,8 +236,14 @@ impl Pod {
             Purpose::Probe { deadline, .. } => Some(*deadline),
             Purpose::PostStart { .. } => None,
         });
-        let hold = self.hold_until.filter(|until| !self.main_started && *until > now);
-        runs.chain(probes).chain(hold).min().unwrap_or(now + IDLE).max(now)
+        let hold = self
+            .hold_until
+            .filter(|until| !self.main_started && *until > now);
+        runs.chain(probes)
+            .chain(hold)
+            .min()
+            .unwrap_or(now + IDLE)
+            .max(now)
     }
 
     async fn command(&mut self, command: Command) -> io::Result<()> {
@@ -234,7 +256,12 @@ impl Pod {
                 self.begin_stop(Duration::from_millis(grace_ms));
             }
             Command::Kill { container, reason } => self.kill_container(&container, &reason),
-            Command::Exec { id, container, argv, timeout_ms } => {
+            Command::Exec {
+                id,
+                container,
+                argv,
+                timeout_ms,
+            } => {
                 let run = self.runs.iter().find(|run| run.container.name == container);
                 match run.map(|run| run.exec(&self.spec, argv)) {
                     Some(Ok(pid)) => {
@@ -258,7 +285,9 @@ impl Pod {
 
     fn kill_container(&mut self, name: &str, reason: &str) {
         let found = self.runs.iter_mut().find(|run| run.container.name == name);
-        let Some(run) = found.filter(|run| run.kill_at.is_none()) else { return };
+        let Some(run) = found.filter(|run| run.kill_at.is_none()) else {
+            return;
+        };
         eprintln!("lateen pod: ending container {name}: {reason}");
         run.signal(Signal::TERM);
         run.kill_at = Some(Instant::now() + KILL_GRACE);

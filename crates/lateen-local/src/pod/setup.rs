@@ -53,7 +53,10 @@ pub(super) fn volume_path(spec: &Spec, name: &str, volume: &Volume) -> PathBuf {
 pub(super) fn write_volume(directory: &Path, files: &[File]) -> io::Result<()> {
     for file in files {
         let relative = Path::new(&file.path);
-        if !relative.components().all(|c| matches!(c, Component::Normal(_))) {
+        if !relative
+            .components()
+            .all(|c| matches!(c, Component::Normal(_)))
+        {
             let message = format!("volume file `{}` leaves its volume", file.path);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
@@ -63,7 +66,11 @@ pub(super) fn write_volume(directory: &Path, files: &[File]) -> io::Result<()> {
         }
         let temporary = path.with_extension("lateen-new");
         let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(file.mode);
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(file.mode);
         io::Write::write_all(&mut options.open(&temporary)?, &file.content)?;
         fs::set_permissions(&temporary, fs::Permissions::from_mode(file.mode))?;
         fs::rename(&temporary, &path)?;
@@ -108,15 +115,30 @@ fn network(spec: &Spec) -> Result<(), NetlinkError> {
     if let Some(address) = spec.ipv4 {
         links.add_address(eth0, IpNet::from(IpAddr::V4(address)))?;
         let node = IpAddr::V4(NODE_V4);
-        links.add_route(&Route { to: node.into(), link: eth0, via: None, source: None })?;
+        links.add_route(&Route {
+            to: node.into(),
+            link: eth0,
+            via: None,
+            source: None,
+        })?;
         let to = default_route(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-        links.add_route(&Route { to, link: eth0, via: Some(node), source: None })?;
+        links.add_route(&Route {
+            to,
+            link: eth0,
+            via: Some(node),
+            source: None,
+        })?;
     }
     if let Some(address) = spec.ipv6 {
         links.add_address(eth0, IpNet::from(IpAddr::V6(address)))?;
         let via = Some(IpAddr::V6(GATEWAY_V6));
         let to = default_route(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
-        links.add_route(&Route { to, link: eth0, via, source: None })?;
+        links.add_route(&Route {
+            to,
+            link: eth0,
+            via,
+            source: None,
+        })?;
     }
     Ok(())
 }

@@ -14,7 +14,10 @@ pub(super) fn of(
     container: &kube::Container,
     around: &Surroundings<'_>,
 ) -> (Vec<(String, String)>, Option<String>) {
-    let mut env = Environment { all: base(plan, around), missing: None };
+    let mut env = Environment {
+        all: base(plan, around),
+        missing: None,
+    };
     for source in &container.env_from {
         env.add_source(plan, source, around);
     }
@@ -36,7 +39,9 @@ pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
             rest = after;
             continue;
         }
-        let reference = found.strip_prefix("$(").and_then(|inner| inner.split_once(')'));
+        let reference = found
+            .strip_prefix("$(")
+            .and_then(|inner| inner.split_once(')'));
         let Some((name, after)) = reference else {
             expanded.push('$');
             rest = &found[1..];
@@ -54,8 +59,14 @@ pub(super) fn expand(text: &str, env: &[(String, String)]) -> String {
 
 /// What every process of a pod has.
 pub(super) fn base(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(String, String)> {
-    let pairs = [("PATH", around.path), ("HOME", around.home), ("HOSTNAME", &plan.name)];
-    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+    let pairs = [
+        ("PATH", around.path),
+        ("HOME", around.home),
+        ("HOSTNAME", &plan.name),
+    ];
+    pairs
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
 }
 
 struct Environment {
@@ -82,7 +93,11 @@ impl Environment {
         around: &Surroundings<'_>,
     ) {
         let sources = [
-            (&source.config_map_ref, &around.desired.config_maps, "ConfigMap"),
+            (
+                &source.config_map_ref,
+                &around.desired.config_maps,
+                "ConfigMap",
+            ),
             (&source.secret_ref, &around.desired.secrets, "Secret"),
         ];
         for (reference, objects, kind) in sources {
@@ -90,7 +105,10 @@ impl Environment {
             match objects.get(&(plan.namespace.clone(), reference.name.clone())) {
                 None => self.lacks(
                     reference.optional,
-                    format!("{kind} {} of namespace {} does not exist", reference.name, plan.namespace),
+                    format!(
+                        "{kind} {} of namespace {} does not exist",
+                        reference.name, plan.namespace
+                    ),
                 ),
                 Some(object) => {
                     for (key, value) in object.iter() {
@@ -123,7 +141,11 @@ impl Environment {
             self.set(var.name.clone(), resource(container, reference).to_string());
         }
         let selectors = [
-            (&from.config_map_key_ref, &around.desired.config_maps, "ConfigMap"),
+            (
+                &from.config_map_key_ref,
+                &around.desired.config_maps,
+                "ConfigMap",
+            ),
             (&from.secret_key_ref, &around.desired.secrets, "Secret"),
         ];
         for (selector, objects, kind) in selectors {
@@ -131,11 +153,17 @@ impl Environment {
             let object = objects.get(&(plan.namespace.clone(), selector.name.clone()));
             match object.and_then(|object| object.get(&selector.key)) {
                 Some(value) => {
-                    self.set(var.name.clone(), String::from_utf8_lossy(value).into_owned());
+                    self.set(
+                        var.name.clone(),
+                        String::from_utf8_lossy(value).into_owned(),
+                    );
                 }
                 None => self.lacks(
                     selector.optional,
-                    format!("{kind} {} has no key {} (for env {})", selector.name, selector.key, var.name),
+                    format!(
+                        "{kind} {} has no key {} (for env {})",
+                        selector.name, selector.key, var.name
+                    ),
                 ),
             }
         }
@@ -144,12 +172,28 @@ impl Environment {
 
 /// `resourceFieldRef`: the quantity divided by `divisor`, rounded up. 0 for a limit that is not set.
 fn resource(container: &kube::Container, reference: &Value) -> u64 {
-    let path = reference.get("resource").and_then(Value::as_str).unwrap_or_default();
+    let path = reference
+        .get("resource")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let (group, name) = path.split_once('.').unwrap_or(("", path));
     let resources = container.resources.as_ref();
-    let quantities = resources.map(|r| if group == "requests" { &r.requests } else { &r.limits });
-    let amount = quantities.and_then(|q| q.get(name)).and_then(quantity).unwrap_or(0.0);
-    let divisor = reference.get("divisor").and_then(quantity).filter(|d| *d > 0.0).unwrap_or(1.0);
+    let quantities = resources.map(|r| {
+        if group == "requests" {
+            &r.requests
+        } else {
+            &r.limits
+        }
+    });
+    let amount = quantities
+        .and_then(|q| q.get(name))
+        .and_then(quantity)
+        .unwrap_or(0.0);
+    let divisor = reference
+        .get("divisor")
+        .and_then(quantity)
+        .filter(|d| *d > 0.0)
+        .unwrap_or(1.0);
     (amount / divisor).ceil() as u64
 }
 

@@ -56,9 +56,15 @@ pub(super) fn hook(plan: &PodPlan, container: &kube::Container, moment: Moment) 
     let get = handler.http_get.as_ref()?;
     if rewrites(plan) {
         let path = format!("/app-lifecycle/{}/{suffix}", container.name);
-        return Some(Hook::HttpGet { port: status_port(plan), path });
+        return Some(Hook::HttpGet {
+            port: status_port(plan),
+            path,
+        });
     }
-    Some(Hook::HttpGet { port: port(container, &get.port)?, path: get.path.clone() })
+    Some(Hook::HttpGet {
+        port: port(container, &get.port)?,
+        path: get.path.clone(),
+    })
 }
 
 /// `ISTIO_KUBE_APP_PROBERS`: for the proxy, what is behind the rewritten paths. `None` when nothing is rewritten.
@@ -67,7 +73,11 @@ pub(super) fn app_probers(plan: &PodPlan) -> Option<String> {
         return None;
     }
     let mut probers = serde_json::Map::new();
-    let containers = plan.spec.init_containers.iter().chain(&plan.spec.containers);
+    let containers = plan
+        .spec
+        .init_containers
+        .iter()
+        .chain(&plan.spec.containers);
     for container in containers.filter(|c| c.name != PROXY_CONTAINER) {
         let probes = [
             ("readyz", &container.readiness_probe),
@@ -101,7 +111,10 @@ pub(super) fn with_defaults(probe: &kube::Probe, check: Check) -> Probe {
         Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
     };
     let count = |value: Option<i32>, default: u32| {
-        value.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+        value
+            .and_then(|v| u32::try_from(v).ok())
+            .filter(|v| *v > 0)
+            .unwrap_or(default)
     };
     Probe {
         check,
@@ -115,17 +128,24 @@ pub(super) fn with_defaults(probe: &kube::Probe, check: Check) -> Probe {
 
 fn always_once(probe: Probe) -> Probe {
     // Kubernetes allows no other value for these probes.
-    Probe { success_threshold: 1, ..probe }
+    Probe {
+        success_threshold: 1,
+        ..probe
+    }
 }
 
 fn rewrites(plan: &PodPlan) -> bool {
-    let annotation = plan.annotations.get("sidecar.istio.io/rewriteAppHTTPProbers");
+    let annotation = plan
+        .annotations
+        .get("sidecar.istio.io/rewriteAppHTTPProbers");
     plan.role == PodRole::Sidecar && annotation.is_none_or(|value| value != "false")
 }
 
 fn status_port(plan: &PodPlan) -> u16 {
     let annotation = plan.annotations.get("status.sidecar.istio.io/port");
-    annotation.and_then(|value| value.parse().ok()).unwrap_or(STATUS_PORT)
+    annotation
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(STATUS_PORT)
 }
 
 fn rewritten(plan: &PodPlan, container: &kube::Container, suffix: &str) -> Check {
@@ -139,13 +159,20 @@ fn rewritten(plan: &PodPlan, container: &kube::Container, suffix: &str) -> Check
 
 fn check(container: &kube::Container, probe: &kube::Probe) -> Option<Check> {
     if let Some(exec) = &probe.exec {
-        return Some(Check::Exec { argv: exec.command.clone() });
+        return Some(Check::Exec {
+            argv: exec.command.clone(),
+        });
     }
     if let Some(grpc) = &probe.grpc {
-        return Some(Check::Grpc { port: grpc.port, service: grpc.service.clone() });
+        return Some(Check::Grpc {
+            port: grpc.port,
+            service: grpc.service.clone(),
+        });
     }
     if let Some(tcp) = &probe.tcp_socket {
-        return Some(Check::Tcp { port: port(container, &tcp.port)? });
+        return Some(Check::Tcp {
+            port: port(container, &tcp.port)?,
+        });
     }
     let get = probe.http_get.as_ref()?;
     let port = port(container, &get.port)?;
@@ -153,9 +180,18 @@ fn check(container: &kube::Container, probe: &kube::Probe) -> Option<Check> {
         // Without a sidecar to ask for it, an HTTPS server counts as good when it accepts.
         return Some(Check::Tcp { port });
     }
-    let headers = get.http_headers.iter().map(|h| (h.name.clone(), h.value.clone())).collect();
+    let headers = get
+        .http_headers
+        .iter()
+        .map(|h| (h.name.clone(), h.value.clone()))
+        .collect();
     let host = Some(get.host.clone()).filter(|host| !host.is_empty());
-    Some(Check::Http { host, port, path: get.path.clone(), headers })
+    Some(Check::Http {
+        host,
+        port,
+        path: get.path.clone(),
+        headers,
+    })
 }
 
 /// A port by number or by the name of a container port.
@@ -164,7 +200,9 @@ fn port(container: &kube::Container, wanted: &IntOrString) -> Option<u16> {
         IntOrString::Int(number) => u16::try_from(*number).ok().filter(|port| *port != 0),
         IntOrString::String(name) => {
             let named = container.ports.iter().find(|port| port.name == *name);
-            named.map(|port| port.container_port).or_else(|| name.parse().ok())
+            named
+                .map(|port| port.container_port)
+                .or_else(|| name.parse().ok())
         }
     }
 }
@@ -193,7 +231,10 @@ fn http_get(container: &kube::Container, get: &kube::HttpGetAction) -> Option<se
         action["scheme"] = get.scheme.clone().into();
     }
     if !get.http_headers.is_empty() {
-        let headers = get.http_headers.iter().map(|h| json!({ "name": h.name, "value": h.value }));
+        let headers = get
+            .http_headers
+            .iter()
+            .map(|h| json!({ "name": h.name, "value": h.value }));
         action["httpHeaders"] = headers.collect();
     }
     Some(action)

@@ -53,7 +53,12 @@ pub(super) fn container(plan: &PodPlan, around: &Surroundings<'_>) -> Container 
 pub(super) fn probes(plan: &PodPlan) -> ContainerProbes {
     let path = "/healthz/ready".to_owned();
     let default = Probe {
-        check: Check::Http { host: None, port: READY_PORT, path, headers: Vec::new() },
+        check: Check::Http {
+            host: None,
+            port: READY_PORT,
+            path,
+            headers: Vec::new(),
+        },
         initial_delay: Duration::ZERO,
         period: Duration::from_secs(1),
         timeout: Duration::from_secs(3),
@@ -65,12 +70,20 @@ pub(super) fn probes(plan: &PodPlan) -> ContainerProbes {
         Some(probe) => probes::with_defaults(probe, default.check),
         None => default,
     };
-    ContainerProbes { readiness: Some(readiness), ..ContainerProbes::default() }
+    ContainerProbes {
+        readiness: Some(readiness),
+        ..ContainerProbes::default()
+    }
 }
 
 fn written(plan: &PodPlan) -> Option<&kube::Container> {
-    let all = plan.spec.init_containers.iter().chain(&plan.spec.containers);
-    all.into_iter().find(|container| container.name == PROXY_CONTAINER)
+    let all = plan
+        .spec
+        .init_containers
+        .iter()
+        .chain(&plan.spec.containers);
+    all.into_iter()
+        .find(|container| container.name == PROXY_CONTAINER)
 }
 
 fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static str, String)> {
@@ -89,15 +102,24 @@ fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static
         ("ISTIO_META_CLUSTER_ID", around.cluster_id.to_owned()),
         ("ISTIO_META_MESH_ID", around.trust_domain.to_owned()),
         ("ISTIO_META_NODE_NAME", NODE_NAME.to_owned()),
-        ("ISTIO_META_INTERCEPTION_MODE", interception.unwrap_or_else(|| "REDIRECT".to_owned())),
+        (
+            "ISTIO_META_INTERCEPTION_MODE",
+            interception.unwrap_or_else(|| "REDIRECT".to_owned()),
+        ),
         ("ISTIO_META_WORKLOAD_NAME", workload_name(plan)),
         ("ISTIO_META_OWNER", owner(plan)),
         ("ISTIO_META_POD_PORTS", pod_ports(plan)),
         ("ISTIO_META_APP_CONTAINERS", app_containers(plan)),
-        ("ISTIO_META_DNS_CAPTURE", (plan.role == PodRole::Sidecar).to_string()),
+        (
+            "ISTIO_META_DNS_CAPTURE",
+            (plan.role == PodRole::Sidecar).to_string(),
+        ),
         ("ISTIO_METAJSON_LABELS", json_of(&plan.labels)),
         ("ISTIO_METAJSON_ANNOTATIONS", json_of(&plan.annotations)),
-        ("PROXY_CONFIG", annotation("proxy.istio.io/config").unwrap_or_else(|| "{}".to_owned())),
+        (
+            "PROXY_CONFIG",
+            annotation("proxy.istio.io/config").unwrap_or_else(|| "{}".to_owned()),
+        ),
     ];
     if let Some(probers) = probes::app_probers(plan) {
         env.push(("ISTIO_KUBE_APP_PROBERS", probers));
@@ -124,25 +146,42 @@ fn owner(plan: &PodPlan) -> String {
         _ => "apps/v1",
     };
     let (namespace, kind) = (&plan.namespace, kind.to_ascii_lowercase());
-    format!("kubernetes://apis/{api}/namespaces/{namespace}/{kind}s/{}", plan.owner.name)
+    format!(
+        "kubernetes://apis/{api}/namespaces/{namespace}/{kind}s/{}",
+        plan.owner.name
+    )
 }
 
 fn pod_ports(plan: &PodPlan) -> String {
     let port = |port: &kube::ContainerPort| {
-        let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
+        let protocol = if port.protocol.is_empty() {
+            "TCP"
+        } else {
+            &port.protocol
+        };
         let mut value = json!({ "containerPort": port.container_port, "protocol": protocol });
         if !port.name.is_empty() {
             value["name"] = port.name.clone().into();
         }
         value
     };
-    let own = plan.spec.containers.iter().filter(|c| c.name != PROXY_CONTAINER);
-    own.flat_map(|c| &c.ports).map(port).collect::<serde_json::Value>().to_string()
+    let own = plan
+        .spec
+        .containers
+        .iter()
+        .filter(|c| c.name != PROXY_CONTAINER);
+    own.flat_map(|c| &c.ports)
+        .map(port)
+        .collect::<serde_json::Value>()
+        .to_string()
 }
 
 fn app_containers(plan: &PodPlan) -> String {
     let names = plan.spec.containers.iter().map(|c| c.name.as_str());
-    names.filter(|name| *name != PROXY_CONTAINER).collect::<Vec<_>>().join(",")
+    names
+        .filter(|name| *name != PROXY_CONTAINER)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 fn json_of(map: &BTreeMap<String, String>) -> String {

@@ -33,8 +33,14 @@ pub(super) fn apply(
 ) {
     let own = container.security_context.as_ref();
     let id = |own: Option<i64>, pod: Option<i64>| own.or(pod).and_then(|id| u32::try_from(id).ok());
-    resolved.user = id(own.and_then(|c| c.run_as_user), pod.and_then(|p| p.run_as_user));
-    resolved.group = id(own.and_then(|c| c.run_as_group), pod.and_then(|p| p.run_as_group));
+    resolved.user = id(
+        own.and_then(|c| c.run_as_user),
+        pod.and_then(|p| p.run_as_user),
+    );
+    resolved.group = id(
+        own.and_then(|c| c.run_as_group),
+        pod.and_then(|p| p.run_as_group),
+    );
     let privileged = own.and_then(|c| c.privileged) == Some(true);
     resolved.capabilities =
         (!privileged).then(|| capabilities(own.and_then(|c| c.capabilities.as_ref())).bits());
@@ -42,8 +48,15 @@ pub(super) fn apply(
 
 fn capabilities(changes: Option<&Value>) -> CapabilitySet {
     let named = |key: &str| -> CapabilitySet {
-        let names = changes.and_then(|c| c.get(key)).and_then(Value::as_list).unwrap_or_default();
-        names.iter().filter_map(Value::as_str).map(capability).collect()
+        let names = changes
+            .and_then(|c| c.get(key))
+            .and_then(Value::as_list)
+            .unwrap_or_default();
+        names
+            .iter()
+            .filter_map(Value::as_str)
+            .map(capability)
+            .collect()
     };
     DEFAULT.difference(named("drop")).union(named("add"))
 }

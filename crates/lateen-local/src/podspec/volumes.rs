@@ -51,7 +51,9 @@ pub(super) fn mounts(container: &kube::Container, env: &[(String, String)]) -> V
 
 /// Why a container with these mounts cannot start.
 pub(super) fn missing(mounts: &[Mount], volumes: &BTreeMap<String, Volume>) -> Option<String> {
-    let missing = mounts.iter().find(|mount| !volumes.contains_key(&mount.volume))?;
+    let missing = mounts
+        .iter()
+        .find(|mount| !volumes.contains_key(&mount.volume))?;
     Some(format!(
         "volume {} for {} is not defined, or the ConfigMap or Secret behind it does not exist",
         missing.volume, missing.path
@@ -69,12 +71,18 @@ fn resolve(
     }
     if let Some(source) = &volume.config_map {
         let objects = &around.desired.config_maps;
-        let items = Items { items: &source.items, mode: source.default_mode };
+        let items = Items {
+            items: &source.items,
+            mode: source.default_mode,
+        };
         return object(plan, objects, &source.name, &items, source.optional).map(Volume::Files);
     }
     if let Some(source) = &volume.secret {
         let objects = &around.desired.secrets;
-        let items = Items { items: &source.items, mode: source.default_mode };
+        let items = Items {
+            items: &source.items,
+            mode: source.default_mode,
+        };
         return object(plan, objects, &source.secret_name, &items, source.optional)
             .map(Volume::Files);
     }
@@ -110,9 +118,18 @@ fn object(
     let Some(object) = objects.get(&(plan.namespace.clone(), name.to_owned())) else {
         return (optional == Some(true)).then(Vec::new);
     };
-    let file = |path: &str, content: &[u8], mode| File { path: path.to_owned(), content: content.to_vec(), mode };
+    let file = |path: &str, content: &[u8], mode| File {
+        path: path.to_owned(),
+        content: content.to_vec(),
+        mode,
+    };
     if wanted.items.is_empty() {
-        return Some(object.iter().map(|(key, content)| file(key, content, mode)).collect());
+        return Some(
+            object
+                .iter()
+                .map(|(key, content)| file(key, content, mode))
+                .collect(),
+        );
     }
     let mut files = Vec::new();
     for item in wanted.items {
@@ -129,11 +146,18 @@ fn object(
 }
 
 fn downward(plan: &PodPlan, source: &Value) -> Vec<File> {
-    let items = source.get("items").and_then(Value::as_list).unwrap_or_default();
+    let items = source
+        .get("items")
+        .and_then(Value::as_list)
+        .unwrap_or_default();
     let file = |item: &Value| {
         let path = item.get("path")?.as_str()?.to_owned();
         let content = field(plan, item.at("fieldRef.fieldPath")?.as_str()?)?;
-        Some(File { path, content: content.into_bytes(), mode: DEFAULT_MODE })
+        Some(File {
+            path,
+            content: content.into_bytes(),
+            mode: DEFAULT_MODE,
+        })
     };
     items.iter().filter_map(file).collect()
 }
@@ -141,10 +165,15 @@ fn downward(plan: &PodPlan, source: &Value) -> Vec<File> {
 /// `projected`: `configMap`, `secret`, `downwardAPI` and `serviceAccountToken` sources in one directory.
 fn projected(plan: &PodPlan, source: &Value, around: &Surroundings<'_>) -> Option<Vec<File>> {
     let mut files = Vec::new();
-    for part in source.get("sources").and_then(Value::as_list).unwrap_or_default() {
-        for (kind, objects) in
-            [("configMap", &around.desired.config_maps), ("secret", &around.desired.secrets)]
-        {
+    for part in source
+        .get("sources")
+        .and_then(Value::as_list)
+        .unwrap_or_default()
+    {
+        for (kind, objects) in [
+            ("configMap", &around.desired.config_maps),
+            ("secret", &around.desired.secrets),
+        ] {
             if let Some(reference) = part.get(kind) {
                 files.extend(projected_object(plan, objects, reference)?);
             }
@@ -153,9 +182,17 @@ fn projected(plan: &PodPlan, source: &Value, around: &Surroundings<'_>) -> Optio
             files.extend(downward(plan, reference));
         }
         if let Some(reference) = part.get("serviceAccountToken") {
-            let path = reference.get("path").and_then(Value::as_str).unwrap_or("token").to_owned();
+            let path = reference
+                .get("path")
+                .and_then(Value::as_str)
+                .unwrap_or("token")
+                .to_owned();
             let content = around.credentials.token.clone().into_bytes();
-            files.push(File { path, content, mode: 0o400 });
+            files.push(File {
+                path,
+                content,
+                mode: 0o400,
+            });
         }
     }
     Some(files)
@@ -165,7 +202,10 @@ fn projected_object(plan: &PodPlan, objects: &Objects, reference: &Value) -> Opt
     let text = |value: &Value, key| value.get(key).and_then(Value::as_str).map(str::to_owned);
     let name = text(reference, "name").unwrap_or_default();
     let optional = reference.get("optional").and_then(Value::as_bool);
-    let items = reference.get("items").and_then(Value::as_list).unwrap_or_default();
+    let items = reference
+        .get("items")
+        .and_then(Value::as_list)
+        .unwrap_or_default();
     let items: Vec<kube::KeyToPath> = items
         .iter()
         .map(|item| kube::KeyToPath {
@@ -174,5 +214,14 @@ fn projected_object(plan: &PodPlan, objects: &Objects, reference: &Value) -> Opt
             ..kube::KeyToPath::default()
         })
         .collect();
-    object(plan, objects, &name, &Items { items: &items, mode: None }, optional)
+    object(
+        plan,
+        objects,
+        &name,
+        &Items {
+            items: &items,
+            mode: None,
+        },
+        optional,
+    )
 }

@@ -15,7 +15,9 @@ const MAX_ANSWER: usize = 16 << 10;
 
 /// Whether the service says that it serves.
 pub(super) async fn is_serving(pod: IpAddr, port: u16, service: &str) -> bool {
-    ask(pod, port, service).await.is_some_and(|status| status == SERVING)
+    ask(pod, port, service)
+        .await
+        .is_some_and(|status| status == SERVING)
 }
 
 async fn ask(pod: IpAddr, port: u16, service: &str) -> Option<u64> {
@@ -29,15 +31,16 @@ async fn ask(pod: IpAddr, port: u16, service: &str) -> Option<u64> {
         .header("te", "trailers")
         .body(Full::new(encode(service)))
         .ok()?;
-    let answer = async {
+    let answer = async move {
         let answer = sender.send_request(request).await.ok()?;
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.ok()?;
+        let body = Limited::new(answer.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .ok()?;
         decode(&body.to_bytes())
     };
-    tokio::select! {
-        status = answer => status,
-        _ = connection => None,
-    }
+    // The connection ends when its sender and the answer are dropped: no task is left behind.
+    tokio::join!(answer, connection).0
 }
 
 /// A gRPC frame with `HealthCheckRequest { service = 1 }`.

@@ -23,19 +23,17 @@ pub(super) async fn get(
     let (Ok(stream), Some(request)) = (stream, request(pod, port, path, headers)) else {
         return false;
     };
-    let Ok((mut sender, connection)) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await
+    let Ok((mut sender, connection)) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await
     else {
         return false;
     };
-    let answer = async {
+    let answer = async move {
         let answer = sender.send_request(request).await;
         answer.is_ok_and(|a| (200..400).contains(&a.status().as_u16()))
     };
-    // The connection is driven here and dropped with the answer: no task is left behind.
-    tokio::select! {
-        good = answer => good,
-        _ = connection => false,
-    }
+    // The connection ends when its sender and the answer are dropped: no task is left behind.
+    tokio::join!(answer, connection).0
 }
 
 fn request(
@@ -44,12 +42,19 @@ fn request(
     path: &str,
     headers: &[(String, String)],
 ) -> Option<Request<Empty<Bytes>>> {
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    };
     let mut request = Request::get(path).body(Empty::new()).ok()?;
     let all = request.headers_mut();
     let authority = SocketAddr::new(pod, port).to_string();
     all.insert(header::HOST, HeaderValue::from_str(&authority).ok()?);
-    all.insert(header::USER_AGENT, HeaderValue::from_static("kube-probe/1.35"));
+    all.insert(
+        header::USER_AGENT,
+        HeaderValue::from_static("kube-probe/1.35"),
+    );
     all.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
     all.insert(header::CONNECTION, HeaderValue::from_static("close"));
     for (name, value) in headers {

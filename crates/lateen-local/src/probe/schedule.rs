@@ -46,7 +46,12 @@ impl Schedule {
     pub(crate) fn new(probes: ContainerProbes) -> Self {
         let started = probes.startup.is_none();
         let ready = started && probes.readiness.is_none();
-        Self { probes, started, ready, rows: [Row::default(); 3] }
+        Self {
+            probes,
+            started,
+            ready,
+            rows: [Row::default(); 3],
+        }
     }
 
     /// Whether it may take traffic.
@@ -85,13 +90,21 @@ impl Schedule {
 
     /// Takes an answer in. `counts` is whether a period has passed since the last bad answer that counted.
     pub(crate) fn answer(&mut self, kind: Kind, good: bool, counts: bool) -> Verdict {
-        let Some(probe) = self.probe(kind) else { return Verdict::Same };
+        let Some(probe) = self.probe(kind) else {
+            return Verdict::Same;
+        };
         let (enough_good, enough_bad) = (probe.success_threshold, probe.failure_threshold);
         let row = &mut self.rows[kind as usize];
         if good {
-            *row = Row { good: row.good.saturating_add(1), bad: 0 };
+            *row = Row {
+                good: row.good.saturating_add(1),
+                bad: 0,
+            };
         } else {
-            *row = Row { good: 0, bad: row.bad.saturating_add(u32::from(counts)) };
+            *row = Row {
+                good: 0,
+                bad: row.bad.saturating_add(u32::from(counts)),
+            };
         }
         let (passes, fails) = (row.good >= enough_good, !good && row.bad >= enough_bad);
         match kind {
@@ -145,10 +158,16 @@ mod tests {
 
     #[test]
     fn readiness_needs_its_thresholds_both_ways() {
-        let probes = ContainerProbes { readiness: probe(2, 3), ..Default::default() };
+        let probes = ContainerProbes {
+            readiness: probe(2, 3),
+            ..Default::default()
+        };
         let mut schedule = Schedule::new(probes);
         let mut answer = |good| schedule.answer(Kind::Readiness, good, true);
-        assert_eq!([true, true].map(&mut answer), [Verdict::Same, Verdict::Ready]);
+        assert_eq!(
+            [true, true].map(&mut answer),
+            [Verdict::Same, Verdict::Ready]
+        );
         let verdicts = [false, false, true, false, false, false].map(&mut answer);
         assert_eq!(verdicts[..5], [Verdict::Same; 5]);
         assert_eq!(verdicts[5], Verdict::NotReady);
@@ -157,24 +176,36 @@ mod tests {
     #[test]
     fn liveness_waits_for_startup_and_then_asks_for_a_restart() {
         let (startup, liveness) = (probe(1, 30), probe(1, 2));
-        let mut schedule =
-            Schedule::new(ContainerProbes { startup, liveness, ..Default::default() });
+        let mut schedule = Schedule::new(ContainerProbes {
+            startup,
+            liveness,
+            ..Default::default()
+        });
         assert!(schedule.is_due(Kind::Startup) && !schedule.is_due(Kind::Liveness));
         assert_eq!(schedule.answer(Kind::Startup, true, true), Verdict::Ready);
         assert!(!schedule.is_due(Kind::Startup) && schedule.is_due(Kind::Liveness));
         assert_eq!(schedule.answer(Kind::Liveness, false, true), Verdict::Same);
-        assert_eq!(schedule.answer(Kind::Liveness, false, true), Verdict::Restart);
+        assert_eq!(
+            schedule.answer(Kind::Liveness, false, true),
+            Verdict::Restart
+        );
     }
 
     #[test]
     fn eager_questions_do_not_exhaust_the_failure_threshold() {
-        let probes = ContainerProbes { startup: probe(1, 2), ..Default::default() };
+        let probes = ContainerProbes {
+            startup: probe(1, 2),
+            ..Default::default()
+        };
         let mut schedule = Schedule::new(probes);
         assert_eq!(schedule.pause(Kind::Startup), Duration::from_millis(100));
         for _ in 0..50 {
             assert_eq!(schedule.answer(Kind::Startup, false, false), Verdict::Same);
         }
         schedule.answer(Kind::Startup, false, true);
-        assert_eq!(schedule.answer(Kind::Startup, false, true), Verdict::Restart);
+        assert_eq!(
+            schedule.answer(Kind::Startup, false, true),
+            Verdict::Restart
+        );
     }
 }

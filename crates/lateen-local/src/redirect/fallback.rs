@@ -33,8 +33,14 @@ pub enum RedirectError {
 /// Sets the rules with the tools; `netlink` is why they are needed.
 pub(crate) fn apply(table: &Table, netlink: NetlinkError) -> Result<(), RedirectError> {
     tracing::debug!(error = %netlink, "nf_tables cannot be used; trying iptables");
-    let v4 = [("iptables-restore", Family::V4), ("iptables-legacy-restore", Family::V4)];
-    let v6 = [("ip6tables-restore", Family::V6), ("ip6tables-legacy-restore", Family::V6)];
+    let v4 = [
+        ("iptables-restore", Family::V4),
+        ("iptables-legacy-restore", Family::V4),
+    ];
+    let v6 = [
+        ("ip6tables-restore", Family::V6),
+        ("ip6tables-legacy-restore", Family::V6),
+    ];
     for tools in [v4, v6] {
         let mut failure = None;
         for (tool, family) in tools {
@@ -48,7 +54,12 @@ pub(crate) fn apply(table: &Table, netlink: NetlinkError) -> Result<(), Redirect
         }
         if let Some((tool, detail)) = failure {
             let text = chain_text(&netlink);
-            return Err(RedirectError::NoWay { tool, detail, netlink: text, source: netlink });
+            return Err(RedirectError::NoWay {
+                tool,
+                detail,
+                netlink: text,
+                source: netlink,
+            });
         }
     }
     Ok(())
@@ -63,7 +74,10 @@ fn chain_text(error: &NetlinkError) -> String {
 
 fn restore(tool: &str, text: &str) -> io::Result<()> {
     let mut command = Command::new(tool);
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(text.as_bytes())?;
@@ -72,5 +86,7 @@ fn restore(tool: &str, text: &str) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(io::Error::other(
+        String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    ))
 }

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Action, Chain, Family, Hook, Is, Match, Rule, Table, Transport};
+use super::{Action, Chain, Family, Hook, Is, Match, Reject, Rule, Table};
 
 /// The text for one family. Built-in chains are cleared: in a namespace of ours every rule is ours.
 ///
@@ -12,7 +12,10 @@ use super::{Action, Chain, Family, Hook, Is, Match, Rule, Table, Transport};
 pub(crate) fn restore_text(table: &Table, family: Family) -> String {
     let mut text = String::new();
     for (name, hooks) in [
-        ("nat", &[Hook::NatPrerouting, Hook::NatOutput, Hook::NatPostrouting][..]),
+        (
+            "nat",
+            &[Hook::NatPrerouting, Hook::NatOutput, Hook::NatPostrouting][..],
+        ),
         ("filter", &[Hook::FilterForward, Hook::FilterOutput][..]),
     ] {
         let chains = reachable(table, hooks);
@@ -25,13 +28,18 @@ pub(crate) fn restore_text(table: &Table, family: Family) -> String {
 
 /// The chains of a table that packets get to from some hooks.
 fn reachable<'a>(table: &'a Table, hooks: &[Hook]) -> Vec<&'a Chain> {
-    let mut found: Vec<&Chain> =
-        table.chains.iter().filter(|c| c.hook.is_some_and(|h| hooks.contains(&h))).collect();
+    let mut found: Vec<&Chain> = table
+        .chains
+        .iter()
+        .filter(|c| c.hook.is_some_and(|h| hooks.contains(&h)))
+        .collect();
     let mut next = 0;
     while let Some(chain) = found.get(next).copied() {
         next += 1;
         for rule in &chain.rules {
-            let (Action::Jump(name) | Action::Goto(name)) = &rule.action else { continue };
+            let (Action::Jump(name) | Action::Goto(name)) = &rule.action else {
+                continue;
+            };
             if found.iter().all(|c| &c.name != name) {
                 found.extend(table.chains.iter().find(|c| &c.name == name));
             }
@@ -48,7 +56,7 @@ fn write_table(text: &mut String, name: &str, chains: &[&Chain], family: Family)
     }
     for chain in chains {
         for rule in chain.rules.iter().filter(|r| r.fits(family)) {
-            if let Some(rule) = rule_text(rule) {
+            if let Some(rule) = rule_text(rule, family) {
                 let _ = writeln!(text, "-A {}{rule}", chain_name(chain));
             }
         }
@@ -66,7 +74,7 @@ fn chain_name(chain: &Chain) -> &str {
     }
 }
 
-fn rule_text(rule: &Rule) -> Option<String> {
+fn rule_text(rule: &Rule, family: Family) -> Option<String> {
     let mut text = String::new();
     for m in &rule.matches {
         write_match(&mut text, m);
@@ -78,8 +86,12 @@ fn rule_text(rule: &Rule) -> Option<String> {
         Action::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
         Action::Dnat(to) => format!("-j DNAT --to-destination {to}"),
         Action::Masquerade => "-j MASQUERADE".to_owned(),
-        Action::Reject(Transport::Tcp) => "-j REJECT --reject-with tcp-reset".to_owned(),
-        Action::Reject(Transport::Udp) => "-j REJECT".to_owned(),
+        Action::Reject(Reject::Reset) => "-j REJECT --reject-with tcp-reset".to_owned(),
+        Action::Reject(Reject::Port) => "-j REJECT".to_owned(),
+        Action::Reject(Reject::NoRoute) => match family {
+            Family::V4 => "-j REJECT --reject-with icmp-net-unreachable".to_owned(),
+            Family::V6 => "-j REJECT --reject-with icmp6-no-route".to_owned(),
+        },
         Action::Dispatch(..) | Action::MasqueradePairs(..) => return None,
     };
     let _ = write!(text, " {action}");
@@ -102,7 +114,10 @@ fn write_match(text: &mut String, m: &Match) {
         Match::Gid(id, is) => write!(text, " -m owner{} --gid-owner {id}", not(is)),
         Match::OneIn(n) => {
             let probability = 1.0 / f64::from(*n);
-            write!(text, " -m statistic --mode random --probability {probability:.10}")
+            write!(
+                text,
+                " -m statistic --mode random --probability {probability:.10}"
+            )
         }
     };
 }

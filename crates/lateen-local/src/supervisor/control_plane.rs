@@ -59,7 +59,9 @@ fn start(command: &CommandLine, logs: &std::path::Path) -> io::Result<Child> {
     process.args(pod::child_arguments(&command.argv));
     process.envs(command.env.iter().map(|(name, value)| (name, value)));
     process.stdin(Stdio::null());
-    process.stdout(Stdio::from(writer.try_clone()?)).stderr(Stdio::from(writer));
+    process
+        .stdout(Stdio::from(writer.try_clone()?))
+        .stderr(Stdio::from(writer));
     let child = process.kill_on_drop(true).spawn()?;
     // Ends with the process: nobody else has the pipe's other end.
     tokio::spawn(logs::keep(reader, log));

@@ -36,13 +36,21 @@ pub(crate) fn vips(services: &[Service], pods: &[PodState]) -> Vec<ServiceVip> {
 }
 
 /// The ready endpoints of one target; none when the service or the port does not exist.
-pub(crate) fn of_target(target: &Target, services: &[Service], pods: &[PodState]) -> Vec<SocketAddr> {
+pub(crate) fn of_target(
+    target: &Target,
+    services: &[Service],
+    pods: &[PodState],
+) -> Vec<SocketAddr> {
     let service = services
         .iter()
         .find(|service| service.namespace == target.namespace && service.name == target.service);
-    let Some(service) = service else { return Vec::new() };
+    let Some(service) = service else {
+        return Vec::new();
+    };
     let port = service.ports.iter().find(|port| port.port == target.port);
-    let mut endpoints = port.map(|port| ready(service, port, pods)).unwrap_or_default();
+    let mut endpoints = port
+        .map(|port| ready(service, port, pods))
+        .unwrap_or_default();
     // The machine's side is carried to one family; which one makes no difference to it.
     let v4: Vec<SocketAddr> = endpoints.iter().filter(|e| e.is_ipv4()).copied().collect();
     if !v4.is_empty() {
@@ -72,5 +80,7 @@ fn ready(service: &Service, port: &ServicePort, pods: &[PodState]) -> Vec<Socket
 }
 
 fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
 }

@@ -198,12 +198,17 @@ impl Engine {
                 pod.exited(Instant::now());
             }
         }
-        pod.refresh_at = pod.resolved.refresh_after.map(|after| Instant::now() + after);
+        pod.refresh_at = pod
+            .resolved
+            .refresh_after
+            .map(|after| Instant::now() + after);
         self.pods.insert(key, pod);
     }
 
     fn message(&mut self, message: Message) {
-        let Some(pod) = self.pods.get_mut(&message.key) else { return };
+        let Some(pod) = self.pods.get_mut(&message.key) else {
+            return;
+        };
         if pod.run != message.run {
             return;
         }
@@ -219,10 +224,17 @@ impl Engine {
     }
 
     fn event(&mut self, key: &PodKey, event: Event) {
-        let Some(pod) = self.pods.get_mut(key) else { return };
+        let Some(pod) = self.pods.get_mut(key) else {
+            return;
+        };
         match event {
             Event::Up { pid } => self.connect(key, pid),
-            Event::Container { name, state, restarts, exit_code } => {
+            Event::Container {
+                name,
+                state,
+                restarts,
+                exit_code,
+            } => {
                 if pod.container_changed(&name, state, restarts, exit_code) {
                     self.begin_probes(key, &name);
                 }
@@ -237,7 +249,9 @@ impl Engine {
 
     /// Gives a pod its link, then its specification.
     fn connect(&mut self, key: &PodKey, pid: u32) {
-        let Some(pod) = self.pods.get_mut(key) else { return };
+        let Some(pod) = self.pods.get_mut(key) else {
+            return;
+        };
         pod.link = link::name(key, pod.run);
         let connected = Links::open()
             .and_then(|mut links| link::connect(&mut links, &pod.link, &pod.plan, pid));
@@ -255,10 +269,13 @@ impl Engine {
     }
 
     fn begin_probes(&mut self, key: &PodKey, container: &str) {
-        let Some(pod) = self.pods.get_mut(key) else { return };
-        let (Some(probes), Some(requests)) =
-            (pod.resolved.probes.get(container).cloned(), pod.requests.clone())
-        else {
+        let Some(pod) = self.pods.get_mut(key) else {
+            return;
+        };
+        let (Some(probes), Some(requests)) = (
+            pod.resolved.probes.get(container).cloned(),
+            pod.requests.clone(),
+        ) else {
             return;
         };
         let subject = Subject {
@@ -273,7 +290,9 @@ impl Engine {
     }
 
     fn exited(&mut self, key: &PodKey) {
-        let Some(pod) = self.pods.get_mut(key) else { return };
+        let Some(pod) = self.pods.get_mut(key) else {
+            return;
+        };
         // The namespace goes in the background; the link and its routes have to be gone before a successor comes.
         if !pod.link.is_empty()
             && let Err(error) = Links::open().and_then(|mut links| links.delete(&pod.link))
@@ -292,7 +311,9 @@ impl Engine {
 
     /// Marks a pod as ending. It goes on serving until proxies have learned of it.
     fn stop(&mut self, key: &PodKey, now: Instant) {
-        let Some(pod) = self.pods.get_mut(key) else { return };
+        let Some(pod) = self.pods.get_mut(key) else {
+            return;
+        };
         if matches!(pod.stage, Stage::Ended { .. }) {
             self.pods.remove(key);
             return;
@@ -312,7 +333,9 @@ impl Engine {
             match pod.ending {
                 Some(Ending::Draining { until }) if until <= now => {
                     let grace = pod.resolved.grace;
-                    pod.ending = Some(Ending::Stopping { deadline: now + grace + LAST_CALL });
+                    pod.ending = Some(Ending::Stopping {
+                        deadline: now + grace + LAST_CALL,
+                    });
                     let request = if pod.stage == Stage::Running {
                         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
                         Request::Send(Command::Stop { grace_ms })
@@ -322,7 +345,9 @@ impl Engine {
                     send(pod, request);
                 }
                 Some(Ending::Stopping { deadline }) if deadline <= now => {
-                    pod.ending = Some(Ending::Stopping { deadline: now + LAST_CALL });
+                    pod.ending = Some(Ending::Stopping {
+                        deadline: now + LAST_CALL,
+                    });
                     send(pod, Request::Kill);
                 }
                 _ => {}
@@ -353,9 +378,13 @@ impl Engine {
 
     /// Resolves a running pod again: files of volumes are replaced; a container that can start now gets a new pod.
     fn refresh(&mut self, key: &PodKey) {
-        let Some(plan) = self.pods.get(key).map(|pod| pod.plan.clone()) else { return };
+        let Some(plan) = self.pods.get(key).map(|pod| pod.plan.clone()) else {
+            return;
+        };
         let resolved = self.resolve(&plan);
-        let Some(pod) = self.pods.get_mut(key) else { return };
+        let Some(pod) = self.pods.get_mut(key) else {
+            return;
+        };
         if pod.stage != Stage::Running || pod.ending.is_some() {
             return;
         }
@@ -464,5 +493,6 @@ fn send(pod: &Pod, request: Request) {
 
 fn blocked(resolved: &Resolved) -> bool {
     let all = resolved.spec.init.iter().chain(&resolved.spec.containers);
-    all.into_iter().any(|container| matches!(container.start, Start::Blocked { .. }))
+    all.into_iter()
+        .any(|container| matches!(container.start, Start::Blocked { .. }))
 }

@@ -16,7 +16,11 @@ use crate::pod::{GATEWAY_V6, POD_INTERFACE};
 pub(crate) fn name(key: &PodKey, run: u64) -> String {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
-    format!("lt{:08x}{:04x}", hasher.finish() & 0xffff_ffff, run & 0xffff)
+    format!(
+        "lt{:08x}{:04x}",
+        hasher.finish() & 0xffff_ffff,
+        run & 0xffff
+    )
 }
 
 /// Connects the network namespace of process `pid`.

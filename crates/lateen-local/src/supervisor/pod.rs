@@ -81,7 +81,9 @@ impl Pod {
         let spec = &resolved.spec;
         let init = spec.init.iter().map(|c| (c, !c.sidecar));
         let main = spec.containers.iter().map(|c| (c, false));
-        let containers = init.chain(main).map(|(c, transient)| ContainerView::new(&c.name, transient));
+        let containers = init
+            .chain(main)
+            .map(|(c, transient)| ContainerView::new(&c.name, transient));
         let containers = containers.collect();
         Self {
             plan,
@@ -126,7 +128,9 @@ impl Pod {
             container.probing = None;
             container.ready = false;
             if matches!(container.status, ContainerStatus::Running { .. }) {
-                container.status = ContainerStatus::Ended { reason: "Error".to_owned() };
+                container.status = ContainerStatus::Ended {
+                    reason: "Error".to_owned(),
+                };
             }
         }
         let for_good = match self.plan.owner.kind.as_str() {
@@ -193,7 +197,10 @@ impl Pod {
                 view.ready = false;
                 view.probing = None;
                 let reason = "its liveness or startup probe failed".to_owned();
-                Some(Command::Kill { container: name.to_owned(), reason })
+                Some(Command::Kill {
+                    container: name.to_owned(),
+                    reason,
+                })
             }
         }
     }
@@ -269,11 +276,18 @@ impl Pod {
 
 impl ContainerView {
     fn new(name: &str, transient: bool) -> Self {
-        let reason = if transient { "Waiting" } else { "PodInitializing" };
+        let reason = if transient {
+            "Waiting"
+        } else {
+            "PodInitializing"
+        };
         Self {
             name: name.to_owned(),
             transient,
-            status: ContainerStatus::Waiting { reason: reason.to_owned(), message: String::new() },
+            status: ContainerStatus::Waiting {
+                reason: reason.to_owned(),
+                message: String::new(),
+            },
             ready: false,
             restarts: 0,
             exit_code: None,
@@ -282,12 +296,16 @@ impl ContainerView {
     }
 
     fn has_started(&self) -> bool {
-        !matches!(self.status, ContainerStatus::Waiting { .. }) || self.restarts > 0 || self.exit_code.is_some()
+        !matches!(self.status, ContainerStatus::Waiting { .. })
+            || self.restarts > 0
+            || self.exit_code.is_some()
     }
 
     fn state(&self) -> ContainerState {
         let status = match &self.status {
-            ContainerStatus::Waiting { reason, .. } | ContainerStatus::Ended { reason } => reason.clone(),
+            ContainerStatus::Waiting { reason, .. } | ContainerStatus::Ended { reason } => {
+                reason.clone()
+            }
             ContainerStatus::Running { .. } => "Running".to_owned(),
         };
         ContainerState {
@@ -309,7 +327,9 @@ fn retry_pause(failures: u32) -> Duration {
 }
 
 fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -42,15 +42,22 @@ pub(crate) fn begin(subject: Subject, probes: ContainerProbes) -> Probing {
 async fn watch(subject: Subject, mut schedule: Schedule) {
     let began = Instant::now();
     let delay = |kind, schedule: &Schedule| {
-        began + schedule.probe(kind).map_or_else(Default::default, |probe| probe.initial_delay)
+        began
+            + schedule
+                .probe(kind)
+                .map_or_else(Default::default, |probe| probe.initial_delay)
     };
     let mut next = KINDS.map(|kind| delay(kind, &schedule));
     // A bad answer counts when a period has passed since the one before, or since the start.
     let mut counted = next;
     loop {
         let due = KINDS.into_iter().filter(|kind| schedule.is_due(*kind));
-        let Some(kind) = due.min_by_key(|kind| next[*kind as usize]) else { return };
-        let Some(probe) = schedule.probe(kind).cloned() else { return };
+        let Some(kind) = due.min_by_key(|kind| next[*kind as usize]) else {
+            return;
+        };
+        let Some(probe) = schedule.probe(kind).cloned() else {
+            return;
+        };
         tokio::time::sleep_until(next[kind as usize]).await;
         let asked = Instant::now();
         let good = ask(&subject, &probe).await;
@@ -82,8 +89,15 @@ async fn ask(subject: &Subject, probe: &Probe) -> bool {
 
 impl Subject {
     async fn tell(&self, verdict: Verdict) {
-        let content = Content::Probe { container: self.container.clone(), verdict };
-        let message = Message { key: self.key.clone(), run: self.run, content };
+        let content = Content::Probe {
+            container: self.container.clone(),
+            verdict,
+        };
+        let message = Message {
+            key: self.key.clone(),
+            run: self.run,
+            content,
+        };
         let _ = self.engine.send(message).await;
     }
 }

@@ -25,7 +25,12 @@ const QUEUE: usize = 64;
 pub(crate) enum Request {
     Send(Command),
     /// Runs a command in a container, for a probe; the answer is its exit status.
-    Exec { container: String, argv: Vec<String>, timeout_ms: u64, reply: oneshot::Sender<Option<i32>> },
+    Exec {
+        container: String,
+        argv: Vec<String>,
+        timeout_ms: u64,
+        reply: oneshot::Sender<Option<i32>>,
+    },
     /// SIGKILL to the shim, which takes everything with it.
     Kill,
 }
@@ -43,7 +48,10 @@ pub(crate) struct Message {
 #[derive(Debug)]
 pub(crate) enum Content {
     Event(Event),
-    Probe { container: String, verdict: crate::probe::schedule::Verdict },
+    Probe {
+        container: String,
+        verdict: crate::probe::schedule::Verdict,
+    },
     /// The process is gone.
     Exited,
 }
@@ -59,14 +67,29 @@ pub(crate) fn start(
     std::fs::create_dir_all(logs)?;
     let errors = File::create(logs.join("lateen-pod.log"))?;
     let mut process = Process::new("/proc/self/exe");
-    process.arg(pod::SUBCOMMAND).stdin(Stdio::from(OwnedFd::from(its)));
-    process.stdout(Stdio::from(errors.try_clone()?)).stderr(Stdio::from(errors));
+    process
+        .arg(pod::SUBCOMMAND)
+        .stdin(Stdio::from(OwnedFd::from(its)));
+    process
+        .stdout(Stdio::from(errors.try_clone()?))
+        .stderr(Stdio::from(errors));
     let child = process.kill_on_drop(true).spawn()?;
-    let pid = child.id().ok_or_else(|| io::Error::other("the process has ended at once"))?;
+    let pid = child
+        .id()
+        .ok_or_else(|| io::Error::other("the process has ended at once"))?;
     own.set_nonblocking(true)?;
     let stream = UnixStream::from_std(own)?;
     let (requests, queue) = mpsc::channel(QUEUE);
-    tokio::spawn(converse(Pod { key, run, child, events }, stream, queue));
+    tokio::spawn(converse(
+        Pod {
+            key,
+            run,
+            child,
+            events,
+        },
+        stream,
+        queue,
+    ));
     Ok((pid, requests))
 }
 
@@ -125,16 +148,17 @@ async fn converse(mut pod: Pod, stream: UnixStream, mut requests: mpsc::Receiver
 
 impl Pod {
     async fn tell(&self, content: Content) {
-        let message = Message { key: self.key.clone(), run: self.run, content };
+        let message = Message {
+            key: self.key.clone(),
+            run: self.run,
+            content,
+        };
         // The engine is gone only when everything ends.
         let _ = self.events.send(message).await;
     }
 }
 
-async fn write(
-    writer: &mut tokio::net::unix::OwnedWriteHalf,
-    command: &Command,
-) -> io::Result<()> {
+async fn write(writer: &mut tokio::net::unix::OwnedWriteHalf, command: &Command) -> io::Result<()> {
     let mut line = serde_json::to_vec(command)?;
     line.push(b'\n');
     writer.write_all(&line).await

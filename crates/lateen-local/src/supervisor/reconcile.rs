@@ -46,11 +46,19 @@ struct Group<'a> {
 pub(crate) fn reconcile(wanted: &[PodPlan], existing: &[Existing]) -> Actions {
     let mut groups: BTreeMap<(&str, &str, &str), Group<'_>> = BTreeMap::new();
     for (at, plan) in wanted.iter().enumerate() {
-        let key = (plan.namespace.as_str(), plan.owner.kind.as_str(), plan.owner.name.as_str());
+        let key = (
+            plan.namespace.as_str(),
+            plan.owner.kind.as_str(),
+            plan.owner.name.as_str(),
+        );
         groups.entry(key).or_default().wanted.push(at);
     }
     for pod in existing {
-        let key = (pod.key.0.as_str(), pod.owner.0.as_str(), pod.owner.1.as_str());
+        let key = (
+            pod.key.0.as_str(),
+            pod.owner.0.as_str(),
+            pod.owner.1.as_str(),
+        );
         groups.entry(key).or_default().existing.push(pod);
     }
     let mut actions = Actions::default();
@@ -73,10 +81,19 @@ impl Group<'_> {
                 plan.name == pod.key.1 && plan.template_hash == pod.template_hash
             })
         };
-        let obsolete: Vec<&Existing> =
-            self.existing.iter().copied().filter(|pod| !is_wanted(pod)).collect();
+        let obsolete: Vec<&Existing> = self
+            .existing
+            .iter()
+            .copied()
+            .filter(|pod| !is_wanted(pod))
+            .collect();
         let named = |at: &usize| self.existing.iter().any(|pod| pod.key.1 == plans[*at].name);
-        let missing: Vec<usize> = self.wanted.iter().copied().filter(|at| !named(at)).collect();
+        let missing: Vec<usize> = self
+            .wanted
+            .iter()
+            .copied()
+            .filter(|at| !named(at))
+            .collect();
         if self.kind == "StatefulSet" {
             self.decide_in_order(plans, &obsolete, &missing, actions);
         } else {
@@ -95,9 +112,17 @@ impl Group<'_> {
         // `maxSurge: 25%`, rounded up as Kubernetes does.
         let limit = wanted + wanted.div_ceil(4);
         let alive = self.existing.iter().filter(|pod| !pod.terminating).count();
-        actions.start.extend(missing.into_iter().take(limit.saturating_sub(alive)));
+        actions
+            .start
+            .extend(missing.into_iter().take(limit.saturating_sub(alive)));
         let ready = |pod: &&Existing| (pod.ready && !pod.terminating) || pod.succeeded;
-        let mut spare = self.existing.iter().copied().filter(ready).count().saturating_sub(wanted);
+        let mut spare = self
+            .existing
+            .iter()
+            .copied()
+            .filter(ready)
+            .count()
+            .saturating_sub(wanted);
         let keeps_name = |pod: &Existing| self.wanted.iter().any(|at| plans[*at].name == pod.key.1);
         for pod in obsolete.iter().filter(|pod| !pod.terminating) {
             if !ready(pod) || keeps_name(pod) {
@@ -124,23 +149,44 @@ impl Group<'_> {
             let before = self.wanted.iter().take_while(|at| *at != first);
             let ready = |at: &usize| {
                 let name = &plans[*at].name;
-                self.existing.iter().any(|pod| pod.key.1 == *name && pod.ready)
+                self.existing
+                    .iter()
+                    .any(|pod| pod.key.1 == *name && pod.ready)
             };
             if before.copied().all(|at| ready(&at)) {
                 actions.start.push(*first);
             }
             // Until all are there, only pods that are not wanted at all may go.
-            let names: BTreeSet<&str> = self.wanted.iter().map(|at| plans[*at].name.as_str()).collect();
-            let surplus = obsolete.iter().filter(|pod| !names.contains(pod.key.1.as_str()));
-            actions.stop.extend(surplus.max_by_key(|pod| ordinal(pod)).map(|pod| pod.key.clone()));
+            let names: BTreeSet<&str> = self
+                .wanted
+                .iter()
+                .map(|at| plans[*at].name.as_str())
+                .collect();
+            let surplus = obsolete
+                .iter()
+                .filter(|pod| !names.contains(pod.key.1.as_str()));
+            actions.stop.extend(
+                surplus
+                    .max_by_key(|pod| ordinal(pod))
+                    .map(|pod| pod.key.clone()),
+            );
             return;
         }
-        actions.stop.extend(obsolete.iter().max_by_key(|pod| ordinal(pod)).map(|pod| pod.key.clone()));
+        actions.stop.extend(
+            obsolete
+                .iter()
+                .max_by_key(|pod| ordinal(pod))
+                .map(|pod| pod.key.clone()),
+        );
     }
 }
 
 fn ordinal(pod: &Existing) -> u32 {
-    pod.key.1.rsplit_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    pod.key
+        .1
+        .rsplit_once('-')
+        .and_then(|(_, number)| number.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -42,10 +42,17 @@ fn serve(port: u16, who: &str) {
     for stream in listener.incoming().flatten() {
         let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         let original = socket2::SockRef::from(&stream).original_dst_v4();
-        let original = original.ok().and_then(|a| a.as_socket()).map(|a| a.to_string());
+        let original = original
+            .ok()
+            .and_then(|a| a.as_socket())
+            .map(|a| a.to_string());
         let original = original.unwrap_or_else(|| "none".to_owned());
         let mut stream = stream;
-        let _ = writeln!(stream, "{who} pod={name} local={local} peer={} original={original}", peer.ip());
+        let _ = writeln!(
+            stream,
+            "{who} pod={name} local={local} peer={} original={original}",
+            peer.ip()
+        );
     }
 }
 
@@ -77,13 +84,32 @@ fn http(port: u16, good: impl Fn() -> bool) {
     for mut stream in listener.incoming().flatten() {
         let mut request = [0; 1024];
         let _ = stream.read(&mut request);
-        let status = if good() { "200 OK" } else { "503 Service Unavailable" };
-        let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        let status = if good() {
+            "200 OK"
+        } else {
+            "503 Service Unavailable"
+        };
+        let _ = write!(
+            stream,
+            "HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        );
     }
 }
 
-/// Connects and gives the line that comes back.
+/// Connects and gives the line that comes back. A server that does not listen yet is given a moment.
 pub fn call(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
+    for _ in 0..50 {
+        match call_once(address, mark) {
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {}
+            other => return other,
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    call_once(address, mark)
+}
+
+/// Connects and gives the line that comes back.
+pub fn call_once(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM,

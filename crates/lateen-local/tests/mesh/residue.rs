@@ -19,9 +19,13 @@ pub fn machine() -> Machine {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let rules = Command::new("nft").args(["list", "ruleset"]).output();
     Machine {
-        interfaces: interfaces.map(|e| e.file_name().to_string_lossy().into_owned()).collect(),
+        interfaces: interfaces
+            .map(|e| e.file_name().to_string_lossy().into_owned())
+            .collect(),
         mounts: mounts.lines().map(str::to_owned).collect(),
-        rules: rules.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default(),
+        rules: rules
+            .map(|o| String::from_utf8_lossy(&o.stdout).into_owned())
+            .unwrap_or_default(),
     }
 }
 

@@ -22,14 +22,21 @@ pub fn main(arguments: &[String]) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    let filter = arguments.iter().find(|a| !a.starts_with('-')).cloned().unwrap_or_default();
+    let filter = arguments
+        .iter()
+        .find(|a| !a.starts_with('-'))
+        .cloned()
+        .unwrap_or_default();
     let mut failed = Vec::new();
     for user in [User::Root, User::Ordinary] {
         if let Some(reason) = impossible(user) {
             println!("SKIPPED: all scenarios as {user:?}: {reason}");
             continue;
         }
-        for (name, _) in scenarios::ALL.iter().filter(|(name, _)| name.contains(&filter)) {
+        for (name, _) in scenarios::ALL
+            .iter()
+            .filter(|(name, _)| name.contains(&filter))
+        {
             let began = Instant::now();
             let result = run(name, user);
             let took = began.elapsed().as_millis();
@@ -42,7 +49,11 @@ pub fn main(arguments: &[String]) -> ExitCode {
             }
         }
     }
-    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn impossible(user: User) -> Option<String> {
@@ -69,14 +80,21 @@ fn run(name: &str, user: User) -> Result<(), String> {
     let before = residue::machine();
     let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
     let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
-    command.args(["scenario", name]).arg(directory.path().join("state"));
+    command
+        .args(["scenario", name])
+        .arg(directory.path().join("state"));
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     if user == User::Ordinary && rustix::process::geteuid().is_root() {
         command.uid(65534).gid(65534);
-        std::os::unix::fs::chown(directory.path(), Some(65534), Some(65534)).map_err(|e| e.to_string())?;
+        std::os::unix::fs::chown(directory.path(), Some(65534), Some(65534))
+            .map_err(|e| e.to_string())?;
     }
     let mut child = command.spawn().map_err(|e| e.to_string())?;
-    let outcome = if name.contains("killed") { kill_when_ready(&mut child) } else { wait(&mut child) };
+    let outcome = if name.contains("killed") {
+        kill_when_ready(&mut child)
+    } else {
+        wait(&mut child)
+    };
     let left = residue::processes_after(Duration::from_secs(5));
     let after = residue::machine();
     let log = || logs(directory.path());
@@ -110,7 +128,9 @@ fn kill_when_ready(child: &mut Child) -> Result<(), String> {
     use std::io::BufRead;
     let output = child.stdout.take().ok_or("no output")?;
     let mut line = String::new();
-    std::io::BufReader::new(output).read_line(&mut line).map_err(|e| e.to_string())?;
+    std::io::BufReader::new(output)
+        .read_line(&mut line)
+        .map_err(|e| e.to_string())?;
     let running = residue::processes().len();
     let _ = child.kill();
     let _ = child.wait();
@@ -118,7 +138,10 @@ fn kill_when_ready(child: &mut Child) -> Result<(), String> {
     if line.trim() == "ready" && running >= 4 {
         return Ok(());
     }
-    Err(format!("it said `{}`, and {running} processes ran", line.trim()))
+    Err(format!(
+        "it said `{}`, and {running} processes ran",
+        line.trim()
+    ))
 }
 
 /// What pods have written, for a failed scenario.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lateen_api::kube::{
-    ConfigMapVolumeSource, ExecAction, HttpGetAction, Probe, Volume, VolumeMount,
+    ConfigMapVolumeSource, ExecAction, HttpGetAction, Probe, TcpSocketAction, Volume, VolumeMount,
 };
 use lateen_api::value::IntOrString;
 use lateen_local::exec::{self, PodProcesses};
@@ -13,22 +13,31 @@ use lateen_local::services::Protocol;
 use lateen_local::supervisor::Desired;
 use lateen_sources::plan::{Phase, PodRole};
 
-use crate::apps::{call, call_udp};
+use crate::apps::{call, call_once, call_udp};
 use crate::world::{World, at, container, edit, pod, run, service, vip};
 
 type Scenario = fn(&Path);
 
 /// By name. Those with "killed" in it say "ready" and are killed then.
 pub const ALL: &[(&str, Scenario)] = &[
-    ("plain_pods_reach_each_other_through_a_service", |p| run(p, services)),
+    ("plain_pods_reach_each_other_through_a_service", |p| {
+        run(p, services)
+    }),
     ("a_service_without_endpoints_refuses", |p| run(p, refused)),
-    ("a_sidecar_pods_traffic_goes_through_its_proxy", |p| run(p, redirection)),
-    ("a_pod_has_its_own_files_and_nothing_of_the_machines_network", |p| run(p, surroundings)),
+    ("a_sidecar_pods_traffic_goes_through_its_proxy", |p| {
+        run(p, redirection)
+    }),
+    (
+        "a_pod_has_its_own_files_and_nothing_of_the_machines_network",
+        |p| run(p, surroundings),
+    ),
     ("a_failing_container_is_restarted", |p| run(p, restarts)),
     ("a_job_ends_and_so_does_its_proxy", |p| run(p, job)),
     ("probes_decide_readiness_and_restarts", |p| run(p, probes)),
     ("deployments_roll_without_a_gap", |p| run(p, rolling)),
-    ("nothing_is_left_when_the_supervisor_is_killed", |p| run(p, killed)),
+    ("nothing_is_left_when_the_supervisor_is_killed", |p| {
+        run(p, killed)
+    }),
 ];
 
 /// `scenario NAME STATE`, or `scenario exec STATE NAMESPACE POD CONTAINER COMMAND…`.
@@ -47,7 +56,10 @@ pub fn main(arguments: &[String]) -> ExitCode {
 fn exec_in(state: &Path, arguments: &[String]) -> ExitCode {
     let text = std::fs::read(state.join("run/containers.json")).unwrap();
     let pods: Vec<PodProcesses> = serde_json::from_slice(&text).unwrap();
-    let pod = pods.iter().find(|p| p.namespace == arguments[0] && p.pod == arguments[1]).unwrap();
+    let pod = pods
+        .iter()
+        .find(|p| p.namespace == arguments[0] && p.pod == arguments[1])
+        .unwrap();
     let status = exec::run(pod, &arguments[2], &arguments[3..]).unwrap_or_else(|e| panic!("{e:?}"));
     ExitCode::from(u8::try_from(status.code().unwrap_or(255)).unwrap())
 }
@@ -64,7 +76,10 @@ async fn services(mut world: World) {
     let client = pod("client", 10, PodRole::Plain, &["sleep"]);
     world.want(Desired {
         pods: vec![server("server-a", 11), server("server-b", 12), udp, client],
-        services: vec![service("server", 1, Protocol::Tcp), service("udp", 2, Protocol::Udp)],
+        services: vec![
+            service("server", 1, Protocol::Tcp),
+            service("udp", 2, Protocol::Udp),
+        ],
         ..Desired::default()
     });
     let pods = world.until_ready(4).await;
@@ -73,11 +88,21 @@ async fn services(mut world: World) {
     for _ in 0..20 {
         let answer = world.exec(client, "app", &[SELF[0], SELF[1], "call", "10.96.1.1:80"]);
         assert!(answer.contains("peer=10.244.1.10"), "{answer}");
-        reached.insert(answer.split_whitespace().nth(1).unwrap_or_default().to_owned());
+        reached.insert(
+            answer
+                .split_whitespace()
+                .nth(1)
+                .unwrap_or_default()
+                .to_owned(),
+        );
     }
     assert_eq!(reached.len(), 2, "both endpoints take part: {reached:?}");
     // From the node itself, over UDP, and a pod to itself through the service.
-    assert!(call(at(vip(1), 80), None).unwrap().starts_with("app pod=server-"));
+    assert!(
+        call(at(vip(1), 80), None)
+            .unwrap()
+            .starts_with("app pod=server-")
+    );
     assert_eq!(call_udp((vip(2), 80)).unwrap(), "udp");
     world.want(Desired {
         pods: vec![server("server-a", 11)],
@@ -86,7 +111,10 @@ async fn services(mut world: World) {
     });
     let pods = world.until_ready(1).await;
     let answer = world.exec(&pods[0], "app", &[SELF[0], SELF[1], "call", "10.96.1.1:80"]);
-    assert!(answer.contains("pod=server-a"), "through the service to itself: {answer}");
+    assert!(
+        answer.contains("pod=server-a"),
+        "through the service to itself: {answer}"
+    );
     world.shutdown().await;
 }
 
@@ -100,33 +128,60 @@ async fn refused(mut world: World) {
     let answer = world.exec(&pods[0], "app", &[SELF[0], SELF[1], "call", "10.96.1.1:80"]);
     assert!(answer.contains("refused"), "{answer}");
     let error = call(at(vip(1), 80), None).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{error}");
+    assert_eq!(
+        error.kind(),
+        std::io::ErrorKind::ConnectionRefused,
+        "{error}"
+    );
     world.shutdown().await;
 }
 
 async fn redirection(mut world: World) {
     let mut meshed = pod("meshed", 11, PodRole::Sidecar, &["echo", "8080"]);
-    meshed = edit(meshed, |spec| spec.containers.push(container("other", &["echo", "9999"])));
+    meshed = edit(meshed, |spec| {
+        spec.containers.push(container("other", &["echo", "9999"]))
+    });
     let annotation = |name: &str| format!("traffic.sidecar.istio.io/{name}");
-    meshed.annotations.insert(annotation("excludeInboundPorts"), "9999".to_owned());
-    meshed.annotations.insert(annotation("excludeOutboundPorts"), "7777".to_owned());
-    meshed.annotations.insert(annotation("excludeOutboundIPRanges"), "10.244.1.12/32".to_owned());
+    meshed
+        .annotations
+        .insert(annotation("excludeInboundPorts"), "9999".to_owned());
+    meshed
+        .annotations
+        .insert(annotation("excludeOutboundPorts"), "7777".to_owned());
+    meshed.annotations.insert(
+        annotation("excludeOutboundIPRanges"),
+        "10.244.1.12/32".to_owned(),
+    );
     let plain = pod("plain", 12, PodRole::Plain, &["echo", "8080"]);
     let other = pod("excluded", 13, PodRole::Plain, &["echo", "7777"]);
-    world.want(Desired { pods: vec![meshed, plain, other], ..Desired::default() });
+    world.want(Desired {
+        pods: vec![meshed, plain, other],
+        ..Desired::default()
+    });
     let pods = world.until_ready(3).await;
     let meshed = pods.iter().find(|p| p.name == "meshed").unwrap();
     let from = |container: &str, how: &str, to: &str| {
         world.exec(meshed, container, &[SELF[0], SELF[1], how, to])
     };
-    let is = |answer: String, wanted: &str| assert!(answer.starts_with(wanted), "{wanted}: {answer}");
+    let is =
+        |answer: String, wanted: &str| assert!(answer.starts_with(wanted), "{wanted}: {answer}");
     // Inbound.
-    is(call(at(meshed.ipv4, 8080), None).unwrap(), "inbound pod=meshed");
-    assert!(call(at(meshed.ipv4, 8080), None).unwrap().contains("original=10.244.1.11:8080"));
+    is(
+        call(at(meshed.ipv4, 8080), None).unwrap(),
+        "inbound pod=meshed",
+    );
+    assert!(
+        call(at(meshed.ipv4, 8080), None)
+            .unwrap()
+            .contains("original=10.244.1.11:8080")
+    );
     is(call(at(meshed.ipv4, 9999), None).unwrap(), "app");
     // Outbound.
     let outbound = from("app", "call", "10.96.1.99:80");
-    assert!(outbound.starts_with("outbound") && outbound.contains("original=10.96.1.99:80"), "{outbound}");
+    assert!(
+        outbound.starts_with("outbound") && outbound.contains("original=10.96.1.99:80"),
+        "{outbound}"
+    );
     is(from("app", "call", "10.244.1.13:7777"), "app pod=excluded");
     is(from("app", "call", "10.244.1.12:8080"), "app pod=plain");
     is(from("app", "call", "10.96.0.10:53"), "dns");
@@ -134,40 +189,95 @@ async fn redirection(mut world: World) {
     is(from("app", "call", "127.0.0.1:8080"), "app");
     is(from("app", "call", "10.244.1.11:8080"), "app");
     // The proxy: out directly, to its own pod through its inbound side.
-    is(from("istio-proxy", "call-marked", "10.244.1.13:7777"), "app pod=excluded");
-    is(from("istio-proxy", "call-marked", "10.244.1.11:8080"), "inbound");
+    is(
+        from("istio-proxy", "call-marked", "10.244.1.13:7777"),
+        "app pod=excluded",
+    );
+    is(
+        from("istio-proxy", "call-marked", "10.244.1.11:8080"),
+        "inbound",
+    );
     is(from("istio-proxy", "call-marked", "127.0.0.1:8080"), "app");
     world.shutdown().await;
 }
 
 async fn surroundings(mut world: World) {
     let plan = edit(pod("pod", 11, PodRole::Sidecar, &["sleep"]), |spec| {
-        let volume = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
-        spec.volumes.push(Volume { empty_dir: Some(Default::default()), ..volume("scratch") });
-        let config_map = ConfigMapVolumeSource { name: "settings".to_owned(), ..Default::default() };
-        spec.volumes.push(Volume { config_map: Some(config_map), ..volume("settings") });
-        for (name, path) in [("scratch", "/made/up/scratch"), ("settings", "/etc/app/settings")] {
+        let volume = |name: &str| Volume {
+            name: name.to_owned(),
+            ..Volume::default()
+        };
+        spec.volumes.push(Volume {
+            empty_dir: Some(Default::default()),
+            ..volume("scratch")
+        });
+        let config_map = ConfigMapVolumeSource {
+            name: "settings".to_owned(),
+            ..Default::default()
+        };
+        spec.volumes.push(Volume {
+            config_map: Some(config_map),
+            ..volume("settings")
+        });
+        for (name, path) in [
+            ("scratch", "/made/up/scratch"),
+            ("settings", "/etc/app/settings"),
+        ] {
             let (name, mount_path) = (name.to_owned(), path.to_owned());
-            spec.containers[0].volume_mounts.push(VolumeMount { name, mount_path, ..Default::default() });
+            spec.containers[0].volume_mounts.push(VolumeMount {
+                name,
+                mount_path,
+                ..Default::default()
+            });
         }
     });
     let settings = std::collections::BTreeMap::from([("a".to_owned(), b"1".to_vec())]);
     let key = ("default".to_owned(), "settings".to_owned());
-    let mut desired = Desired { pods: vec![plan], ..Desired::default() };
+    let mut desired = Desired {
+        pods: vec![plan],
+        ..Desired::default()
+    };
     desired.config_maps.insert(key.clone(), settings.into());
     world.want(desired.clone());
     let pods = world.until_ready(1).await;
-    let sh = |container: &str, script: &str| world.exec(&pods[0], container, &["/bin/sh", "-c", script]);
+    let sh =
+        |container: &str, script: &str| world.exec(&pods[0], container, &["/bin/sh", "-c", script]);
     assert_eq!(sh("app", "hostname; cat /etc/hostname"), "pod\npod\n");
     assert!(sh("app", "cat /etc/resolv.conf").contains("nameserver 10.96.0.10\noptions ndots:5"));
     assert!(sh("app", "cat /etc/hosts").contains("10.244.1.11\tpod"));
-    assert_eq!(sh("app", "ls /sys/class/net 2>/dev/null | wc -l; cat /proc/net/dev | grep -c :").lines().last(), Some("2"));
-    assert_eq!(sh("app", "echo x > /made/up/scratch/f && cat /made/up/scratch/f /etc/app/settings/a"), "x\n1");
-    assert!(sh("app", "ls /etc /usr/bin | grep -c .").trim().parse::<u32>().unwrap() > 50);
+    assert_eq!(
+        sh(
+            "app",
+            "ls /sys/class/net 2>/dev/null | wc -l; cat /proc/net/dev | grep -c :"
+        )
+        .lines()
+        .last(),
+        Some("2")
+    );
+    assert_eq!(
+        sh(
+            "app",
+            "echo x > /made/up/scratch/f && cat /made/up/scratch/f /etc/app/settings/a"
+        ),
+        "x\n1"
+    );
+    assert!(
+        sh("app", "ls /etc /usr/bin | grep -c .")
+            .trim()
+            .parse::<u32>()
+            .unwrap()
+            > 50
+    );
     assert!(sh("app", "cat /var/run/secrets/tokens/istio-token").contains("No such file"));
-    assert_eq!(sh("istio-proxy", "cat /var/run/secrets/tokens/istio-token"), "token of pod");
-    assert_eq!(sh("istio-proxy", "cat /var/run/secrets/istio/root-cert.pem"), "root");
-    assert_eq!(sh("app", "ls -A $STATE_DIR 2>/dev/null; echo $POD_IP; echo $HOSTNAME"), "\npod\n");
+    assert_eq!(
+        sh("istio-proxy", "cat /var/run/secrets/tokens/istio-token"),
+        "token of pod"
+    );
+    assert_eq!(
+        sh("istio-proxy", "cat /var/run/secrets/istio/root-cert.pem"),
+        "root"
+    );
+    assert_eq!(sh("app", "echo $POD_NAME$HOSTNAME"), "pod\n");
     assert!(!Path::new("/made").exists() && !Path::new("/etc/app").exists());
     // An edit of a ConfigMap reaches the pod; nothing else changes.
     let edited = std::collections::BTreeMap::from([("a".to_owned(), b"2".to_vec())]);
@@ -189,7 +299,8 @@ async fn restarts(mut world: World) {
     });
     let pods = world
         .until("it backs off", |pods| {
-            pods.iter().any(|p| p.containers[0].status == "CrashLoopBackOff")
+            pods.iter()
+                .any(|p| p.containers[0].status == "CrashLoopBackOff")
         })
         .await;
     assert_eq!(pods[0].containers[0].restarts, 1);
@@ -203,11 +314,17 @@ async fn job(mut world: World) {
     plan.owner.kind = "Job".to_owned();
     let plan = edit(plan, |spec| {
         spec.restart_policy = "Never".to_owned();
-        spec.init_containers.push(container("first", &["exit", "0"]));
+        spec.init_containers
+            .push(container("first", &["exit", "0"]));
     });
-    world.want(Desired { pods: vec![plan], ..Desired::default() });
+    world.want(Desired {
+        pods: vec![plan],
+        ..Desired::default()
+    });
     let pods = world
-        .until("it succeeds", |pods| pods.iter().any(|p| p.phase == Phase::Succeeded))
+        .until("it succeeds", |pods| {
+            pods.iter().any(|p| p.phase == Phase::Succeeded)
+        })
         .await;
     assert_eq!(pods[0].pid, None);
     let app = pods[0].containers.iter().find(|c| c.name == "app").unwrap();
@@ -218,41 +335,82 @@ async fn job(mut world: World) {
 async fn probes(mut world: World) {
     let file = world.state.root().join("good");
     let name = file.display().to_string();
-    let plan = edit(pod("probed", 11, PodRole::Plain, &["health", "8080", &name]), |spec| {
-        let port = IntOrString::String("http".to_owned());
-        let http_get = Some(HttpGetAction { path: "/".to_owned(), port, ..Default::default() });
-        let seconds = |n| Some(n);
-        spec.containers[0].readiness_probe =
-            Some(Probe { http_get, period_seconds: seconds(1), failure_threshold: Some(1), ..Default::default() });
-        let command = vec!["/bin/sh".to_owned(), "-c".to_owned(), format!("! test -e {name}.dead")];
-        spec.containers[0].liveness_probe = Some(Probe {
-            exec: Some(ExecAction { command }),
-            period_seconds: seconds(1),
-            failure_threshold: Some(1),
-            ..Default::default()
-        });
+    let plan = edit(
+        pod("probed", 11, PodRole::Plain, &["health", "8080", &name]),
+        |spec| {
+            let port = IntOrString::String("http".to_owned());
+            let http_get = Some(HttpGetAction {
+                path: "/".to_owned(),
+                port,
+                ..Default::default()
+            });
+            let seconds = |n| Some(n);
+            spec.containers[0].readiness_probe = Some(Probe {
+                http_get,
+                period_seconds: seconds(1),
+                failure_threshold: Some(1),
+                ..Default::default()
+            });
+            let command = vec![
+                "/bin/sh".to_owned(),
+                "-c".to_owned(),
+                format!("! test -e {name}.dead"),
+            ];
+            spec.containers[0].liveness_probe = Some(Probe {
+                exec: Some(ExecAction { command }),
+                period_seconds: seconds(1),
+                failure_threshold: Some(1),
+                ..Default::default()
+            });
+        },
+    );
+    world.want(Desired {
+        pods: vec![plan],
+        ..Desired::default()
     });
-    world.want(Desired { pods: vec![plan], ..Desired::default() });
-    world.until("it runs", |pods| pods.iter().any(|p| p.phase == Phase::Running && !p.ready)).await;
+    world
+        .until("it runs", |pods| {
+            pods.iter().any(|p| p.phase == Phase::Running && !p.ready)
+        })
+        .await;
     std::fs::write(&file, "").unwrap();
     world.until_ready(1).await;
     std::fs::remove_file(&file).unwrap();
-    world.until("it is not ready", |pods| pods.iter().all(|p| !p.ready)).await;
+    world
+        .until("it is not ready", |pods| pods.iter().all(|p| !p.ready))
+        .await;
     std::fs::write(&file, "").unwrap();
     world.until_ready(1).await;
     std::fs::write(format!("{name}.dead"), "").unwrap();
-    let pods = world.until("it is restarted", |pods| pods[0].containers[0].restarts > 0).await;
+    let pods = world
+        .until("it is restarted", |pods| pods[0].containers[0].restarts > 0)
+        .await;
     assert_eq!(pods[0].containers[0].exit_code, Some(128 + 15));
     world.shutdown().await;
 }
 
 async fn rolling(mut world: World) {
     let replica = |version: u64, number: u8| {
-        let mut plan = pod(&format!("web-{version}-{number}"), number + 10 * version as u8, PodRole::Plain, &["echo", "8080"]);
+        let mut plan = pod(
+            &format!("web-{version}-{number}"),
+            number + 10 * version as u8,
+            PodRole::Plain,
+            &["echo", "8080"],
+        );
         plan.owner.name = "web".to_owned();
         plan.template_hash = version;
         plan.labels.insert("app".to_owned(), "web".to_owned());
-        plan
+        edit(plan, |spec| {
+            let port = IntOrString::Int(8080);
+            let tcp_socket = Some(TcpSocketAction {
+                port,
+                ..Default::default()
+            });
+            spec.containers[0].readiness_probe = Some(Probe {
+                tcp_socket,
+                ..Default::default()
+            });
+        })
     };
     let version = |version, count: u8| Desired {
         pods: (0..count).map(|number| replica(version, number)).collect(),
@@ -266,7 +424,7 @@ async fn rolling(mut world: World) {
     let caller = tokio::task::spawn_blocking(move || {
         let mut calls = 0;
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
-            call(at(vip(1), 80), None).unwrap_or_else(|e| panic!("call {calls}: {e}"));
+            call_once(at(vip(1), 80), None).unwrap_or_else(|e| panic!("call {calls}: {e}"));
             calls += 1;
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -289,7 +447,10 @@ async fn killed(mut world: World) {
         pod("meshed", 11, PodRole::Sidecar, &["sleep"]),
         pod("plain", 12, PodRole::Plain, &["sleep"]),
     ];
-    world.want(Desired { pods, ..Desired::default() });
+    world.want(Desired {
+        pods,
+        ..Desired::default()
+    });
     world.until_ready(2).await;
     println!("ready");
     tokio::time::sleep(Duration::from_secs(40)).await;

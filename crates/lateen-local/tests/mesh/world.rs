@@ -33,11 +33,16 @@ pub fn run<F: Future<Output = ()>>(state: &Path, scenario: impl FnOnce(World) ->
     // Before any thread exists.
     let node = node::enter(&NodeOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     assert!(node.listeners.is_empty());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let limit = Duration::from_secs(50);
         let scenario = async { scenario(World::start(state)).await };
-        tokio::time::timeout(limit, scenario).await.expect("the scenario takes too long");
+        tokio::time::timeout(limit, scenario)
+            .await
+            .expect("the scenario takes too long");
     });
 }
 
@@ -46,7 +51,10 @@ impl World {
         let state = StateDir::open(path).unwrap();
         let (desired, receiver) = watch::channel(Arc::new(Desired::default()));
         let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
-        let proxy = CommandLine { argv: own(&["/proc/self/exe", "app", "proxy"]), env: Vec::new() };
+        let proxy = CommandLine {
+            argv: own(&["/proc/self/exe", "app", "proxy"]),
+            env: Vec::new(),
+        };
         let options = Options {
             state: state.clone(),
             images: Images::new(),
@@ -67,7 +75,12 @@ impl World {
         };
         let supervisor = Supervisor::start(options, receiver).unwrap();
         let pods = supervisor.pods();
-        Self { supervisor, state, desired, pods }
+        Self {
+            supervisor,
+            state,
+            desired,
+            pods,
+        }
     }
 
     pub fn want(&self, desired: Desired) {
@@ -77,7 +90,9 @@ impl World {
     /// Waits until the pods are as described; fails with how they are instead.
     pub async fn until(&mut self, what: &str, fits: impl Fn(&[PodState]) -> bool) -> Vec<PodState> {
         let wait = self.pods.wait_for(|pods| fits(pods));
-        let found = tokio::time::timeout(PATIENCE, wait).await.map(|p| p.unwrap().to_vec());
+        let found = tokio::time::timeout(PATIENCE, wait)
+            .await
+            .map(|p| p.unwrap().to_vec());
         found.unwrap_or_else(|_| panic!("{what}: not so, but {:#?}", self.pods.borrow().to_vec()))
     }
 
@@ -96,7 +111,9 @@ impl World {
     pub fn exec(&self, pod: &PodState, container: &str, argv: &[&str]) -> String {
         let mut command = Command::new("/proc/self/exe");
         command.args(["scenario", "exec"]).arg(self.state.root());
-        command.args([&pod.namespace, &pod.name, container]).args(argv);
+        command
+            .args([&pod.namespace, &pod.name, container])
+            .args(argv);
         let output = command.output().unwrap();
         format!(
             "{}{}",
@@ -114,7 +131,10 @@ pub fn pod(name: &str, number: u8, role: PodRole, app: &[&str]) -> PodPlan {
     PodPlan {
         namespace: "default".to_owned(),
         name: name.to_owned(),
-        owner: Owner { kind: "Deployment".to_owned(), name: name.to_owned() },
+        owner: Owner {
+            kind: "Deployment".to_owned(),
+            name: name.to_owned(),
+        },
         template_hash: 1,
         labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
         annotations: BTreeMap::new(),
@@ -132,7 +152,11 @@ pub fn container(name: &str, app: &[&str]) -> Container {
     Container {
         name: name.to_owned(),
         command: words.map(|w| (*w).to_owned()).collect(),
-        ports: vec![ContainerPort { name: "http".to_owned(), container_port: 8080, ..Default::default() }],
+        ports: vec![ContainerPort {
+            name: "http".to_owned(),
+            container_port: 8080,
+            ..Default::default()
+        }],
         ..Container::default()
     }
 }

@@ -4,7 +4,7 @@
 
 use super::{NFT_GOTO, mask, octets, set_id, verdict};
 use crate::netlink::Message;
-use crate::rules::{Action, Family, Is, Match, Rule, Transport};
+use crate::rules::{Action, Family, Is, Match, Reject, Rule};
 
 const VERDICT: u32 = 0;
 const R1: u32 = 1;
@@ -71,7 +71,10 @@ fn condition(list: &mut Message, m: &Match) {
         Match::Gid(id, is) => meta_is(list, META_SKGID, id, is),
         Match::OneIn(n) => {
             expression(list, "numgen", |e| {
-                e.attr_be32(1, R1).attr_be32(2, n).attr_be32(3, 1).attr_be32(4, 0);
+                e.attr_be32(1, R1)
+                    .attr_be32(2, n)
+                    .attr_be32(3, 1)
+                    .attr_be32(4, 0);
             });
             compare(list, R1, Is::Eq, &0u32.to_ne_bytes());
         }
@@ -140,7 +143,10 @@ fn meta(list: &mut Message, key: u32, register: u32) {
 
 fn payload(list: &mut Message, base: u32, offset: u32, length: u32, register: u32) {
     expression(list, "payload", |e| {
-        e.attr_be32(1, register).attr_be32(2, base).attr_be32(3, offset).attr_be32(4, length);
+        e.attr_be32(1, register)
+            .attr_be32(2, base)
+            .attr_be32(3, offset)
+            .attr_be32(4, length);
     });
 }
 
@@ -186,7 +192,7 @@ fn action(list: &mut Message, action: &Action) {
         }
         Action::Dnat(to) => dnat(list, *to),
         Action::Masquerade => expression(list, "masq", |_| {}),
-        Action::Reject(transport) => reject(list, *transport),
+        Action::Reject(how) => reject(list, *how),
         Action::Dispatch(map, family) => dispatch(list, map, *family),
         Action::MasqueradePairs(set, family) => {
             is_family(list, *family);
@@ -199,25 +205,33 @@ fn action(list: &mut Message, action: &Action) {
 }
 
 fn dnat(list: &mut Message, to: std::net::SocketAddr) {
-    let family = if to.is_ipv4() { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+    let family = if to.is_ipv4() {
+        NFPROTO_IPV4
+    } else {
+        NFPROTO_IPV6
+    };
     immediate(list, R1, &octets(to.ip()));
     immediate(list, R2, &to.port().to_be_bytes());
     expression(list, "nat", |e| {
         e.attr_be32(1, 1).attr_be32(2, u32::from(family));
-        e.attr_be32(3, R1).attr_be32(4, R1).attr_be32(5, R2).attr_be32(6, R2);
+        e.attr_be32(3, R1)
+            .attr_be32(4, R1)
+            .attr_be32(5, R2)
+            .attr_be32(6, R2);
         e.attr_be32(7, ADDRESS_AND_PORT);
     });
 }
 
-fn reject(list: &mut Message, transport: Transport) {
-    expression(list, "reject", |e| match transport {
-        // NFT_REJECT_TCP_RST; NFT_REJECT_ICMPX_UNREACH with NFT_REJECT_ICMPX_PORT_UNREACH.
-        Transport::Tcp => {
-            e.attr_be32(1, 1).attr(2, &[0]);
-        }
-        Transport::Udp => {
-            e.attr_be32(1, 2).attr(2, &[1]);
-        }
+fn reject(list: &mut Message, how: Reject) {
+    const TCP_RST: u32 = 1;
+    const ICMPX_UNREACH: u32 = 2;
+    let (kind, code) = match how {
+        Reject::Reset => (TCP_RST, 0),
+        Reject::NoRoute => (ICMPX_UNREACH, 0),
+        Reject::Port => (ICMPX_UNREACH, 1),
+    };
+    expression(list, "reject", |e| {
+        e.attr_be32(1, kind).attr(2, &[code]);
     });
 }
 
