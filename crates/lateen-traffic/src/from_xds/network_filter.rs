@@ -190,7 +190,7 @@ fn connection_limit(
     reason = "older control planes write access_log_flush_interval"
 )]
 fn tcp_proxy(from: &tcp::TcpProxy) -> Result<TcpProxy, XdsError> {
-    let options = from.access_log_options.clone().unwrap_or_default();
+    let options = from.access_log_options.unwrap_or_default();
     let flush = options
         .access_log_flush_interval
         .as_ref()

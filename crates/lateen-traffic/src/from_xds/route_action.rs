@@ -403,14 +403,12 @@ pub(super) fn direct_response(
         .map(data_source)
         .transpose()
         .within("body")?;
-    if let Some(DataSource::Inline(bytes)) = &body {
-        if bytes.len() > max_body as usize {
-            let reason = format!(
-                "the body has {} bytes, which is more than {max_body}",
-                bytes.len()
-            );
-            return Err(XdsError::new(reason).within("body"));
-        }
+    if let Some(DataSource::Inline(bytes)) = &body
+        && bytes.len() > max_body as usize
+    {
+        let length = bytes.len();
+        let reason = format!("the body has {length} bytes, which is more than {max_body}");
+        return Err(XdsError::new(reason).within("body"));
     }
     Ok(DirectResponse {
         status,

@@ -215,10 +215,10 @@ impl LbState {
 
 /// The level for a number, as an index, and whether its degraded hosts are meant.
 fn choose_level(set: &HostSet, random: u64, avoid: &[u32]) -> Option<(usize, bool)> {
-    if !avoid.is_empty() {
-        if let Some(loads) = loads_without(set, avoid) {
-            return choose_by_load(loads.iter(), random);
-        }
+    if !avoid.is_empty()
+        && let Some(loads) = loads_without(set, avoid)
+    {
+        return choose_by_load(loads.iter(), random);
     }
     choose_by_load(set.levels.iter().map(|level| &level.load), random)
 }

@@ -166,7 +166,7 @@ pub(in crate::from_xds) fn http2_options(
     let Some(from) = from else {
         return Ok(Http2Options::default());
     };
-    let keepalive = from.connection_keepalive.clone().unwrap_or_default();
+    let keepalive = from.connection_keepalive.unwrap_or_default();
     Ok(Http2Options {
         max_concurrent_streams: number(from.max_concurrent_streams.as_ref()),
         initial_stream_window: number(from.initial_stream_window_size.as_ref()),
