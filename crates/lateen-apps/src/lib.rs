@@ -23,8 +23,8 @@ mod tcp_echo;
 mod websocket;
 
 use std::collections::BTreeMap;
-use std::future::Future;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Environment variables of an application.
@@ -105,32 +105,43 @@ fn try_run(name: &str, arguments: &[String], environment: &Environment) -> Resul
     let runtime = runtime.map_err(RunError::Start)?;
     runtime.block_on(async {
         let stop = CancellationToken::new();
-        let signals = signals().map_err(RunError::Start)?;
+        let mut signals = Signals::new().map_err(RunError::Start)?;
         let application = application(name, arguments, environment, stop.clone());
-        tokio::pin!(application, signals);
+        tokio::pin!(application);
         tokio::select! {
             ended = &mut application => return ended,
-            () = &mut signals => stop.cancel(),
+            () = signals.next() => stop.cancel(),
         }
         tokio::select! {
             ended = &mut application => ended,
             // Asked a second time: at once.
-            () = signals => Ok(130),
+            () = signals.next() => Ok(130),
         }
     })
 }
 
-/// Ready at every SIGTERM or SIGINT.
-fn signals() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on the signals do not end the process by themselves.
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for the next of either.
+    async fn next(&mut self) {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
-    })
+    }
 }
 
 /// Runs application `name` until it ends or `stop` is cancelled.

@@ -189,11 +189,7 @@ async fn echo<S: AsyncRead + AsyncWrite + Unpin>(
             Opcode::Ping => write_frame(&mut stream, Opcode::Pong, &frame.payload).await?,
             Opcode::Pong => {}
             opcode => {
-                let refused = match join(&mut message, opcode, frame.payload) {
-                    Ok(()) => None,
-                    Err(code) => Some(code),
-                };
-                if let Some(code) = refused {
+                if let Err(code) = join(&mut message, opcode, frame.payload) {
                     return close(&mut stream, &code.to_be_bytes()).await;
                 }
                 if frame.last

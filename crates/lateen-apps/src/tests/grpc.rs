@@ -49,7 +49,9 @@ fn frame(message: &impl Message) -> Bytes {
 
 /// The messages and the status of one call.
 async fn call(running: &Running, path: &str, body: Bytes) -> (Vec<Bytes>, String) {
-    let stream = TcpStream::connect(("127.0.0.1", running.port)).await.unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", running.port))
+        .await
+        .unwrap();
     let io = TokioIo::new(stream);
     let handshake = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await;
     let (mut sender, connection) = handshake.unwrap();
@@ -63,7 +65,10 @@ async fn call(running: &Running, path: &str, body: Bytes) -> (Vec<Bytes>, String
     assert_eq!(response.status(), StatusCode::OK);
     let early = response.headers().get("grpc-status").cloned();
     let collected = response.into_body().collect().await.unwrap();
-    let late = collected.trailers().and_then(|trailers| trailers.get("grpc-status")).cloned();
+    let late = collected
+        .trailers()
+        .and_then(|trailers| trailers.get("grpc-status"))
+        .cloned();
     let status = early.or(late).unwrap().to_str().unwrap().to_owned();
     let mut rest = collected.to_bytes();
     let mut messages = Vec::new();
@@ -80,15 +85,26 @@ async fn call(running: &Running, path: &str, body: Bytes) -> (Vec<Bytes>, String
 #[tokio::test]
 async fn unary_and_streamed_echoes_come_back() {
     let running = service(CancellationToken::new());
-    let asked = frame(&Text { text: "one\ntwo".to_owned() });
+    let asked = frame(&Text {
+        text: "one\ntwo".to_owned(),
+    });
     let (messages, status) = call(&running, "/proto.EchoTestService/Echo", asked.clone()).await;
     assert_eq!((messages.len(), status.as_str()), (1, "0"));
     let said = Text::decode(messages[0].clone()).unwrap().text;
-    assert!(said.contains("Echo=one\ntwo") && said.contains("StatusCode=200"), "{said}");
+    assert!(
+        said.contains("Echo=one\ntwo") && said.contains("StatusCode=200"),
+        "{said}"
+    );
 
     let (messages, status) = call(&running, "/proto.EchoTestService/EchoStream", asked).await;
-    let said: Vec<_> = messages.into_iter().map(|m| Text::decode(m).unwrap().text).collect();
-    assert_eq!((said, status.as_str()), (vec!["one".to_owned(), "two".to_owned()], "0"));
+    let said: Vec<_> = messages
+        .into_iter()
+        .map(|m| Text::decode(m).unwrap().text)
+        .collect();
+    assert_eq!(
+        (said, status.as_str()),
+        (vec!["one".to_owned(), "two".to_owned()], "0")
+    );
 }
 
 #[tokio::test]
@@ -99,13 +115,22 @@ async fn health_is_checked_and_watched_until_the_end() {
     let (messages, status) = call(&running, "/grpc.health.v1.Health/Check", empty.clone()).await;
     assert_eq!(Health::decode(messages[0].clone()).unwrap().status, 1);
     assert_eq!(status, "0");
-    let unknown = frame(&Text { text: "unknown".to_owned() });
-    assert_eq!(call(&running, "/grpc.health.v1.Health/Check", unknown).await.1, "5");
-    let ((messages, status), ()) =
-        tokio::join!(call(&running, "/grpc.health.v1.Health/Watch", empty), async {
+    let unknown = frame(&Text {
+        text: "unknown".to_owned(),
+    });
+    assert_eq!(
+        call(&running, "/grpc.health.v1.Health/Check", unknown)
+            .await
+            .1,
+        "5"
+    );
+    let ((messages, status), ()) = tokio::join!(
+        call(&running, "/grpc.health.v1.Health/Watch", empty),
+        async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             stop.cancel();
-        });
+        }
+    );
     assert_eq!((messages.len(), status.as_str()), (1, "0"));
 }
 
@@ -113,21 +138,40 @@ async fn health_is_checked_and_watched_until_the_end() {
 async fn calls_are_forwarded_over_http() {
     let backend = Running::start(hello::Hello::new("1.0.0", &Environment::new()));
     let running = service(CancellationToken::new());
-    let asked = frame(&Forward { count: 2, url: backend.url("/") });
+    let asked = frame(&Forward {
+        count: 2,
+        url: backend.url("/"),
+    });
     let (messages, status) = call(&running, "/proto.EchoTestService/ForwardEcho", asked).await;
     assert_eq!(status, "0");
     let output = Output::decode(messages[0].clone()).unwrap().output;
     assert_eq!(output.len(), 2);
-    assert!(output[1].starts_with("[1] StatusCode=200\n[1 body] Hello, world!\n"), "{output:?}");
-    let wrong = frame(&Forward { count: 1, url: "xds:///echo:7070".to_owned() });
-    assert_eq!(call(&running, "/proto.EchoTestService/ForwardEcho", wrong).await.1, "3");
+    assert!(
+        output[1].starts_with("[1] StatusCode=200\n[1 body] Hello, world!\n"),
+        "{output:?}"
+    );
+    let wrong = frame(&Forward {
+        count: 1,
+        url: "xds:///echo:7070".to_owned(),
+    });
+    assert_eq!(
+        call(&running, "/proto.EchoTestService/ForwardEcho", wrong)
+            .await
+            .1,
+        "3"
+    );
 }
 
 #[tokio::test]
 async fn what_is_no_call_is_refused_by_status() {
     let running = service(CancellationToken::new());
     let good = frame(&Text::default());
-    assert_eq!(call(&running, "/proto.EchoTestService/Nothing", good).await.1, "12");
+    assert_eq!(
+        call(&running, "/proto.EchoTestService/Nothing", good)
+            .await
+            .1,
+        "12"
+    );
     for (body, status) in [
         (&b""[..], "3"),
         (b"\x00\x00\x00\x00\x09short", "3"),
@@ -135,6 +179,9 @@ async fn what_is_no_call_is_refused_by_status() {
         (b"\x00\x00\x00\x00\x02\x0a\xff", "3"),
     ] {
         let body = Bytes::from_static(body);
-        assert_eq!(call(&running, "/proto.EchoTestService/Echo", body).await.1, status);
+        assert_eq!(
+            call(&running, "/proto.EchoTestService/Echo", body).await.1,
+            status
+        );
     }
 }
