@@ -10,8 +10,8 @@ mod tls;
 
 use crate::mesh::Mesh;
 use crate::meta::{ISTIO, Meta, boolean, list, number, object, string};
-use crate::model::{Endpoint, Port, Registry, Resolution, Service};
-use crate::names::{self, ObjectRef};
+use crate::model::{Endpoint, Port, Resolution, Service};
+use crate::names;
 use crate::node::IpMode;
 use crate::pod::Locality;
 use crate::proto::{cluster, core, duration, extension, extensions, u32_value};
@@ -20,7 +20,7 @@ use crate::security::MtlsMode;
 use crate::shared::Shared;
 
 pub(crate) use inbound::{InboundClusterInputs, Target, inbound};
-pub(crate) use policy::{EffectivePolicy, LocalityPolicy, is_passthrough};
+pub(crate) use policy::{EffectivePolicy, LocalityPolicy};
 pub(crate) use tls::{
     ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, inline_bytes,
     kubernetes_secret, subject_alt_names, validate_by, validate_by_with_crl,
@@ -132,7 +132,7 @@ fn discovery_type(service: &Service, router: bool) -> DiscoveryType {
         Resolution::Static | Resolution::Alias | Resolution::DynamicDns => DiscoveryType::Eds,
         Resolution::Dns => DiscoveryType::StrictDns,
         Resolution::DnsRoundRobin => DiscoveryType::LogicalDns,
-        // A gateway has no original destination to go to; and Kubernetes' headless services have known endpoints.
+        // A gateway has no original destination to go to.
         Resolution::Passthrough if router => DiscoveryType::Eds,
         Resolution::Passthrough => DiscoveryType::OriginalDst,
     }
@@ -143,6 +143,7 @@ fn is_dns(ty: DiscoveryType) -> bool {
 }
 
 /// Settings of the proxy's own resolver.
+#[expect(deprecated, reason = "Istio sends these fields, and every Envoy reads them")]
 fn set_dns(draft: &mut Draft, inputs: &ClusterInputs) {
     use cluster::cluster::DnsLookupFamily;
     use extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
@@ -372,14 +373,4 @@ pub(crate) fn uses_eds(service: &Service, router: bool) -> bool {
 /// Whether a service's endpoints are in the cluster itself.
 pub(crate) fn uses_dns(service: &Service) -> bool {
     matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
-}
-
-/// Whether a service is declared in Kubernetes.
-pub(crate) fn is_kubernetes(service: &Service) -> bool {
-    service.registry == Registry::Kubernetes
-}
-
-/// The object to name where a cluster comes from no rule.
-pub(crate) fn origin<'a>(service: &'a Service, rule: Option<&'a MergedRule>) -> &'a ObjectRef {
-    rule.map_or(&service.object, |rule| &rule.object)
 }

@@ -15,7 +15,7 @@ use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Pla
 use crate::clusters::InboundClusterInputs;
 use crate::endpoints::{self, EndpointInputs};
 use crate::listeners::{
-    self, GatewayListenerInputs, InboundInputs, ListenerView, OutboundListenerInputs,
+    GatewayListenerInputs, InboundInputs, ListenerView, OutboundListenerInputs,
     VirtualOutboundInputs,
 };
 use crate::memo::{Memo, MemoStats};
@@ -23,7 +23,7 @@ use crate::model::{Port, Registry, Resolution, Service};
 use crate::nametable::{self, NameTableInputs, NamedService};
 use crate::node::{ProxyKind, ProxyNode};
 use crate::pod::Locality;
-use crate::routes::{self, DestinationFacts, GatewayRouteInputs, SidecarRouteInputs};
+use crate::routes::{DestinationFacts, GatewayRouteInputs, SidecarRouteInputs};
 use crate::rules::{MergedRule, for_workload};
 use crate::scope::{Scope, destinations};
 use crate::secrets::{self, SecretInputs};

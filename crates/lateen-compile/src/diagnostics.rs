@@ -20,11 +20,6 @@ pub(crate) const MISSING_CREDENTIAL: &str = "LAT3005";
 pub(crate) const BAD_CREDENTIAL: &str = "LAT3006";
 /// Two services with the same host name.
 pub(crate) const DUPLICATE_SERVICE: &str = "LAT3007";
-/// A gateway or policy that selects nothing could be found for.
-pub(crate) const OUTBOUND_CONFLICT: &str = "LAT3008";
-/// A `credentialName` in a rule that sidecars may not read.
-pub(crate) const SIDECAR_CREDENTIAL: &str = "LAT3009";
-
 /// A finding about a resource that is at hand.
 pub(crate) fn on_resource(
     code: &'static str,

@@ -124,15 +124,6 @@ impl MergedGateway {
         merged
     }
 
-    /// The names of the Gateways.
-    pub(crate) fn gateway_names(&self) -> BTreeSet<&str> {
-        self.ports
-            .iter()
-            .flat_map(|port| &port.servers)
-            .map(|server| server.gateway.as_str())
-            .collect()
-    }
-
     fn add_gateway(&mut self, gateway: &Shared<Named<Gateway>>, targets: &[ServiceTarget]) {
         for (index, spec) in gateway.spec.servers.iter().enumerate() {
             let Some(port) = &spec.port else { continue };

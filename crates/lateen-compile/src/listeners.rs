@@ -169,5 +169,3 @@ fn cidr(text: &str) -> Option<core::CidrRange> {
     })
 }
 
-#[cfg(test)]
-mod tests;

@@ -149,5 +149,3 @@ fn catch_all(outbound: &crate::mesh::OutboundPolicy) -> route::VirtualHost {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -132,22 +132,19 @@ impl Snapshot {
     }
 
     /// The services with a host name that a namespace may see.
-    pub(crate) fn visible_services<'a>(
-        &'a self,
-        hostname: &str,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = &'a Shared<Service>> {
+    fn visible_services(&self, hostname: &str, namespace: &str) -> Vec<&Shared<Service>> {
         let indexes = self.inner.by_host.get(hostname).map_or(&[][..], Vec::as_slice);
         indexes
             .iter()
             .map(|&index| &self.inner.services[index])
-            .filter(move |service| service.visibility.includes(namespace))
+            .filter(|service| service.visibility.includes(namespace))
+            .collect()
     }
 
     /// The service a host name means in a namespace: the namespace's own, else the first in the order of services, Kubernetes'
     /// before others.
     pub(crate) fn service_for(&self, hostname: &str, namespace: &str) -> Option<&Shared<Service>> {
-        let mut visible: Vec<_> = self.visible_services(hostname, namespace).collect();
+        let mut visible = self.visible_services(hostname, namespace);
         visible.sort_by_key(|service| (service.namespace != namespace, service.registry));
         visible.into_iter().next()
     }
@@ -427,5 +424,3 @@ fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Se
         .collect()
 }
 
-#[cfg(test)]
-mod tests;

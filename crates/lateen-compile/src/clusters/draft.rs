@@ -48,10 +48,6 @@ impl Draft {
         self.has_type(cluster::cluster::DiscoveryType::OriginalDst)
     }
 
-    pub(crate) fn is_eds(&self) -> bool {
-        self.has_type(cluster::cluster::DiscoveryType::Eds)
-    }
-
     fn has_type(&self, ty: cluster::cluster::DiscoveryType) -> bool {
         self.cluster.cluster_discovery_type
             == Some(cluster::cluster::ClusterDiscoveryType::Type(ty as i32))

@@ -141,9 +141,9 @@ fn claim_matcher(claims: &[String], value: &StringMatch) -> matcher::MetadataMat
     };
     let single = matcher::ValueMatcher { match_pattern: Some(text) };
     let in_list = matcher::ValueMatcher {
-        match_pattern: Some(MatchPattern::ListMatch(matcher::ListMatcher {
-            match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(single.clone())),
-        })),
+        match_pattern: Some(MatchPattern::ListMatch(Box::new(matcher::ListMatcher {
+            match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(single.clone()))),
+        }))),
     };
     let either = matcher::OrMatcher { value_matchers: vec![single, in_list] };
     matcher::MetadataMatcher {

@@ -16,7 +16,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
     let port = |value: i32, default: u32| {
         u32::try_from(value).ok().filter(|port| (1..=65535).contains(port)).unwrap_or(default)
     };
-    let tls = config.mesh_m_tLS.as_ref();
+    let tls = config.mesh_mtls.as_ref();
     let topology = config.default_config.as_ref().and_then(|c| c.gateway_topology.as_ref());
     let traffic = config.default_traffic_policy.as_ref();
     let text_or = |text: &str, default: &str| {

@@ -1,0 +1,305 @@
+//! What a sidecar gets for bookinfo-like manifests.
+
+mod common;
+
+use common::{BOOKINFO, World, bookinfo_pods, each, get, names, sidecar};
+use lateen_envoy::TypeUrl;
+use serde_json::json;
+
+const REVIEWS: &str = "reviews.default.svc.cluster.local";
+
+fn bookinfo() -> lateen_compile::Compiled {
+    let pods = bookinfo_pods();
+    let node = sidecar(&pods[0]);
+    World::new(BOOKINFO, pods).compile(&node)
+}
+
+#[test]
+fn every_service_port_and_subset_has_a_cluster() {
+    let compiled = bookinfo();
+    let clusters = names(&compiled, TypeUrl::Cluster);
+    for name in [
+        "BlackHoleCluster",
+        "PassthroughCluster",
+        "InboundPassthroughCluster",
+        "inbound|9080||",
+        &format!("outbound|9080||{REVIEWS}"),
+        &format!("outbound|9080|v1|{REVIEWS}"),
+        &format!("outbound|9080|v2|{REVIEWS}"),
+        "outbound|7000||echo.default.svc.cluster.local",
+    ] {
+        assert!(clusters.contains(&name.to_owned()), "{name} in {clusters:?}");
+    }
+}
+
+#[test]
+fn a_subset_keeps_the_rules_policy_unless_it_has_its_own() {
+    let compiled = bookinfo();
+    let policy = |subset: &str| {
+        get(&compiled, TypeUrl::Cluster, &format!("outbound|9080|{subset}|{REVIEWS}"))["lb_policy"]
+            .clone()
+    };
+    assert_eq!(policy(""), json!("RANDOM"));
+    assert_eq!(policy("v1"), json!("RANDOM"));
+    assert_eq!(policy("v2"), json!(null), "ROUND_ROBIN is the default and left out");
+}
+
+#[test]
+fn clusters_use_mutual_tls_for_endpoints_that_can_and_expect_their_identity() {
+    let compiled = bookinfo();
+    let cluster = get(&compiled, TypeUrl::Cluster, &format!("outbound|9080|v1|{REVIEWS}"));
+    let matches = &cluster["transport_socket_matches"];
+    assert_eq!(each(matches, "/name"), [&json!("tlsMode-istio"), &json!("tlsMode-disabled")]);
+    let tls = &matches[0]["transport_socket"]["typed_config"];
+    assert_eq!(tls["sni"], json!(format!("outbound_.9080_.v1_.{REVIEWS}")));
+    let names = &tls["common_tls_context"]["combined_validation_context"]
+        ["default_validation_context"]["match_typed_subject_alt_names"];
+    assert_eq!(
+        each(names, "/matcher/exact"),
+        [&json!("spiffe://cluster.local/ns/default/sa/bookinfo-reviews")]
+    );
+    let endpoints =
+        get(&compiled, TypeUrl::ClusterLoadAssignment, &format!("outbound|9080|v1|{REVIEWS}"));
+    let endpoint = &endpoints["endpoints"][0]["lb_endpoints"][0];
+    assert_eq!(
+        endpoint["metadata"]["filter_metadata"]["envoy.transport_socket_match"]["tlsMode"],
+        json!("istio")
+    );
+    assert_eq!(
+        endpoint["endpoint"]["address"]["socket_address"],
+        json!({"address": "10.244.0.11", "port_value": 9080})
+    );
+}
+
+#[test]
+fn http_ports_share_a_listener_and_opaque_ports_have_their_own() {
+    let listeners = names(&bookinfo(), TypeUrl::Listener);
+    assert_eq!(
+        listeners,
+        ["0.0.0.0_9080", "10.96.0.4_27017", "10.96.0.5_7000", "virtualInbound", "virtualOutbound"]
+    );
+}
+
+#[test]
+fn a_port_of_unknown_protocol_is_looked_at_without_a_delay_for_servers_that_speak_first() {
+    let compiled = bookinfo();
+    let listener = get(&compiled, TypeUrl::Listener, "10.96.0.5_7000");
+    assert_eq!(listener["continue_on_listener_filters_timeout"], json!(true));
+    assert_eq!(listener["listener_filters_timeout"], json!("0s"));
+    assert_eq!(
+        listener["filter_chains"][0]["filter_chain_match"],
+        json!({"application_protocols": ["http/1.1", "h2c"], "transport_protocol": "raw_buffer"})
+    );
+    let routes = names(&compiled, TypeUrl::RouteConfiguration);
+    assert_eq!(routes, ["9080", "echo.default.svc.cluster.local:7000"]);
+    let mongo = get(&compiled, TypeUrl::Listener, "10.96.0.4_27017");
+    assert_eq!(mongo["listener_filters"], json!(null));
+}
+
+#[test]
+fn routes_follow_the_virtual_service_and_say_where_they_come_from() {
+    let compiled = bookinfo();
+    let routes = get(&compiled, TypeUrl::RouteConfiguration, "9080");
+    let hosts = routes["virtual_hosts"].as_array().unwrap();
+    let names: Vec<_> = hosts.iter().map(|host| host["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "productpage.default.svc.cluster.local:9080",
+            "ratings.default.svc.cluster.local:9080",
+            "reviews.default.svc.cluster.local:9080",
+            "allow_any"
+        ]
+    );
+    let reviews = &hosts[2];
+    assert_eq!(
+        reviews["domains"],
+        json!([
+            "reviews.default.svc.cluster.local",
+            "reviews.default.svc.cluster.local.",
+            "reviews",
+            "reviews.default.svc",
+            "reviews.default",
+            "10.96.0.2"
+        ])
+    );
+    let first = &reviews["routes"][0];
+    assert_eq!(first["route"]["cluster"], json!(format!("outbound|9080|v2|{REVIEWS}")));
+    assert_eq!(
+        first["metadata"]["filter_metadata"]["lateen"],
+        json!({"config": "VirtualService/default/reviews", "path": "spec.http[0].match[0]"})
+    );
+    let weights = &reviews["routes"][1]["route"]["weighted_clusters"]["clusters"];
+    assert_eq!(each(weights, "/weight"), [&json!(80), &json!(20)]);
+    assert_eq!(
+        reviews["routes"][1]["route"]["retry_policy"]["retry_on"],
+        json!("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes")
+    );
+}
+
+#[test]
+fn inbound_is_permissive_until_a_policy_says_strict() {
+    let pods = bookinfo_pods();
+    let node = sidecar(&pods[1]);
+    let chains = |yaml: &str| {
+        let compiled = World::new(yaml, pods.clone()).compile(&node);
+        let listener = get(&compiled, TypeUrl::Listener, "virtualInbound");
+        let chains = listener["filter_chains"].as_array().unwrap().clone();
+        chains
+            .iter()
+            .filter(|chain| chain["filter_chain_match"]["destination_port"] == json!(9080))
+            .map(|chain| {
+                (
+                    chain["filter_chain_match"]["transport_protocol"].as_str().unwrap().to_owned(),
+                    chain["transport_socket"].is_object(),
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(chains(BOOKINFO), [("tls".to_owned(), true), ("raw_buffer".to_owned(), false)]);
+    let strict = format!(
+        "{BOOKINFO}\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
+         metadata: {{name: default, namespace: default}}\nspec: {{mtls: {{mode: STRICT}}}}\n"
+    );
+    assert_eq!(chains(&strict), [("tls".to_owned(), true)]);
+}
+
+#[test]
+fn istios_private_filters_are_for_our_own_proxy_only() {
+    let pods = bookinfo_pods();
+    let world = World::new(BOOKINFO, pods.clone());
+    let mut node = sidecar(&pods[0]);
+    let text = |node: &lateen_compile::ProxyNode| {
+        let compiled = world.compile(node);
+        names(&compiled, TypeUrl::Listener)
+            .iter()
+            .map(|name| get(&compiled, TypeUrl::Listener, name).to_string())
+            .collect::<String>()
+    };
+    assert!(!text(&node).contains("istio.stats"));
+    node.native = true;
+    let native = text(&node);
+    for name in ["istio.stats", "istio.alpn", "istio.metadata_exchange"] {
+        assert!(native.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn names_of_services_resolve_to_their_addresses() {
+    let compiled = bookinfo();
+    let table = get(&compiled, TypeUrl::NameTable, "nametable");
+    assert_eq!(
+        table["table"][REVIEWS],
+        json!({
+            "ips": ["10.96.0.2"], "registry": "Kubernetes", "shortname": "reviews", "namespace": "default"
+        })
+    );
+}
+
+#[test]
+fn a_headless_service_gets_a_listener_per_pod() {
+    let yaml = r"
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: default}
+spec: {clusterIP: None, selector: {app: reviews}, ports: [{name: tcp, port: 5432}]}
+";
+    let pods = bookinfo_pods();
+    let compiled = World::new(yaml, pods.clone()).compile(&sidecar(&pods[0]));
+    let listeners = names(&compiled, TypeUrl::Listener);
+    assert!(listeners.contains(&"10.244.0.11_5432".to_owned()), "{listeners:?}");
+    assert!(listeners.contains(&"10.244.0.12_5432".to_owned()));
+    let cluster =
+        get(&compiled, TypeUrl::Cluster, "outbound|5432||db.default.svc.cluster.local");
+    assert_eq!(cluster["type"], json!("ORIGINAL_DST"));
+    assert_eq!(
+        cluster["transport_socket"]["name"],
+        json!("envoy.transport_sockets.tls"),
+        "every endpoint has a sidecar"
+    );
+}
+
+#[test]
+fn a_service_entry_resolved_by_dns_carries_its_endpoint_and_gets_an_address() {
+    let yaml = r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: google, namespace: default}
+spec:
+  hosts: [www.google.com]
+  ports: [{number: 443, name: https, protocol: HTTPS}, {number: 80, name: http, protocol: HTTP}]
+  resolution: DNS
+";
+    let pods = bookinfo_pods();
+    let compiled = World::new(yaml, pods.clone()).compile(&sidecar(&pods[0]));
+    let cluster = get(&compiled, TypeUrl::Cluster, "outbound|443||www.google.com");
+    assert_eq!(cluster["type"], json!("STRICT_DNS"));
+    assert_eq!(
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+            ["socket_address"],
+        json!({"address": "www.google.com", "port_value": 443})
+    );
+    assert_eq!(cluster["transport_socket_matches"], json!(null), "outside the mesh");
+    let table = get(&compiled, TypeUrl::NameTable, "nametable");
+    let address = table["table"]["www.google.com"]["ips"][0].as_str().unwrap().to_owned();
+    assert!(address.starts_with("240.240."), "{address}");
+    let listeners = names(&compiled, TypeUrl::Listener);
+    assert!(listeners.contains(&format!("{address}_443")), "{listeners:?}");
+}
+
+#[test]
+fn registry_only_blocks_what_is_unknown() {
+    let pods = bookinfo_pods();
+    let yaml = format!(
+        "{BOOKINFO}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\n\
+         metadata: {{name: default, namespace: default}}\n\
+         spec: {{outboundTrafficPolicy: {{mode: REGISTRY_ONLY}}, egress: [{{hosts: ['./reviews.default.svc.cluster.local']}}]}}\n"
+    );
+    let compiled = World::new(&yaml, pods.clone()).compile(&sidecar(&pods[0]));
+    let routes = get(&compiled, TypeUrl::RouteConfiguration, "9080");
+    let names: Vec<_> = each(&routes["virtual_hosts"], "/name");
+    assert_eq!(
+        names,
+        [&json!("reviews.default.svc.cluster.local:9080"), &json!("block_all")]
+    );
+    let outbound = get(&compiled, TypeUrl::Listener, "virtualOutbound");
+    assert!(outbound.to_string().contains("BlackHoleCluster"));
+    assert!(!outbound.to_string().contains("PassthroughCluster"));
+}
+
+#[test]
+fn a_delegate_is_merged_into_its_root() {
+    let yaml = format!(
+        "{BOOKINFO}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: root, namespace: default}}
+spec:
+  hosts: [ratings]
+  http:
+  - match: [{{uri: {{prefix: /ratings}}}}]
+    delegate: {{name: part, namespace: default}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: part, namespace: default}}
+spec:
+  http:
+  - match: [{{uri: {{exact: /ratings/0}}}}]
+    timeout: 3s
+    route: [{{destination: {{host: ratings}}}}]
+"
+    );
+    let pods = bookinfo_pods();
+    let compiled = World::new(&yaml, pods.clone()).compile(&sidecar(&pods[0]));
+    let routes = get(&compiled, TypeUrl::RouteConfiguration, "9080");
+    let host = &routes["virtual_hosts"][1];
+    assert_eq!(host["name"], json!("ratings.default.svc.cluster.local:9080"));
+    assert_eq!(host["routes"][0]["match"]["path"], json!("/ratings/0"));
+    assert_eq!(host["routes"][0]["route"]["timeout"], json!("3s"));
+    assert_eq!(
+        host["routes"][0]["metadata"]["filter_metadata"]["lateen"],
+        json!({"config": "VirtualService/default/part", "path": "spec.http[0].match[0]"})
+    );
+}
