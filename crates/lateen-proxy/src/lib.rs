@@ -1,1 +1,32 @@
 //! The data plane: listeners, TLS, HTTP and TCP proxying, upstream pools, admin.
+//!
+//! [`Proxy::start`] runs it. Each worker is one thread with its own runtime, listeners (SO_REUSEPORT), pools and counters;
+//! nothing on a request's path takes a lock or crosses a thread. The control runtime, a thread of its own, holds xDS, secrets,
+//! DNS and the admin interface, and publishes what it knows as one immutable value that workers swap in.
+//!
+//! What happens to a connection or request is decided by `lateen-traffic`; here it is done. A connection's way is
+//! [`connection`], a request's way is [`http::exchange`].
+
+mod admin;
+mod cluster;
+mod config;
+mod connection;
+mod control;
+mod handle;
+mod http;
+mod inspect;
+mod net;
+mod node;
+mod rate_limit;
+mod secrets;
+mod shared;
+mod tcp;
+mod tls;
+mod upstream;
+mod worker;
+
+pub use config::{
+    ConfigSource, DrainSettings, Limits, LogControl, ProxyConfig, XdsConnect, XdsSource,
+};
+pub use control::ControlError;
+pub use handle::{Proxy, ProxyHandle, StartError, State};

@@ -1,0 +1,153 @@
+//! `/clusters`: every cluster with its hosts and their health, as text and as `envoy.admin.v3.Clusters`.
+
+use std::fmt::Write;
+
+use lateen_envoy::pb::envoy::admin::v3::{ClusterStatus, Clusters, HostHealthStatus, HostStatus};
+use lateen_envoy::pb::envoy::config::core::v3::{
+    HealthStatus as ProtoHealth, Locality as ProtoLocality,
+};
+use lateen_envoy::{json, pipe_address, socket_address};
+use lateen_traffic::Cluster;
+use lateen_traffic::endpoint::{Endpoint, EndpointAddress, HealthStatus};
+
+use super::{Context, Page, Query};
+use crate::cluster::outlier::Outliers;
+use crate::shared::Live;
+
+pub(super) fn page(context: &Context, query: &Query) -> Page {
+    let live = context.shared.live();
+    if query.get("format") == Some("json") {
+        let cluster_statuses = live
+            .program
+            .clusters()
+            .iter()
+            .map(|(_, cluster)| status(context, &live, cluster))
+            .collect();
+        return Page::json(&json::to_value(&Clusters { cluster_statuses }));
+    }
+    let mut out = String::new();
+    for (_, cluster) in live.program.clusters().iter() {
+        text(context, &live, cluster, &mut out);
+    }
+    Page::text(out)
+}
+
+fn status(context: &Context, live: &Live, cluster: &Cluster) -> ClusterStatus {
+    let outliers = context.shared.outliers(&cluster.name);
+    let endpoints = live
+        .endpoints_of(cluster)
+        .into_iter()
+        .flat_map(|set| &set.endpoints);
+    ClusterStatus {
+        name: cluster.name.to_string(),
+        observability_name: cluster
+            .alt_stat_name
+            .as_ref()
+            .unwrap_or(&cluster.name)
+            .to_string(),
+        added_via_api: true,
+        host_statuses: endpoints
+            .map(|endpoint| host_status(endpoint, &outliers))
+            .collect(),
+        ..ClusterStatus::default()
+    }
+}
+
+fn host_status(endpoint: &Endpoint, outliers: &Outliers) -> HostStatus {
+    let address = match &endpoint.address {
+        EndpointAddress::Socket(address) => socket_address(address.ip(), address.port()),
+        other => pipe_address(other.to_string()),
+    };
+    let health = HostHealthStatus {
+        eds_health_status: proto_health(endpoint.health).into(),
+        failed_outlier_check: is_out(endpoint, outliers),
+        ..HostHealthStatus::default()
+    };
+    HostStatus {
+        address: Some(address),
+        health_status: Some(health),
+        weight: endpoint.weight,
+        hostname: endpoint.hostname.to_string(),
+        locality: Some(ProtoLocality {
+            region: endpoint.locality.region.to_string(),
+            zone: endpoint.locality.zone.to_string(),
+            sub_zone: endpoint.locality.sub_zone.to_string(),
+        }),
+        ..HostStatus::default()
+    }
+}
+
+fn is_out(endpoint: &Endpoint, outliers: &Outliers) -> bool {
+    matches!(endpoint.address, EndpointAddress::Socket(address) if outliers.host(address).is_out())
+}
+
+const fn proto_health(health: HealthStatus) -> ProtoHealth {
+    match health {
+        // Envoy shows what it was not told as healthy.
+        HealthStatus::Unknown | HealthStatus::Healthy => ProtoHealth::Healthy,
+        HealthStatus::Unhealthy => ProtoHealth::Unhealthy,
+        HealthStatus::Draining => ProtoHealth::Draining,
+        HealthStatus::Timeout => ProtoHealth::Timeout,
+        HealthStatus::Degraded => ProtoHealth::Degraded,
+    }
+}
+
+fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
+    let name = &cluster.name;
+    let outliers = context.shared.outliers(name);
+    let _ = writeln!(
+        out,
+        "{name}::observability_name::{}",
+        cluster.alt_stat_name.as_ref().unwrap_or(name)
+    );
+    for (priority, limits) in ["default_priority", "high_priority"]
+        .iter()
+        .zip(&cluster.circuit_breakers)
+    {
+        let _ = writeln!(
+            out,
+            "{name}::{priority}::max_connections::{}",
+            limits.max_connections
+        );
+        let _ = writeln!(
+            out,
+            "{name}::{priority}::max_pending_requests::{}",
+            limits.max_pending_requests
+        );
+        let _ = writeln!(
+            out,
+            "{name}::{priority}::max_requests::{}",
+            limits.max_requests
+        );
+        let _ = writeln!(
+            out,
+            "{name}::{priority}::max_retries::{}",
+            limits.max_retries
+        );
+    }
+    let _ = writeln!(out, "{name}::added_via_api::true");
+    for endpoint in live
+        .endpoints_of(cluster)
+        .into_iter()
+        .flat_map(|set| &set.endpoints)
+    {
+        let host = &endpoint.address;
+        let flags = match (is_out(endpoint, &outliers), proto_health(endpoint.health)) {
+            (true, _) => "/failed_outlier_check",
+            (false, ProtoHealth::Healthy) => "healthy",
+            (false, ProtoHealth::Degraded) => "/degraded_eds_health",
+            _ => "/failed_eds_health",
+        };
+        let _ = writeln!(out, "{name}::{host}::hostname::{}", endpoint.hostname);
+        let _ = writeln!(out, "{name}::{host}::health_flags::{flags}");
+        let _ = writeln!(out, "{name}::{host}::weight::{}", endpoint.weight);
+        let _ = writeln!(out, "{name}::{host}::region::{}", endpoint.locality.region);
+        let _ = writeln!(out, "{name}::{host}::zone::{}", endpoint.locality.zone);
+        let _ = writeln!(
+            out,
+            "{name}::{host}::sub_zone::{}",
+            endpoint.locality.sub_zone
+        );
+        let _ = writeln!(out, "{name}::{host}::canary::false");
+    }
+}

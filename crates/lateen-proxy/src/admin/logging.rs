@@ -1,0 +1,76 @@
+//! `/logging`: the levels of the program's log, by Envoy's logger names.
+
+use std::fmt::Write;
+
+use http::{Method, StatusCode};
+
+use super::{Context, Page, Query};
+
+/// Envoy's loggers that have a counterpart here; `istioctl proxy-config log` shows and sets these.
+const LOGGERS: [&str; 14] = [
+    "admin",
+    "client",
+    "config",
+    "connection",
+    "conn_handler",
+    "filter",
+    "http",
+    "http2",
+    "main",
+    "pool",
+    "rbac",
+    "router",
+    "upstream",
+    "tls",
+];
+
+const LEVELS: [&str; 7] = [
+    "trace", "debug", "info", "warning", "error", "critical", "off",
+];
+
+pub(super) fn page(context: &Context, method: &Method, query: &Query) -> Page {
+    let Some(control) = &context.shared.config.log_control else {
+        return Page::refused(
+            StatusCode::NOT_IMPLEMENTED,
+            "log levels are fixed in this process\n",
+        );
+    };
+    if query.iter().next().is_some() {
+        if method != Method::POST {
+            return Page::refused(
+                StatusCode::METHOD_NOT_ALLOWED,
+                format!("Method {method} not allowed, POST required."),
+            );
+        }
+        for (name, level) in changes(query) {
+            if !LEVELS.contains(&level.as_str()) {
+                return Page::refused(StatusCode::BAD_REQUEST, "error: invalid logger level\n");
+            }
+            if !name.is_empty() && !LOGGERS.contains(&name.as_str()) {
+                return Page::refused(StatusCode::BAD_REQUEST, "error: unknown logger name\n");
+            }
+            control.set(Some(name.as_str()).filter(|name| !name.is_empty()), &level);
+        }
+    }
+    let mut out = String::from("active loggers:\n");
+    for name in LOGGERS {
+        let _ = writeln!(out, "  {name}: {}", control.level(name));
+    }
+    Page::text(out)
+}
+
+/// `level=debug` for all, `paths=http:debug,pool:info`, or `http=debug`.
+fn changes(query: &Query) -> Vec<(String, String)> {
+    let mut changes = Vec::new();
+    for (key, value) in query.iter() {
+        match key {
+            "level" => changes.push((String::new(), value.to_owned())),
+            "paths" => {
+                let pairs = value.split(',').filter_map(|pair| pair.split_once(':'));
+                changes.extend(pairs.map(|(name, level)| (name.to_owned(), level.to_owned())));
+            }
+            name => changes.push((name.to_owned(), value.to_owned())),
+        }
+    }
+    changes
+}

@@ -1,0 +1,351 @@
+//! A cluster as one worker sees it: its hosts, their pools and loads, and picking one.
+//!
+//! The state follows the configuration: a request asks for the cluster under the [`Live`] it reads, and hosts that are still
+//! there keep their connections and counts through any number of updates.
+
+pub(crate) mod breaker;
+pub(crate) mod host;
+pub(crate) mod outlier;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lateen_telemetry::metrics::Shard;
+use lateen_telemetry::metrics::envoy::ClusterStats;
+use lateen_traffic::cluster::{CircuitBreaker, Discovery, TransportSocket};
+use lateen_traffic::endpoint::{Endpoint, EndpointAddress, Locality};
+use lateen_traffic::lb::{HostHealth, HostSet, LbState, PickRequest};
+use lateen_traffic::value::Metadata;
+use lateen_traffic::{Cluster, EndpointSet};
+use tokio::time::Instant;
+
+use self::breaker::{Breakers, Permit, Resource};
+use self::host::HostState;
+use self::outlier::{Ended, Outliers};
+use crate::net::socket::{ConnectOptions, Keepalive};
+use crate::shared::{Live, Shared};
+
+/// Hosts of an ORIGINAL_DST cluster without a request for so long are forgotten, as Envoy's `cleanup_interval` does.
+const ORIGINAL_DST_IDLE: Duration = Duration::from_secs(60);
+
+/// A cluster in one worker.
+#[derive(Debug)]
+pub(crate) struct ClusterState {
+    /// Its name.
+    pub(crate) name: Arc<str>,
+    /// Its statistics.
+    pub(crate) stats: ClusterStats,
+    /// Limits over all workers.
+    pub(crate) breakers: Arc<Breakers>,
+    outliers: Arc<Outliers>,
+    hosts: RefCell<HashMap<SocketAddr, Rc<HostState>, foldhash::fast::RandomState>>,
+    current: RefCell<Option<Rc<Members>>>,
+}
+
+/// The hosts of a cluster under one endpoint set and one state of health.
+#[derive(Debug)]
+pub(crate) struct Members {
+    /// The cluster's settings.
+    pub(crate) cluster: Arc<Cluster>,
+    endpoints: Arc<EndpointSet>,
+    epoch: u64,
+    set: HostSet,
+    lb: RefCell<LbState>,
+    states: Vec<Option<Rc<HostState>>>,
+    healthy: usize,
+}
+
+/// A host that was picked.
+#[derive(Clone, Debug)]
+pub(crate) struct Host {
+    /// Its state in this worker.
+    pub(crate) state: Rc<HostState>,
+    /// What the configuration says of it.
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// How it is spoken to.
+    pub(crate) transport: TransportSocket,
+    /// Its index, for not picking it again.
+    pub(crate) index: usize,
+}
+
+/// What a pick goes by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// A random number.
+    pub(crate) random: u64,
+    /// The request's hash, for consistent hashing.
+    pub(crate) hash: Option<u64>,
+    /// Hosts tried already that are to be avoided.
+    pub(crate) avoid: &'a [usize],
+    /// How often to pick again for that.
+    pub(crate) attempts: u32,
+    /// Where the connection was going, for ORIGINAL_DST.
+    pub(crate) original_dst: Option<SocketAddr>,
+}
+
+impl ClusterState {
+    /// The state of a cluster that a worker meets for the first time.
+    pub(crate) fn new(name: &Arc<str>, shared: &Shared, shard: Shard) -> Self {
+        Self {
+            name: Arc::clone(name),
+            stats: shared.stats.cluster.handles(shard, name),
+            breakers: shared.breakers(name),
+            outliers: shared.outliers(name),
+            hosts: RefCell::default(),
+            current: RefCell::new(None),
+        }
+    }
+
+    /// Picks a host under the given configuration.
+    pub(crate) fn pick(
+        &self,
+        cluster: &Arc<Cluster>,
+        live: &Live,
+        wanted: Wanted<'_>,
+    ) -> Option<Host> {
+        if let Discovery::OriginalDst(settings) = &cluster.discovery {
+            let mut address = wanted.original_dst?;
+            if let Some(port) = settings.port_override {
+                address.set_port(port);
+            }
+            return Some(self.original_dst(cluster, address));
+        }
+        let members = self.members(cluster, live)?;
+        let load = |index: usize| {
+            members
+                .states
+                .get(index)
+                .and_then(Option::as_ref)
+                .map_or(0, |state| state.active.get())
+        };
+        let request = PickRequest {
+            random: wanted.random,
+            hash: wanted.hash,
+            avoid: wanted.avoid,
+            attempts: wanted.attempts,
+            load: &load,
+            avoid_priorities: &[],
+        };
+        let pick = members.lb.borrow_mut().pick(&members.set, &request).ok()?;
+        let endpoint = Arc::clone(members.endpoints.endpoints.get(pick.host)?);
+        let state = members.states.get(pick.host)?.clone()?;
+        let locality = members.endpoints.group_of(pick.host);
+        let none = Metadata::default();
+        let locality = locality.map_or(&none, |group| &group.metadata);
+        let transport = cluster
+            .transport_for(&endpoint.metadata, locality)
+            .0
+            .clone();
+        Some(Host {
+            state,
+            endpoint,
+            transport,
+            index: pick.host,
+        })
+    }
+
+    /// How many hosts there are, and how many take requests.
+    pub(crate) fn membership(&self) -> (usize, usize) {
+        let current = self.current.borrow();
+        current.as_ref().map_or((0, 0), |members| {
+            (members.endpoints.endpoints.len(), members.healthy)
+        })
+    }
+
+    fn members(&self, cluster: &Arc<Cluster>, live: &Live) -> Option<Rc<Members>> {
+        let endpoints = live.endpoints_of(cluster)?;
+        let epoch = self.outliers.epoch();
+        if let Some(members) = &*self.current.borrow()
+            && Arc::ptr_eq(&members.cluster, cluster)
+            && Arc::ptr_eq(&members.endpoints, endpoints)
+            && members.epoch == epoch
+        {
+            return Some(Rc::clone(members));
+        }
+        let members = Rc::new(self.build(cluster, endpoints, epoch));
+        *self.current.borrow_mut() = Some(Rc::clone(&members));
+        Some(members)
+    }
+
+    fn build(&self, cluster: &Arc<Cluster>, endpoints: &Arc<EndpointSet>, epoch: u64) -> Members {
+        let mut old = self.hosts.borrow_mut();
+        let mut kept = HashMap::default();
+        let states: Vec<Option<Rc<HostState>>> = endpoints
+            .endpoints
+            .iter()
+            .map(|endpoint| {
+                let EndpointAddress::Socket(address) = endpoint.address else {
+                    return None;
+                };
+                let state = old
+                    .remove(&address)
+                    .or_else(|| kept.get(&address).map(Rc::clone));
+                let state = state.unwrap_or_else(|| {
+                    Rc::new(HostState::new(address, self.outliers.host(address)))
+                });
+                kept.insert(address, Rc::clone(&state));
+                Some(state)
+            })
+            .collect();
+        // Hosts that are gone finish what they have; their idle connections are closed.
+        for (_, gone) in old.drain() {
+            gone.close_idle();
+        }
+        *old = kept;
+        let health: Vec<HostHealth> = states
+            .iter()
+            .zip(&endpoints.endpoints)
+            .map(|(state, endpoint)| match state {
+                Some(state) if !state.record.is_out() => HostHealth::from(endpoint.health),
+                _ => HostHealth::Unhealthy,
+            })
+            .collect();
+        let set = HostSet::new(cluster, endpoints, &health);
+        Members {
+            healthy: health.iter().filter(|h| **h == HostHealth::Healthy).count(),
+            cluster: Arc::clone(cluster),
+            endpoints: Arc::clone(endpoints),
+            epoch,
+            lb: RefCell::new(LbState::new(&set, rand::random())),
+            set,
+            states,
+        }
+    }
+
+    fn original_dst(&self, cluster: &Arc<Cluster>, address: SocketAddr) -> Host {
+        let mut hosts = self.hosts.borrow_mut();
+        let state = hosts
+            .entry(address)
+            .or_insert_with(|| Rc::new(HostState::new(address, self.outliers.host(address))));
+        state.last_used.set(Instant::now());
+        let endpoint = Endpoint {
+            address: EndpointAddress::Socket(address),
+            additional_addresses: Vec::new(),
+            hostname: Arc::from(""),
+            weight: 1,
+            health: lateen_traffic::endpoint::HealthStatus::Unknown,
+            metadata: Metadata::default(),
+            locality: Arc::new(Locality::default()),
+        };
+        let none = Metadata::default();
+        let transport = cluster.transport_for(&none, &none).0.clone();
+        Host {
+            state: Rc::clone(state),
+            endpoint: Arc::new(endpoint),
+            transport,
+            index: 0,
+        }
+    }
+
+    /// Counts how a request to a host ended, for outlier detection.
+    pub(crate) fn record(&self, cluster: &Cluster, host: &HostState, ended: Ended, random: u64) {
+        if let Some(settings) = &cluster.outlier_detection {
+            let size = self.hosts.borrow().len();
+            self.outliers
+                .record(&host.record, ended, settings, size, random);
+        }
+    }
+
+    /// Takes a place among the cluster's requests or retries.
+    pub(crate) fn permit(
+        &self,
+        cluster: &Cluster,
+        high_priority: bool,
+        resource: Resource,
+    ) -> Option<Permit> {
+        let limits: &CircuitBreaker = &cluster.circuit_breakers[usize::from(high_priority)];
+        let limit = match resource {
+            Resource::Connections => limits.max_connections,
+            Resource::Pending => limits.max_pending_requests,
+            Resource::Requests => limits.max_requests,
+            Resource::Retries => {
+                let active = self.breakers.taken(high_priority, Resource::Requests);
+                u32::try_from(limits.retry_limit(u64::from(active))).unwrap_or(u32::MAX)
+            }
+        };
+        self.breakers.acquire(high_priority, resource, limit)
+    }
+
+    /// Closes what was idle for too long and forgets hosts that only an original destination named.
+    pub(crate) fn sweep(&self, cluster: &Cluster) {
+        let now = Instant::now();
+        let keeps = |host: &HostState| {
+            host.active.get() > 0
+                || host.has_connections()
+                || now.duration_since(host.last_used.get()) < ORIGINAL_DST_IDLE
+        };
+        let mut hosts = self.hosts.borrow_mut();
+        for host in hosts.values() {
+            host.sweep(cluster.http.idle_timeout);
+        }
+        if matches!(cluster.discovery, Discovery::OriginalDst(_)) {
+            hosts.retain(|_, host| keeps(host));
+        }
+        drop(hosts);
+        let (all, well) = self.membership();
+        self.stats
+            .membership_total
+            .set(i64::try_from(all).unwrap_or(i64::MAX));
+        self.stats
+            .membership_healthy
+            .set(i64::try_from(well).unwrap_or(i64::MAX));
+    }
+
+    /// Closes every idle connection: the cluster is gone.
+    pub(crate) fn close(&self) {
+        for host in self.hosts.borrow().values() {
+            host.close_idle();
+        }
+        *self.current.borrow_mut() = None;
+    }
+}
+
+/// Socket options of connections to a cluster's host.
+pub(crate) fn connect_options(
+    cluster: &Cluster,
+    address: SocketAddr,
+    mark: Option<u32>,
+) -> ConnectOptions {
+    let sources = cluster
+        .bind
+        .source
+        .iter()
+        .chain(&cluster.bind.additional_sources);
+    let source = sources
+        .map(SocketAddr::ip)
+        .find(|ip| ip.is_ipv4() == address.is_ipv4());
+    let keepalive = cluster.keepalive.map(|k| Keepalive {
+        probes: k.probes,
+        time: k.time,
+        interval: k.interval,
+    });
+    ConnectOptions {
+        mark,
+        source,
+        keepalive,
+    }
+}
+
+/// Counts a request as active on its host until dropped.
+#[derive(Debug)]
+pub(crate) struct ActiveRequest(Rc<HostState>);
+
+impl ActiveRequest {
+    /// Counts it.
+    pub(crate) fn begin(host: &Rc<HostState>) -> Self {
+        host.active.set(host.active.get() + 1);
+        Self(Rc::clone(host))
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        let active: &Cell<u32> = &self.0.active;
+        active.set(active.get().saturating_sub(1));
+        self.0.last_used.set(Instant::now());
+    }
+}

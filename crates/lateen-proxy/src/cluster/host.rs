@@ -1,0 +1,120 @@
+//! One upstream host as one worker sees it: its pools by transport, and how much it has to do.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use lateen_telemetry::metrics::istio::PeerId;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::outlier::HostRecord;
+use crate::upstream::h1::Idle;
+use crate::upstream::h2::Connections;
+use crate::worker::Worker;
+
+/// A host in one worker.
+#[derive(Debug)]
+pub(crate) struct HostState {
+    /// Its address.
+    pub(crate) address: SocketAddr,
+    /// Requests and TCP connections under way.
+    pub(crate) active: Cell<u32>,
+    /// When the last of them ended or began.
+    pub(crate) last_used: Cell<Instant>,
+    /// Its record over all workers.
+    pub(crate) record: Arc<HostRecord>,
+    pools: RefCell<Vec<(TransportKey, Rc<Pool>)>>,
+    introduced: RefCell<Option<(HeaderValue, PeerId)>>,
+}
+
+/// What tells connections to one host apart that may not stand for each other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TransportKey {
+    /// The TLS configuration; 0 is none.
+    pub(crate) tls: u64,
+    /// The server name sent.
+    pub(crate) server_name: Option<Arc<str>>,
+}
+
+/// The connections to a host over one transport.
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    /// HTTP/1, idle.
+    pub(crate) h1: Rc<Idle>,
+    /// HTTP/2.
+    pub(crate) h2: Rc<Connections>,
+    /// Connections that exist, idle or not.
+    pub(crate) open: Rc<Cell<usize>>,
+    /// Rings when a connection becomes free or ends.
+    pub(crate) freed: Rc<Notify>,
+}
+
+impl HostState {
+    /// A host without connections.
+    pub(crate) fn new(address: SocketAddr, record: Arc<HostRecord>) -> Self {
+        Self {
+            address,
+            active: Cell::new(0),
+            last_used: Cell::new(Instant::now()),
+            record,
+            pools: RefCell::default(),
+            introduced: RefCell::default(),
+        }
+    }
+
+    /// The workload that introduced itself from here with this header. It hardly ever changes, so the last answer is remembered.
+    pub(crate) fn introduce(&self, header: &HeaderValue, worker: &Worker) -> PeerId {
+        let mut introduced = self.introduced.borrow_mut();
+        if let Some((known, id)) = &*introduced
+            && known == header
+        {
+            return *id;
+        }
+        let peer = crate::node::read_peer(header);
+        let id = peer.map_or_else(PeerId::default, |peer| {
+            worker.metrics.borrow_mut().peer(&peer)
+        });
+        *introduced = Some((header.clone(), id));
+        id
+    }
+
+    /// The pool for a transport. There are one or two, so a list is the fastest map.
+    pub(crate) fn pool(&self, key: &TransportKey) -> Rc<Pool> {
+        let mut pools = self.pools.borrow_mut();
+        if let Some((_, pool)) = pools.iter().find(|(k, _)| k == key) {
+            return Rc::clone(pool);
+        }
+        let pool = Rc::new(Pool::default());
+        pools.push((key.clone(), Rc::clone(&pool)));
+        pool
+    }
+
+    /// Whether any connection exists.
+    pub(crate) fn has_connections(&self) -> bool {
+        self.pools
+            .borrow()
+            .iter()
+            .any(|(_, pool)| pool.open.get() > 0)
+    }
+
+    /// Closes what was idle for too long, and forgets pools of transports that are gone.
+    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+        self.pools.borrow_mut().retain(|(_, pool)| {
+            pool.h1.sweep(idle_timeout);
+            pool.h2.sweep(idle_timeout);
+            pool.open.get() > 0 || Rc::strong_count(pool) > 1
+        });
+    }
+
+    /// Closes every idle connection; busy ones end with what they carry.
+    pub(crate) fn close_idle(&self) {
+        for (_, pool) in self.pools.borrow_mut().drain(..) {
+            pool.h1.clear();
+            pool.h2.clear();
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! A connection's way: where it was going, what it speaks, which filter chain takes it, TLS, then HTTP or TCP.
+//!
+//! The steps are those of Envoy's listener: listener filters, filter-chain match, transport socket, network filters. Nothing is
+//! decided here; `lateen-traffic` is asked.
+//!
+//! ## Clients that say nothing
+//! Istio sets no limit for protocol detection, so in Envoy a server-first protocol on a port without a declared protocol hangs.
+//! Here a connection whose client is silent for [`SILENCE`] and whose chain "for what says nothing" is a TCP proxy is connected to
+//! its upstream at once; whoever speaks first decides. If it is the server, the connection is that TCP proxy's. If it is the client,
+//! the upstream connection (which carried nothing) is closed and detection goes on with what the client sent. The chain is matched
+//! and its network filters (access control among them) are applied before that connection is made: silence gains nobody
+//! anything that plain bytes would not.
+
+mod detect;
+mod facts;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use lateen_telemetry::metrics::istio::{ConnectionSecurityPolicy, PeerId, PrincipalId};
+use lateen_traffic::filter::{NetworkFilter, NetworkFilterKind};
+use lateen_traffic::listener::{FilterChain, ListenerFilterKind, TrafficDirection};
+use lateen_traffic::rbac::Subject;
+use lateen_traffic::request::FilterState;
+use lateen_traffic::tls::{DownstreamTls, ValidationSource};
+use lateen_traffic::value::Metadata;
+use lateen_traffic::{Listener, PeerTls};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+pub(crate) use self::facts::Facts;
+
+use self::detect::{Detected, detect};
+use crate::http::server;
+use crate::net::{Prefixed, Stream, socket};
+use crate::tcp;
+use crate::tls::PeerCertificate;
+use crate::worker::{ListenerHandle, Now, Worker};
+
+/// How long a client may say nothing before its connection is tried as one whose server speaks first. Longer than a round trip
+/// within a continent, shorter than a person notices on top of connecting to a database.
+const SILENCE: Duration = Duration::from_millis(100);
+
+/// A connection whose filter chain is known.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The worker that serves it.
+    pub(crate) worker: Rc<Worker>,
+    /// The listener that accepted it.
+    pub(crate) handle: Rc<ListenerHandle>,
+    /// Addresses and what detection found.
+    pub(crate) facts: Facts,
+    /// The filter chain.
+    pub(crate) chain: Arc<FilterChain>,
+    /// The direction of the listener's traffic.
+    pub(crate) direction: TrafficDirection,
+    /// The configuration it began with.
+    pub(crate) now: Rc<Now>,
+    /// The peer's certificate.
+    pub(crate) peer: Option<PeerCertificate>,
+    /// Whether that was verified.
+    pub(crate) validated: bool,
+    /// Whether the connection is TLS.
+    pub(crate) secure: bool,
+    /// What ALPN chose.
+    pub(crate) alpn: Option<Vec<u8>>,
+    /// The peer's identity, for metrics.
+    pub(crate) peer_principal: PrincipalId,
+    /// Says that the connection is to end with the current request.
+    pub(crate) draining: Cell<bool>,
+    own_principal: PrincipalId,
+    introduced: RefCell<Option<(HeaderValue, PeerId)>>,
+}
+
+impl Connection {
+    /// The peer's certificate as decisions see it.
+    pub(crate) fn peer_tls(&self) -> PeerTls<'_> {
+        match &self.peer {
+            Some(peer) => peer.view(self.validated),
+            None => PeerTls {
+                is_tls: self.secure,
+                ..PeerTls::default()
+            },
+        }
+    }
+
+    /// The proxy's identity on this connection, for metrics; unknown without mTLS.
+    pub(crate) fn own_principal(&self) -> PrincipalId {
+        self.own_principal
+    }
+
+    /// `connection_security_policy`, as the destination reports it.
+    pub(crate) fn security(&self) -> ConnectionSecurityPolicy {
+        if self.secure && self.peer.is_some() {
+            ConnectionSecurityPolicy::MutualTls
+        } else {
+            ConnectionSecurityPolicy::None
+        }
+    }
+
+    /// The workload that introduced itself with this header. A connection's requests mostly come from one workload, so the last
+    /// answer is remembered.
+    pub(crate) fn introduce(&self, header: &HeaderValue) -> PeerId {
+        let mut introduced = self.introduced.borrow_mut();
+        if let Some((known, id)) = &*introduced
+            && known == header
+        {
+            return *id;
+        }
+        let peer = crate::node::read_peer(header);
+        let id = peer.map_or_else(PeerId::default, |peer| {
+            self.worker.metrics.borrow_mut().peer(&peer)
+        });
+        *introduced = Some((header.clone(), id));
+        id
+    }
+}
+
+/// Why a connection ends before its protocol is served.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("no such listener any more")]
+    NoListener,
+    #[error("the client closed the connection")]
+    ClientGone,
+    #[error("listener filters took too long")]
+    DetectionTimeout,
+    #[error("no PROXY protocol header")]
+    NoProxyHeader,
+    #[error("no filter chain matches")]
+    NoFilterChain,
+    #[error("TLS cannot be served")]
+    Tls(#[source] crate::tls::ContextError),
+    #[error("TLS handshake failed")]
+    Handshake(#[source] std::io::Error),
+    #[error("TLS handshake took too long")]
+    HandshakeTimeout,
+    #[error("a network filter refused it")]
+    Denied,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    handle: Rc<ListenerHandle>,
+    tcp: TcpStream,
+    remote: SocketAddr,
+) {
+    handle.stats.downstream_cx_total.inc();
+    handle.stats.downstream_cx_active.inc();
+    let started = tokio::time::Instant::now();
+    let stats = handle.stats.clone();
+    // Boxed: a connection spends its life in one of two protocols, and its task should not hold room for all steps.
+    if let Err(refused) = Box::pin(establish(worker, &handle, tcp, remote)).await {
+        note_refusal(&handle, remote, &refused);
+    }
+    stats.downstream_cx_active.dec();
+    stats.downstream_cx_destroy.inc();
+    stats
+        .downstream_cx_length_ms
+        .record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+}
+
+fn note_refusal(handle: &ListenerHandle, remote: SocketAddr, refused: &Refused) {
+    let stats = &handle.stats;
+    match refused {
+        Refused::NoFilterChain => stats.no_filter_chain_match.inc(),
+        Refused::DetectionTimeout => stats.downstream_pre_cx_timeout.inc(),
+        Refused::Handshake(_) | Refused::Tls(_) => stats.ssl_connection_error.inc(),
+        Refused::HandshakeTimeout => stats.downstream_cx_transport_socket_connect_timeout.inc(),
+        Refused::NoListener | Refused::ClientGone | Refused::NoProxyHeader | Refused::Denied => {}
+    }
+    let cause = std::error::Error::source(refused)
+        .map(ToString::to_string)
+        .unwrap_or_default();
+    tracing::debug!(listener = %handle.name.borrow(), %remote, %refused, cause, "connection ends");
+}
+
+async fn establish(
+    worker: Rc<Worker>,
+    handle: &Rc<ListenerHandle>,
+    mut tcp: TcpStream,
+    remote: SocketAddr,
+) -> Result<(), Refused> {
+    socket::prepare_accepted(&tcp);
+    let now = worker.now();
+    let accepting = now
+        .program
+        .listener(&handle.name.borrow())
+        .ok_or(Refused::NoListener)?
+        .clone();
+    let mut facts = Facts::of(&worker, &tcp, remote).ok_or(Refused::ClientGone)?;
+    restore_destination(&mut facts, &accepting, &tcp);
+    let listener = Arc::clone(now.program.dispatch(&accepting, facts.local).listener);
+    facts.listener = Arc::clone(&listener.name);
+
+    let mut seen = bytes::BytesMut::new();
+    let detected = detect(&mut tcp, &listener, &mut facts, &mut seen, SILENCE).await?;
+    if detected == Detected::Silent
+        && let Some(speculation) = server_first(&worker, handle, &now, &listener, &facts)
+    {
+        match tcp::speculate(speculation, &tcp).await {
+            tcp::Speculation::ServerSpoke(ready) => {
+                tcp::run_ready(*ready, Stream::Plain(Prefixed::new(seen.freeze(), tcp))).await;
+                return Ok(());
+            }
+            tcp::Speculation::Over => return Ok(()),
+            tcp::Speculation::ClientSpoke => {}
+        }
+    }
+    if detected == Detected::Silent {
+        // Either the client has spoken by now, or its chain waits for it anyway.
+        detect(&mut tcp, &listener, &mut facts, &mut seen, Duration::MAX).await?;
+    }
+
+    let chain = matching_chain(&listener, &facts).ok_or(Refused::NoFilterChain)?;
+    facts.chain = Arc::clone(&chain.name);
+    let plain = Prefixed::new(seen.freeze(), tcp);
+    let stream = match &chain.tls {
+        None => Stream::Plain(plain),
+        Some(tls) => accept_tls(&worker, handle, &now, &chain, tls, &facts, plain).await?,
+    };
+    let connection = Rc::new(connection(
+        worker, handle, now, &listener, facts, chain, &stream,
+    ));
+    run_filters(connection, stream).await
+}
+
+/// A redirected connection was going elsewhere than to the socket that accepted it.
+fn restore_destination(facts: &mut Facts, listener: &Listener, tcp: &TcpStream) {
+    let wants = listener.use_original_dst
+        || listener
+            .listener_filters
+            .iter()
+            .any(|filter| filter.kind == ListenerFilterKind::OriginalDst);
+    if wants && let Some(original) = socket::original_destination(tcp) {
+        facts.redirected = original != facts.direct_local;
+        facts.local = original;
+    }
+}
+
+fn matching_chain(listener: &Listener, facts: &Facts) -> Option<Arc<FilterChain>> {
+    facts.with_info(|info| listener.match_filter_chain(info).chain().cloned())
+}
+
+/// The TCP proxy that a connection without a word of its client would go to, if all agrees.
+fn server_first(
+    worker: &Rc<Worker>,
+    handle: &Rc<ListenerHandle>,
+    now: &Rc<Now>,
+    listener: &Arc<Listener>,
+    facts: &Facts,
+) -> Option<tcp::Ready> {
+    let chain = matching_chain(listener, facts).filter(|chain| chain.tls.is_none())?;
+    let mut facts = facts.clone();
+    facts.chain = Arc::clone(&chain.name);
+    let connection = Rc::new(Connection {
+        worker: Rc::clone(worker),
+        handle: Rc::clone(handle),
+        facts,
+        direction: listener.direction,
+        now: Rc::clone(now),
+        peer: None,
+        validated: false,
+        secure: false,
+        alpn: None,
+        peer_principal: PrincipalId::default(),
+        draining: Cell::new(false),
+        own_principal: PrincipalId::default(),
+        introduced: RefCell::default(),
+        chain,
+    });
+    match pass_filters(&connection) {
+        Ok(Some(NetworkFilterKind::Tcp(proxy))) => {
+            let proxy = Arc::clone(proxy);
+            Some(tcp::Ready::new(connection, proxy))
+        }
+        _ => None,
+    }
+}
+
+async fn accept_tls(
+    worker: &Worker,
+    handle: &ListenerHandle,
+    now: &Now,
+    chain: &FilterChain,
+    tls: &Arc<DownstreamTls>,
+    facts: &Facts,
+    plain: Prefixed,
+) -> Result<Stream, Refused> {
+    let mut config = worker
+        .shared
+        .tls
+        .server(tls, &now.secrets)
+        .map_err(Refused::Tls)?;
+    // rustls ends a handshake whose ALPN lists have nothing in common (RFC 7301); Envoy goes on without a protocol, and
+    // Istio's clients rely on it.
+    let offered = &facts.protocols;
+    if !offered.is_empty()
+        && !config
+            .alpn_protocols
+            .iter()
+            .any(|p| offered.iter().any(|o| o.as_bytes() == p))
+    {
+        let mut without = (*config).clone();
+        without.alpn_protocols.clear();
+        config = Arc::new(without);
+    }
+    let longest = worker.shared.config.limits.handshake;
+    let time = chain
+        .transport_connect_timeout
+        .map_or(longest, |time| time.min(longest));
+    let accepted = tokio::time::timeout(time, TlsAcceptor::from(config).accept(plain)).await;
+    let stream = accepted
+        .map_err(|_| Refused::HandshakeTimeout)?
+        .map_err(Refused::Handshake)?;
+    handle.stats.ssl_handshake.inc();
+    Ok(Stream::Tls(Box::new(stream.into())))
+}
+
+fn connection(
+    worker: Rc<Worker>,
+    handle: &Rc<ListenerHandle>,
+    now: Rc<Now>,
+    listener: &Listener,
+    facts: Facts,
+    chain: Arc<FilterChain>,
+    stream: &Stream,
+) -> Connection {
+    let session = stream.tls();
+    let leaf = session.and_then(|tls| tls.peer_certificates()?.first());
+    let peer = leaf.and_then(PeerCertificate::read);
+    let peer_principal = worker.principal(peer.as_ref().and_then(PeerCertificate::principal));
+    let own_principal = worker.principal(now.own_principal.as_deref().filter(|_| peer.is_some()));
+    Connection {
+        validated: peer.is_some() && chain.tls.as_ref().is_some_and(|tls| verifies(tls)),
+        secure: session.is_some(),
+        alpn: session
+            .and_then(|tls| tls.alpn_protocol())
+            .map(<[u8]>::to_vec),
+        direction: listener.direction,
+        handle: Rc::clone(handle),
+        draining: Cell::new(false),
+        introduced: RefCell::default(),
+        worker,
+        facts,
+        chain,
+        now,
+        peer,
+        peer_principal,
+        own_principal,
+    }
+}
+
+/// Whether a context verifies the certificates it is shown, rather than only looking at them.
+fn verifies(tls: &DownstreamTls) -> bool {
+    match &tls.common.validation {
+        ValidationSource::None => false,
+        ValidationSource::Inline(settings)
+        | ValidationSource::Combined {
+            default: settings, ..
+        } => !settings.accept_untrusted,
+        ValidationSource::Sds(_) => true,
+    }
+}
+
+/// Applies network filters up to the terminal one, which is returned; `Ok(None)` if there is none.
+fn pass_filters(connection: &Connection) -> Result<Option<&NetworkFilterKind>, Refused> {
+    let (metadata, state) = (Metadata::default(), FilterState::default());
+    for NetworkFilter { kind, .. } in &connection.chain.filters {
+        match kind {
+            NetworkFilterKind::Rbac(rbac) => {
+                let peer = connection.peer_tls();
+                let allowed = connection.facts.with_info(|info| {
+                    let subject = Subject {
+                        connection: info,
+                        peer: &peer,
+                        request: None,
+                        dynamic_metadata: &metadata,
+                        filter_state: &state,
+                    };
+                    rbac.rules
+                        .as_ref()
+                        .is_none_or(|rules| rules.decide(&subject).allowed)
+                });
+                if !allowed {
+                    return Err(Refused::Denied);
+                }
+            }
+            NetworkFilterKind::Http(_)
+            | NetworkFilterKind::Tcp(_)
+            | NetworkFilterKind::Echo
+            | NetworkFilterKind::DirectResponse(_) => return Ok(Some(kind)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+async fn run_filters(connection: Rc<Connection>, stream: Stream) -> Result<(), Refused> {
+    let terminal = pass_filters(&connection)?.cloned();
+    match terminal {
+        Some(NetworkFilterKind::Http(manager)) => {
+            let manager = connection.worker.manager(&manager, connection.direction);
+            server::serve(connection, manager, stream).await;
+        }
+        Some(NetworkFilterKind::Tcp(proxy)) => {
+            tcp::run(tcp::Ready::new(connection, proxy), stream).await
+        }
+        Some(NetworkFilterKind::Echo) => tcp::echo(stream).await,
+        Some(NetworkFilterKind::DirectResponse(source)) => tcp::respond(stream, &source).await,
+        _ => {
+            tracing::debug!(chain = %connection.chain.name, "filter chain without a terminal filter")
+        }
+    }
+    Ok(())
+}

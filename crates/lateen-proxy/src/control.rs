@@ -1,0 +1,253 @@
+//! The control runtime: everything that is not traffic, on one thread of its own.
+//!
+//! It receives configuration, certificates and DNS answers, makes each new [`Live`] of them and publishes it; it serves the admin
+//! interface; it starts, drains and stops the workers.
+
+mod apply;
+mod dns;
+mod source;
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use lateen_telemetry::metrics::Snapshot;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::apply::{Dump, DumpEntry};
+
+use crate::admin::{self, Ports};
+use crate::cluster::outlier;
+use crate::config::ProxyConfig;
+use crate::handle::{StartError, State};
+use crate::shared::Shared;
+use crate::worker::{self, Orders};
+
+/// How often a draining proxy looks whether connections are left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// Why a source of configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The source was taken by another proxy.
+    #[error("the xDS source was used already")]
+    SourceTaken,
+}
+
+/// The threads of a running proxy.
+#[derive(Debug)]
+pub(crate) struct Control {
+    shared: Arc<Shared>,
+    orders: Orders,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    admin: Option<SocketAddr>,
+}
+
+impl Control {
+    /// Opens the proxy's own ports and starts its threads.
+    pub(crate) fn start(config: Arc<ProxyConfig>) -> Result<Self, StartError> {
+        let source = source::take(&config.source).map_err(StartError::Source)?;
+        let ports = Ports::open(&config)?;
+        let admin = ports.admin_address();
+        let workers = worker_count(&config);
+        let shared = Arc::new(Shared::new(config, workers));
+        let orders = Orders {
+            stop: CancellationToken::new(),
+            open: Arc::new(AtomicUsize::new(0)),
+        };
+        let control = Self {
+            shared,
+            orders,
+            threads: Mutex::default(),
+            admin,
+        };
+        control.spawn_workers(workers)?;
+        control.spawn_control(source, ports)?;
+        Ok(control)
+    }
+
+    fn spawn_workers(&self, workers: u16) -> Result<(), StartError> {
+        for index in 0..workers {
+            let (shared, orders) = (Arc::clone(&self.shared), self.orders.clone());
+            self.spawn(format!("wrk:{index}"), move || {
+                if let Err(error) = worker::run(shared, index, orders) {
+                    tracing::error!(%error, "a worker cannot run");
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    fn spawn_control(&self, source: source::Source, ports: Ports) -> Result<(), StartError> {
+        let (shared, orders) = (Arc::clone(&self.shared), self.orders.clone());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(StartError::Runtime)?;
+        self.spawn("control".to_owned(), move || {
+            let stop = orders.stop.clone();
+            let local = tokio::task::LocalSet::new();
+            local.block_on(&runtime, async {
+                tokio::select! {
+                    () = attend(shared, source, ports, orders) => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+            drop(local);
+            // A name resolution may hang in the system's resolver; it must not keep the process.
+            runtime.shutdown_background();
+        })
+    }
+
+    fn spawn(&self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+        let thread = std::thread::Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(|error| {
+                self.orders.stop.cancel();
+                StartError::Runtime(error)
+            })?;
+        self.threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
+        Ok(())
+    }
+
+    /// The state, as it changes.
+    pub(crate) fn state(&self) -> watch::Receiver<State> {
+        self.shared.state()
+    }
+
+    /// Where listeners are bound.
+    pub(crate) fn bound(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.shared.bound()
+    }
+
+    /// Where the admin interface listens.
+    pub(crate) const fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The statistics now.
+    pub(crate) fn metrics(&self) -> Snapshot {
+        self.shared.stats.registry.snapshot()
+    }
+
+    /// Drains: returns when no connection is left or the drain time is over.
+    pub(crate) async fn drain(&self) {
+        self.shared.advance(State::Draining);
+        let end = Instant::now() + self.shared.config.drain.time;
+        while self.orders.open.load(Ordering::Relaxed) > 0 && Instant::now() < end {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    }
+
+    /// Ends everything and joins the threads.
+    pub(crate) async fn shutdown(self) {
+        self.orders.stop.cancel();
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                // A thread that panicked has said so; there is nothing left to stop in it.
+                let _ = thread.join();
+            }
+        });
+        let _ = joined.await;
+        self.shared.advance(State::Stopped);
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.orders.stop.cancel();
+    }
+}
+
+fn worker_count(config: &ProxyConfig) -> u16 {
+    let wanted = match config.concurrency {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        n => n,
+    };
+    u16::try_from(wanted).unwrap_or(u16::MAX)
+}
+
+/// The control runtime's main task.
+async fn attend(shared: Arc<Shared>, source: source::Source, ports: Ports, orders: Orders) {
+    let dump = Arc::new(Mutex::new(Dump::default()));
+    let applying = apply::Applier::new(Arc::clone(&shared), Arc::clone(&dump)).run(source);
+    let serving = admin::serve(
+        ports,
+        admin::Context::new(Arc::clone(&shared), dump, orders.clone()),
+    );
+    tokio::join!(applying, serving, tick(&shared, &orders));
+}
+
+/// Once a second: lets ejected hosts back in, keeps gauges current, forgets what is gone.
+async fn tick(shared: &Shared, orders: &Orders) {
+    let mut interval = tokio::time::interval(outlier::TICK);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let started = Instant::now();
+    let mut ticks = 0_u64;
+    loop {
+        interval.tick().await;
+        ticks += 1;
+        let live = shared.live();
+        for (name, outliers) in shared.all_outliers() {
+            let endpoints = live
+                .program
+                .cluster(&name)
+                .and_then(|cluster| live.endpoints_of(cluster));
+            let members: std::collections::BTreeSet<SocketAddr> = endpoints
+                .iter()
+                .flat_map(|set| &set.endpoints)
+                .filter_map(|endpoint| match endpoint.address {
+                    lateen_traffic::endpoint::EndpointAddress::Socket(address) => Some(address),
+                    _ => None,
+                })
+                .collect();
+            let by_destination = endpoints.is_none();
+            outliers.tick(Instant::now(), |address| {
+                by_destination || members.contains(&address)
+            });
+        }
+        if ticks.is_multiple_of(30) {
+            shared.forget_clusters(|name| live.program.cluster(name).is_none());
+            shared.stats.registry.sweep(std::time::Instant::now());
+        }
+        gauges(shared, orders, &live, started);
+    }
+}
+
+fn gauges(shared: &Shared, orders: &Orders, live: &crate::shared::Live, started: Instant) {
+    let server = &shared.stats.server;
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let state = shared.state_now();
+    server
+        .uptime
+        .set(i64::try_from(started.elapsed().as_secs()).unwrap_or(i64::MAX));
+    server.live.set(i64::from(state == State::Live));
+    // Envoy: 0 live, 1 draining, 2 pre-initializing, 3 initializing.
+    server.state.set(match state {
+        State::Live => 0,
+        State::Draining | State::Stopped => 1,
+        State::Initializing => 3,
+    });
+    server
+        .concurrency
+        .set(i64::from(worker_count(&shared.config)));
+    server
+        .total_connections
+        .set(number(orders.open.load(Ordering::Relaxed)));
+    server
+        .listeners_active
+        .set(number(live.program.listeners().len()));
+    server
+        .clusters_active
+        .set(number(live.program.clusters().len()));
+}

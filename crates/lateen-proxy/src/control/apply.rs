@@ -1,0 +1,337 @@
+//! Making each next [`Live`] of what arrives, and putting it into effect when it is whole.
+//!
+//! **Invariant:** what is published refers to nothing that is missing: a listener waits for its routes, a cluster for its endpoints,
+//! both for their secrets, and everything else stays as it was meanwhile ("warming"). A server that never delivers what it
+//! referred to holds changes back for [`PATIENCE`] once, Envoy's `initial_fetch_timeout`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use lateen_envoy::{Resource, TypeUrl};
+use lateen_identity::WorkloadIdentity;
+use lateen_traffic::program::Change;
+use lateen_traffic::{Program, Rejection};
+use lateen_xds::grpc::client::Acknowledge;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::dns::Resolver;
+use super::source::{Event, Running, Source};
+use crate::handle::State;
+use crate::secrets::{self, Secrets, TRUST_BUNDLE, WORKLOAD_CERTIFICATE};
+use crate::shared::{Live, Shared};
+
+/// How long changes wait for what they refer to.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the first configuration may take to be bound by every worker before the proxy calls itself live anyway.
+const BIND_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was received, for the admin interface.
+#[derive(Debug, Default)]
+pub(crate) struct Dump {
+    /// Resources by type and name.
+    pub(crate) resources: BTreeMap<TypeUrl, BTreeMap<Arc<str>, DumpEntry>>,
+    /// Resources that were refused, with the reason.
+    pub(crate) rejected: BTreeMap<(TypeUrl, Arc<str>), (String, SystemTime)>,
+    /// The version of the last answer, by type.
+    pub(crate) versions: BTreeMap<TypeUrl, String>,
+}
+
+/// One received resource.
+#[derive(Clone, Debug)]
+pub(crate) struct DumpEntry {
+    /// The resource.
+    pub(crate) resource: Resource,
+    /// When it came.
+    pub(crate) updated: SystemTime,
+}
+
+/// Builds and publishes.
+pub(super) struct Applier {
+    shared: Arc<Shared>,
+    dump: Arc<Mutex<Dump>>,
+    program: Program,
+    secrets: Secrets,
+    identity: watch::Receiver<Option<Arc<WorkloadIdentity>>>,
+    resolver: Resolver,
+    told: BTreeSet<TypeUrl>,
+    absent: BTreeSet<(TypeUrl, Arc<str>)>,
+    held_since: Option<Instant>,
+    dirty: bool,
+}
+
+impl Applier {
+    /// An applier that knows nothing yet.
+    pub(super) fn new(shared: Arc<Shared>, dump: Arc<Mutex<Dump>>) -> Self {
+        Self {
+            identity: shared.config.identity.clone(),
+            resolver: Resolver::new(),
+            shared,
+            dump,
+            program: Program::new(),
+            secrets: Secrets::default(),
+            told: BTreeSet::new(),
+            absent: BTreeSet::new(),
+            held_since: None,
+            dirty: false,
+        }
+    }
+
+    /// Applies what comes until the runtime stops.
+    pub(super) async fn run(mut self, source: Source) {
+        let mut source = Running::start(source, &self.shared);
+        let mut identity_open = true;
+        self.take_identity();
+        loop {
+            let deadline = self.held_since.map(|since| since + PATIENCE);
+            let over = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = source.next() => self.event(event, &mut source).await,
+                changed = self.identity.changed(), if identity_open => match changed {
+                    Ok(()) => self.take_identity(),
+                    Err(_) => identity_open = false,
+                },
+                () = self.resolver.changed() => self.dirty = true,
+                () = over => self.give_up_waiting(),
+            }
+            self.publish().await;
+        }
+    }
+
+    async fn event(&mut self, event: Event, source: &mut Running) {
+        let (changes, told, version, answer) = match event {
+            Event::Connected(connected) => {
+                self.shared
+                    .stats
+                    .server
+                    .control_plane_connected
+                    .set(i64::from(connected));
+                return;
+            }
+            Event::Changes {
+                changes,
+                told,
+                version,
+                answer,
+            } => (changes, told, version, answer),
+        };
+        let (next, mut rejections) = self.program.update(&changes);
+        self.program = next;
+        rejections.extend(self.take_secrets(&changes));
+        self.note(&changes, &rejections, &told, &version);
+        self.told.extend(told);
+        self.dirty = true;
+        self.count(&changes);
+        respond(answer, &rejections);
+        for ty in [
+            TypeUrl::ClusterLoadAssignment,
+            TypeUrl::RouteConfiguration,
+            TypeUrl::Secret,
+        ] {
+            let mut wanted = self.program.references(ty);
+            wanted.retain(|name| !is_local(ty, name));
+            let dropped = source.subscribe(ty, wanted).await;
+            let removals: Vec<Change> = dropped
+                .into_iter()
+                .map(|name| Change::Remove(ty, name))
+                .collect();
+            if !removals.is_empty() {
+                self.program = self.program.update(&removals).0;
+                self.take_secrets(&removals);
+                self.note(&removals, &[], &[], "");
+            }
+        }
+    }
+
+    /// Parses secrets that came, so that a broken one is refused like any other resource.
+    fn take_secrets(&mut self, changes: &[Change]) -> Vec<Rejection> {
+        let mut rejections = Vec::new();
+        for change in changes {
+            match change {
+                Change::Upsert(TypeUrl::Secret, resource) => {
+                    let Some(secret) = self.program.secret(&resource.name) else {
+                        continue;
+                    };
+                    match secrets::material(&secret.kind) {
+                        Ok(Some(material)) => {
+                            self.secrets.insert(Arc::clone(&resource.name), material)
+                        }
+                        Ok(None) => {}
+                        Err(error) => rejections.push(Rejection {
+                            type_url: TypeUrl::Secret,
+                            name: Arc::clone(&resource.name),
+                            reason: error.to_string(),
+                        }),
+                    }
+                }
+                Change::Remove(TypeUrl::Secret, name) => self.secrets.remove(name),
+                _ => {}
+            }
+        }
+        rejections
+    }
+
+    fn take_identity(&mut self) {
+        let identity = self.identity.borrow_and_update().clone();
+        if let Some(identity) = identity {
+            self.secrets.set_identity(&identity);
+            self.dirty = true;
+        }
+    }
+
+    /// Keeps what the admin interface shows, and which references are known to lead nowhere.
+    fn note(
+        &mut self,
+        changes: &[Change],
+        rejections: &[Rejection],
+        told: &[TypeUrl],
+        version: &str,
+    ) {
+        let mut dump = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = SystemTime::now();
+        for change in changes {
+            match change {
+                Change::Upsert(ty, resource) => {
+                    let key = (*ty, Arc::clone(&resource.name));
+                    self.absent.remove(&key);
+                    if let Some(rejection) = rejections
+                        .iter()
+                        .find(|r| r.type_url == *ty && r.name == resource.name)
+                    {
+                        tracing::warn!(%ty, name = %resource.name, reason = rejection.reason, "resource refused");
+                        dump.rejected.insert(key, (rejection.reason.clone(), now));
+                        continue;
+                    }
+                    dump.rejected.remove(&key);
+                    let entry = DumpEntry {
+                        resource: resource.clone(),
+                        updated: now,
+                    };
+                    dump.resources
+                        .entry(*ty)
+                        .or_default()
+                        .insert(Arc::clone(&resource.name), entry);
+                }
+                Change::Remove(ty, name) => {
+                    self.absent.insert((*ty, Arc::clone(name)));
+                    dump.rejected.remove(&(*ty, Arc::clone(name)));
+                    dump.resources.entry(*ty).or_default().remove(name);
+                }
+            }
+        }
+        for ty in told {
+            dump.versions.insert(*ty, version.to_owned());
+        }
+    }
+
+    fn count(&self, changes: &[Change]) {
+        let server = &self.shared.stats.server;
+        let live = self.shared.live();
+        for change in changes {
+            match change {
+                Change::Upsert(TypeUrl::Cluster, resource)
+                    if live.program.cluster(&resource.name).is_some() =>
+                {
+                    server.cluster_modified.inc();
+                }
+                Change::Upsert(TypeUrl::Cluster, _) => server.cluster_added.inc(),
+                Change::Remove(TypeUrl::Cluster, _) => server.cluster_removed.inc(),
+                _ => {}
+            }
+        }
+    }
+
+    /// What the program refers to and nobody has delivered yet.
+    fn missing(&self) -> BTreeSet<(TypeUrl, Arc<str>)> {
+        let mut missing = BTreeSet::new();
+        for ty in [
+            TypeUrl::ClusterLoadAssignment,
+            TypeUrl::RouteConfiguration,
+            TypeUrl::Secret,
+        ] {
+            for name in self.program.references(ty) {
+                let there = match ty {
+                    TypeUrl::ClusterLoadAssignment => self.program.endpoints(&name).is_some(),
+                    TypeUrl::RouteConfiguration => self.program.route_config(&name).is_some(),
+                    _ => self.secrets.get(&name).is_some(),
+                };
+                let key = (ty, name);
+                if !there && !self.absent.contains(&key) {
+                    missing.insert(key);
+                }
+            }
+        }
+        missing
+    }
+
+    fn give_up_waiting(&mut self) {
+        let missing = self.missing();
+        for (ty, name) in &missing {
+            tracing::warn!(%ty, %name, "not delivered in time; going on without it");
+        }
+        self.absent.extend(missing);
+        self.dirty = true;
+    }
+
+    /// Publishes if there is something new and nothing is missing.
+    async fn publish(&mut self) {
+        if !self.dirty {
+            return;
+        }
+        let first = [TypeUrl::Cluster, TypeUrl::Listener];
+        if !first.iter().all(|ty| self.told.contains(ty)) {
+            return; // half of a first configuration would answer 404 for the other half
+        }
+        self.resolver.follow(&self.program);
+        if !self.missing().is_empty() {
+            self.held_since.get_or_insert_with(Instant::now);
+            return;
+        }
+        self.held_since = None;
+        self.dirty = false;
+        let resolved = self.resolver.resolved(&self.program);
+        self.shared.publish(Live {
+            version: 0, // set by publishing
+            program: self.program.clone(),
+            secrets: self.secrets.clone(),
+            resolved: Arc::new(resolved),
+        });
+        if self.shared.state_now() == State::Initializing {
+            let version = self.shared.version();
+            let _ = tokio::time::timeout(BIND_PATIENCE, self.shared.reconciled(version)).await;
+            self.shared.advance(State::Live);
+        }
+    }
+}
+
+/// The workload's own identity comes from the embedder, not by SDS.
+fn is_local(ty: TypeUrl, name: &str) -> bool {
+    ty == TypeUrl::Secret && (name == WORKLOAD_CERTIFICATE || name == TRUST_BUNDLE)
+}
+
+fn respond(answer: Option<Acknowledge>, rejections: &[Rejection]) {
+    let Some(answer) = answer else { return };
+    if rejections.is_empty() {
+        answer.ack();
+        return;
+    }
+    let message: Vec<String> = rejections
+        .iter()
+        .map(|r| format!("{}: {}", r.name, r.reason))
+        .collect();
+    let refused = rejections.iter().map(|r| Arc::clone(&r.name)).collect();
+    answer.nack_some(message.join("; "), refused);
+}
+
+impl Dump {
+    /// The resources of a type that the admin interface shows.
+    pub(crate) fn of(&self, ty: TypeUrl) -> impl Iterator<Item = (&Arc<str>, &DumpEntry)> {
+        self.resources.get(&ty).into_iter().flatten()
+    }
+}

@@ -1,0 +1,18 @@
+//! HTTP: serving connections, taking requests through the proxy, answering.
+//!
+//! [`server`] runs a connection; [`exchange`] is a request's way from its first byte to its last, in one function.
+
+pub(crate) mod body;
+pub(crate) mod exchange;
+mod filters;
+mod forward;
+pub(crate) mod grpc;
+pub(crate) mod head;
+pub(crate) mod headers;
+pub(crate) mod local_reply;
+pub(crate) mod log;
+pub(crate) mod manager;
+pub(crate) mod record;
+pub(crate) mod response;
+pub(crate) mod server;
+mod upgrade;

@@ -1,0 +1,310 @@
+//! Bodies on their way through the proxy: counted, and remembered up to a limit so that a request can be tried again.
+//!
+//! Nothing is buffered beyond that memory: a frame is asked for when the other side can take it, which is the back-pressure.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::grpc::MessageCounter;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The side it comes from failed.
+    #[error("body ended early")]
+    Source(#[source] hyper::Error),
+    /// A time limit passed.
+    #[error("{0}")]
+    TimedOut(&'static str),
+    /// An earlier try already took more than is remembered, or the downstream went away.
+    #[error("body cannot be replayed")]
+    NotReplayable,
+}
+
+/// What passed through a body.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Bytes of data frames.
+    pub(crate) bytes: Cell<u64>,
+    /// gRPC messages that began, if the stream is gRPC.
+    pub(crate) messages: RefCell<Option<MessageCounter>>,
+    moved: Cell<Option<Instant>>,
+    ended: Cell<bool>,
+    waiting: RefCell<Option<Waker>>,
+}
+
+impl Meter {
+    /// A meter that also counts gRPC messages.
+    pub(crate) fn grpc() -> Self {
+        Self {
+            messages: RefCell::new(Some(MessageCounter::default())),
+            ..Self::default()
+        }
+    }
+
+    fn record(&self, frame: &Frame<Bytes>) {
+        self.moved.set(Some(Instant::now()));
+        if let Some(data) = frame.data_ref() {
+            self.bytes.set(self.bytes.get() + data.len() as u64);
+            if let Some(counter) = self.messages.borrow_mut().as_mut() {
+                counter.feed(data);
+            }
+        }
+    }
+
+    /// Notes that the whole body was read from its source.
+    pub(crate) fn end(&self) {
+        self.ended.set(true);
+        if let Some(waker) = self.waiting.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Returns once the whole body was read; Envoy's route timeout starts then. One waiter at a time.
+    pub(crate) async fn ended(&self) {
+        std::future::poll_fn(|cx| {
+            if self.ended.get() {
+                return Poll::Ready(());
+            }
+            *self.waiting.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Returns once nothing was read for `limit`; never without a limit.
+    pub(crate) async fn idle_for(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else {
+            return std::future::pending().await;
+        };
+        let begun = Instant::now();
+        loop {
+            let end = self.moved.get().map_or(begun, |moved| moved.max(begun)) + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            tokio::time::sleep_until(end).await;
+        }
+    }
+
+    /// Whether the whole body was read.
+    pub(crate) const fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
+    /// gRPC messages that began.
+    pub(crate) fn message_count(&self) -> u64 {
+        self.messages.borrow().as_ref().map_or(0, |c| c.count())
+    }
+}
+
+/// A request's body as it was received, with what tries before this one already took from it.
+///
+/// Shared by the tries of one request, of which at most one is under way.
+#[derive(Debug)]
+pub(crate) struct Replayable {
+    state: RefCell<ReplayState>,
+    meter: Rc<Meter>,
+    limit: usize,
+}
+
+#[derive(Debug)]
+struct ReplayState {
+    source: Option<Incoming>,
+    hint: SizeHint,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    trailers: Option<HeaderMap>,
+    ended: bool,
+    overflowed: bool,
+}
+
+impl Replayable {
+    /// Takes a body of which up to `limit` bytes are remembered; 0 remembers nothing.
+    pub(crate) fn new(source: Incoming, limit: usize, meter: Rc<Meter>) -> Self {
+        let ended = source.is_end_stream();
+        if ended {
+            meter.end();
+        }
+        let state = ReplayState {
+            hint: source.size_hint(),
+            source: (!ended).then_some(source),
+            kept: Vec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            ended,
+            overflowed: limit == 0,
+        };
+        Self {
+            state: RefCell::new(state),
+            meter,
+            limit,
+        }
+    }
+
+    /// Whether another try would carry the same body: nothing was taken yet, or all that was taken is remembered.
+    pub(crate) fn can_replay(&self) -> bool {
+        let state = self.state.borrow();
+        (state.ended
+            && state.kept.is_empty()
+            && state.trailers.is_none()
+            && self.meter.bytes.get() == 0)
+            || !state.overflowed
+            || self.meter.bytes.get() == 0
+    }
+
+    /// What passed through it.
+    pub(crate) const fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+
+    /// Whether there is no body at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.borrow().ended && self.meter.bytes.get() == 0
+    }
+}
+
+/// The body of one try.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// The remembered part, then the rest.
+    Stream {
+        /// The request's body.
+        body: Rc<Replayable>,
+        /// The next remembered frame to send.
+        next: usize,
+        /// Whether the trailers (or the end) were sent.
+        done: bool,
+    },
+}
+
+impl RequestBody {
+    /// The body for a (further) try.
+    pub(crate) fn of(body: &Rc<Replayable>) -> Self {
+        if body.is_empty() {
+            return Self::Empty;
+        }
+        Self::Stream {
+            body: Rc::clone(body),
+            next: 0,
+            done: false,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self::Stream { body, next, done } = self.get_mut() else {
+            return Poll::Ready(None);
+        };
+        if *done {
+            return Poll::Ready(None);
+        }
+        let mut state = body.state.borrow_mut();
+        if let Some(kept) = state.kept.get(*next) {
+            *next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(kept.clone()))));
+        }
+        if state.ended {
+            *done = true;
+            return Poll::Ready(state.trailers.clone().map(|t| Ok(Frame::trailers(t))));
+        }
+        let frame = ready!(state.pull(cx, &body.meter, body.limit));
+        match &frame {
+            Some(Ok(frame)) if frame.is_data() => *next = state.kept.len(),
+            _ => *done = true,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream { body, next, done } => {
+                let state = body.state.borrow();
+                *done || (state.ended && state.trailers.is_none() && *next >= state.kept.len())
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream { body, next: 0, .. } => body.state.borrow().hint.clone(),
+            Self::Stream { .. } => SizeHint::default(),
+        }
+    }
+}
+
+impl ReplayState {
+    fn pull(
+        &mut self,
+        cx: &mut Context<'_>,
+        meter: &Meter,
+        limit: usize,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(source) = self.source.as_mut() else {
+            return Poll::Ready(Some(Err(BodyError::NotReplayable)));
+        };
+        match ready!(Pin::new(source).poll_frame(cx)) {
+            None => {
+                self.finish(meter);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.source = None;
+                Poll::Ready(Some(Err(BodyError::Source(error))))
+            }
+            Some(Ok(frame)) => {
+                meter.record(&frame);
+                if let Some(data) = frame.data_ref() {
+                    self.keep(data, limit);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.trailers = Some(trailers.clone());
+                    self.finish(meter);
+                }
+                if self.source.as_ref().is_some_and(Body::is_end_stream) {
+                    self.finish(meter);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn keep(&mut self, data: &Bytes, limit: usize) {
+        if self.overflowed {
+            return;
+        }
+        self.kept_bytes += data.len();
+        if self.kept_bytes > limit {
+            // Too much to try again: forget it all, so that a long upload holds no memory.
+            self.overflowed = true;
+            self.kept = Vec::new();
+        } else {
+            self.kept.push(data.clone());
+        }
+    }
+
+    fn finish(&mut self, meter: &Meter) {
+        self.ended = true;
+        self.source = None;
+        meter.end();
+    }
+}

@@ -1,0 +1,398 @@
+//! A request's way through the proxy, from its head to its answer's head.
+//!
+//! [`handle`] is the whole way, in order: take the head apart, sanitise, canonicalise, route, filter, act. Each step either goes on
+//! or answers. The bodies follow on their own ([`super::response`]).
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use lateen_telemetry::ResponseFlag;
+use lateen_traffic::headers::normalize_authority;
+use lateen_traffic::path::Normalized;
+use lateen_traffic::request::FilterState;
+use lateen_traffic::route::{
+    DirectResponse, RouteAction, RouteDecision, RouteOutcome, https_location,
+};
+use lateen_traffic::value::Metadata;
+use lateen_traffic::{PeerTls, RequestView};
+
+use super::body::Replayable;
+use super::filters;
+use super::forward;
+use super::grpc;
+use super::head::Head;
+use super::headers::{self, Client};
+use super::local_reply::{Caller, LocalReply};
+use super::manager::Manager;
+use super::record::{Heads, Record};
+use super::response::ResponseBody;
+use crate::connection::Connection;
+use crate::worker::Now;
+
+static PEER_METADATA: http::HeaderName = http::HeaderName::from_static("x-envoy-peer-metadata");
+static PEER_METADATA_ID: http::HeaderName =
+    http::HeaderName::from_static("x-envoy-peer-metadata-id");
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    /// The client's connection.
+    pub(crate) connection: Rc<Connection>,
+    /// The connection manager.
+    pub(crate) manager: Rc<Manager>,
+    /// The configuration it reads, for its whole life.
+    pub(crate) now: Rc<Now>,
+    /// What is remembered of it.
+    pub(crate) record: Box<Record>,
+    /// Headers that filters add to the answer.
+    pub(crate) additions: HeaderMap,
+    request_id: Option<HeaderValue>,
+    caller: Caller,
+}
+
+/// Where a request's bytes come from.
+pub(crate) struct Inbound {
+    /// Its body, of which tries take what they need.
+    pub(crate) body: Incoming,
+    /// The client's side of an upgrade.
+    pub(crate) upgrade: Option<OnUpgrade>,
+}
+
+/// Takes a request through the proxy.
+pub(crate) async fn handle(
+    connection: Rc<Connection>,
+    manager: Rc<Manager>,
+    now: Rc<Now>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let is_grpc = grpc::is_grpc(request.headers());
+    let caller = match request.method() {
+        &Method::HEAD => Caller::Head,
+        _ if is_grpc => Caller::Grpc,
+        _ => Caller::Other,
+    };
+    let may_upgrade =
+        request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
+    let upgrade = may_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let record = Box::new(Record::begin(
+        &connection,
+        &manager,
+        request.version(),
+        is_grpc,
+    ));
+    let mut exchange = Exchange {
+        connection,
+        manager,
+        now,
+        record,
+        additions: HeaderMap::new(),
+        request_id: None,
+        caller,
+    };
+    let answered = match Head::take(request, exchange.connection.secure) {
+        Ok((head, body)) => exchange.run(head, Inbound { body, upgrade }).await,
+        Err((malformed, _)) => Err(LocalReply::bad_request(malformed.0)),
+    };
+    match answered {
+        Ok((parts, source)) => exchange.respond(parts, source),
+        Err(reply) => exchange.reply(reply),
+    }
+}
+
+/// An answer's head with what its body is made of.
+pub(super) type Answer = (http::response::Parts, forward::Source);
+
+impl Exchange {
+    async fn run(&mut self, mut head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
+        let remote = self.prepare(&mut head)?;
+        self.canonicalise(&mut head)?;
+        self.remember(&head);
+
+        let now = Rc::clone(&self.now);
+        let connection = Rc::clone(&self.connection);
+        let (info, peer) = (connection.facts.info(), connection.peer_tls());
+        let (metadata, state) = (Metadata::default(), FilterState::default());
+        let view = head.view(remote, &info, &peer, &metadata, &state);
+
+        let manager = Rc::clone(&self.manager);
+        let Some(routes) = now.program.routes_of(&manager.config.routes) else {
+            manager.stats.no_route.inc();
+            return Err(LocalReply::route_not_found());
+        };
+        let outcome = routes.route(&view, rand::random());
+        let decision = match &outcome {
+            RouteOutcome::Route(decision) => Some(decision),
+            _ => None,
+        };
+        // Filters run before a missing route is told: what a client may not do it may not probe for either.
+        filters::run(self, &manager.config.filters, &view, decision).await?;
+        match outcome {
+            RouteOutcome::Route(decision) => self.act(&head, &view, &decision, inbound).await,
+            RouteOutcome::RequireTls(_) => Err(redirect(
+                StatusCode::MOVED_PERMANENTLY,
+                &https_location(&view),
+            )),
+            RouteOutcome::NoRoute(_) | RouteOutcome::NoVirtualHost => {
+                self.manager.stats.no_route.inc();
+                Err(LocalReply::route_not_found())
+            }
+        }
+    }
+
+    /// Sanitises headers, and finds out who the client is.
+    fn prepare(&mut self, head: &mut Head) -> Result<SocketAddr, LocalReply> {
+        let config = &self.manager.config;
+        if head.version == Version::HTTP_10 && !config.http1.accept_http_10 {
+            return Err(
+                LocalReply::new(StatusCode::UPGRADE_REQUIRED, "", "low_version")
+                    .flagged(ResponseFlag::DownstreamProtocolError),
+            );
+        }
+        if head
+            .protocol
+            .as_deref()
+            .is_some_and(|token| token.eq_ignore_ascii_case("h2c"))
+        {
+            head.protocol = None; // an offer nobody has to take (RFC 9113 deprecates it)
+        }
+        self.record.head_bytes = head.size();
+        if self.manager.exchange.read_request
+            && let Some(introduction) = head.headers.remove(&PEER_METADATA)
+        {
+            self.record.source = self.connection.introduce(&introduction);
+        }
+        if self.manager.exchange.read_request {
+            head.headers.remove(&PEER_METADATA_ID);
+        }
+        let facts = &self.connection.facts;
+        let client = Client {
+            remote: facts.remote,
+            local: facts.local,
+            certificate: self
+                .connection
+                .peer
+                .as_ref()
+                .filter(|_| self.connection.validated),
+            own_principal: self.now.own_principal.as_deref(),
+        };
+        let remote = headers::prepare_request(head, config, &client, || {
+            headers::random_uuid(rand::random())
+        });
+        self.record.remote = remote;
+        self.request_id = head.headers.get(&headers::REQUEST_ID).cloned();
+        Ok(remote)
+    }
+
+    /// Brings path and authority into the one form that everything after this sees.
+    fn canonicalise(&mut self, head: &mut Head) -> Result<(), LocalReply> {
+        let config = &self.manager.config;
+        if !head.path.is_empty() && head.path != "*" {
+            match config.path.normalize(&head.path) {
+                Normalized::Unchanged => {}
+                Normalized::Changed(path) => head.path = path,
+                Normalized::Redirect(path) => {
+                    let reply = redirect(StatusCode::TEMPORARY_REDIRECT, &path);
+                    return Err(LocalReply {
+                        details: "path_normalization_redirect".into(),
+                        ..reply
+                    });
+                }
+                Normalized::Rejected => {
+                    return Err(LocalReply::new(
+                        StatusCode::BAD_REQUEST,
+                        "",
+                        "path_normalization_failed",
+                    ));
+                }
+            }
+        }
+        let port = self.connection.facts.local.port();
+        let authority = normalize_authority(
+            &head.authority,
+            config.strip_port,
+            port,
+            config.strip_trailing_host_dot,
+        );
+        if let std::borrow::Cow::Owned(_) | std::borrow::Cow::Borrowed(_) = &authority
+            && authority.len() != head.authority.len()
+        {
+            head.authority = authority.into_owned();
+        }
+        Ok(())
+    }
+
+    /// Keeps the head for the access log.
+    fn remember(&mut self, head: &Head) {
+        if self.manager.logs_requests() {
+            self.record.heads = Some(Box::new(Heads {
+                method: head.method.clone(),
+                scheme: head.scheme,
+                authority: head.authority.clone(),
+                path: head.path.clone(),
+                protocol: head.protocol.clone(),
+                request: head.headers.clone(),
+                response: HeaderMap::new(),
+                trailers: HeaderMap::new(),
+            }));
+        }
+    }
+
+    /// Does what the route says.
+    async fn act(
+        &mut self,
+        head: &Head,
+        view: &RequestView<'_>,
+        decision: &RouteDecision<'_>,
+        inbound: Inbound,
+    ) -> Result<Answer, LocalReply> {
+        self.record.route = Some(decision.route.name.clone()).filter(|name| !name.is_empty());
+        match &decision.route.action {
+            RouteAction::Forward(action) => {
+                Box::pin(forward::forward(
+                    self, head, view, decision, action, inbound,
+                ))
+                .await
+            }
+            RouteAction::Redirect(action) => {
+                self.manager.stats.rq_redirect.inc();
+                let status =
+                    StatusCode::from_u16(action.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
+                let mut reply = redirect(status, &decision.redirect_location(action, view));
+                self.mutate_response(&mut reply.headers, decision, view);
+                Err(reply)
+            }
+            RouteAction::DirectResponse(action) => {
+                self.manager.stats.rq_direct_response.inc();
+                let mut reply = direct_response(action);
+                self.mutate_response(&mut reply.headers, decision, view);
+                Err(reply)
+            }
+            RouteAction::NonForwarding => Err(LocalReply::route_not_found()),
+        }
+    }
+
+    /// Applies the route's changes to an answer's headers.
+    pub(super) fn mutate_response(
+        &self,
+        headers: &mut HeaderMap,
+        decision: &RouteDecision<'_>,
+        view: &RequestView<'_>,
+    ) {
+        let values = super::filters::CommandValues {
+            view,
+            connection: &self.connection,
+            upstream: None,
+        };
+        for mutations in decision.response_headers() {
+            mutations.apply(headers, &values);
+        }
+    }
+
+    /// Gives the upstream's answer to the client.
+    fn respond(
+        mut self,
+        mut parts: http::response::Parts,
+        source: forward::Source,
+    ) -> Response<ResponseBody> {
+        self.finish_head(&mut parts.headers, parts.status);
+        parts.version = Version::HTTP_11; // hyper writes its connection's own
+        self.record.answered(parts.status.as_u16(), &parts.headers);
+        let body = match source {
+            forward::Source::Upstream(upstream) => ResponseBody::upstream(*upstream, self.record),
+            forward::Source::Tunnel(tunnel) => {
+                tunnel.run(self.record, self.connection.handle.kill.clone());
+                ResponseBody::empty()
+            }
+        };
+        Response::from_parts(parts, body)
+    }
+
+    /// Gives an answer of the proxy's own.
+    fn reply(mut self, reply: LocalReply) -> Response<ResponseBody> {
+        self.record.local_reply(&reply);
+        let (mut parts, body) = reply.into_parts(self.caller);
+        self.finish_head(&mut parts.headers, parts.status);
+        // A body the client is still sending is not read: its connection cannot carry another request.
+        self.record.answered(parts.status.as_u16(), &parts.headers);
+        Response::from_parts(parts, ResponseBody::full(body, self.record))
+    }
+
+    fn finish_head(&mut self, headers: &mut HeaderMap, status: StatusCode) {
+        let manager = &self.manager;
+        headers::prepare_response(
+            headers,
+            status,
+            &manager.config,
+            self.request_id.as_ref(),
+            &manager.server,
+        );
+        if manager.exchange.tell_client {
+            let identity = &self.connection.worker.shared.identity;
+            headers.insert(&PEER_METADATA, identity.metadata.clone());
+            headers.insert(&PEER_METADATA_ID, identity.id.clone());
+        }
+        for (name, value) in self.additions.drain() {
+            if let Some(name) = name {
+                headers.insert(name, value);
+            }
+        }
+    }
+
+    /// Tells an upstream who this is.
+    pub(super) fn introduce_self(&self, headers: &mut HeaderMap) {
+        let identity = &self.connection.worker.shared.identity;
+        headers.insert(&PEER_METADATA, identity.metadata.clone());
+        headers.insert(&PEER_METADATA_ID, identity.id.clone());
+    }
+
+    /// Takes an upstream's introduction out of its answer.
+    pub(super) fn take_introduction(headers: &mut HeaderMap) -> Option<HeaderValue> {
+        headers.remove(&PEER_METADATA_ID);
+        headers.remove(&PEER_METADATA)
+    }
+
+    /// The request's body, remembered up to `limit` bytes.
+    pub(super) fn replayable(&self, body: Incoming, limit: usize) -> Rc<Replayable> {
+        Rc::new(Replayable::new(
+            body,
+            limit,
+            Rc::clone(&self.record.request),
+        ))
+    }
+
+    /// The peer as decisions see it.
+    pub(super) fn peer(&self) -> PeerTls<'_> {
+        self.connection.peer_tls()
+    }
+}
+
+fn redirect(status: StatusCode, location: &str) -> LocalReply {
+    let reply = LocalReply::new(status, "", "direct_response");
+    match HeaderValue::from_str(location) {
+        Ok(location) => reply.with_header(header::LOCATION, location),
+        // A location with bytes no header may hold is no place to send anyone.
+        Err(_) => LocalReply::new(StatusCode::BAD_REQUEST, "", "path_normalization_failed"),
+    }
+}
+
+fn direct_response(action: &DirectResponse) -> LocalReply {
+    let status = StatusCode::from_u16(action.status).unwrap_or(StatusCode::OK);
+    let body = action
+        .body
+        .as_ref()
+        .and_then(|source| crate::secrets::read(source).ok())
+        .unwrap_or_default();
+    let body = String::from_utf8_lossy(&body).into_owned();
+    let reply = LocalReply::new(status, body, "direct_response");
+    match action
+        .content_type
+        .as_deref()
+        .and_then(|kind| HeaderValue::from_str(kind).ok())
+    {
+        Some(kind) => reply.with_header(header::CONTENT_TYPE, kind),
+        None => reply,
+    }
+}

@@ -1,0 +1,265 @@
+//! The HTTP filters before the router, in the order of the chain, with what the route says of them.
+//!
+//! A filter whose meaning is not known here never lets more through than it would: what it guards is refused.
+
+use std::fmt::Write;
+
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use lateen_telemetry::ResponseFlag;
+use lateen_traffic::RequestView;
+use lateen_traffic::cors::CorsDecision;
+use lateen_traffic::fault::{AbortStatus, Fault};
+use lateen_traffic::filter::{FilterOverride, HttpFilter, HttpFilterKind};
+use lateen_traffic::format::{Command, Values};
+use lateen_traffic::rbac::{RbacConfig, Subject};
+use lateen_traffic::route::RouteDecision;
+
+use super::exchange::Exchange;
+use super::local_reply::LocalReply;
+use crate::connection::Connection;
+
+/// Runs the filters.
+///
+/// # Errors
+/// A filter answers the request.
+pub(super) async fn run(
+    exchange: &mut Exchange,
+    filters: &[HttpFilter],
+    view: &RequestView<'_>,
+    decision: Option<&RouteDecision<'_>>,
+) -> Result<(), LocalReply> {
+    for filter in filters {
+        let told = decision.and_then(|decision| decision.filter_override(&filter.name));
+        if matches!(told, Some(FilterOverride::Disabled)) || (filter.disabled && told.is_none()) {
+            continue;
+        }
+        match &filter.kind {
+            HttpFilterKind::Rbac(chain) => {
+                let rules = match told {
+                    Some(FilterOverride::Rbac(None)) => continue,
+                    Some(FilterOverride::Rbac(Some(route))) => route,
+                    _ => chain,
+                };
+                access(exchange, rules, view)?;
+            }
+            HttpFilterKind::Fault(chain) => {
+                let fault = match told {
+                    Some(FilterOverride::Fault(route)) => route,
+                    _ => chain,
+                };
+                inject(exchange, fault, view, decision).await?;
+            }
+            HttpFilterKind::Cors => cors(exchange, view, decision)?,
+            HttpFilterKind::LocalRateLimit(chain) => {
+                let limit = match told {
+                    Some(FilterOverride::LocalRateLimit(route)) => route,
+                    _ => chain,
+                };
+                rate_limit(exchange, limit)?;
+            }
+            HttpFilterKind::HealthCheck(settings)
+                if !settings.pass_through
+                    && settings.headers.iter().all(|matcher| matcher.matches(view)) =>
+            {
+                return Err(LocalReply::new(StatusCode::OK, "", "health_check_ok"));
+            }
+            HttpFilterKind::JwtAuthn(_) => jwt(view)?,
+            HttpFilterKind::ExtAuthz(_) => {
+                return Err(
+                    LocalReply::new(StatusCode::FORBIDDEN, "", "ext_authz_error")
+                        .flagged(ResponseFlag::UnauthorizedExternalService),
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn access(
+    exchange: &Exchange,
+    rbac: &RbacConfig,
+    view: &RequestView<'_>,
+) -> Result<(), LocalReply> {
+    let Some(rules) = &rbac.rules else {
+        return Ok(());
+    };
+    let peer = exchange.peer();
+    let subject = Subject {
+        connection: view.connection,
+        peer: &peer,
+        request: Some(view),
+        dynamic_metadata: view.dynamic_metadata,
+        filter_state: view.filter_state,
+    };
+    let verdict = rules.decide(&subject);
+    if verdict.allowed {
+        Ok(())
+    } else {
+        Err(LocalReply::rbac_denied(verdict.policy.map(|name| &**name)))
+    }
+}
+
+async fn inject(
+    exchange: &mut Exchange,
+    fault: &Fault,
+    view: &RequestView<'_>,
+    decision: Option<&RouteDecision<'_>>,
+) -> Result<(), LocalReply> {
+    let cluster = decision
+        .and_then(|decision| decision.cluster)
+        .unwrap_or_default();
+    let injection = fault.decide(view, cluster, 0, (rand::random(), rand::random()));
+    if let Some(delay) = injection.delay {
+        exchange.record.flags.insert(ResponseFlag::DelayInjected);
+        tokio::time::sleep(delay).await;
+    }
+    match injection.abort {
+        None | Some(AbortStatus::Header) => Ok(()),
+        Some(AbortStatus::Http(code)) => {
+            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+            Err(LocalReply::fault_abort(status, None))
+        }
+        Some(AbortStatus::Grpc(code)) => Err(LocalReply::fault_abort(StatusCode::OK, Some(code))),
+    }
+}
+
+fn cors(
+    exchange: &mut Exchange,
+    view: &RequestView<'_>,
+    decision: Option<&RouteDecision<'_>>,
+) -> Result<(), LocalReply> {
+    let Some(policy) = decision.and_then(RouteDecision::cors) else {
+        return Ok(());
+    };
+    match policy.decide(view, rand::random()) {
+        CorsDecision::Pass => Ok(()),
+        CorsDecision::Annotate(headers) => {
+            exchange.additions.extend(headers);
+            Ok(())
+        }
+        CorsDecision::Preflight(headers) => Err(LocalReply {
+            headers,
+            ..LocalReply::new(StatusCode::OK, "", "cors_response")
+        }),
+    }
+}
+
+fn rate_limit(
+    exchange: &Exchange,
+    limit: &std::sync::Arc<lateen_traffic::filter::LocalRateLimit>,
+) -> Result<(), LocalReply> {
+    let (Some(bucket), true, true) = (
+        limit.bucket,
+        limit.enabled.hit(rand::random()),
+        limit.enforced.hit(rand::random()),
+    ) else {
+        return Ok(());
+    };
+    if exchange
+        .connection
+        .worker
+        .shared
+        .rate_limits
+        .take(limit, bucket)
+    {
+        return Ok(());
+    }
+    let status = StatusCode::from_u16(limit.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+    let mut reply = LocalReply::new(status, "local_rate_limited", "local_rate_limited")
+        .flagged(ResponseFlag::RateLimited);
+    reply
+        .headers
+        .insert("x-envoy-ratelimited", HeaderValue::from_static("true"));
+    limit.response_headers.apply(&mut reply.headers, &NoValues);
+    Err(reply)
+}
+
+/// Tokens cannot be verified yet: who presents one is refused, who presents none is what he was, and access rules that ask for a
+/// principal do not match.
+fn jwt(view: &RequestView<'_>) -> Result<(), LocalReply> {
+    let presents = |headers: &HeaderMap| {
+        let bearer = |value: &HeaderValue| {
+            value
+                .as_bytes()
+                .get(..7)
+                .is_some_and(|b| b.eq_ignore_ascii_case(b"bearer "))
+        };
+        headers.get_all(header::AUTHORIZATION).iter().any(bearer)
+    };
+    if !presents(view.headers) {
+        return Ok(());
+    }
+    Err(LocalReply::new(
+        StatusCode::UNAUTHORIZED,
+        "Jwt verification is not available",
+        "jwt_authn_access_denied",
+    ))
+}
+
+struct NoValues;
+
+impl Values for NoValues {
+    fn write(&self, _command: &Command, _out: &mut String) -> bool {
+        false
+    }
+}
+
+/// The values of command operators in headers that routes add.
+pub(super) struct CommandValues<'a> {
+    /// The request.
+    pub(super) view: &'a RequestView<'a>,
+    /// Its connection.
+    pub(super) connection: &'a Connection,
+    /// The host it goes to.
+    pub(super) upstream: Option<std::net::SocketAddr>,
+}
+
+impl CommandValues<'_> {
+    fn request_header(&self, argument: &str) -> Option<String> {
+        argument
+            .split('?')
+            .find_map(|name| match name.to_ascii_lowercase().as_str() {
+                ":method" => Some(self.view.method.to_owned()),
+                ":scheme" => Some(self.view.scheme.to_owned()),
+                ":authority" | "host" => Some(self.view.authority.to_owned()),
+                ":path" => Some(self.view.path.to_owned()),
+                name => self
+                    .view
+                    .headers
+                    .get(name)
+                    .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+            })
+    }
+}
+
+impl Values for CommandValues<'_> {
+    fn write(&self, command: &Command, out: &mut String) -> bool {
+        let facts = &self.connection.facts;
+        let peer = self.connection.peer.as_ref();
+        let text = match &*command.name {
+            "REQ" => self.request_header(&command.argument),
+            "DOWNSTREAM_REMOTE_ADDRESS" => Some(self.view.client.to_string()),
+            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Some(self.view.client.ip().to_string()),
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Some(facts.direct_remote.to_string()),
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => {
+                Some(facts.direct_remote.ip().to_string())
+            }
+            "DOWNSTREAM_LOCAL_ADDRESS" => Some(facts.local.to_string()),
+            "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Some(facts.local.ip().to_string()),
+            "DOWNSTREAM_LOCAL_PORT" => Some(facts.local.port().to_string()),
+            "DOWNSTREAM_PEER_URI_SAN" => peer.and_then(|p| p.principal().map(str::to_owned)),
+            "DOWNSTREAM_PEER_SUBJECT" => peer.map(|p| p.subject.clone()),
+            "DOWNSTREAM_PEER_FINGERPRINT_256" => peer.map(|p| p.sha256_fingerprint.clone()),
+            "REQUESTED_SERVER_NAME" => facts.server_name.clone(),
+            "UPSTREAM_HOST" => self.upstream.map(|host| host.to_string()),
+            "HOSTNAME" => std::env::var("HOSTNAME").ok(),
+            _ => None,
+        };
+        let Some(text) = text else { return false };
+        let cut = command
+            .max_length
+            .map_or(text.as_str(), |max| text.get(..max).unwrap_or(&text));
+        out.write_str(cut).is_ok()
+    }
+}

@@ -1,0 +1,495 @@
+//! The router: sending a request to a host of the route's cluster, again if the policy says so, within the times it has.
+//!
+//! A try that fails is either certainly not acted upon (never sent, refused) or possibly so. Beyond the policy, a try is repeated
+//! once without counting only in the first case, and when a kept HTTP/1 connection turns out to be closed under an idempotent request: that
+//! race is the proxy's own doing.
+
+mod attempt;
+
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use lateen_telemetry::ResponseFlag;
+use lateen_traffic::retry::{Attempt, Outcome, Reset, RetryDecision, RetryPolicy};
+use lateen_traffic::route::{Forward, HashResult, RouteDecision, request_hash};
+use lateen_traffic::{Cluster, RequestView};
+use tokio::time::Instant;
+
+use self::attempt::{Failure, Response, Try};
+use super::body::Replayable;
+use super::exchange::{Answer, Exchange, Inbound};
+use super::head::Head;
+use super::headers;
+use super::local_reply::{LocalReply, ResetReason};
+use super::response::{Deadlines, Upstream};
+use super::upgrade::{self, Tunnel};
+use crate::cluster::ClusterState;
+use crate::cluster::breaker::{Permit, Resource};
+use crate::cluster::outlier::Ended;
+
+static TIMEOUT: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+static TRY_TIMEOUT: http::HeaderName =
+    http::HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
+
+/// Headers by which a caller inside the mesh asks for retries.
+const RETRY_HEADERS: [&str; 4] = [
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-retriable-status-codes",
+];
+
+/// What an answer's body is made of.
+pub(super) enum Source {
+    /// The upstream's.
+    Upstream(Box<Upstream>),
+    /// Bytes both ways after an upgrade.
+    Tunnel(Tunnel),
+}
+
+/// What stays the same over the tries of one request.
+pub(super) struct Plan<'a> {
+    head: &'a Head,
+    view: &'a RequestView<'a>,
+    decision: &'a RouteDecision<'a>,
+    action: &'a Forward,
+    cluster: Arc<Cluster>,
+    state: Rc<ClusterState>,
+    body: Rc<Replayable>,
+    path: Option<String>,
+    hash: Option<u64>,
+    policy: Option<Arc<RetryPolicy>>,
+    try_timeout: Option<Duration>,
+}
+
+/// Forwards a request.
+///
+/// # Errors
+/// There is no answer of an upstream to give.
+pub(super) async fn forward(
+    exchange: &mut Exchange,
+    head: &Head,
+    view: &RequestView<'_>,
+    decision: &RouteDecision<'_>,
+    action: &Forward,
+    inbound: Inbound,
+) -> Result<Answer, LocalReply> {
+    let upgrade = upgrade::permitted(exchange, head, decision)?;
+    let now = Rc::clone(&exchange.now);
+    let Some(cluster) = decision.cluster.and_then(|name| now.program.cluster(name)) else {
+        exchange.manager.stats.no_cluster.inc();
+        let status = StatusCode::from_u16(action.cluster_not_found_status);
+        return Err(LocalReply::cluster_not_found(
+            status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+        ));
+    };
+    let worker = &exchange.connection.worker;
+    let state = worker.cluster(&cluster.name);
+    exchange.record.upstream.cluster = Some(Arc::clone(&cluster.name));
+    exchange.record.upstream.service = worker.service(cluster);
+
+    let hashed = request_hash(&action.hash_policy, view);
+    set_cookie(exchange, &hashed);
+    let policy = retry_policy(decision, view, head);
+    let limit = if policy.is_some() {
+        replay_limit(exchange, decision)
+    } else {
+        0
+    };
+    let plan = Plan {
+        path: decision.rewritten_path(view),
+        hash: hashed.hash,
+        try_timeout: try_timeout(policy.as_deref(), &head.headers),
+        body: exchange.replayable(inbound.body, limit),
+        cluster: Arc::clone(cluster),
+        head,
+        view,
+        decision,
+        action,
+        state,
+        policy,
+    };
+    let Some(permit) = plan
+        .state
+        .permit(cluster, action.high_priority, Resource::Requests)
+    else {
+        plan.state.stats.upstream_rq_pending_overflow.inc();
+        return Err(LocalReply::upstream_reset(
+            ResetReason::Overflow,
+            None,
+            false,
+        ));
+    };
+    let limit = overall_timeout(action, head);
+    let started = Instant::now();
+    let idle = action
+        .timeouts
+        .idle
+        .unwrap_or(exchange.manager.config.timeouts.stream_idle);
+    let response = within(limit, idle, &plan, Box::pin(tries(exchange, &plan))).await?;
+    finish(
+        exchange,
+        &plan,
+        response,
+        vec![permit],
+        (started, limit),
+        inbound.upgrade.filter(|_| upgrade),
+    )
+}
+
+/// Gives the tries the route's timeout, which begins when the whole request was received, and the stream's idle time, which
+/// begins anew with every part of it.
+async fn within(
+    limit: Option<Duration>,
+    idle: Option<Duration>,
+    plan: &Plan<'_>,
+    tries: impl Future<Output = Result<Response, LocalReply>>,
+) -> Result<Response, LocalReply> {
+    if limit.is_none() && idle.is_none() {
+        return tries.await;
+    }
+    let request = plan.body.meter();
+    let timeout = async {
+        let Some(limit) = limit else {
+            return std::future::pending().await;
+        };
+        request.ended().await;
+        tokio::time::sleep(limit).await;
+    };
+    tokio::select! {
+        biased;
+        response = tries => response,
+        () = timeout => {
+            plan.state.stats.upstream_rq_timeout.inc();
+            Err(LocalReply::response_timeout())
+        }
+        () = request.idle_for(idle) => Err(LocalReply::stream_idle_timeout()),
+    }
+}
+
+/// Tries until there is an answer or no further try.
+async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, LocalReply> {
+    let mut tried = Vec::new();
+    let mut retries = 0;
+    let mut races = 0;
+    let mut retry_permit: Option<Permit> = None;
+    loop {
+        exchange.record.upstream.attempts += 1;
+        let outcome = attempt::once(exchange, plan, &tried).await;
+        drop(retry_permit.take());
+        let failure = match outcome {
+            Ok(Try::Response(response)) => match should_retry(plan, &response, retries) {
+                RetryDecision::Retry(_) => Failed::Response(response),
+                RetryDecision::Stop(_) => {
+                    if retries > 0 && response.parts.status.is_success() {
+                        plan.state.stats.upstream_rq_retry_success.inc();
+                    }
+                    return Ok(response);
+                }
+            },
+            Ok(Try::Failed(failure)) => Failed::Failure(failure),
+            Err(reply) => return Err(reply),
+        };
+        if let Failed::Failure(failure) = &failure {
+            if failure.is_race && races < 2 && plan.body.can_replay() {
+                races += 1;
+                continue;
+            }
+            if let Some(host) = failure.host {
+                tried.push(host);
+            }
+            if let Err(reply) = judge(exchange, plan, failure, retries) {
+                return Err(reply);
+            }
+        }
+        let Some(permit) =
+            plan.state
+                .permit(&plan.cluster, plan.action.high_priority, Resource::Retries)
+        else {
+            plan.state.stats.upstream_rq_retry_overflow.inc();
+            return failure.into_answer(retries > 0);
+        };
+        retry_permit = Some(permit);
+        retries += 1;
+        plan.state.stats.upstream_rq_retry.inc();
+        tokio::time::sleep(failure.backoff(plan, retries)).await;
+    }
+}
+
+enum Failed {
+    Response(Response),
+    Failure(Failure),
+}
+
+impl Failed {
+    fn into_answer(self, retried: bool) -> Result<Response, LocalReply> {
+        match self {
+            Self::Response(response) => Ok(response),
+            Self::Failure(failure) => Err(failure.reply(retried)),
+        }
+    }
+
+    fn backoff(&self, plan: &Plan<'_>, retry: u32) -> Duration {
+        let Some(policy) = &plan.policy else {
+            return Duration::ZERO;
+        };
+        if let Self::Response(response) = self {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            if let Some(asked) = policy.reset_backoff(&response.parts.headers, now) {
+                return asked;
+            }
+        }
+        policy.backoff(retry, rand::random())
+    }
+}
+
+fn should_retry(plan: &Plan<'_>, response: &Response, retries: u32) -> RetryDecision {
+    let outcome = Outcome::Response {
+        status: response.parts.status.as_u16(),
+        headers: &response.parts.headers,
+    };
+    decide(plan, outcome, retries, true)
+}
+
+/// Whether a failure is tried again; the answer if not.
+fn judge(
+    exchange: &mut Exchange,
+    plan: &Plan<'_>,
+    failure: &Failure,
+    retries: u32,
+) -> Result<(), LocalReply> {
+    use lateen_traffic::retry::NoRetry;
+    match decide(plan, Outcome::Reset(failure.reset()), retries, failure.sent) {
+        RetryDecision::Retry(_) => Ok(()),
+        RetryDecision::Stop(reason) => {
+            if reason == NoRetry::LimitExceeded && retries > 0 {
+                plan.state.stats.upstream_rq_retry_limit_exceeded.inc();
+                exchange
+                    .record
+                    .flags
+                    .insert(ResponseFlag::UpstreamRetryLimitExceeded);
+            }
+            Err(failure.reply(retries > 0))
+        }
+    }
+}
+
+fn decide(
+    plan: &Plan<'_>,
+    outcome: Outcome<'_>,
+    retries: u32,
+    request_sent: bool,
+) -> RetryDecision {
+    let Some(policy) = &plan.policy else {
+        return RetryDecision::Stop(lateen_traffic::retry::NoRetry::NotRetriable);
+    };
+    let attempt = Attempt {
+        method: plan.view.method,
+        is_grpc: plan.view.is_grpc(),
+        retries,
+        request_sent,
+        body_replayable: plan.body.can_replay(),
+        response_started: false,
+        http3: false,
+    };
+    policy.should_retry(outcome, &attempt)
+}
+
+/// Makes the answer of the upstream's response.
+fn finish(
+    exchange: &mut Exchange,
+    plan: &Plan<'_>,
+    response: Response,
+    permits: Vec<Permit>,
+    (started, limit): (Instant, Option<Duration>),
+    upgrade: Option<hyper::upgrade::OnUpgrade>,
+) -> Result<Answer, LocalReply> {
+    let Response {
+        mut parts,
+        body,
+        lease,
+        active,
+        service_time,
+        host,
+        upgrade: upstream_side,
+    } = response;
+    let status = parts.status.as_u16();
+    plan.state
+        .record(&plan.cluster, &host, Ended::Status(status), rand::random());
+    plan.state.stats.upstream_rq_completed.inc();
+    plan.state.stats.upstream_rq_time.record(service_time);
+    if let Some(class) = plan.state.stats.response_class(status) {
+        class.inc();
+    }
+    exchange.record.service_time = Some(service_time);
+    exchange.record.details = "via_upstream".into();
+    if exchange.manager.exchange.read_response
+        && let Some(introduction) = Exchange::take_introduction(&mut parts.headers)
+    {
+        exchange.record.upstream.peer = host.introduce(&introduction, &exchange.connection.worker);
+    }
+    if !exchange.manager.suppress_envoy_headers {
+        parts
+            .headers
+            .insert(&headers::SERVICE_TIME, HeaderValue::from(service_time));
+    }
+    if plan.decision.vhost.include_response_attempt_count {
+        let attempts = HeaderValue::from(exchange.record.upstream.attempts);
+        parts.headers.insert(&headers::ATTEMPT_COUNT, attempts);
+    }
+    exchange.mutate_response(&mut parts.headers, plan.decision, plan.view);
+    if let (Some(client), Some(upstream)) = (upgrade, upstream_side) {
+        upgrade::answer(&mut parts, plan.head);
+        let tunnel = Tunnel::new(client, upstream, active, lease);
+        return Ok((parts, Source::Tunnel(tunnel)));
+    }
+    let deadlines = deadlines(exchange, plan, started, limit);
+    let upstream = Upstream {
+        body,
+        lease,
+        _active: active,
+        _permits: permits,
+        deadlines,
+    };
+    Ok((parts, Source::Upstream(Box::new(upstream))))
+}
+
+/// The times the rest of the response has to keep.
+fn deadlines(
+    exchange: &Exchange,
+    plan: &Plan<'_>,
+    started: Instant,
+    limit: Option<Duration>,
+) -> Deadlines {
+    let timeouts = &exchange.manager.config.timeouts;
+    let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
+    let longest = plan
+        .action
+        .timeouts
+        .max_stream
+        .unwrap_or(timeouts.max_stream_duration);
+    let until = |at: Instant| Box::pin(tokio::time::sleep_until(at));
+    Deadlines {
+        // A request that is still being sent has not started the clock.
+        overall: limit
+            .filter(|_| plan.body.meter().has_ended())
+            .map(|limit| until(started + limit)),
+        stream: longest.map(|longest| until(started + longest)),
+        idle: idle.map(|idle| (idle, until(Instant::now() + idle))),
+    }
+}
+
+fn set_cookie(exchange: &mut Exchange, hashed: &HashResult<'_>) {
+    if let Some((cookie, value)) = hashed.new_cookie
+        && let Ok(value) = HeaderValue::from_str(&cookie.set_cookie(value))
+    {
+        exchange.additions.append(http::header::SET_COOKIE, value);
+    }
+}
+
+fn retry_policy(
+    decision: &RouteDecision<'_>,
+    view: &RequestView<'_>,
+    head: &Head,
+) -> Option<Arc<RetryPolicy>> {
+    if head.method == Method::CONNECT || head.protocol.is_some() {
+        return None;
+    }
+    let base = decision.retry_policy();
+    let asks = RETRY_HEADERS
+        .iter()
+        .any(|name| head.headers.contains_key(*name));
+    let policy = if asks {
+        let policy = base.map(|policy| (**policy).clone()).unwrap_or_default();
+        Arc::new(policy.with_headers(&head.headers)?)
+    } else {
+        Arc::clone(base?)
+    };
+    policy.applies_to(view).then_some(policy)
+}
+
+fn replay_limit(exchange: &Exchange, decision: &RouteDecision<'_>) -> usize {
+    let most = exchange.connection.worker.shared.config.limits.replay_bytes;
+    let asked = decision
+        .route
+        .retry_buffer_limit
+        .or(decision.vhost.retry_buffer_limit);
+    asked.map_or(most, |asked| {
+        usize::try_from(asked).unwrap_or(most).min(most)
+    })
+}
+
+/// The route's timeout, or what an internal caller asks for instead, or gRPC's own deadline.
+fn overall_timeout(action: &Forward, head: &Head) -> Option<Duration> {
+    if let Some(asked) = milliseconds(&head.headers, &TIMEOUT) {
+        return Some(asked).filter(|t| !t.is_zero());
+    }
+    if let Some(longest) = action.timeouts.max_grpc
+        && let Some(asked) = head.headers.get("grpc-timeout").and_then(grpc_timeout)
+    {
+        let asked = asked.saturating_sub(action.timeouts.grpc_offset);
+        return Some(longest.map_or(asked, |longest| asked.min(longest)));
+    }
+    action.timeouts.request
+}
+
+fn try_timeout(policy: Option<&RetryPolicy>, headers: &HeaderMap) -> Option<Duration> {
+    milliseconds(headers, &TRY_TIMEOUT)
+        .or_else(|| policy.and_then(|policy| policy.per_try_timeout))
+        .filter(|t| !t.is_zero())
+}
+
+fn milliseconds(headers: &HeaderMap, name: &http::HeaderName) -> Option<Duration> {
+    headers
+        .get(name)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
+        .map(Duration::from_millis)
+}
+
+/// gRPC over HTTP/2: at most eight digits and a unit.
+fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
+    let text = value.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+impl Failure {
+    fn reset(&self) -> Reset {
+        match self.reason {
+            _ if self.per_try_timeout => Reset::PerTryTimeout,
+            ResetReason::RemoteConnectionFailure | ResetReason::ConnectionTimeout => {
+                Reset::ConnectFailure
+            }
+            ResetReason::RemoteRefusedStream => Reset::RefusedStream,
+            ResetReason::Overflow => Reset::Overflow,
+            ResetReason::ConnectionTermination
+            | ResetReason::RemoteReset
+            | ResetReason::ProtocolError => Reset::Remote,
+        }
+    }
+
+    fn reply(&self, retried: bool) -> LocalReply {
+        if self.per_try_timeout {
+            return LocalReply::per_try_timeout();
+        }
+        LocalReply::upstream_reset(self.reason, self.transport_failure.as_deref(), retried)
+    }
+}

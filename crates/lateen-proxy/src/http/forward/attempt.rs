@@ -1,0 +1,412 @@
+//! One try: pick a host, get a connection, send, wait for the response's head.
+
+use std::rc::Rc;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use lateen_traffic::route::HostRewrite;
+use tokio::time::Instant;
+
+use super::{Plan, TIMEOUT, TRY_TIMEOUT};
+use crate::cluster::host::HostState;
+use crate::cluster::outlier::Ended;
+use crate::cluster::{ActiveRequest, Host, Wanted};
+use crate::http::body::RequestBody;
+use crate::http::exchange::Exchange;
+use crate::http::filters::CommandValues;
+use crate::http::headers;
+use crate::http::local_reply::{LocalReply, ResetReason};
+use crate::http::record::is_stream_reset;
+use crate::upstream::connect::{ConnectError, Target};
+use crate::upstream::target::{self, Wish};
+use crate::upstream::{AcquireError, Lease, Protocol, Route, acquire};
+
+/// How often another host is picked in place of one that was tried, if the policy does not say.
+const PICKS: u32 = 3;
+
+/// How a try ended.
+pub(super) enum Try {
+    /// A response began.
+    Response(Response),
+    /// None did.
+    Failed(Failure),
+}
+
+/// A response that began.
+pub(super) struct Response {
+    pub(super) parts: http::response::Parts,
+    pub(super) body: Incoming,
+    pub(super) lease: Lease,
+    pub(super) active: ActiveRequest,
+    /// Milliseconds the host took.
+    pub(super) service_time: u64,
+    pub(super) host: Rc<HostState>,
+    /// The host's side of an upgrade.
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
+/// A try without a response.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) reason: ResetReason,
+    pub(super) per_try_timeout: bool,
+    pub(super) transport_failure: Option<String>,
+    /// The host, by index.
+    pub(super) host: Option<usize>,
+    /// Whether any byte of the request may have been sent.
+    pub(super) sent: bool,
+    /// The connection was kept from an earlier request and was closed under this one, which may safely go out again.
+    pub(super) is_race: bool,
+}
+
+/// Makes one try.
+///
+/// # Errors
+/// There is no host, or the request cannot be written to any: an answer that no retry changes.
+pub(super) async fn once(
+    exchange: &mut Exchange,
+    plan: &Plan<'_>,
+    tried: &[usize],
+) -> Result<Try, LocalReply> {
+    let policy = plan.policy.as_deref();
+    let avoids = policy.is_some_and(|policy| policy.avoid_previous_hosts);
+    let wanted = Wanted {
+        random: rand::random(),
+        hash: plan.hash,
+        avoid: if avoids { tried } else { &[] },
+        attempts: policy.map_or(0, |policy| policy.host_selection_attempts.max(PICKS)),
+        original_dst: Some(exchange.connection.facts.local),
+    };
+    let Some(host) = plan.state.pick(&plan.cluster, &exchange.now, wanted) else {
+        plan.state.stats.upstream_cx_none_healthy.inc();
+        return Err(LocalReply::no_healthy_upstream());
+    };
+    exchange.record.upstream.host = Some(host.state.address);
+    plan.state.stats.upstream_rq_total.inc();
+    let send = Box::pin(send(exchange, plan, &host));
+    let result = match plan.try_timeout {
+        None => send.await,
+        Some(limit) => match tokio::time::timeout(limit, send).await {
+            Ok(result) => result,
+            Err(_) => {
+                plan.state.stats.upstream_rq_per_try_timeout.inc();
+                Ok(Try::Failed(Failure {
+                    per_try_timeout: true,
+                    ..Failure::sent(ResetReason::RemoteReset)
+                }))
+            }
+        },
+    };
+    result.map(|outcome| match outcome {
+        Try::Failed(failure) => {
+            if failure.reason != ResetReason::Overflow && !failure.is_race {
+                plan.state.record(
+                    &plan.cluster,
+                    &host.state,
+                    Ended::LocalFailure,
+                    rand::random(),
+                );
+            }
+            exchange
+                .record
+                .upstream
+                .transport_failure
+                .clone_from(&failure.transport_failure);
+            Try::Failed(Failure {
+                host: Some(host.index),
+                ..failure
+            })
+        }
+        response => response,
+    })
+}
+
+async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<Try, LocalReply> {
+    let (target, key) = match transport(exchange, plan, host) {
+        Ok(found) => found,
+        Err(error) => return Ok(Try::Failed(Failure::connect(&error))),
+    };
+    let route = Route {
+        state: &plan.state,
+        cluster: &plan.cluster,
+        host: &host.state,
+        target: &target,
+        key,
+        protocol: Protocol::of(plan.cluster.http.protocol, plan.head.is_h2()),
+        high_priority: plan.action.high_priority,
+    };
+    let active = ActiveRequest::begin(&host.state);
+    let mut lease = match acquire(&route).await {
+        Ok(lease) => lease,
+        Err(AcquireError::Overflow) => {
+            return Ok(Try::Failed(Failure::unsent(ResetReason::Overflow)));
+        }
+        Err(AcquireError::Connect(error)) => return Ok(Try::Failed(Failure::connect(&error))),
+    };
+    note_upstream(exchange, &mut lease);
+    let request = request(exchange, plan, host, lease.is_h2())?;
+    let reused = lease.is_reused();
+    let started = Instant::now();
+    plan.state.stats.upstream_rq_active.inc();
+    let sent = lease.send(request).await;
+    plan.state.stats.upstream_rq_active.dec();
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(failed) => return Ok(Try::Failed(Failure::of(plan, failed, reused, &lease))),
+    };
+    let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS
+        || (plan.head.protocol.is_some() && lease.is_h2() && response.status().is_success());
+    let upgrade = upgraded.then(|| hyper::upgrade::on(&mut response));
+    let (parts, body) = response.into_parts();
+    let service_time = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let host = Rc::clone(&host.state);
+    Ok(Try::Response(Response {
+        parts,
+        body,
+        lease,
+        active,
+        service_time,
+        host,
+        upgrade,
+    }))
+}
+
+fn transport(
+    exchange: &Exchange,
+    plan: &Plan<'_>,
+    host: &Host,
+) -> Result<(Target, crate::cluster::host::TransportKey), ConnectError> {
+    let alpn = exchange
+        .manager
+        .alpn
+        .as_ref()
+        .map(|filter| match plan.head.version {
+            Version::HTTP_2 => filter.http2.as_slice(),
+            Version::HTTP_10 => filter.http10.as_slice(),
+            _ => filter.http11.as_slice(),
+        });
+    // Istio's filter concerns mesh clusters, which its transport sockets mark by offering `istio`.
+    let alpn = alpn.filter(|list| !list.is_empty() && offers_istio(&host.transport));
+    let wish = Wish {
+        alpn,
+        authority: Some(&plan.head.authority),
+    };
+    target::of(
+        &exchange.connection.worker,
+        &exchange.now,
+        &plan.cluster,
+        host,
+        wish,
+    )
+}
+
+fn offers_istio(transport: &lateen_traffic::cluster::TransportSocket) -> bool {
+    use lateen_traffic::cluster::TransportSocket;
+    matches!(transport, TransportSocket::Tls(tls) if tls.common.alpn.iter().any(|p| p.starts_with("istio")))
+}
+
+fn note_upstream(exchange: &mut Exchange, lease: &mut Lease) {
+    exchange.record.upstream.h2 = lease.is_h2();
+    let Some(info) = lease.info() else { return };
+    let worker = &exchange.connection.worker;
+    let upstream = &mut exchange.record.upstream;
+    upstream.local = info.local;
+    if let Some(peer) = &info.peer {
+        upstream.principal = worker.principal(peer.principal());
+        upstream.own_principal = worker.principal(exchange.now.own_principal.as_deref());
+    }
+}
+
+/// The request as this try sends it.
+fn request(
+    exchange: &mut Exchange,
+    plan: &Plan<'_>,
+    host: &Host,
+    h2: bool,
+) -> Result<Request<RequestBody>, LocalReply> {
+    let mut head = plan.head.clone();
+    let values = CommandValues {
+        view: plan.view,
+        connection: &exchange.connection,
+        upstream: Some(host.state.address),
+    };
+    for mutations in plan.decision.request_headers() {
+        mutations.apply(&mut head.headers, &values);
+    }
+    head.headers.remove(&TIMEOUT);
+    head.headers.remove(&TRY_TIMEOUT);
+    head.headers.remove(&headers::DECORATOR);
+    if let Some(path) = &plan.path {
+        if !exchange.manager.suppress_envoy_headers {
+            headers::set(&mut head.headers, &headers::ORIGINAL_PATH, &head.path);
+        }
+        head.path.clone_from(path);
+    }
+    rewrite_host(plan, host, &mut head);
+    if plan.decision.vhost.include_request_attempt_count {
+        let attempt = HeaderValue::from(exchange.record.upstream.attempts);
+        head.headers.insert(&headers::ATTEMPT_COUNT, attempt);
+    }
+    if exchange.manager.exchange.tell_upstream {
+        exchange.introduce_self(&mut head.headers);
+    }
+    if let Some(heads) = &mut exchange.record.heads {
+        heads.request.clone_from(&head.headers);
+        heads.path.clone_from(&head.path);
+        heads.authority.clone_from(&head.authority);
+    }
+    build(plan, head, h2).ok_or_else(|| LocalReply::bad_request("http.invalid_authority_or_path"))
+}
+
+fn rewrite_host(plan: &Plan<'_>, host: &Host, head: &mut crate::http::head::Head) {
+    let automatic = matches!(plan.decision.host_rewrite(), Some(HostRewrite::Auto));
+    let rewritten = if automatic {
+        Some(host.endpoint.hostname.to_string()).filter(|name| !name.is_empty())
+    } else {
+        plan.decision
+            .rewritten_host(plan.view)
+            .map(std::borrow::Cow::into_owned)
+    };
+    let Some(rewritten) = rewritten else { return };
+    if plan.action.append_x_forwarded_host {
+        static FORWARDED_HOST: http::HeaderName = http::HeaderName::from_static("x-forwarded-host");
+        headers::append(&mut head.headers, &FORWARDED_HOST, &head.authority);
+    }
+    head.authority = rewritten;
+}
+
+fn build(
+    plan: &Plan<'_>,
+    mut head: crate::http::head::Head,
+    h2: bool,
+) -> Option<Request<RequestBody>> {
+    let upgrade = head.protocol.take();
+    let mut request = Request::new(RequestBody::of(&plan.body));
+    *request.method_mut() = head.method.clone();
+    if let Some(token) = &upgrade {
+        // An upgrade carries its bytes after the response, not in a body.
+        *request.body_mut() = RequestBody::Empty;
+        if h2 {
+            *request.method_mut() = Method::CONNECT;
+            head.headers.remove(header::UPGRADE);
+            head.headers.remove(header::CONNECTION);
+            request
+                .extensions_mut()
+                .insert(hyper::ext::Protocol::from(token.as_str()));
+        } else {
+            *request.method_mut() = Method::GET;
+            head.headers
+                .insert(header::UPGRADE, HeaderValue::from_str(token).ok()?);
+            head.headers
+                .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+        head.protocol = upgrade;
+    }
+    *request.uri_mut() = head.uri(h2)?;
+    *request.version_mut() = if h2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    if !h2 {
+        head.headers
+            .insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
+        framing(&plan.body, &mut head.headers);
+    }
+    *request.headers_mut() = head.headers;
+    Some(request)
+}
+
+/// HTTP/1 says how long a body is, or that it comes in chunks; a request without a body says nothing.
+fn framing(body: &Rc<crate::http::body::Replayable>, headers: &mut HeaderMap) {
+    if body.is_empty()
+        && headers
+            .get(header::CONTENT_LENGTH)
+            .is_none_or(|length| length == "0")
+    {
+        return;
+    }
+    if !headers.contains_key(header::CONTENT_LENGTH) {
+        headers.insert(
+            header::TRANSFER_ENCODING,
+            HeaderValue::from_static("chunked"),
+        );
+    }
+}
+
+impl Failure {
+    fn sent(reason: ResetReason) -> Self {
+        Self {
+            reason,
+            per_try_timeout: false,
+            transport_failure: None,
+            host: None,
+            sent: true,
+            is_race: false,
+        }
+    }
+
+    fn unsent(reason: ResetReason) -> Self {
+        Self {
+            sent: false,
+            ..Self::sent(reason)
+        }
+    }
+
+    fn connect(error: &ConnectError) -> Self {
+        let reason = match error {
+            ConnectError::Timeout { .. } => ResetReason::ConnectionTimeout,
+            _ => ResetReason::RemoteConnectionFailure,
+        };
+        Self {
+            transport_failure: error.transport_failure_reason(),
+            ..Self::unsent(reason)
+        }
+    }
+
+    /// Judges an error of hyper's.
+    fn of(
+        plan: &Plan<'_>,
+        mut failed: hyper::client::conn::TrySendError<Request<RequestBody>>,
+        reused: bool,
+        lease: &Lease,
+    ) -> Self {
+        let unsent = failed.take_message().is_some();
+        let error = failed.into_error();
+        if unsent {
+            // Whatever went wrong, the host never saw the request.
+            return Self {
+                is_race: true,
+                ..Self::unsent(ResetReason::ConnectionTermination)
+            };
+        }
+        let reason = reset_reason(&error);
+        let closed = reason == ResetReason::ConnectionTermination;
+        let harmless = lateen_traffic::retry::is_idempotent(plan.head.method.as_str());
+        let is_race = closed && reused && harmless && !lease.is_h2();
+        tracing::debug!(%error, ?reason, "upstream request failed");
+        Self {
+            is_race,
+            ..Self::sent(reason)
+        }
+    }
+}
+
+fn reset_reason(error: &hyper::Error) -> ResetReason {
+    if error.is_parse() {
+        return ResetReason::ProtocolError;
+    }
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return match h2.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => ResetReason::RemoteRefusedStream,
+                _ if is_stream_reset(error) => ResetReason::RemoteReset,
+                _ => ResetReason::ConnectionTermination,
+            };
+        }
+        source = cause.source();
+    }
+    ResetReason::ConnectionTermination
+}

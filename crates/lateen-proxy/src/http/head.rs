@@ -1,0 +1,231 @@
+//! A request's head inside the proxy, the same for HTTP/1 and HTTP/2.
+
+use std::net::SocketAddr;
+
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use lateen_traffic::request::FilterState;
+use lateen_traffic::value::Metadata;
+use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
+
+/// A request's head: pseudo-headers as fields, everything else in `headers`.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    /// `:method`.
+    pub(crate) method: Method,
+    /// `:scheme`: `http` or `https`.
+    pub(crate) scheme: &'static str,
+    /// `:authority`, or the `Host` header.
+    pub(crate) authority: String,
+    /// `:path` with its query; empty for a CONNECT without one.
+    pub(crate) path: String,
+    /// `:protocol` of an extended CONNECT, or the `upgrade` token of HTTP/1.1.
+    pub(crate) protocol: Option<String>,
+    /// The version the client speaks.
+    pub(crate) version: Version,
+    /// Everything else, without `Host`.
+    pub(crate) headers: HeaderMap,
+}
+
+/// What is wrong with a head, as Envoy's response code details name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) &'static str);
+
+impl Head {
+    /// Takes a request apart. `secure` says whether the client's connection is TLS.
+    ///
+    /// # Errors
+    /// There is no host or more than one, or it holds bytes a host cannot.
+    pub(crate) fn take<B>(request: Request<B>, secure: bool) -> Result<(Self, B), (Malformed, B)> {
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        let authority = match authority(&parts.uri, &mut headers) {
+            Ok(authority) => authority,
+            Err(malformed) => return Err((malformed, body)),
+        };
+        let h2_protocol = parts
+            .extensions
+            .get::<hyper::ext::Protocol>()
+            .map(|p| p.as_str().to_owned());
+        let protocol = h2_protocol.or_else(|| upgrade_token(&headers));
+        let path = match parts.uri.path_and_query() {
+            // `http` gives an absolute-form or authority-form URI without a path the path `/` or none.
+            Some(path) if parts.method != Method::CONNECT || protocol.is_some() => {
+                path.as_str().to_owned()
+            }
+            _ => String::new(),
+        };
+        let head = Self {
+            method: parts.method,
+            scheme: if secure { "https" } else { "http" },
+            authority,
+            path,
+            protocol,
+            version: parts.version,
+            headers,
+        };
+        Ok((head, body))
+    }
+
+    /// The view decisions take.
+    pub(crate) fn view<'a>(
+        &'a self,
+        client: SocketAddr,
+        connection: &'a ConnectionInfo<'a>,
+        peer: &'a PeerTls<'a>,
+        dynamic_metadata: &'a Metadata,
+        filter_state: &'a FilterState,
+    ) -> RequestView<'a> {
+        RequestView {
+            method: self.method.as_str(),
+            scheme: self.scheme,
+            authority: &self.authority,
+            path: &self.path,
+            protocol: self.protocol.as_deref(),
+            headers: &self.headers,
+            client,
+            connection,
+            peer,
+            dynamic_metadata,
+            filter_state,
+        }
+    }
+
+    /// The URI of the upstream request: origin-form for HTTP/1, with scheme and authority for HTTP/2.
+    ///
+    /// `None` if the authority or path, after rewriting, is not one.
+    pub(crate) fn uri(&self, h2: bool) -> Option<Uri> {
+        let mut parts = http::uri::Parts::default();
+        if self.method == Method::CONNECT && self.protocol.is_none() {
+            parts.authority = Some(Authority::try_from(self.authority.as_str()).ok()?);
+            return Uri::from_parts(parts).ok();
+        }
+        let path = if self.path.is_empty() {
+            "/"
+        } else {
+            &self.path
+        };
+        parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+        if h2 {
+            parts.authority = Some(Authority::try_from(self.authority.as_str()).ok()?);
+            parts.scheme = Some(if self.scheme == "https" {
+                Scheme::HTTPS
+            } else {
+                Scheme::HTTP
+            });
+        }
+        Uri::from_parts(parts).ok()
+    }
+
+    /// Whether the client speaks HTTP/2.
+    pub(crate) fn is_h2(&self) -> bool {
+        self.version == Version::HTTP_2
+    }
+
+    /// Bytes of the head, for `istio_request_bytes`: names and values.
+    pub(crate) fn size(&self) -> u64 {
+        let fields: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len())
+            .sum();
+        let pseudo = self.method.as_str().len() + self.path.len() + self.authority.len();
+        (fields + pseudo) as u64
+    }
+}
+
+/// The authority: of the URI if it has one (absolute-form, HTTP/2), else the only `Host` header. The header is taken away.
+fn authority(uri: &Uri, headers: &mut HeaderMap) -> Result<String, Malformed> {
+    if headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Err(Malformed("http1.multiple_host_headers"));
+    }
+    let host = headers.remove(header::HOST);
+    if let Some(authority) = uri.authority() {
+        return Ok(authority.as_str().to_owned());
+    }
+    let Some(host) = host else {
+        return Err(Malformed("missing_host_header"));
+    };
+    valid_host(&host)
+        .map(str::to_owned)
+        .ok_or(Malformed("http.invalid_authority"))
+}
+
+/// A host is visible ASCII without what would end it elsewhere: user information, a path, a query, a list.
+fn valid_host(host: &HeaderValue) -> Option<&str> {
+    let text = host.to_str().ok()?;
+    let valid = !text.is_empty()
+        && text.bytes().all(|b| {
+            b.is_ascii_graphic() && !matches!(b, b'@' | b'/' | b'?' | b'#' | b'\\' | b',')
+        });
+    valid.then_some(text)
+}
+
+/// The token of an HTTP/1.1 upgrade: `Connection` must nominate `Upgrade` (RFC 9110 section 7.8).
+fn upgrade_token(headers: &HeaderMap) -> Option<String> {
+    let token = headers.get(header::UPGRADE)?.to_str().ok()?;
+    let nominated = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim().eq_ignore_ascii_case("upgrade"));
+    (nominated && !token.trim().is_empty()).then(|| token.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(request: http::request::Builder) -> Result<Head, &'static str> {
+        Head::take(request.body(()).unwrap(), false)
+            .map(|(head, ())| head)
+            .map_err(|(malformed, ())| malformed.0)
+    }
+
+    #[test]
+    fn the_authority_comes_from_the_uri_or_the_only_host_header() {
+        let head = take(Request::get("/x?y").header("host", "a.example:80")).unwrap();
+        assert_eq!(
+            (head.authority.as_str(), head.path.as_str()),
+            ("a.example:80", "/x?y")
+        );
+        let head = take(Request::get("http://b.example/x").header("host", "a.example")).unwrap();
+        assert_eq!(head.authority, "b.example");
+        assert!(!head.headers.contains_key("host"));
+        assert_eq!(
+            take(Request::get("/")),
+            Err("missing_host_header").map_err(|e| e)
+        );
+    }
+
+    #[test]
+    fn ambiguous_hosts_are_refused() {
+        let twice = Request::get("/").header("host", "a").header("host", "b");
+        assert_eq!(take(twice).unwrap_err(), "http1.multiple_host_headers");
+        for host in ["a@b", "a/b", "a b", "", "a,b", "a\\b"] {
+            assert_eq!(
+                take(Request::get("/").header("host", host)).unwrap_err(),
+                "http.invalid_authority"
+            );
+        }
+    }
+
+    #[test]
+    fn an_upgrade_counts_only_if_connection_names_it() {
+        let request = || {
+            Request::get("/")
+                .header("host", "a")
+                .header("upgrade", "websocket")
+        };
+        assert_eq!(take(request()).unwrap().protocol, None);
+        let head = take(request().header("connection", "keep-alive, Upgrade")).unwrap();
+        assert_eq!(head.protocol.as_deref(), Some("websocket"));
+    }
+
+    impl PartialEq for Head {
+        fn eq(&self, other: &Self) -> bool {
+            self.authority == other.authority && self.path == other.path
+        }
+    }
+}

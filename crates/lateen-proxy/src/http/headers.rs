@@ -1,0 +1,379 @@
+//! What the connection manager does to headers before routing and before answering: hop-by-hop headers go, forwarding headers
+//! come, internal ones of strangers are taken away.
+//!
+//! Source: Envoy's "HTTP header sanitizing" and its HTTP connection manager's header documentation.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, StatusCode};
+use lateen_traffic::hcm::{ForwardClientCert, HttpConnectionManager, ServerHeader};
+
+use super::head::Head;
+use crate::tls::PeerCertificate;
+
+pub(crate) static FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) static SERVICE_TIME: HeaderName =
+    HeaderName::from_static("x-envoy-upstream-service-time");
+pub(crate) static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+pub(crate) static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
+pub(crate) static DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
+static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+static EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
+static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
+static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Headers only internal clients may send. Envoy: `ConnectionManagerUtility::cleanInternalHeaders`.
+const INTERNAL_ONLY: [&str; 16] = [
+    "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
+    "x-envoy-retry-on",
+    "x-envoy-retry-grpc-on",
+    "x-envoy-max-retries",
+    "x-envoy-upstream-alt-stat-name",
+    "x-envoy-upstream-rq-timeout-ms",
+    "x-envoy-upstream-rq-per-try-timeout-ms",
+    "x-envoy-upstream-rq-timeout-alt-response",
+    "x-envoy-expected-rq-timeout-ms",
+    "x-envoy-force-trace",
+    "x-envoy-ip-tags",
+    "x-envoy-original-url",
+    "x-envoy-hedge-on-per-try-timeout",
+    "x-envoy-original-path",
+    "x-envoy-original-host",
+];
+/// Headers that only the inner side of an edge may have set.
+const EDGE_ONLY: [&str; 3] = [
+    "x-envoy-decorator-operation",
+    "x-envoy-downstream-service-cluster",
+    "x-envoy-downstream-service-node",
+];
+
+/// What is known of the client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client<'a> {
+    /// The socket's peer, or whom the PROXY protocol named.
+    pub(crate) remote: SocketAddr,
+    /// Where it was going.
+    pub(crate) local: SocketAddr,
+    /// Its certificate.
+    pub(crate) certificate: Option<&'a PeerCertificate>,
+    /// The proxy's own identity on this connection (`By=` of the client certificate header).
+    pub(crate) own_principal: Option<&'a str>,
+}
+
+/// Brings a request's headers into the form routing and upstreams may rely on. Returns the client's address after
+/// `x-forwarded-for`.
+pub(crate) fn prepare_request(
+    head: &mut Head,
+    manager: &HttpConnectionManager,
+    client: &Client<'_>,
+    fresh_request_id: impl FnOnce() -> HeaderValue,
+) -> SocketAddr {
+    strip_hop_by_hop(&mut head.headers, head.protocol.is_some());
+    let (remote, internal) = client_address(&head.headers, manager, client);
+    let edge = manager.use_remote_address && !internal;
+    if !internal {
+        remove_all(&mut head.headers, &INTERNAL_ONLY);
+    }
+    if edge {
+        remove_all(&mut head.headers, &EDGE_ONLY);
+    }
+    forwarding_headers(head, manager, client, internal);
+    if edge {
+        set(
+            &mut head.headers,
+            &EXTERNAL_ADDRESS,
+            &remote.ip().to_string(),
+        );
+    }
+    request_id(&mut head.headers, manager, edge, fresh_request_id);
+    client_certificate(&mut head.headers, manager, client);
+    if let Some(via) = &manager.via {
+        append(&mut head.headers, &header::VIA, via);
+    }
+    remote
+}
+
+/// Takes away headers that concern one connection only (RFC 9110 section 7.6.1). An upgrade keeps its two.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // Nominating these would let a client take away what the proxy or the next hop relies on.
+        .filter(|name: &HeaderName| !is_protected(name))
+        .collect();
+    for name in nominated {
+        if !(upgrade && name == header::UPGRADE) {
+            headers.remove(name);
+        }
+    }
+    if let Some(te) = headers.get(header::TE) {
+        let trailers = te.to_str().is_ok_and(|te| {
+            te.split(',')
+                .any(|t| t.trim().eq_ignore_ascii_case("trailers"))
+        });
+        headers.remove(header::TE);
+        if trailers {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+    }
+    headers.remove(&KEEP_ALIVE);
+    headers.remove(&PROXY_CONNECTION);
+    headers.remove(header::TRANSFER_ENCODING);
+    if !upgrade {
+        headers.remove(header::CONNECTION);
+        headers.remove(header::UPGRADE);
+    }
+}
+
+/// Envoy refuses to take away what a client has no business nominating.
+fn is_protected(name: &HeaderName) -> bool {
+    *name == header::TE
+        || *name == header::CONTENT_LENGTH
+        || *name == header::AUTHORIZATION
+        || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with("x-envoy-")
+}
+
+fn remove_all(headers: &mut HeaderMap, names: &[&'static str]) {
+    for name in names {
+        headers.remove(*name);
+    }
+}
+
+/// Who the client is, and whether it is internal: the only address in `x-forwarded-for` (or the connection's, at the edge)
+/// lies in a configured internal range.
+fn client_address(
+    headers: &HeaderMap,
+    manager: &HttpConnectionManager,
+    client: &Client<'_>,
+) -> (SocketAddr, bool) {
+    let hops = manager.xff_num_trusted_hops as usize;
+    let forwarded = forwarded_addresses(headers);
+    let named = if manager.use_remote_address {
+        // The connection's own address will be appended, so a trusted hop is one less to go back.
+        hops.checked_sub(1)
+            .and_then(|back| forwarded.iter().rev().nth(back))
+    } else {
+        forwarded.iter().rev().nth(hops)
+    };
+    let address = named
+        .copied()
+        .flatten()
+        .map_or(client.remote, |ip| SocketAddr::new(ip, 0));
+    let single = if manager.use_remote_address {
+        forwarded.is_empty()
+    } else {
+        forwarded.len() == 1
+    };
+    let internal = single
+        && manager
+            .internal_addresses
+            .iter()
+            .any(|net| net.contains(&address.ip()));
+    (address, internal)
+}
+
+fn forwarded_addresses(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
+    headers
+        .get_all(&FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|text| text.trim().parse().ok())
+        .collect()
+}
+
+fn forwarding_headers(
+    head: &mut Head,
+    manager: &HttpConnectionManager,
+    client: &Client<'_>,
+    internal: bool,
+) {
+    let headers = &mut head.headers;
+    let trusts_hops = manager.xff_num_trusted_hops > 0;
+    if manager.use_remote_address {
+        if !manager.skip_xff_append {
+            append(headers, &FORWARDED_FOR, &client.remote.ip().to_string());
+        }
+        if !trusts_hops {
+            // At the edge only the connection itself says how the client came.
+            headers.remove(&FORWARDED_PROTO);
+        }
+    }
+    match headers.get(&FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+        Some(b"https") => head.scheme = "https",
+        Some(b"http") => head.scheme = "http",
+        _ => {
+            headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
+        }
+    }
+    if manager.append_x_forwarded_port {
+        headers
+            .entry(&FORWARDED_PORT)
+            .or_insert_with(|| HeaderValue::from(client.local.port()));
+    }
+    if internal {
+        headers.insert(&INTERNAL, HeaderValue::from_static("true"));
+    } else {
+        headers.remove(&INTERNAL);
+    }
+}
+
+fn request_id(
+    headers: &mut HeaderMap,
+    manager: &HttpConnectionManager,
+    edge: bool,
+    fresh: impl FnOnce() -> HeaderValue,
+) {
+    if !manager.generate_request_id {
+        return;
+    }
+    let keep = headers.contains_key(&REQUEST_ID) && (!edge || manager.preserve_external_request_id);
+    if !keep {
+        headers.insert(&REQUEST_ID, fresh());
+    }
+}
+
+/// `x-forwarded-client-cert`. A sender without mTLS has its header taken away unless the manager is told to always forward.
+fn client_certificate(
+    headers: &mut HeaderMap,
+    manager: &HttpConnectionManager,
+    client: &Client<'_>,
+) {
+    use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
+    match (manager.forward_client_cert, client.certificate) {
+        (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
+        (Sanitize, _) | (ForwardOnly | AppendForward | SanitizeSet, None) => {
+            headers.remove(&CLIENT_CERT);
+        }
+        (AppendForward, Some(certificate)) => {
+            append(
+                headers,
+                &CLIENT_CERT,
+                &certificate_element(manager, certificate, client.own_principal),
+            );
+        }
+        (SanitizeSet, Some(certificate)) => {
+            set(
+                headers,
+                &CLIENT_CERT,
+                &certificate_element(manager, certificate, client.own_principal),
+            );
+        }
+    }
+}
+
+fn certificate_element(
+    manager: &HttpConnectionManager,
+    certificate: &PeerCertificate,
+    own: Option<&str>,
+) -> String {
+    let details = manager.client_cert_details;
+    let mut parts = Vec::with_capacity(4);
+    if let Some(own) = own {
+        parts.push(format!("By={own}"));
+    }
+    parts.push(format!("Hash={}", certificate.sha256_fingerprint));
+    if details.subject {
+        let subject = certificate
+            .subject
+            .replace('\\', "\\\\")
+            .replace('"', "\\\"");
+        parts.push(format!("Subject=\"{subject}\""));
+    }
+    if details.uri {
+        // Envoy writes an empty URI rather than none.
+        parts.push(format!(
+            "URI={}",
+            certificate.principal().unwrap_or_default()
+        ));
+    }
+    if details.dns {
+        parts.extend(
+            certificate
+                .dns_sans
+                .iter()
+                .map(|name| format!("DNS={name}")),
+        );
+    }
+    parts.join(";")
+}
+
+/// Prepares response headers for the client.
+pub(crate) fn prepare_response(
+    headers: &mut HeaderMap,
+    status: StatusCode,
+    manager: &HttpConnectionManager,
+    request_id: Option<&HeaderValue>,
+    server: &HeaderValue,
+) {
+    strip_hop_by_hop(headers, status == StatusCode::SWITCHING_PROTOCOLS);
+    match manager.server_header {
+        ServerHeader::Overwrite => {
+            headers.insert(header::SERVER, server.clone());
+        }
+        ServerHeader::AppendIfAbsent => {
+            headers
+                .entry(header::SERVER)
+                .or_insert_with(|| server.clone());
+        }
+        ServerHeader::PassThrough => {}
+    }
+    if let Some(via) = &manager.via {
+        append(headers, &header::VIA, via);
+    }
+    if manager.always_set_request_id_in_response
+        && let Some(id) = request_id
+    {
+        headers.insert(&REQUEST_ID, id.clone());
+    }
+}
+
+/// Sets a header, leaving out a value that is not one.
+pub(crate) fn set(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+/// Adds to a list-valued header, in one line as Envoy does.
+pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
+    let joined = match headers.get(name) {
+        Some(there) if !there.is_empty() => {
+            let all: Vec<&[u8]> = headers
+                .get_all(name)
+                .iter()
+                .map(HeaderValue::as_bytes)
+                .collect();
+            [all.join(&b","[..]).as_slice(), b",", value.as_bytes()].concat()
+        }
+        _ => value.as_bytes().to_vec(),
+    };
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(name, value);
+    }
+}
+
+/// A random UUID (version 4), as Envoy's `x-request-id`.
+pub(crate) fn random_uuid(random: u128) -> HeaderValue {
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    let text = [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-");
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -1,0 +1,330 @@
+//! The access log of HTTP requests: formats compiled once, lines written into the worker's buffer when a request has ended.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use http::Version;
+use lateen_telemetry::ResponseFlags;
+use lateen_telemetry::access_log::{
+    Address, AddressField, ENVOY_TEXT_FORMAT, Environment, Format, HeaderKey, HeaderSource,
+    JsonFormat, LogContext, LogWriter, NumberField, Side, Sink, SinkOptions, TextField, TextFormat,
+    TimePoint, TlsField,
+};
+use lateen_traffic::access_log::{Finished, LogFilter, LogFormat, LogSink};
+use lateen_traffic::request::FilterState;
+use lateen_traffic::value::{Metadata, Value};
+use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
+
+use super::record::{Heads, Record};
+
+/// The files that are logged to, each opened once for the whole process.
+#[derive(Debug, Default)]
+pub(crate) struct LogSinks(Mutex<BTreeMap<PathBuf, Arc<Sink>>>);
+
+impl LogSinks {
+    /// A worker's buffer for a file; `None` if it cannot be opened, which is logged once per worker.
+    pub(crate) fn writer(&self, path: &Path) -> Option<LogWriter> {
+        let mut sinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sink) = sinks.get(path) {
+            return Some(sink.writer());
+        }
+        match Sink::open(path, SinkOptions::default()) {
+            Ok(sink) => {
+                let writer = sink.writer();
+                sinks.insert(path.to_owned(), Arc::new(sink));
+                Some(writer)
+            }
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot open the access log");
+                None
+            }
+        }
+    }
+
+    /// Opens every file again, for rotation.
+    pub(crate) fn reopen(&self) {
+        for sink in self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values()
+        {
+            sink.reopen();
+        }
+    }
+}
+
+/// One access log, compiled.
+#[derive(Debug)]
+pub(crate) struct AccessLog {
+    path: PathBuf,
+    format: Format,
+    filter: Option<LogFilter>,
+}
+
+impl AccessLog {
+    /// Compiles an access log; `None` for sinks this proxy has not, or a format that is none.
+    pub(crate) fn compile(log: &lateen_traffic::access_log::AccessLog) -> Option<Self> {
+        let path = match &log.sink {
+            LogSink::Stdout => PathBuf::from("/dev/stdout"),
+            LogSink::Stderr => PathBuf::from("/dev/stderr"),
+            LogSink::File(path) => PathBuf::from(&**path),
+            LogSink::Unsupported(kind) => {
+                tracing::debug!(%kind, "access logs of this kind are not written");
+                return None;
+            }
+        };
+        match format(&log.format) {
+            Ok(format) => Some(Self {
+                path,
+                format,
+                filter: log.filter.clone(),
+            }),
+            Err(error) => {
+                tracing::warn!(log = %log.name, %error, "access log format cannot be used");
+                None
+            }
+        }
+    }
+
+    /// Where it goes.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The line for a context.
+    pub(crate) fn line<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) {
+        self.format.write(context, out);
+    }
+
+    /// Whether something finished is to be logged.
+    pub(crate) fn wants(&self, done: &Finished<'_>) -> bool {
+        self.filter.as_ref().is_none_or(|filter| filter.wants(done))
+    }
+}
+
+fn format(format: &LogFormat) -> Result<Format, String> {
+    let hostname = std::env::var("HOSTNAME").unwrap_or_default();
+    let variable = |name: &str| std::env::var(name).ok();
+    let environment = Environment {
+        hostname: &hostname,
+        variable: &variable,
+    };
+    let text = |format: &str| {
+        TextFormat::parse(format, false, &environment)
+            .map(Format::Text)
+            .map_err(|error| error.to_string())
+    };
+    match format {
+        LogFormat::Default => text(ENVOY_TEXT_FORMAT),
+        LogFormat::Text(format) => text(format),
+        LogFormat::Json(tree) => JsonFormat::parse(&json(tree), false, &environment)
+            .map(Format::Json)
+            .map_err(|error| error.to_string()),
+    }
+}
+
+fn json(value: &Value) -> serde_json::Value {
+    match value {
+        Value::Null => serde_json::Value::Null,
+        Value::Number(number) => {
+            serde_json::Number::from_f64(*number).map_or(serde_json::Value::Null, Into::into)
+        }
+        Value::String(text) => text.to_string().into(),
+        Value::Bool(bool) => (*bool).into(),
+        Value::List(list) => list.iter().map(json).collect(),
+        Value::Struct(fields) => fields
+            .iter()
+            .map(|(key, value)| (key.to_string(), json(value)))
+            .collect(),
+    }
+}
+
+/// Writes a finished request to the logs that want it.
+pub(crate) fn write(record: &Record, started_at: SystemTime) {
+    let line = Line {
+        record,
+        started_at,
+        emitted_at: started_at + record.started.elapsed(),
+    };
+    for log in &record.manager.logs {
+        if log.filter.is_none() || line.is_wanted(log) {
+            record
+                .connection
+                .worker
+                .write_log(log.path(), |out| log.line(&line, out));
+        }
+    }
+}
+
+struct Line<'a> {
+    record: &'a Record,
+    started_at: SystemTime,
+    emitted_at: SystemTime,
+}
+
+impl Line<'_> {
+    fn is_wanted(&self, log: &AccessLog) -> bool {
+        let record = self.record;
+        let flags: Vec<&str> = record
+            .flags
+            .iter()
+            .map(lateen_telemetry::ResponseFlag::short)
+            .collect();
+        let connection = ConnectionInfo::plain(
+            record.connection.facts.remote,
+            record.connection.facts.local,
+        );
+        let (peer, metadata, state) = (
+            PeerTls::default(),
+            Metadata::default(),
+            FilterState::default(),
+        );
+        let view = self.heads().map(|heads| RequestView {
+            method: heads.method.as_str(),
+            scheme: heads.scheme,
+            authority: &heads.authority,
+            path: &heads.path,
+            protocol: heads.protocol.as_deref(),
+            headers: &heads.request,
+            client: record.remote,
+            connection: &connection,
+            peer: &peer,
+            dynamic_metadata: &metadata,
+            filter_state: &state,
+        });
+        log.wants(&Finished {
+            request: view.as_ref(),
+            status: record.status,
+            grpc_status: record.grpc_status,
+            duration_ms: u64::try_from(record.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            flags: &flags,
+            health_check: false,
+            traced: false,
+            random: rand::random(),
+        })
+    }
+
+    fn heads(&self) -> Option<&Heads> {
+        self.record.heads.as_deref()
+    }
+}
+
+impl LogContext for Line<'_> {
+    fn start_time(&self) -> SystemTime {
+        self.started_at
+    }
+
+    fn emit_time(&self) -> SystemTime {
+        self.emitted_at
+    }
+
+    fn header(&self, source: HeaderSource, key: &HeaderKey) -> Option<&[u8]> {
+        let heads = self.heads()?;
+        if source == HeaderSource::Request {
+            match key {
+                HeaderKey::Method => return Some(heads.method.as_str().as_bytes()),
+                HeaderKey::Scheme => return Some(heads.scheme.as_bytes()),
+                HeaderKey::Authority => return Some(heads.authority.as_bytes()),
+                HeaderKey::Path => return Some(heads.path.as_bytes()),
+                HeaderKey::Protocol => return heads.protocol.as_deref().map(str::as_bytes),
+                HeaderKey::Status | HeaderKey::Name(_) => {}
+            }
+        }
+        let HeaderKey::Name(name) = key else {
+            return None;
+        };
+        let headers = match source {
+            HeaderSource::Request => &heads.request,
+            HeaderSource::Response => &heads.response,
+            HeaderSource::ResponseTrailer => &heads.trailers,
+        };
+        headers.get(name).map(http::HeaderValue::as_bytes)
+    }
+
+    fn text(&self, field: TextField) -> Option<&str> {
+        let record = self.record;
+        let facts = &record.connection.facts;
+        match field {
+            TextField::Protocol => Some(match record.version {
+                Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 => "HTTP/1.0",
+                _ => "HTTP/1.1",
+            }),
+            TextField::UpstreamProtocol => record.upstream.host.map(|_| {
+                if record.upstream.h2 {
+                    "HTTP/2"
+                } else {
+                    "HTTP/1.1"
+                }
+            }),
+            TextField::ResponseCodeDetails => Some(&record.details),
+            TextField::UpstreamTransportFailureReason => {
+                record.upstream.transport_failure.as_deref()
+            }
+            TextField::UpstreamCluster | TextField::UpstreamClusterRaw => {
+                record.upstream.cluster.as_deref()
+            }
+            TextField::RequestedServerName => facts.server_name.as_deref(),
+            TextField::RouteName => record.route.as_deref(),
+            TextField::ListenerName => Some(&facts.listener),
+            TextField::FilterChainName => Some(&facts.chain),
+            TextField::Tls(Side::Downstream, tls) => {
+                record.connection.peer.as_ref().and_then(|peer| match tls {
+                    TlsField::PeerUriSan => peer.principal(),
+                    TlsField::PeerDnsSan => peer.dns_sans.first().map(String::as_str),
+                    TlsField::PeerSubject => Some(&peer.subject),
+                    TlsField::PeerFingerprint256 => Some(&peer.sha256_fingerprint),
+                    _ => None,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    fn number(&self, field: NumberField) -> Option<u64> {
+        let record = self.record;
+        match field {
+            NumberField::ResponseCode => Some(u64::from(record.status)),
+            NumberField::BytesReceived => Some(record.request.bytes.get()),
+            NumberField::BytesSent => Some(record.response_bytes()),
+            NumberField::UpstreamRequestAttemptCount => Some(u64::from(record.upstream.attempts)),
+            NumberField::ConnectionId => Some(record.connection.facts.id),
+            NumberField::RequestHeadersBytes => Some(record.head_bytes),
+            NumberField::ResponseHeadersBytes => Some(record.response_head_bytes()),
+            NumberField::GrpcStatus => record.grpc_status.map(u64::from),
+            _ => None,
+        }
+    }
+
+    fn address(&self, field: AddressField) -> Option<Address<'_>> {
+        let record = self.record;
+        let facts = &record.connection.facts;
+        let address = match field {
+            AddressField::DownstreamLocal => facts.local,
+            AddressField::DownstreamDirectLocal => facts.direct_local,
+            AddressField::DownstreamRemote => record.remote,
+            AddressField::DownstreamDirectRemote => facts.direct_remote,
+            AddressField::UpstreamHost | AddressField::UpstreamRemote => record.upstream.host?,
+            AddressField::UpstreamLocal => record.upstream.local?,
+        };
+        Some(Address::Ip(address))
+    }
+
+    fn time_point(&self, point: TimePoint) -> Option<std::time::Duration> {
+        match point {
+            TimePoint::End | TimePoint::DownstreamTxEnd => Some(self.record.started.elapsed()),
+            TimePoint::UpstreamRxBegin | TimePoint::DownstreamTxBegin => self
+                .record
+                .service_time
+                .map(std::time::Duration::from_millis),
+            _ => None,
+        }
+    }
+
+    fn response_flags(&self) -> ResponseFlags {
+        self.record.flags
+    }
+}

@@ -1,0 +1,114 @@
+//! An HTTP connection manager in one worker: its settings with everything that is looked up once rather than per request.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use lateen_telemetry::metrics::Shard;
+use lateen_telemetry::metrics::envoy::HttpStats;
+use lateen_traffic::filter::{
+    AlpnFilter, HttpFilterKind, PeerDiscovery, PeerMetadata, PeerPropagation,
+};
+use lateen_traffic::hcm::HttpConnectionManager;
+use lateen_traffic::listener::TrafficDirection;
+
+use super::log::AccessLog;
+use crate::shared::Shared;
+
+/// A connection manager's settings, ready to serve.
+#[derive(Debug)]
+pub(crate) struct Manager {
+    /// The settings.
+    pub(crate) config: Arc<HttpConnectionManager>,
+    /// `http.<prefix>.…`.
+    pub(crate) stats: HttpStats,
+    /// The direction of its listener's traffic.
+    pub(crate) direction: TrafficDirection,
+    /// Its access logs.
+    pub(crate) logs: Vec<AccessLog>,
+    /// The value of `server`.
+    pub(crate) server: HeaderValue,
+    /// Whether Istio's standard metrics are reported.
+    pub(crate) reports_istio: bool,
+    /// How peers introduce themselves.
+    pub(crate) exchange: Introductions,
+    /// ALPN protocols towards mesh upstreams, by the client's protocol.
+    pub(crate) alpn: Option<Arc<AlpnFilter>>,
+    /// Whether `x-envoy-*` headers are neither added nor passed on.
+    pub(crate) suppress_envoy_headers: bool,
+}
+
+/// Which of the four halves of the metadata exchange by headers take place.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Introductions {
+    /// Requests tell who the client is.
+    pub(crate) read_request: bool,
+    /// Responses tell clients who this is.
+    pub(crate) tell_client: bool,
+    /// Requests tell upstreams who this is.
+    pub(crate) tell_upstream: bool,
+    /// Responses tell who the upstream is.
+    pub(crate) read_response: bool,
+}
+
+impl Manager {
+    /// Prepares a connection manager.
+    pub(crate) fn new(
+        config: &Arc<HttpConnectionManager>,
+        direction: TrafficDirection,
+        shared: &Shared,
+        shard: Shard,
+    ) -> Rc<Self> {
+        let kinds = || {
+            config
+                .filters
+                .iter()
+                .filter(|filter| !filter.disabled)
+                .map(|filter| &filter.kind)
+        };
+        let server = HeaderValue::from_str(&config.server_name)
+            .unwrap_or_else(|_| HeaderValue::from_static("istio-envoy"));
+        Rc::new(Self {
+            stats: shared.stats.http.handles(shard, &config.stat_prefix),
+            direction,
+            logs: config.access_logs.iter().filter_map(AccessLog::compile).collect(),
+            server,
+            reports_istio: kinds().any(|kind| matches!(kind, HttpFilterKind::IstioStats(_))),
+            exchange: kinds().fold(Introductions::default(), |all, kind| match kind {
+                HttpFilterKind::PeerMetadata(settings) => all.with(settings),
+                _ => all,
+            }),
+            alpn: kinds().find_map(|kind| match kind {
+                HttpFilterKind::Alpn(filter) => Some(Arc::clone(filter)),
+                _ => None,
+            }),
+            suppress_envoy_headers: kinds()
+                .any(|kind| matches!(kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers)),
+            config: Arc::clone(config),
+        })
+    }
+
+    /// Whether any request may be logged.
+    pub(crate) fn logs_requests(&self) -> bool {
+        !self.logs.is_empty()
+    }
+}
+
+impl Introductions {
+    fn with(self, settings: &PeerMetadata) -> Self {
+        let reads = |list: &[PeerDiscovery]| {
+            list.iter()
+                .any(|d| matches!(d, PeerDiscovery::IstioHeaders))
+        };
+        let tells = |list: &[PeerPropagation]| {
+            list.iter()
+                .any(|p| matches!(p, PeerPropagation::IstioHeaders { .. }))
+        };
+        Self {
+            read_request: self.read_request || reads(&settings.downstream_discovery),
+            read_response: self.read_response || reads(&settings.upstream_discovery),
+            tell_client: self.tell_client || tells(&settings.downstream_propagation),
+            tell_upstream: self.tell_upstream || tells(&settings.upstream_propagation),
+        }
+    }
+}

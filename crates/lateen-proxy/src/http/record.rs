@@ -1,0 +1,348 @@
+//! What is remembered of a request until it has ended: for metrics, statistics and the access log.
+//!
+//! Dropping a [`Record`] is what counts and logs the request, exactly once, whatever became of it.
+
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, Method, Version};
+use lateen_telemetry::metrics::istio::{
+    ConnectionSecurityPolicy, PeerId, PrincipalId, Reporter, RequestKey, RequestProtocol,
+    RequestSample, ServiceId,
+};
+use lateen_telemetry::{ResponseFlag, ResponseFlags};
+use lateen_traffic::listener::TrafficDirection;
+use tokio::time::Instant;
+
+use super::body::Meter;
+use super::grpc::MessageCounter;
+use super::local_reply::LocalReply;
+use super::log;
+use super::manager::Manager;
+use crate::connection::Connection;
+
+/// A request under way.
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// The client's connection.
+    pub(crate) connection: Rc<Connection>,
+    /// The connection manager it came through.
+    pub(crate) manager: Rc<Manager>,
+    /// When its head was complete.
+    pub(crate) started: Instant,
+    /// The same by the wall clock; only if it is to be logged.
+    pub(crate) started_at: Option<SystemTime>,
+    /// The version the client speaks.
+    pub(crate) version: Version,
+    /// Whether it is gRPC.
+    pub(crate) is_grpc: bool,
+    /// Bytes of the request's head.
+    pub(crate) head_bytes: u64,
+    /// The request's body.
+    pub(crate) request: Rc<Meter>,
+    /// The response's status; 0 until one began.
+    pub(crate) status: u16,
+    /// The gRPC status, from headers or trailers.
+    pub(crate) grpc_status: Option<u32>,
+    /// Response flags.
+    pub(crate) flags: ResponseFlags,
+    /// Response code details.
+    pub(crate) details: Cow<'static, str>,
+    /// The route's name.
+    pub(crate) route: Option<Arc<str>>,
+    /// Where it went.
+    pub(crate) upstream: UpstreamFacts,
+    /// Milliseconds until the upstream's response headers.
+    pub(crate) service_time: Option<u64>,
+    /// The client, as its metadata says.
+    pub(crate) source: PeerId,
+    /// The client's address after `x-forwarded-for`.
+    pub(crate) remote: SocketAddr,
+    /// Heads kept for the access log.
+    pub(crate) heads: Option<Box<Heads>>,
+    response_head_bytes: u64,
+    response_bytes: u64,
+    response_messages: Option<MessageCounter>,
+    ended: Cell<bool>,
+}
+
+/// What is known of the upstream side.
+#[derive(Debug, Default)]
+pub(crate) struct UpstreamFacts {
+    /// The cluster.
+    pub(crate) cluster: Option<Arc<str>>,
+    /// The service it stands for.
+    pub(crate) service: ServiceId,
+    /// The host.
+    pub(crate) host: Option<SocketAddr>,
+    /// The local address of the connection to it.
+    pub(crate) local: Option<SocketAddr>,
+    /// The workload behind it.
+    pub(crate) peer: PeerId,
+    /// Its mTLS identity.
+    pub(crate) principal: PrincipalId,
+    /// The proxy's own identity towards it.
+    pub(crate) own_principal: PrincipalId,
+    /// Tries made.
+    pub(crate) attempts: u32,
+    /// Why its transport failed.
+    pub(crate) transport_failure: Option<String>,
+    /// Whether it was spoken to in HTTP/2.
+    pub(crate) h2: bool,
+}
+
+/// Heads of a request that is logged.
+#[derive(Debug)]
+pub(crate) struct Heads {
+    pub(crate) method: Method,
+    pub(crate) scheme: &'static str,
+    pub(crate) authority: String,
+    pub(crate) path: String,
+    pub(crate) protocol: Option<String>,
+    pub(crate) request: HeaderMap,
+    pub(crate) response: HeaderMap,
+    pub(crate) trailers: HeaderMap,
+}
+
+impl Record {
+    /// Begins to record.
+    pub(crate) fn begin(
+        connection: &Rc<Connection>,
+        manager: &Rc<Manager>,
+        version: Version,
+        is_grpc: bool,
+    ) -> Self {
+        manager.stats.downstream_rq_total.inc();
+        manager.stats.downstream_rq_active.inc();
+        match version {
+            Version::HTTP_2 => manager.stats.downstream_rq_http2_total.inc(),
+            _ => manager.stats.downstream_rq_http1_total.inc(),
+        }
+        Self {
+            remote: connection.facts.remote,
+            connection: Rc::clone(connection),
+            manager: Rc::clone(manager),
+            started: Instant::now(),
+            started_at: manager.logs_requests().then(SystemTime::now),
+            version,
+            is_grpc,
+            head_bytes: 0,
+            request: Rc::new(if is_grpc {
+                Meter::grpc()
+            } else {
+                Meter::default()
+            }),
+            status: 0,
+            grpc_status: None,
+            flags: ResponseFlags::NONE,
+            details: Cow::Borrowed(""),
+            route: None,
+            upstream: UpstreamFacts::default(),
+            service_time: None,
+            source: PeerId::default(),
+            heads: None,
+            response_head_bytes: 0,
+            response_bytes: 0,
+            response_messages: is_grpc.then(MessageCounter::default),
+            ended: Cell::new(false),
+        }
+    }
+
+    /// Notes an answer of the proxy's own.
+    pub(crate) fn local_reply(&mut self, reply: &LocalReply) {
+        for flag in reply.flags.iter() {
+            self.flags.insert(flag);
+        }
+        self.details = reply.details.clone();
+    }
+
+    /// Notes the head of the answer as the client gets it.
+    pub(crate) fn answered(&mut self, status: u16, headers: &HeaderMap) {
+        self.status = status;
+        self.response_head_bytes = headers
+            .iter()
+            .map(|(name, value)| (name.as_str().len() + value.len()) as u64)
+            .sum();
+        if self.is_grpc
+            && let Some(status) = super::grpc::status_in(headers)
+        {
+            self.grpc_status = Some(status);
+        }
+        if let Some(heads) = &mut self.heads {
+            heads.response = headers.clone();
+        }
+    }
+
+    /// Notes bytes of the proxy's own answer.
+    pub(crate) const fn sent(&mut self, bytes: usize) {
+        self.response_bytes += bytes as u64;
+    }
+
+    /// Notes bytes of the upstream's answer.
+    pub(crate) fn received(&mut self, data: &[u8]) {
+        self.response_bytes += data.len() as u64;
+        if let Some(counter) = &mut self.response_messages {
+            counter.feed(data);
+        }
+    }
+
+    /// Notes the answer's trailers.
+    pub(crate) fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(heads) = &mut self.heads {
+            heads.trailers = trailers.clone();
+        }
+    }
+
+    /// The answer was given whole.
+    pub(crate) fn complete(&mut self) {
+        self.ended.set(true);
+        self.manager.stats.downstream_rq_completed.inc();
+    }
+
+    /// The answer was cut off by the proxy.
+    pub(crate) fn cut(&mut self, flag: ResponseFlag, details: &'static str) {
+        self.ended.set(true);
+        self.flags.insert(flag);
+        self.details = Cow::Borrowed(details);
+        self.manager.stats.downstream_rq_tx_reset.inc();
+    }
+
+    /// The upstream broke off its answer.
+    pub(crate) fn upstream_broke(&mut self, error: &hyper::Error) {
+        let reset = is_stream_reset(error);
+        let (flag, reason) = if reset {
+            (ResponseFlag::UpstreamRemoteReset, "remote_reset")
+        } else {
+            (
+                ResponseFlag::UpstreamConnectionTermination,
+                "connection_termination",
+            )
+        };
+        self.ended.set(true);
+        self.flags.insert(flag);
+        self.details = format!("upstream_reset_after_response_started{{{reason}}}").into();
+        self.manager.stats.downstream_rq_tx_reset.inc();
+    }
+
+    /// The client went away before the end.
+    pub(crate) fn abandoned(&mut self) {
+        self.ended.set(true);
+        self.flags
+            .insert(ResponseFlag::DownstreamConnectionTermination);
+        self.details = Cow::Borrowed("downstream_remote_disconnect");
+        self.manager.stats.downstream_rq_rx_reset.inc();
+    }
+
+    /// Bytes of the answer's body.
+    pub(crate) const fn response_bytes(&self) -> u64 {
+        self.response_bytes
+    }
+
+    /// Bytes of the answer's head.
+    pub(crate) const fn response_head_bytes(&self) -> u64 {
+        self.response_head_bytes
+    }
+
+    fn report(&self) {
+        let stats = &self.manager.stats;
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        stats.downstream_rq_active.dec();
+        stats.downstream_rq_time.record(elapsed);
+        if let Some(class) = stats.response_class(self.status) {
+            class.inc();
+        }
+        if self.manager.reports_istio {
+            self.report_istio(elapsed);
+        }
+        if let Some(started_at) = self.started_at {
+            log::write(self, started_at);
+        }
+    }
+
+    fn report_istio(&self, elapsed: u64) {
+        let worker = &self.connection.worker;
+        let connection = &self.connection;
+        let inbound = self.manager.direction == TrafficDirection::Inbound;
+        let own = worker.own_peer;
+        let key = if inbound {
+            RequestKey {
+                reporter: Reporter::Destination,
+                source: self.source,
+                destination: own,
+                source_principal: connection.peer_principal,
+                destination_principal: connection.own_principal(),
+                security: connection.security(),
+                ..self.key()
+            }
+        } else {
+            RequestKey {
+                reporter: Reporter::Source,
+                source: own,
+                destination: self.upstream.peer,
+                source_principal: self.upstream.own_principal,
+                destination_principal: self.upstream.principal,
+                security: ConnectionSecurityPolicy::Unknown,
+                ..self.key()
+            }
+        };
+        let sample = RequestSample {
+            duration_milliseconds: elapsed,
+            request_bytes: self.head_bytes + self.request.bytes.get(),
+            response_bytes: self.response_head_bytes + self.response_bytes,
+        };
+        let mut metrics = worker.metrics.borrow_mut();
+        metrics.record_request(&key, sample);
+        if let Some(responses) = &self.response_messages {
+            metrics.record_messages(&key, self.request.message_count(), responses.count());
+        }
+    }
+
+    /// The part of the key that both sides have.
+    fn key(&self) -> RequestKey {
+        RequestKey {
+            reporter: Reporter::Source,
+            source: PeerId::default(),
+            destination: PeerId::default(),
+            source_principal: PrincipalId::default(),
+            destination_principal: PrincipalId::default(),
+            service: self.upstream.service,
+            protocol: if self.is_grpc {
+                RequestProtocol::Grpc
+            } else {
+                RequestProtocol::Http
+            },
+            response_code: self.status,
+            grpc_status: self
+                .grpc_status
+                .map(|status| u16::try_from(status).unwrap_or(2)),
+            response_flags: self.flags,
+            security: ConnectionSecurityPolicy::Unknown,
+        }
+    }
+}
+
+/// Whether an error is the reset of a stream rather than the end of its connection.
+pub(crate) fn is_stream_reset(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            return h2.is_reset();
+        }
+        source = cause.source();
+    }
+    false
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.ended.get() {
+            // The exchange was dropped on its way: hyper does that when the client is gone.
+            self.abandoned();
+        }
+        self.report();
+    }
+}

@@ -1,0 +1,222 @@
+//! The body of an answer on its way to the client, and what has to happen when it ends.
+//!
+//! However it ends (complete, broken off by the upstream, abandoned by the client, out of time) the request is recorded exactly
+//! once, the upstream connection goes back to its pool only if the response was read to its end, and places below limits are
+//! given back. All of that hangs on this value, so that no path can forget it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use lateen_telemetry::ResponseFlag;
+use tokio::time::{Instant, Sleep};
+
+use super::body::BodyError;
+use super::grpc;
+use super::record::Record;
+use crate::cluster::ActiveRequest;
+use crate::cluster::breaker::Permit;
+use crate::upstream::Lease;
+
+/// An answer's body.
+#[derive(Debug)]
+pub(crate) struct ResponseBody {
+    source: Source,
+    record: Option<Box<Record>>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Full(Bytes),
+    Upstream(Box<Upstream>),
+}
+
+/// The body of an upstream's response with all it holds on to.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) body: Incoming,
+    pub(crate) lease: Lease,
+    pub(crate) _active: ActiveRequest,
+    pub(crate) _permits: Vec<Permit>,
+    pub(crate) deadlines: Deadlines,
+}
+
+/// Times a response body has to keep.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    /// The end of the route's timeout.
+    pub(crate) overall: Option<Pin<Box<Sleep>>>,
+    /// The end of the stream's longest life.
+    pub(crate) stream: Option<Pin<Box<Sleep>>>,
+    /// Time without a byte.
+    pub(crate) idle: Option<(Duration, Pin<Box<Sleep>>)>,
+}
+
+impl Deadlines {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(ResponseFlag, &'static str)> {
+        let fired = |sleep: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>| {
+            sleep
+                .as_mut()
+                .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+        };
+        if fired(&mut self.overall, cx) {
+            return Poll::Ready((ResponseFlag::UpstreamRequestTimeout, "response_timeout"));
+        }
+        if fired(&mut self.stream, cx) {
+            return Poll::Ready((
+                ResponseFlag::UpstreamMaxStreamDurationReached,
+                "upstream_max_stream_duration_reached",
+            ));
+        }
+        let idle = self
+            .idle
+            .as_mut()
+            .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
+        if idle {
+            return Poll::Ready((ResponseFlag::StreamIdleTimeout, "stream_idle_timeout"));
+        }
+        Poll::Pending
+    }
+
+    fn moved(&mut self) {
+        if let Some((limit, sleep)) = &mut self.idle {
+            sleep.as_mut().reset(Instant::now() + *limit);
+        }
+    }
+}
+
+impl ResponseBody {
+    /// A body that is there already.
+    pub(crate) const fn full(bytes: Bytes, record: Box<Record>) -> Self {
+        Self {
+            source: Source::Full(bytes),
+            record: Some(record),
+        }
+    }
+
+    /// A body that is recorded elsewhere (upgrades).
+    pub(crate) const fn empty() -> Self {
+        Self {
+            source: Source::Full(Bytes::new()),
+            record: None,
+        }
+    }
+
+    /// The body of an upstream's response.
+    pub(crate) fn upstream(mut upstream: Upstream, mut record: Box<Record>) -> Self {
+        if upstream.body.is_end_stream() {
+            upstream.lease.finish();
+            record.complete();
+        }
+        Self {
+            source: Source::Upstream(Box::new(upstream)),
+            record: Some(record),
+        }
+    }
+
+    /// Notes the end, once.
+    fn end(&mut self, note: impl FnOnce(&mut Record)) {
+        if let Some(mut record) = self.record.take() {
+            note(&mut record);
+            // Dropping it writes the log and counts.
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let upstream = match &mut this.source {
+            Source::Full(bytes) => {
+                let bytes = std::mem::take(bytes);
+                if let Some(record) = &mut this.record {
+                    record.sent(bytes.len());
+                }
+                this.end(Record::complete);
+                return Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))));
+            }
+            Source::Upstream(upstream) => upstream,
+        };
+        let polled = Pin::new(&mut upstream.body).poll_frame(cx);
+        if polled.is_pending() {
+            let (flag, details) = ready!(upstream.deadlines.poll(cx));
+            this.end(|record| record.cut(flag, details));
+            return Poll::Ready(Some(Err(BodyError::TimedOut(details))));
+        }
+        match ready!(polled) {
+            None => {
+                upstream.lease.finish();
+                this.end(Record::complete);
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                this.end(|record| record.upstream_broke(&error));
+                Poll::Ready(Some(Err(BodyError::Source(error))))
+            }
+            Some(Ok(frame)) => {
+                upstream.deadlines.moved();
+                if let Some(record) = &mut this.record {
+                    note_frame(record, &frame);
+                }
+                if upstream.body.is_end_stream() {
+                    upstream.lease.finish();
+                    this.end(Record::complete);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Full(bytes) => bytes.is_empty(),
+            Source::Upstream(upstream) => upstream.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Upstream(upstream) => upstream.body.size_hint(),
+        }
+    }
+}
+
+fn note_frame(record: &mut Record, frame: &Frame<Bytes>) {
+    if let Some(data) = frame.data_ref() {
+        record.received(data);
+    }
+    if let Some(trailers) = frame.trailers_ref() {
+        if let Some(status) = grpc::status_in(trailers) {
+            record.grpc_status = Some(status);
+        }
+        record.trailers(trailers);
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let complete = match &self.source {
+            Source::Full(_) => true,
+            Source::Upstream(upstream) => upstream.body.is_end_stream(),
+        };
+        // A body nobody read to its end: hyper drops it when the client is gone, and at once for HEAD.
+        self.end(|record| {
+            if complete {
+                record.complete()
+            } else {
+                record.abandoned()
+            }
+        });
+    }
+}

@@ -1,0 +1,369 @@
+//! Serving a downstream connection that speaks HTTP, from its first request to its end.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response, server::conn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use lateen_traffic::filter::NetworkFilterKind;
+use lateen_traffic::hcm::{Codec, HttpConnectionManager};
+use tokio::io::AsyncReadExt;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::exchange;
+use super::manager::Manager;
+use super::response::ResponseBody;
+use crate::connection::Connection;
+use crate::inspect::{Verdict, http as detect_http};
+use crate::net::Stream;
+use crate::upstream::LocalExecutor;
+
+/// A connection without limits of its own gets this long for a request's head, so that slow senders do not pile up.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// hyper reads a head into a buffer that may not be smaller than this.
+const MIN_HEAD_BUFFER: usize = 8 * 1024;
+
+/// A connection's state that its requests share.
+pub(crate) struct Session {
+    /// The connection.
+    pub(crate) connection: Rc<Connection>,
+    manager: RefCell<(u64, Rc<Manager>)>,
+    active: Cell<usize>,
+    served: Cell<u64>,
+    h2: Cell<bool>,
+    idle_since: Cell<Instant>,
+    finished_one: Notify,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stream: Stream) {
+    let stats = manager.stats.clone();
+    stats.downstream_cx_total.inc();
+    stats.downstream_cx_active.inc();
+    if connection.secure {
+        stats.downstream_cx_ssl_total.inc();
+    }
+    let started = Instant::now();
+    let session = Rc::new(Session {
+        manager: RefCell::new((connection.now.version, Rc::clone(&manager))),
+        connection,
+        active: Cell::new(0),
+        served: Cell::new(0),
+        h2: Cell::new(false),
+        idle_since: Cell::new(started),
+        finished_one: Notify::new(),
+    });
+    match version(&session.connection, &manager.config, stream).await {
+        Some((true, stream)) => {
+            stats.downstream_cx_http2_total.inc();
+            session.h2.set(true);
+            serve_h2(session, &manager, stream).await;
+        }
+        Some((false, stream)) => {
+            stats.downstream_cx_http1_total.inc();
+            serve_h1(session, &manager, stream).await;
+        }
+        None => {}
+    }
+    stats.downstream_cx_active.dec();
+    stats.downstream_cx_destroy.inc();
+    stats
+        .downstream_cx_length_ms
+        .record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+}
+
+/// Whether the client speaks HTTP/2: as configured, by ALPN, by what detection saw, else by the preface.
+async fn version(
+    connection: &Connection,
+    config: &HttpConnectionManager,
+    mut stream: Stream,
+) -> Option<(bool, Stream)> {
+    match (config.codec, connection.alpn.as_deref()) {
+        (Codec::Http2, _) => return Some((true, stream)),
+        (Codec::Http1, _) => return Some((false, stream)),
+        (_, Some(b"h2" | b"istio-h2")) => return Some((true, stream)),
+        (_, Some(b"http/1.1" | b"http/1.0" | b"istio-http/1.1" | b"istio-http/1.0")) => {
+            return Some((false, stream));
+        }
+        _ => {}
+    }
+    if !connection.secure {
+        match connection.facts.protocols.first().map(String::as_str) {
+            Some("h2c") => return Some((true, stream)),
+            Some("http/1.1" | "http/1.0") => return Some((false, stream)),
+            _ => {}
+        }
+    }
+    let mut seen = bytes::BytesMut::new();
+    loop {
+        match detect_http::parse(&seen) {
+            Verdict::Found(detect_http::HttpVersion::Http2) => {
+                return Some((true, stream.unread(seen.freeze())));
+            }
+            // What is not HTTP at all gets hyper's answer to a malformed request.
+            Verdict::Found(_) | Verdict::NotThis => {
+                return Some((false, stream.unread(seen.freeze())));
+            }
+            Verdict::NeedMore => {}
+        }
+        match tokio::time::timeout(HEAD_TIMEOUT, stream.read_buf(&mut seen)).await {
+            Ok(Ok(n)) if n > 0 => {}
+            _ => return None,
+        }
+    }
+}
+
+async fn serve_h1(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
+    let limits = session.connection.worker.shared.config.limits;
+    let config = &manager.config;
+    let head_bytes = limits
+        .request_head_bytes
+        .min(config.max_request_headers_bytes) as usize;
+    let head_time = config
+        .timeouts
+        .request_headers
+        .or(config.timeouts.idle)
+        .unwrap_or(HEAD_TIMEOUT * 60);
+    let service = {
+        let session = Rc::clone(&session);
+        service_fn(move |request| Rc::clone(&session).exchange(request))
+    };
+    let served = conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_headers(
+            limits
+                .request_headers
+                .min(config.max_headers_count as usize),
+        )
+        .max_buf_size(head_bytes.max(MIN_HEAD_BUFFER))
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut served = pin!(served);
+    tokio::select! {
+        result = served.as_mut() => note_end(&session, result),
+        () = session.ending(config) => {
+            served.as_mut().graceful_shutdown();
+            note_end(&session, served.await);
+        }
+    }
+}
+
+async fn serve_h2(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
+    let limits = session.connection.worker.shared.config.limits;
+    let config = &manager.config;
+    let options = &config.http2;
+    let service = {
+        let session = Rc::clone(&session);
+        service_fn(move |request| Rc::clone(&session).exchange(request))
+    };
+    let mut builder = conn::http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(
+            options
+                .max_concurrent_streams
+                .unwrap_or(limits.concurrent_streams),
+        )
+        .max_header_list_size(
+            limits
+                .request_head_bytes
+                .min(config.max_request_headers_bytes),
+        )
+        .max_pending_accept_reset_streams(limits.pending_reset_streams)
+        .initial_stream_window_size(options.initial_stream_window)
+        .initial_connection_window_size(options.initial_connection_window)
+        .enable_connect_protocol();
+    if let Some(interval) = options.ping_interval {
+        builder.keep_alive_interval(interval);
+        builder.keep_alive_timeout(options.ping_timeout.unwrap_or(Duration::from_secs(20)));
+    }
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    let mut served = pin!(served);
+    tokio::select! {
+        result = served.as_mut() => note_end(&session, result),
+        () = session.ending(config) => {
+            served.as_mut().graceful_shutdown();
+            note_end(&session, served.await);
+        }
+    }
+}
+
+fn note_end(session: &Session, result: hyper::Result<()>) {
+    let Err(error) = result else { return };
+    if error.is_parse() || error.is_parse_too_large() {
+        session
+            .manager
+            .borrow()
+            .1
+            .stats
+            .downstream_cx_protocol_error
+            .inc();
+    }
+    tracing::debug!(connection = session.connection.facts.id, %error, "HTTP connection ended");
+}
+
+impl Session {
+    /// Takes one request through the proxy.
+    async fn exchange(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+    ) -> Result<Response<ResponseBody>, Infallible> {
+        let _busy = Busy::begin(&self);
+        let now = self.connection.worker.now();
+        let manager = self.manager_at(now.version);
+        let answered = exchange::handle(Rc::clone(&self.connection), manager, now, request);
+        let mut response = Box::pin(answered).await;
+        self.served.set(self.served.get() + 1);
+        if self.is_last(&response) {
+            response.headers_mut().insert(
+                http::header::CONNECTION,
+                http::HeaderValue::from_static("close"),
+            );
+        }
+        Ok(response)
+    }
+
+    /// The connection manager under the configuration of a version. A listener that changed in place gives its open
+    /// connections the new settings, as long as the same kind of chain would take them; a chain that would not take them any
+    /// more (other TLS, other access rules on the connection) serves on as it was and ends them gracefully.
+    fn manager_at(&self, version: u64) -> Rc<Manager> {
+        let mut known = self.manager.borrow_mut();
+        if known.0 != version {
+            known.0 = version;
+            match self.renewed() {
+                Some(config) => {
+                    let connection = &self.connection;
+                    known.1 = connection.worker.manager(&config, connection.direction);
+                }
+                None => {
+                    self.connection.draining.set(true);
+                    self.finished_one.notify_one();
+                }
+            }
+        }
+        Rc::clone(&known.1)
+    }
+
+    fn renewed(&self) -> Option<Arc<HttpConnectionManager>> {
+        let connection = &self.connection;
+        let now = connection.worker.now();
+        let listener = now.program.listener(&connection.facts.listener)?;
+        let chain = connection
+            .facts
+            .with_info(|info| listener.match_filter_chain(info).chain().cloned())?;
+        let same_tls = match (&chain.tls, &connection.chain.tls) {
+            (None, None) => true,
+            (Some(new), Some(old)) => {
+                Arc::ptr_eq(new, old) || format!("{new:?}") == format!("{old:?}")
+            }
+            _ => false,
+        };
+        let config = chain.filters.iter().find_map(|filter| match &filter.kind {
+            NetworkFilterKind::Http(config) => Some(Arc::clone(config)),
+            _ => None,
+        });
+        config.filter(|_| same_tls)
+    }
+
+    /// Whether the answer is to be the connection's last (HTTP/1).
+    fn is_last(&self, response: &Response<ResponseBody>) -> bool {
+        let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        let spent = self.manager.borrow().1.config.max_requests_per_connection;
+        let spent = spent.is_some_and(|max| self.served.get() >= u64::from(max));
+        !self.h2.get()
+            && !upgraded
+            && (spent
+                || self.connection.draining.get()
+                || self.connection.handle.drain.is_cancelled())
+    }
+
+    /// Returns when the connection is to end gracefully: the listener drains (and the client has been told at least once),
+    /// nothing happened for the idle time, or its longest life is over.
+    fn ending(&self, config: &HttpConnectionManager) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+        let (idle, longest) = (
+            config.timeouts.idle,
+            config.timeouts.max_connection_duration,
+        );
+        Box::pin(async move {
+            let longest = async {
+                match longest {
+                    Some(time) => tokio::time::sleep(time).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.drained() => {}
+                () = self.idle_for(idle) => self.manager.borrow().1.stats.downstream_cx_idle_timeout.inc(),
+                () = longest => {}
+            }
+        })
+    }
+
+    async fn drained(&self) {
+        let connection = &self.connection;
+        let told = async {
+            while !connection.draining.get() {
+                self.finished_one.notified().await;
+            }
+        };
+        tokio::select! {
+            () = connection.handle.drain.cancelled() => {}
+            () = told => {}
+        }
+        self.manager
+            .borrow()
+            .1
+            .stats
+            .downstream_cx_drain_close
+            .inc();
+        // A connection that was made in the drain is served once before it is closed.
+        while self.served.get() == 0 {
+            self.finished_one.notified().await;
+        }
+    }
+
+    async fn idle_for(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else {
+            return std::future::pending().await;
+        };
+        loop {
+            let idle = self.idle_since.get().elapsed();
+            if self.active.get() == 0 && idle >= limit {
+                return;
+            }
+            let left = if self.active.get() == 0 {
+                limit.saturating_sub(idle)
+            } else {
+                limit
+            };
+            tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// Counts a request as under way on its connection.
+struct Busy(Rc<Session>);
+
+impl Busy {
+    fn begin(session: &Rc<Session>) -> Self {
+        session.active.set(session.active.get() + 1);
+        Self(Rc::clone(session))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+        self.0.idle_since.set(Instant::now());
+        self.0.finished_one.notify_one();
+    }
+}

@@ -1,0 +1,7 @@
+//! Sockets: listening, connecting, the original destination of a redirected connection, byte streams and copying.
+
+pub(crate) mod copy;
+pub(crate) mod socket;
+pub(crate) mod stream;
+
+pub(crate) use stream::{Prefixed, Stream};

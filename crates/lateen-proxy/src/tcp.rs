@@ -1,0 +1,549 @@
+//! The TCP proxy: bytes both ways between a client and an upstream host.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use lateen_telemetry::access_log::{
+    Address, AddressField, LogContext, NumberField, TextField, TimePoint,
+};
+use lateen_telemetry::metrics::istio::{
+    ConnectionSecurityPolicy, PeerId, Reporter, TcpHandles, TcpKey,
+};
+use lateen_telemetry::{ResponseFlag, ResponseFlags};
+use lateen_traffic::Cluster;
+use lateen_traffic::access_log::Finished;
+use lateen_traffic::filter::NetworkFilterKind;
+use lateen_traffic::listener::TrafficDirection;
+use lateen_traffic::tcp::TcpProxy;
+use lateen_traffic::tls::DataSource;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::cluster::breaker::{Permit, Resource};
+use crate::cluster::outlier::Ended as HostEnded;
+use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
+use crate::connection::Connection;
+use crate::http::log::AccessLog;
+use crate::net::Stream;
+use crate::net::copy::{self, Ended, Transferred};
+use crate::upstream::connect;
+use crate::upstream::h1::ConnectionFacts;
+use crate::upstream::target::{self, Wish};
+
+/// How often counters of an open connection are brought up to date, if the configuration does not say; Istio: 15 s.
+const REPORT_INTERVAL: Duration = Duration::from_secs(15);
+
+/// A connection that is to be proxied.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    connection: Rc<Connection>,
+    proxy: Arc<TcpProxy>,
+    upstream: Option<(Connected, Bytes)>,
+}
+
+/// What became of a connection whose client was silent.
+#[derive(Debug)]
+pub(crate) enum Speculation {
+    /// The server spoke first: proxy it.
+    ServerSpoke(Box<Ready>),
+    /// The client spoke after all; nothing was sent to the upstream.
+    ClientSpoke,
+    /// One of the two ended it.
+    Over,
+}
+
+#[derive(Debug)]
+struct Connected {
+    stream: Stream,
+    host: Host,
+    facts: Rc<ConnectionFacts>,
+    _active: ActiveRequest,
+    _permit: Permit,
+}
+
+/// What is remembered of a connection for statistics and logs.
+#[derive(Debug)]
+struct Outcome {
+    flags: ResponseFlags,
+    attempts: u32,
+    failure: Option<String>,
+    host: Option<SocketAddr>,
+    local: Option<SocketAddr>,
+    peer: Option<String>,
+}
+
+impl Ready {
+    /// A connection that is to be proxied by `proxy`.
+    pub(crate) const fn new(connection: Rc<Connection>, proxy: Arc<TcpProxy>) -> Self {
+        Self {
+            connection,
+            proxy,
+            upstream: None,
+        }
+    }
+}
+
+/// Connects a silent client's upstream and waits for whoever speaks first.
+pub(crate) async fn speculate(mut ready: Ready, client: &TcpStream) -> Speculation {
+    let Some((state, cluster)) = cluster_of(&ready) else {
+        return Speculation::ClientSpoke;
+    };
+    let mut outcome = Outcome::new();
+    let connected = tokio::select! {
+        connected = connect(&ready, &state, &cluster, &mut outcome) => connected,
+        _ = client.readable() => return Speculation::ClientSpoke,
+    };
+    // Whoever speaks to an upstream that cannot be reached is told so by the regular way.
+    let Some(mut connected) = connected else {
+        return Speculation::ClientSpoke;
+    };
+    let mut buffer = vec![0; 16 * 1024];
+    tokio::select! {
+        biased;
+        _ = client.readable() => Speculation::ClientSpoke,
+        read = connected.stream.read(&mut buffer) => match read {
+            Ok(0) | Err(_) => Speculation::Over,
+            Ok(n) => {
+                buffer.truncate(n);
+                ready.upstream = Some((connected, Bytes::from(buffer)));
+                Speculation::ServerSpoke(Box::new(ready))
+            }
+        },
+    }
+}
+
+/// Proxies a connection whose upstream has spoken already.
+pub(crate) async fn run_ready(ready: Ready, client: Stream) {
+    run(ready, client).await;
+}
+
+/// Proxies a connection to its end.
+pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
+    let connection = Rc::clone(&ready.connection);
+    let stats = connection.worker.tcp_stats(&ready.proxy.stat_prefix);
+    stats.downstream_cx_total.inc();
+    let started = (Instant::now(), SystemTime::now());
+    let moved = Transferred::default();
+    let mut outcome = Outcome::new();
+    let first = ready.upstream.take();
+    match cluster_of(&ready) {
+        None => {
+            stats.downstream_cx_no_route.inc();
+            outcome.flags.insert(ResponseFlag::NoClusterFound);
+            report_refusal(&ready, None, &outcome);
+        }
+        Some((state, cluster)) => {
+            let connected = match first {
+                Some((connected, bytes)) => {
+                    moved.back.set(bytes.len() as u64);
+                    let sent = client.write_all(&bytes).await;
+                    sent.is_ok().then_some(connected)
+                }
+                None => connect(&ready, &state, &cluster, &mut outcome).await,
+            };
+            match connected {
+                None => report_refusal(&ready, Some(&cluster), &outcome),
+                Some(connected) => {
+                    outcome.connected(&connected);
+                    transfer(&ready, &cluster, client, connected, &moved, &mut outcome).await;
+                }
+            }
+        }
+    }
+    stats.downstream_cx_rx_bytes_total.add(moved.forward.get());
+    stats.downstream_cx_tx_bytes_total.add(moved.back.get());
+    if outcome.flags.contains(ResponseFlag::StreamIdleTimeout) {
+        stats.idle_timeout.inc();
+    }
+    write_logs(&ready, &moved, &outcome, started);
+}
+
+fn cluster_of(ready: &Ready) -> Option<(Rc<ClusterState>, Arc<Cluster>)> {
+    let connection = &ready.connection;
+    let by_sni = connection
+        .chain
+        .filters
+        .iter()
+        .any(|f| matches!(f.kind, NetworkFilterKind::SniCluster));
+    let program = &connection.now.program;
+    let cluster = match &connection.facts.server_name {
+        Some(name) if by_sni => program.cluster(name)?,
+        _ => program.cluster(ready.proxy.pick_cluster(rand::random()))?,
+    };
+    Some((
+        connection.worker.cluster(&cluster.name),
+        Arc::clone(cluster),
+    ))
+}
+
+/// Connects to a host, trying others as often as the proxy's settings say.
+async fn connect(
+    ready: &Ready,
+    state: &Rc<ClusterState>,
+    cluster: &Arc<Cluster>,
+    outcome: &mut Outcome,
+) -> Option<Connected> {
+    let connection = &ready.connection;
+    let Some(permit) = state.permit(cluster, false, Resource::Connections) else {
+        state.stats.upstream_cx_overflow.inc();
+        outcome.flags.insert(ResponseFlag::UpstreamOverflow);
+        return None;
+    };
+    let mut tried = Vec::new();
+    for _ in 0..ready.proxy.max_connect_attempts.max(1) {
+        let wanted = Wanted {
+            random: rand::random(),
+            avoid: &tried,
+            attempts: 3,
+            original_dst: Some(connection.facts.local),
+            ..Wanted::default()
+        };
+        let Some(host) = state.pick(cluster, &connection.now, wanted) else {
+            state.stats.upstream_cx_none_healthy.inc();
+            outcome.flags.insert(ResponseFlag::NoHealthyUpstream);
+            return None;
+        };
+        outcome.attempts += 1;
+        outcome.host = Some(host.state.address);
+        match open(connection, cluster, &host).await {
+            Ok(stream) => {
+                state.stats.upstream_cx_total.inc();
+                let facts = ConnectionFacts::of(&stream, None);
+                let active = ActiveRequest::begin(&host.state);
+                return Some(Connected {
+                    stream,
+                    host,
+                    facts,
+                    _active: active,
+                    _permit: permit,
+                });
+            }
+            Err(error) => {
+                tracing::debug!(cluster = %state.name, %error, "cannot connect");
+                state.stats.upstream_cx_connect_fail.inc();
+                state.record(
+                    cluster,
+                    &host.state,
+                    HostEnded::LocalFailure,
+                    rand::random(),
+                );
+                outcome.failure = error.transport_failure_reason();
+                tried.push(host.index);
+            }
+        }
+    }
+    outcome
+        .flags
+        .insert(ResponseFlag::UpstreamConnectionFailure);
+    if ready.proxy.max_connect_attempts > 1 {
+        outcome
+            .flags
+            .insert(ResponseFlag::UpstreamRetryLimitExceeded);
+    }
+    None
+}
+
+async fn open(
+    connection: &Connection,
+    cluster: &Cluster,
+    host: &Host,
+) -> Result<Stream, connect::ConnectError> {
+    let wish = Wish {
+        alpn: None,
+        authority: None,
+    };
+    let (target, _) = target::of(&connection.worker, &connection.now, cluster, host, wish)?;
+    connect::connect(&target).await
+}
+
+async fn transfer(
+    ready: &Ready,
+    cluster: &Arc<Cluster>,
+    client: Stream,
+    connected: Connected,
+    moved: &Transferred,
+    outcome: &mut Outcome,
+) {
+    let handles = istio_handles(
+        ready,
+        Some(cluster),
+        outcome.peer.as_deref(),
+        ResponseFlags::NONE,
+    );
+    if let Some(handles) = &handles {
+        handles.opened.inc();
+    }
+    let reported = (Cell::new(0), Cell::new(0));
+    let upstream = connected.stream;
+    let copying = copy::bidirectional(client, upstream, ready.proxy.idle_timeout, moved);
+    let longest = async {
+        match ready.proxy.max_downstream_connection_duration {
+            Some(time) => tokio::time::sleep(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    let reporting = async {
+        loop {
+            tokio::time::sleep(REPORT_INTERVAL).await;
+            report_bytes(handles.as_ref(), moved, &reported);
+        }
+    };
+    let ended = tokio::select! {
+        ended = copying => Some(ended),
+        () = longest => None,
+        () = reporting => None,
+    };
+    match ended {
+        None => outcome.flags.insert(ResponseFlag::DurationTimeout),
+        Some(Ended::Idle) => outcome.flags.insert(ResponseFlag::StreamIdleTimeout),
+        Some(Ended::First(error)) => {
+            tracing::debug!(%error, "the client's connection broke");
+            outcome
+                .flags
+                .insert(ResponseFlag::DownstreamConnectionTermination);
+        }
+        Some(Ended::Second(error)) => {
+            tracing::debug!(%error, "the upstream's connection broke");
+            outcome
+                .flags
+                .insert(ResponseFlag::UpstreamConnectionTermination);
+        }
+        Some(Ended::Closed) => {}
+    }
+    report_bytes(handles.as_ref(), moved, &reported);
+    if let Some(handles) = &handles {
+        handles.closed.inc();
+    }
+    drop(connected.host);
+}
+
+fn report_bytes(
+    handles: Option<&TcpHandles>,
+    moved: &Transferred,
+    reported: &(Cell<u64>, Cell<u64>),
+) {
+    let Some(handles) = handles else { return };
+    let (forward, back) = (moved.forward.get(), moved.back.get());
+    handles
+        .received_bytes
+        .add(forward - reported.0.replace(forward));
+    handles.sent_bytes.add(back - reported.1.replace(back));
+}
+
+fn report_refusal(ready: &Ready, cluster: Option<&Arc<Cluster>>, outcome: &Outcome) {
+    if let Some(handles) = istio_handles(ready, cluster, None, outcome.flags) {
+        handles.opened.inc();
+        handles.closed.inc();
+    }
+}
+
+/// The handles of Istio's TCP metrics, if the chain reports them.
+fn istio_handles(
+    ready: &Ready,
+    cluster: Option<&Arc<Cluster>>,
+    upstream_principal: Option<&str>,
+    flags: ResponseFlags,
+) -> Option<TcpHandles> {
+    let connection = &ready.connection;
+    let worker = &connection.worker;
+    if !connection
+        .chain
+        .filters
+        .iter()
+        .any(|f| matches!(f.kind, NetworkFilterKind::IstioStats(_)))
+    {
+        return None;
+    }
+    let inbound = connection.direction == TrafficDirection::Inbound;
+    let service = cluster
+        .map(|cluster| worker.service(cluster))
+        .unwrap_or_default();
+    let own = worker.principal(
+        connection
+            .now
+            .own_principal
+            .as_deref()
+            .filter(|_| upstream_principal.is_some()),
+    );
+    let key = if inbound {
+        TcpKey {
+            reporter: Reporter::Destination,
+            source: PeerId::default(),
+            destination: worker.own_peer,
+            source_principal: connection.peer_principal,
+            destination_principal: connection.own_principal(),
+            service,
+            response_flags: flags,
+            security: connection.security(),
+        }
+    } else {
+        TcpKey {
+            reporter: Reporter::Source,
+            source: worker.own_peer,
+            destination: PeerId::default(),
+            source_principal: own,
+            destination_principal: worker.principal(upstream_principal),
+            service,
+            response_flags: flags,
+            security: ConnectionSecurityPolicy::Unknown,
+        }
+    };
+    Some(worker.metrics.borrow_mut().tcp(&key))
+}
+
+impl Outcome {
+    const fn new() -> Self {
+        Self {
+            flags: ResponseFlags::NONE,
+            attempts: 0,
+            failure: None,
+            host: None,
+            local: None,
+            peer: None,
+        }
+    }
+
+    fn connected(&mut self, connected: &Connected) {
+        self.host = Some(connected.host.state.address);
+        self.local = connected.facts.local;
+        self.peer = connected
+            .facts
+            .peer
+            .as_ref()
+            .and_then(|peer| peer.principal())
+            .map(str::to_owned);
+    }
+}
+
+fn write_logs(
+    ready: &Ready,
+    moved: &Transferred,
+    outcome: &Outcome,
+    started: (Instant, SystemTime),
+) {
+    if ready.proxy.access_logs.is_empty() {
+        return;
+    }
+    let cluster = cluster_name(ready);
+    let line = Line {
+        ready,
+        moved,
+        outcome,
+        started,
+        cluster,
+    };
+    let flags: Vec<&str> = outcome.flags.iter().map(ResponseFlag::short).collect();
+    let done = Finished {
+        request: None,
+        status: 0,
+        grpc_status: None,
+        duration_ms: u64::try_from(started.0.elapsed().as_millis()).unwrap_or(u64::MAX),
+        flags: &flags,
+        health_check: false,
+        traced: false,
+        random: rand::random(),
+    };
+    // Compiled at the end of a connection rather than kept: connections are few next to requests.
+    for log in ready
+        .proxy
+        .access_logs
+        .iter()
+        .filter_map(AccessLog::compile)
+    {
+        if log.wants(&done) {
+            ready
+                .connection
+                .worker
+                .write_log(log.path(), |out| log.line(&line, out));
+        }
+    }
+}
+
+fn cluster_name(ready: &Ready) -> Option<Arc<str>> {
+    match &ready.proxy.target {
+        lateen_traffic::tcp::TcpTarget::Cluster(name) => Some(Arc::clone(name)),
+        lateen_traffic::tcp::TcpTarget::Weighted { .. } => None,
+    }
+}
+
+struct Line<'a> {
+    ready: &'a Ready,
+    moved: &'a Transferred,
+    outcome: &'a Outcome,
+    started: (Instant, SystemTime),
+    cluster: Option<Arc<str>>,
+}
+
+impl LogContext for Line<'_> {
+    fn start_time(&self) -> SystemTime {
+        self.started.1
+    }
+
+    fn emit_time(&self) -> SystemTime {
+        self.started.1 + self.started.0.elapsed()
+    }
+
+    fn text(&self, field: TextField) -> Option<&str> {
+        let facts = &self.ready.connection.facts;
+        match field {
+            TextField::UpstreamCluster | TextField::UpstreamClusterRaw => self.cluster.as_deref(),
+            TextField::UpstreamTransportFailureReason => self.outcome.failure.as_deref(),
+            TextField::RequestedServerName => facts.server_name.as_deref(),
+            TextField::ListenerName => Some(&facts.listener),
+            TextField::FilterChainName => Some(&facts.chain),
+            _ => None,
+        }
+    }
+
+    fn number(&self, field: NumberField) -> Option<u64> {
+        match field {
+            NumberField::ResponseCode => Some(0),
+            NumberField::BytesReceived => Some(self.moved.forward.get()),
+            NumberField::BytesSent => Some(self.moved.back.get()),
+            NumberField::UpstreamRequestAttemptCount => Some(u64::from(self.outcome.attempts)),
+            NumberField::ConnectionId => Some(self.ready.connection.facts.id),
+            _ => None,
+        }
+    }
+
+    fn address(&self, field: AddressField) -> Option<Address<'_>> {
+        let facts = &self.ready.connection.facts;
+        let address = match field {
+            AddressField::DownstreamLocal => facts.local,
+            AddressField::DownstreamDirectLocal => facts.direct_local,
+            AddressField::DownstreamRemote => facts.remote,
+            AddressField::DownstreamDirectRemote => facts.direct_remote,
+            AddressField::UpstreamHost | AddressField::UpstreamRemote => self.outcome.host?,
+            AddressField::UpstreamLocal => self.outcome.local?,
+        };
+        Some(Address::Ip(address))
+    }
+
+    fn time_point(&self, point: TimePoint) -> Option<Duration> {
+        (point == TimePoint::End).then(|| self.started.0.elapsed())
+    }
+
+    fn response_flags(&self) -> ResponseFlags {
+        self.outcome.flags
+    }
+}
+
+/// `envoy.filters.network.echo`.
+pub(crate) async fn echo(stream: Stream) {
+    let (mut read, mut write) = tokio::io::split(stream);
+    // Its errors are the client's going away.
+    let _ = tokio::io::copy(&mut read, &mut write).await;
+}
+
+/// `envoy.filters.network.direct_response`.
+pub(crate) async fn respond(mut stream: Stream, source: &DataSource) {
+    if let Ok(bytes) = crate::secrets::read(source) {
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.shutdown().await;
+    }
+}

@@ -1,0 +1,140 @@
+//! What a peer's certificate says about it: its names, its subject, its fingerprint.
+
+use std::fmt::Write;
+
+use lateen_traffic::PeerTls;
+use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// A peer's leaf certificate, read once per connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerCertificate {
+    /// URI SANs in certificate order.
+    pub(crate) uri_sans: Vec<String>,
+    /// DNS SANs in certificate order.
+    pub(crate) dns_sans: Vec<String>,
+    /// The subject in RFC 2253 form.
+    pub(crate) subject: String,
+    /// SHA-256 of the DER, lower-case hex.
+    pub(crate) sha256_fingerprint: String,
+}
+
+/// Other SANs, for matching only.
+pub(crate) struct AllSans {
+    pub(crate) certificate: PeerCertificate,
+    pub(crate) emails: Vec<String>,
+    pub(crate) addresses: Vec<String>,
+}
+
+impl PeerCertificate {
+    /// Reads a certificate; `None` if it is not one (rustls accepted it, so that does not happen in practice).
+    pub(crate) fn read(der: &CertificateDer<'_>) -> Option<Self> {
+        all_sans(der).map(|all| all.certificate)
+    }
+
+    /// The view decisions take. A chain that is here was verified: rustls is not told to go on otherwise.
+    pub(crate) fn view(&self, validated: bool) -> PeerTls<'_> {
+        PeerTls {
+            is_tls: true,
+            presented: true,
+            validated,
+            uri_sans: &self.uri_sans,
+            dns_sans: &self.dns_sans,
+            subject: &self.subject,
+            sha256_fingerprint: &self.sha256_fingerprint,
+        }
+    }
+
+    /// The first URI SAN: the SPIFFE identity of a mesh workload.
+    pub(crate) fn principal(&self) -> Option<&str> {
+        self.uri_sans.first().map(String::as_str)
+    }
+}
+
+/// Reads all SANs of a certificate.
+pub(crate) fn all_sans(der: &CertificateDer<'_>) -> Option<AllSans> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    let mut all = AllSans {
+        certificate: PeerCertificate {
+            subject: rfc2253(&parsed),
+            sha256_fingerprint: hex(&Sha256::digest(der)),
+            ..PeerCertificate::default()
+        },
+        emails: Vec::new(),
+        addresses: Vec::new(),
+    };
+    let Ok(extension) = parsed.subject_alternative_name() else {
+        return None;
+    };
+    for name in extension.map_or(&[][..], |san| &san.value.general_names) {
+        match name {
+            GeneralName::URI(uri) => all.certificate.uri_sans.push((*uri).to_owned()),
+            GeneralName::DNSName(dns) => all.certificate.dns_sans.push((*dns).to_owned()),
+            GeneralName::RFC822Name(email) => all.emails.push((*email).to_owned()),
+            GeneralName::IPAddress(bytes) => all.addresses.extend(ip(bytes)),
+            _ => {}
+        }
+    }
+    Some(all)
+}
+
+fn ip(bytes: &[u8]) -> Option<String> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
+        return Some(std::net::Ipv4Addr::from(v4).to_string());
+    }
+    <[u8; 16]>::try_from(bytes)
+        .ok()
+        .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
+}
+
+/// RFC 2253: the most specific part first, as Envoy writes subjects (`XN_FLAG_RFC2253`).
+fn rfc2253(certificate: &X509Certificate<'_>) -> String {
+    let mut parts: Vec<String> = certificate
+        .subject()
+        .iter_attributes()
+        .filter_map(|attribute| {
+            let key = short_name(&attribute.attr_type().to_id_string());
+            Some(format!("{key}={}", escape(attribute.as_str().ok()?)))
+        })
+        .collect();
+    parts.reverse();
+    parts.join(",")
+}
+
+fn short_name(oid: &str) -> String {
+    match oid {
+        "2.5.4.3" => "CN",
+        "2.5.4.6" => "C",
+        "2.5.4.7" => "L",
+        "2.5.4.8" => "ST",
+        "2.5.4.10" => "O",
+        "2.5.4.11" => "OU",
+        other => other,
+    }
+    .to_owned()
+}
+
+/// RFC 2253 section 2.4.
+fn escape(value: &str) -> String {
+    let mut out = String::with_capacity(value.len());
+    for (at, c) in value.chars().enumerate() {
+        if matches!(c, ',' | '+' | '"' | '\\' | '<' | '>' | ';')
+            || (at == 0 && matches!(c, ' ' | '#'))
+        {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}"); // writing to a String cannot fail
+            out
+        })
+}

@@ -1,0 +1,69 @@
+//! The upstream side of one worker: connections to hosts, pools of them, and getting one for a request.
+
+pub(crate) mod connect;
+pub(crate) mod h1;
+pub(crate) mod h2;
+mod pool;
+pub(crate) mod target;
+
+pub(crate) use pool::{AcquireError, Lease, Protocol, Route, acquire};
+
+use std::cell::Cell;
+use std::future::Future;
+use std::rc::Rc;
+
+use lateen_telemetry::metrics::Gauge;
+use tokio::sync::Notify;
+
+use crate::cluster::breaker::Permit;
+
+/// Runs hyper's tasks on the worker that made them; nothing ever moves to another thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+impl<F> hyper::rt::Executor<F> for LocalExecutor
+where
+    F: Future + 'static,
+{
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+/// Counts an upstream connection for as long as it exists.
+#[derive(Debug)]
+pub(crate) struct OpenConnection {
+    _permit: Permit,
+    in_pool: Rc<Cell<usize>>,
+    freed: Rc<Notify>,
+    gauge: Gauge,
+}
+
+impl OpenConnection {
+    /// Counts one.
+    pub(crate) fn new(
+        permit: Permit,
+        in_pool: &Rc<Cell<usize>>,
+        freed: &Rc<Notify>,
+        gauge: &Gauge,
+    ) -> Self {
+        in_pool.set(in_pool.get() + 1);
+        gauge.inc();
+        Self {
+            _permit: permit,
+            in_pool: Rc::clone(in_pool),
+            freed: Rc::clone(freed),
+            gauge: gauge.clone(),
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.in_pool.set(self.in_pool.get().saturating_sub(1));
+        self.gauge.dec();
+        self.freed.notify_one();
+    }
+}

@@ -1,0 +1,292 @@
+//! Getting a connection for a request: a kept one, a new one, or a wait for one under the circuit breaker's limits.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::client::conn::TrySendError;
+use hyper::{Request, Response, body::Incoming};
+use lateen_traffic::Cluster;
+use lateen_traffic::cluster::UpstreamProtocol;
+
+use super::connect::{self, ConnectError, Target};
+use super::{OpenConnection, h1, h2};
+use crate::cluster::ClusterState;
+use crate::cluster::breaker::Resource;
+use crate::cluster::host::{HostState, Pool, TransportKey};
+use crate::http::body::RequestBody;
+
+/// How long a request that waits for a connection sleeps before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Which protocol an upstream request is made in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What ALPN says.
+    Negotiated,
+}
+
+impl Protocol {
+    /// The protocol a cluster wants for a request that came over HTTP/2 or not.
+    pub(crate) const fn of(wanted: UpstreamProtocol, downstream_is_h2: bool) -> Self {
+        match wanted {
+            UpstreamProtocol::Http1 => Self::Http1,
+            UpstreamProtocol::Http2 => Self::Http2,
+            UpstreamProtocol::Downstream if downstream_is_h2 => Self::Http2,
+            UpstreamProtocol::Downstream => Self::Http1,
+            UpstreamProtocol::Auto => Self::Negotiated,
+        }
+    }
+}
+
+/// Where and how a request goes.
+#[derive(Debug)]
+pub(crate) struct Route<'a> {
+    /// The cluster's state.
+    pub(crate) state: &'a ClusterState,
+    /// The cluster's settings.
+    pub(crate) cluster: &'a Cluster,
+    /// The host.
+    pub(crate) host: &'a Rc<HostState>,
+    /// How to connect to it.
+    pub(crate) target: &'a Target,
+    /// What tells its connections apart.
+    pub(crate) key: TransportKey,
+    /// The protocol.
+    pub(crate) protocol: Protocol,
+    /// Whether the high priority's limits hold.
+    pub(crate) high_priority: bool,
+}
+
+/// Why there is no connection for a request.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AcquireError {
+    /// The circuit breaker has no place left.
+    #[error("circuit breaker is open")]
+    Overflow,
+    /// A connection could not be made.
+    #[error("cannot connect")]
+    Connect(#[source] ConnectError),
+}
+
+/// A connection for one request.
+#[derive(Debug)]
+pub(crate) enum Lease {
+    /// HTTP/1.
+    H1(h1::Checkout),
+    /// HTTP/2.
+    H2(h2::StreamPlace),
+}
+
+impl Lease {
+    /// Sends a request. The error holds the request if nothing of it was sent.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match self {
+            Self::H1(checkout) => match checkout.connection() {
+                Some(connection) => connection.sender().try_send_request(request).await,
+                // A lease is made with a connection and given back once.
+                None => unreachable!("a lease is sent on before it is given back"),
+            },
+            Self::H2(place) => place.sender().try_send_request(request).await,
+        }
+    }
+
+    /// Whether the connection carried a request before this one: it may have been closed without our knowing.
+    pub(crate) fn is_reused(&mut self) -> bool {
+        match self {
+            Self::H1(checkout) => checkout
+                .connection()
+                .is_some_and(|connection| connection.is_reused()),
+            Self::H2(place) => place.is_reused(),
+        }
+    }
+
+    /// Facts about the connection.
+    pub(crate) fn info(&mut self) -> Option<Rc<h1::ConnectionFacts>> {
+        match self {
+            Self::H1(checkout) => checkout
+                .connection()
+                .map(|connection| Rc::clone(&connection.info)),
+            Self::H2(place) => Some(Rc::clone(place.info())),
+        }
+    }
+
+    /// Whether it is HTTP/2.
+    pub(crate) const fn is_h2(&self) -> bool {
+        matches!(self, Self::H2(_))
+    }
+
+    /// The response has ended well: the connection may carry another request.
+    pub(crate) fn finish(&mut self) {
+        if let Self::H1(checkout) = self {
+            checkout.give_back();
+        }
+    }
+}
+
+/// A connection for a request.
+///
+/// # Errors
+/// The circuit breaker is open, or connecting failed. Nothing was sent.
+pub(crate) async fn acquire(route: &Route<'_>) -> Result<Lease, AcquireError> {
+    let pool = route.host.pool(&route.key);
+    match route.protocol {
+        Protocol::Http1 => http1(route, &pool).await,
+        Protocol::Http2 => http2(route, &pool).await,
+        Protocol::Negotiated => negotiated(route, &pool).await,
+    }
+}
+
+async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {
+    let mut yielded = false;
+    loop {
+        if let Some(connection) = pool.h1.take(route.cluster.http.idle_timeout) {
+            return Ok(checkout(route, pool, connection));
+        }
+        if pool.h1.has_settling() && !yielded {
+            // Its driver only needs a turn to see that the last response is complete.
+            yielded = true;
+            tokio::task::yield_now().await;
+            continue;
+        }
+        match open_permit(route, pool) {
+            Some(open) => {
+                let max_headers = route.cluster.http.max_headers_count as usize;
+                let made = h1::Connection::open(route.target, max_headers, Some(open)).await;
+                let connection = made.map_err(|error| failed(route, error))?;
+                count_connection(route, Protocol::Http1);
+                return Ok(checkout(route, pool, connection));
+            }
+            None => wait(route, pool).await?,
+        }
+        yielded = false;
+    }
+}
+
+async fn http2(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {
+    if let Some(place) = pool.h2.place() {
+        return Ok(Lease::H2(place));
+    }
+    let open = || open_permit(route, pool);
+    let place = pool
+        .h2
+        .place_or_open(route.target, route.cluster.http.http2, open)
+        .await
+        .map_err(|error| failed(route, error))?;
+    if !place.is_reused() {
+        count_connection(route, Protocol::Http2);
+    }
+    Ok(Lease::H2(place))
+}
+
+/// `auto_config`: what ALPN chose on the last connection is what the next request expects; the first one finds out.
+async fn negotiated(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {
+    if let Some(place) = pool.h2.place() {
+        return Ok(Lease::H2(place));
+    }
+    if let Some(connection) = pool.h1.take(route.cluster.http.idle_timeout) {
+        return Ok(checkout(route, pool, connection));
+    }
+    let Some(open) = open_permit(route, pool) else {
+        return Err(AcquireError::Overflow);
+    };
+    let stream = connect::connect(route.target)
+        .await
+        .map_err(|error| failed(route, error))?;
+    let is_h2 = stream
+        .tls()
+        .and_then(|tls| tls.alpn_protocol())
+        .is_some_and(|p| p == b"h2");
+    if is_h2 {
+        count_connection(route, Protocol::Http2);
+        let made =
+            h2::Connection::over(stream, route.target, route.cluster.http.http2, Some(open)).await;
+        let connection = made.map_err(|error| failed(route, error))?;
+        return pool
+            .h2
+            .adopt(connection)
+            .map(Lease::H2)
+            .ok_or(AcquireError::Overflow);
+    }
+    count_connection(route, Protocol::Http1);
+    let max_headers = route.cluster.http.max_headers_count as usize;
+    let made = h1::Connection::over(stream, route.target, max_headers, Some(open)).await;
+    Ok(checkout(
+        route,
+        pool,
+        made.map_err(|error| failed(route, error))?,
+    ))
+}
+
+fn checkout(route: &Route<'_>, pool: &Rc<Pool>, connection: h1::Connection) -> Lease {
+    let max = route.cluster.http.max_requests_per_connection;
+    Lease::H1(h1::Checkout::new(connection, &pool.h1, &pool.freed, max))
+}
+
+/// A place for another connection. A pool may always have one, as in Envoy, so that no worker starves.
+fn open_permit(route: &Route<'_>, pool: &Rc<Pool>) -> Option<OpenConnection> {
+    let breakers = &route.state.breakers;
+    let limit = route.cluster.circuit_breakers[usize::from(route.high_priority)].max_connections;
+    let permit = breakers
+        .acquire(route.high_priority, Resource::Connections, limit)
+        .or_else(|| {
+            let first = pool.open.get() == 0;
+            first.then(|| breakers.acquire_over(route.high_priority, Resource::Connections, limit))
+        });
+    let Some(permit) = permit else {
+        route.state.stats.upstream_cx_overflow.inc();
+        return None;
+    };
+    Some(OpenConnection::new(
+        permit,
+        &pool.open,
+        &pool.freed,
+        &route.state.stats.upstream_cx_active,
+    ))
+}
+
+async fn wait(route: &Route<'_>, pool: &Rc<Pool>) -> Result<(), AcquireError> {
+    let stats = &route.state.stats;
+    let Some(_place) = route
+        .state
+        .permit(route.cluster, route.high_priority, Resource::Pending)
+    else {
+        stats.upstream_rq_pending_overflow.inc();
+        return Err(AcquireError::Overflow);
+    };
+    stats.upstream_rq_pending_total.inc();
+    // A connection that was given back may need a moment more before it is ready, and nothing rings for that.
+    let _ = tokio::time::timeout(LOOK_AGAIN, pool.freed.notified()).await;
+    Ok(())
+}
+
+fn count_connection(route: &Route<'_>, protocol: Protocol) {
+    let stats = &route.state.stats;
+    stats.upstream_cx_total.inc();
+    match protocol {
+        Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
+        Protocol::Http1 | Protocol::Negotiated => stats.upstream_cx_http1_total.inc(),
+    }
+    if route.target.tls.is_some() {
+        stats.ssl_handshake.inc();
+    }
+}
+
+fn failed(route: &Route<'_>, error: ConnectError) -> AcquireError {
+    let stats = &route.state.stats;
+    stats.upstream_cx_total.inc();
+    stats.upstream_cx_connect_fail.inc();
+    match &error {
+        ConnectError::Timeout { .. } => stats.upstream_cx_connect_timeout.inc(),
+        ConnectError::Tls { .. } => stats.ssl_connection_error.inc(),
+        ConnectError::Tcp { .. } | ConnectError::Http { .. } | ConnectError::Transport(_) => {}
+    }
+    tracing::debug!(cluster = %route.state.name, host = %route.host.address, %error, "cannot connect");
+    AcquireError::Connect(error)
+}

@@ -1,0 +1,69 @@
+//! How to connect to a host: address, socket options, and TLS with its names.
+
+use std::sync::Arc;
+
+use lateen_traffic::Cluster;
+use lateen_traffic::cluster::TransportSocket;
+
+use super::connect::{ConnectError, Target};
+use crate::cluster::host::TransportKey;
+use crate::cluster::{Host, connect_options};
+use crate::worker::{Now, Worker};
+
+/// What a request or connection asks of the transport.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wish<'a> {
+    /// ALPN protocols in place of the transport socket's.
+    pub(crate) alpn: Option<&'a [Arc<str>]>,
+    /// The request's host, for `auto_sni`.
+    pub(crate) authority: Option<&'a str>,
+}
+
+/// How to connect to a host, and what tells such connections apart from others to it.
+///
+/// # Errors
+/// The transport socket cannot be made now.
+pub(crate) fn of(
+    worker: &Worker,
+    now: &Now,
+    cluster: &Cluster,
+    host: &Host,
+    wish: Wish<'_>,
+) -> Result<(Target, TransportKey), ConnectError> {
+    let address = host.state.address;
+    let mut target = Target {
+        address,
+        options: connect_options(cluster, address, worker.shared.config.socket_mark),
+        tls: None,
+        timeout: cluster.connect_timeout,
+    };
+    let TransportSocket::Tls(tls) = &host.transport else {
+        return Ok((target, TransportKey::default()));
+    };
+    let by_request = tls.auto_host_sni || cluster.http.auto_sni;
+    let named = by_request
+        .then(|| wish.authority.map(|a| Arc::from(host_of(a))))
+        .flatten();
+    let server_name = named.or_else(|| tls.sni.clone());
+    let client = worker
+        .shared
+        .tls
+        .client(tls, wish.alpn, server_name.as_ref(), &now.secrets)
+        .map_err(|error| ConnectError::Transport(error.to_string().into()))?;
+    let key = TransportKey {
+        tls: client.id,
+        server_name: server_name.clone(),
+    };
+    target.tls = Some((client, server_name));
+    Ok((target, key))
+}
+
+/// The host of an authority, without its port.
+fn host_of(authority: &str) -> &str {
+    if authority.starts_with('[') {
+        return authority.split_inclusive(']').next().unwrap_or(authority);
+    }
+    authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _)| host)
+}

@@ -1,0 +1,342 @@
+//! A worker: one thread with its own runtime, listeners, pools and counters.
+//!
+//! Everything here is reached through an `Rc` and never leaves the thread. What other threads know comes as a whole new
+//! [`Live`]; what they want comes as tokens (drain, stop).
+
+mod listeners;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use lateen_telemetry::access_log::LogWriter;
+use lateen_telemetry::metrics::Shard;
+use lateen_telemetry::metrics::envoy::TcpStats;
+use lateen_telemetry::metrics::istio::{
+    DestinationService, PeerId, PrincipalId, ServiceId, WorkerMetrics,
+};
+use lateen_traffic::Cluster;
+use lateen_traffic::hcm::HttpConnectionManager;
+use lateen_traffic::listener::TrafficDirection;
+use lateen_traffic::value::Value;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use listeners::ListenerHandle;
+
+use self::listeners::Listeners;
+use crate::cluster::ClusterState;
+use crate::handle::State;
+use crate::http::manager::Manager;
+use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
+use crate::shared::{Live, Shared};
+use crate::tls::PeerCertificate;
+
+/// How often idle connections, log buffers and metric handles are looked at.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Sweeps between two looks at metric handles.
+const METRIC_SWEEPS: u32 = 60;
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// The configuration a request or connection reads, as one worker holds it. Cloning the `Rc` touches no other worker's cache.
+#[derive(Debug)]
+pub(crate) struct Now {
+    live: Arc<Live>,
+    /// The proxy's own mTLS identity at this moment.
+    pub(crate) own_principal: Option<String>,
+}
+
+impl std::ops::Deref for Now {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        &self.live
+    }
+}
+
+/// One worker's state.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// What all workers share.
+    pub(crate) shared: Arc<Shared>,
+    /// Whose cells it counts into.
+    pub(crate) shard: Shard,
+    index: u16,
+    /// Istio's metrics.
+    pub(crate) metrics: RefCell<WorkerMetrics>,
+    /// This workload, as metrics know it.
+    pub(crate) own_peer: PeerId,
+    /// Connections open.
+    pub(crate) connections: Cell<usize>,
+    now: RefCell<Rc<Now>>,
+    clusters: RefCell<Map<Arc<str>, Rc<ClusterState>>>,
+    services: RefCell<Map<Arc<str>, (Arc<Cluster>, ServiceId)>>,
+    managers: RefCell<Map<usize, Rc<Manager>>>,
+    tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
+    logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,
+    open: Arc<AtomicUsize>,
+}
+
+/// What a worker's thread is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Orders {
+    /// Ends the worker with all its connections.
+    pub(crate) stop: CancellationToken,
+    /// Connections open over all workers.
+    pub(crate) open: Arc<AtomicUsize>,
+}
+
+/// Runs a worker until it is told to stop. Blocks its thread.
+pub(crate) fn run(shared: Arc<Shared>, index: u16, orders: Orders) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async {
+        let worker = Worker::new(shared, index, Arc::clone(&orders.open));
+        tokio::select! {
+            () = worker.clone().attend() => {}
+            () = orders.stop.cancelled() => {}
+        }
+        worker.flush_logs();
+    });
+    // Dropping the set drops every connection's task.
+    drop(local);
+    Ok(())
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, index: u16, open: Arc<AtomicUsize>) -> Rc<Self> {
+        let shard = Shard::worker(index);
+        let mut metrics = shared.stats.istio.worker(shard);
+        let own_peer = metrics.peer(&shared.identity.peer);
+        let now = Rc::new(Now::of(shared.live()));
+        Rc::new(Self {
+            shared,
+            shard,
+            index,
+            metrics: RefCell::new(metrics),
+            own_peer,
+            connections: Cell::new(0),
+            now: RefCell::new(now),
+            clusters: RefCell::default(),
+            services: RefCell::default(),
+            managers: RefCell::default(),
+            tcp_stats: RefCell::default(),
+            logs: RefCell::default(),
+            open,
+        })
+    }
+
+    /// The worker's main loop: keeps listeners as configured, sweeps, drains.
+    async fn attend(self: Rc<Self>) {
+        let mut changes = self.shared.changes();
+        let mut state = self.shared.state();
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listeners = Listeners::new(&self);
+        let mut sweeps = 0_u32;
+        listeners.reconcile();
+        loop {
+            tokio::select! {
+                changed = changes.changed() => match changed {
+                    Ok(()) => listeners.reconcile(),
+                    Err(_) => return,
+                },
+                changed = state.changed() => match changed {
+                    Ok(()) if *state.borrow_and_update() >= State::Draining => listeners.drain(),
+                    Ok(()) => {}
+                    Err(_) => return,
+                },
+                _ = sweep.tick() => {
+                    sweeps = sweeps.wrapping_add(1);
+                    self.sweep(sweeps.is_multiple_of(METRIC_SWEEPS));
+                }
+            }
+        }
+    }
+
+    /// The configuration of the moment. One relaxed load unless it changed.
+    pub(crate) fn now(&self) -> Rc<Now> {
+        let mut now = self.now.borrow_mut();
+        if now.version != self.shared.version() {
+            *now = Rc::new(Now::of(self.shared.live()));
+        }
+        Rc::clone(&now)
+    }
+
+    /// The state of a cluster.
+    pub(crate) fn cluster(&self, name: &Arc<str>) -> Rc<ClusterState> {
+        let mut clusters = self.clusters.borrow_mut();
+        if let Some(state) = clusters.get(name) {
+            return Rc::clone(state);
+        }
+        let state = Rc::new(ClusterState::new(name, &self.shared, self.shard));
+        clusters.insert(Arc::clone(name), Rc::clone(&state));
+        state
+    }
+
+    /// A connection manager, prepared. Managers of replaced listeners live as long as connections use them.
+    pub(crate) fn manager(
+        &self,
+        config: &Arc<HttpConnectionManager>,
+        direction: TrafficDirection,
+    ) -> Rc<Manager> {
+        let mut managers = self.managers.borrow_mut();
+        let key = Arc::as_ptr(config).addr();
+        if let Some(manager) = managers.get(&key) {
+            return Rc::clone(manager);
+        }
+        let manager = Manager::new(config, direction, &self.shared, self.shard);
+        managers.insert(key, Rc::clone(&manager));
+        manager
+    }
+
+    /// Statistics of a TCP proxy.
+    pub(crate) fn tcp_stats(&self, prefix: &Arc<str>) -> Rc<TcpStats> {
+        let mut all = self.tcp_stats.borrow_mut();
+        let make = || Rc::new(self.shared.stats.tcp.handles(self.shard, prefix));
+        Rc::clone(all.entry(Arc::clone(prefix)).or_insert_with(make))
+    }
+
+    /// The service a cluster stands for, by the `istio` metadata the control plane writes, else by the cluster's name.
+    pub(crate) fn service(&self, cluster: &Arc<Cluster>) -> ServiceId {
+        let mut services = self.services.borrow_mut();
+        if let Some((known, id)) = services.get(&cluster.name)
+            && Arc::ptr_eq(known, cluster)
+        {
+            return *id;
+        }
+        let id = self
+            .metrics
+            .borrow_mut()
+            .service(&destination_service(cluster));
+        services.insert(Arc::clone(&cluster.name), (Arc::clone(cluster), id));
+        id
+    }
+
+    /// The id of a principal; unknown for none.
+    pub(crate) fn principal(&self, principal: Option<&str>) -> PrincipalId {
+        principal.map_or_else(PrincipalId::default, |p| {
+            self.metrics.borrow_mut().principal(p)
+        })
+    }
+
+    /// Writes a line to an access log.
+    pub(crate) fn write_log(&self, path: &Path, line: impl FnOnce(&mut Vec<u8>)) {
+        let mut logs = self.logs.borrow_mut();
+        if !logs.contains_key(path) {
+            logs.insert(path.to_owned(), self.shared.logs.writer(path));
+        }
+        if let Some(Some(writer)) = logs.get_mut(path) {
+            writer.write(line);
+        }
+    }
+
+    /// Counts a connection; `None` if the worker has as many as it may.
+    pub(crate) fn admit(self: &Rc<Self>) -> Option<Admitted> {
+        if self.connections.get() >= self.shared.config.limits.connections_per_worker {
+            return None;
+        }
+        self.connections.set(self.connections.get() + 1);
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Some(Admitted(Rc::clone(self)))
+    }
+
+    fn sweep(&self, metrics_too: bool) {
+        let now = self.now();
+        self.clusters
+            .borrow_mut()
+            .retain(|name, state| match now.program.cluster(name) {
+                Some(cluster) => {
+                    state.sweep(cluster);
+                    true
+                }
+                None => {
+                    state.close();
+                    Rc::strong_count(state) > 1
+                }
+            });
+        self.services
+            .borrow_mut()
+            .retain(|name, _| now.program.cluster(name).is_some());
+        self.managers.borrow_mut().retain(|_, manager| {
+            // Held by this map, by its own `Rc`, and by the program as long as it is configured.
+            Rc::strong_count(manager) > 1 || Arc::strong_count(&manager.config) > 1
+        });
+        let at = std::time::Instant::now();
+        for writer in self.logs.borrow_mut().values_mut().flatten() {
+            writer.tick(at);
+        }
+        if metrics_too {
+            self.metrics.borrow_mut().sweep();
+        }
+    }
+
+    fn flush_logs(&self) {
+        for writer in self.logs.borrow_mut().values_mut().flatten() {
+            writer.flush();
+        }
+    }
+}
+
+/// A counted connection.
+#[derive(Debug)]
+pub(crate) struct Admitted(Rc<Worker>);
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Now {
+    fn of(live: Arc<Live>) -> Self {
+        let own_principal = match live.secrets.get(WORKLOAD_CERTIFICATE).map(|m| &**m) {
+            Some(Material::Certificate(key)) => key
+                .end_entity_cert()
+                .ok()
+                .and_then(PeerCertificate::read)
+                .and_then(|certificate| certificate.uri_sans.into_iter().next()),
+            _ => None,
+        };
+        Self {
+            live,
+            own_principal,
+        }
+    }
+}
+
+fn destination_service(cluster: &Cluster) -> DestinationService {
+    let services = cluster.metadata.get("istio", &["services"]);
+    let first = match services {
+        Some(Value::List(list)) => list.first(),
+        _ => None,
+    };
+    let text = |key: &str| {
+        first
+            .and_then(|service| service.at(&[key]))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    if first.is_some() {
+        return DestinationService {
+            host: text("host"),
+            name: text("name"),
+            namespace: text("namespace"),
+        };
+    }
+    // `PassthroughCluster`, `BlackHoleCluster` and the like stand for themselves.
+    DestinationService {
+        host: cluster.name.to_string(),
+        name: cluster.name.to_string(),
+        namespace: String::new(),
+    }
+}
