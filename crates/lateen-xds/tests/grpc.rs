@@ -262,7 +262,7 @@ async fn a_client_finds_back_to_a_restarted_server_and_gets_only_what_changed() 
         backoff,
         ..ClientConfig::new(node)
     };
-    let (_subscriber, events, run) = client(config, move || {
+    let (subscriber, events, run) = client(config, move || {
         let uri = format!("http://{}", current.lock().unwrap());
         async move {
             Ok(endpoint(uri.parse()?, KeepAlive::default())
@@ -272,7 +272,7 @@ async fn a_client_finds_back_to_a_restarted_server_and_gets_only_what_changed() 
         }
     });
     let mut proxy = Proxy {
-        subscriber: _subscriber,
+        subscriber,
         events,
         running: tokio::spawn(run),
     };
@@ -387,4 +387,59 @@ async fn a_storm_of_clients_is_let_in_at_a_bounded_rate() {
         "{:?}",
         began.elapsed()
     );
+}
+
+/// Relays one connection to `to`, until told to go silent: connections stay open and nothing passes any more.
+async fn relay(to: SocketAddr) -> (SocketAddr, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let silent = CancellationToken::new();
+    let token = silent.clone();
+    tokio::spawn(async move {
+        let mut dead = Vec::new();
+        while let Ok((mut from, _)) = listener.accept().await {
+            let Ok(mut server) = tokio::net::TcpStream::connect(to).await else {
+                return;
+            };
+            let copying = tokio::io::copy_bidirectional(&mut from, &mut server);
+            drop(token.run_until_cancelled(copying).await);
+            dead.push((from, server));
+        }
+    });
+    (address, silent)
+}
+
+#[tokio::test]
+async fn a_server_that_goes_silent_is_noticed() {
+    let server = serve(ServerConfig::default()).await;
+    server.mesh.resources.send_replace(listeners("a"));
+    let (address, silent) = relay(server.address).await;
+    let config = ClientConfig {
+        subscriptions: vec![Subscription::All(Lds)],
+        ..ClientConfig::new(Node {
+            id: "proxy".to_owned(),
+            ..Node::default()
+        })
+    };
+    let keep_alive = KeepAlive {
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_millis(200),
+    };
+    let (subscriber, events, run) = client(config, move || {
+        let uri = format!("http://{address}");
+        async move { Ok(endpoint(uri.parse()?, keep_alive).connect().await?.into()) }
+    });
+    let mut proxy = Proxy {
+        subscriber,
+        events,
+        running: tokio::spawn(run),
+    };
+    proxy.update().await.1.ack();
+    silent.cancel();
+    proxy.disconnected().await;
+    drop(proxy.events);
+    timeout(PATIENCE, proxy.running)
+        .await
+        .expect("the client ends")
+        .unwrap();
 }
