@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -149,12 +149,12 @@ impl Sink {
         loop {
             match self.queue.try_send(message) {
                 Ok(()) => break,
-                Err(std::sync::mpsc::TrySendError::Disconnected(_)) => return false,
-                Err(std::sync::mpsc::TrySendError::Full(back)) if Instant::now() < deadline => {
+                Err(TrySendError::Disconnected(_)) => return false,
+                Err(TrySendError::Full(back)) if Instant::now() < deadline => {
                     message = back;
                     std::thread::sleep(Duration::from_millis(1));
                 }
-                Err(std::sync::mpsc::TrySendError::Full(_)) => return false,
+                Err(TrySendError::Full(_)) => return false,
             }
         }
         waiting
@@ -221,7 +221,8 @@ impl LogWriter {
         if self.lines == 0 {
             return;
         }
-        let empty = self.spare.try_recv().unwrap_or_default();
+        let empty = self.spare.try_recv();
+        let empty = empty.unwrap_or_else(|_| Vec::with_capacity(self.options.buffer_bytes));
         let bytes = std::mem::replace(&mut self.buffer, empty);
         let lines = std::mem::take(&mut self.lines);
         let message = Message::Lines {
@@ -231,8 +232,7 @@ impl LogWriter {
         };
         if let Err(error) = self.queue.try_send(message) {
             self.stats.dropped.fetch_add(lines, Ordering::Relaxed);
-            let (std::sync::mpsc::TrySendError::Full(message)
-            | std::sync::mpsc::TrySendError::Disconnected(message)) = error;
+            let (TrySendError::Full(message) | TrySendError::Disconnected(message)) = error;
             if let Message::Lines { mut bytes, .. } = message {
                 bytes.clear();
                 self.buffer = bytes;
@@ -296,12 +296,8 @@ struct Writing {
 
 impl Writing {
     fn run(&mut self, messages: &Receiver<Message>) {
-        loop {
-            match messages.recv_timeout(Duration::from_secs(3600)) {
-                Ok(message) => self.take(message),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
+        while let Ok(message) = messages.recv() {
+            self.take(message);
         }
     }
 
