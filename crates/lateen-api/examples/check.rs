@@ -22,8 +22,15 @@ fn main() -> ExitCode {
         for diagnostic in &found {
             print!("{}", render(diagnostic, Some(&text), Style::default()));
         }
-        errors += found.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        println!("{path}: {} resources, {} others", parsed.resources.len(), parsed.others.len());
+        errors += found
+            .iter()
+            .filter(|diagnostic| diagnostic.is_error())
+            .count();
+        println!(
+            "{path}: {} resources, {} others",
+            parsed.resources.len(),
+            parsed.others.len()
+        );
     }
     ExitCode::from(u8::from(errors > 0))
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use crate::diagnostic::{Diagnostic, Severity, codes};
 use crate::kind::{Body, Kind};
 use crate::meta::{ObjectMeta, ResourceRef};
-use crate::resource::{Origin, OtherDoc, Resource};
 use crate::networking::needs_address;
+use crate::resource::{Origin, OtherDoc, Resource};
 use crate::schema::check::{self, ObjectCheck};
 use crate::schema::decode::{Cx, Decode, UnknownFields};
 use crate::span::{FileSpan, SourceFile, Span};
@@ -382,7 +382,9 @@ fn body(kind: Kind, root: &Node, cx: &mut Cx<'_>) -> Option<crate::Spec> {
         _ => {
             if NEEDS_SPEC.contains(&kind) {
                 let message = "`spec` is required".to_owned();
-                cx.in_key("spec", |cx| cx.error(root.span, codes::REQUIRED, message, None));
+                cx.in_key("spec", |cx| {
+                    cx.error(root.span, codes::REQUIRED, message, None)
+                });
             }
             Some(kind.empty())
         }

@@ -1,7 +1,8 @@
 //! How a type of this crate is declared: fields, decoder and field table from one list.
 //!
 //! **To add a field**, add one line to the `object!` of its type: `new_field: Option<Duration>,`. Its JSON name is the
-//! camelCase of the Rust name; where that is wrong, say so: `pod_ip: String = "podIP",`. Nothing else is needed: the
+//! camelCase of the Rust name; where that is wrong, say so: `pod_ip: String = "podIP",`; a second spelling goes
+//! behind it: `= "jwksUri" | "jwks_uri"`. Nothing else is needed: the
 //! field is decoded, offered by "did you mean", and known to the unknown-field check.
 //!
 //! **To choose its type**: what Istio's protobuf calls a wrapper, a message or a oneof member, and what Kubernetes
@@ -28,7 +29,8 @@ macro_rules! object {
         pub struct $name:ident $([ $($rule:expr),* $(,)? ])? {
             $(
                 $(#[$fmeta:meta])*
-                $field:ident : $ty:ty $(= $json:literal)? $([ $($check:expr),* $(,)? ])?
+                $field:ident : $ty:ty $(= $json:literal $(| $alias:literal)*)?
+                    $([ $($check:expr),* $(,)? ])?
             ),* $(,)?
         }
     ) => {
@@ -46,19 +48,12 @@ macro_rules! object {
             const NAME: &'static str = stringify!($name);
             const FIELDS: &'static [$crate::schema::decode::Field<Self>] = &[
                 $(
-                    $crate::schema::decode::Field {
-                        name: $crate::schema::json_name!($field $(, $json)?),
-                        checks: {
-                            #[allow(unused_imports, reason = "most fields have no rules")]
-                            use $crate::schema::check::*;
-                            &[$($($check),*)?]
-                        },
-                        decode: |node, cx, object: &mut Self| {
-                            if let Some(value) = $crate::schema::decode::Decode::decode(node, cx) {
-                                object.$field = value;
-                            }
-                        },
-                    },
+                    $crate::schema::field!(
+                        $crate::schema::json_name!($field $(, $json)?),
+                        $field,
+                        [$($($check),*)?]
+                    ),
+                    $($( $crate::schema::field!($alias, $field, []), )*)?
                 )*
             ];
             const CHECKS: &'static [$crate::schema::check::ObjectCheck] = {
@@ -75,6 +70,25 @@ macro_rules! object {
             ) -> Option<Self> {
                 $crate::schema::decode::object(node, cx)
             }
+        }
+    };
+}
+
+/// One row of a field table.
+macro_rules! field {
+    ($name:expr, $field:ident, [$($check:expr),*]) => {
+        $crate::schema::decode::Field {
+            name: $name,
+            checks: {
+                #[allow(unused_imports, reason = "most fields have no rules")]
+                use $crate::schema::check::*;
+                &[$($check),*]
+            },
+            decode: |node, cx, object: &mut Self| {
+                if let Some(value) = $crate::schema::decode::Decode::decode(node, cx) {
+                    object.$field = value;
+                }
+            },
         }
     };
 }
@@ -147,7 +161,7 @@ macro_rules! json_name {
     };
 }
 
-pub(crate) use {enumeration, json_name, object};
+pub(crate) use {enumeration, field, json_name, object};
 
 /// Where the name starts: after `r#` of a raw identifier.
 const fn camel_start(rust: &[u8]) -> usize {

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::schema::{enumeration, object};
-use crate::tree::Node;
 use crate::selector::{PolicyTargetReference, WorkloadSelector};
+use crate::tree::Node;
 use crate::value::Double;
 
 object! {

@@ -19,17 +19,29 @@ fn verdicts_agree_with_the_api_server() {
     let suite: Value = serde_json::from_str(&text).expect("the cases are JSON");
     let cases = suite["cases"].as_array().expect("the cases are a list");
     let failed: Vec<&Value> = cases.iter().filter(|case| !agrees(case)).collect();
-    println!("crd-validation: {} passed, {} failed", cases.len() - failed.len(), failed.len());
+    println!(
+        "crd-validation: {} passed, {} failed",
+        cases.len() - failed.len(),
+        failed.len()
+    );
     assert!(failed.is_empty(), "{} cases failed", failed.len());
 }
 
 fn agrees(case: &Value) -> bool {
     let name = case["name"].as_str().unwrap_or("(unnamed)");
-    let valid = case["valid"].as_bool().expect("a case says whether it is valid");
+    let valid = case["valid"]
+        .as_bool()
+        .expect("a case says whether it is valid");
     let file = SourceFile::new(name, case["yaml"].as_str().expect("a case has text"));
     let parsed = parse_file(&file, "default");
     let mut found = parsed.diagnostics;
-    found.extend(parsed.resources.iter().chain(&parsed.refused).flat_map(validate));
+    found.extend(
+        parsed
+            .resources
+            .iter()
+            .chain(&parsed.refused)
+            .flat_map(validate),
+    );
     let errors: Vec<String> = found
         .iter()
         .filter(|diagnostic| diagnostic.is_error())

@@ -57,3 +57,12 @@ pub const INEFFECTIVE: &str = "LAT0306";
 
 /// The effect of every error: nothing of the object is used.
 pub const EFFECT_REFUSED: &str = "the object is refused; its last good version stays in force";
+
+/// Istio's `SchemaValidationError`: what its validation webhook refuses.
+pub const SCHEMA: &str = "IST0106";
+/// Istio's `SchemaWarning`: what its validation webhook warns of.
+pub const SCHEMA_WARNING: &str = "IST0133";
+/// Istio's `VirtualServiceUnreachableRule`.
+pub const UNREACHABLE_RULE: &str = "IST0130";
+/// Istio's `VirtualServiceIneffectiveMatch`.
+pub const INEFFECTIVE_MATCH: &str = "IST0131";

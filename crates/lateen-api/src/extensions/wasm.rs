@@ -5,8 +5,8 @@
 use super::TrafficSelector;
 use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
-use crate::tree::Node;
 use crate::selector::{PolicyTargetReference, WorkloadSelector};
+use crate::tree::Node;
 use crate::value::Value;
 
 object! {

@@ -250,7 +250,7 @@ object! {
         base_ejection_time: Option<Duration> [MILLISECOND],
         max_ejection_percent: i32,
         min_health_percent: i32,
-        outlier_detection_http_error_codes: Vec<u32>,
+        outlier_detection_http_error_codes: Vec<u32> [Check::Each(&Check::Range(100, 599))],
     }
 }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use super::WorkloadSelector;
 use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
-use crate::tree::Node;
 use crate::selector::PolicyTargetReference;
+use crate::tree::Node;
 use crate::value::Value;
 
 object! {

@@ -72,28 +72,41 @@ object! {
 }
 
 fn resolution(node: &Node) -> &str {
-    node.get("resolution").and_then(Node::text).unwrap_or("NONE")
+    node.get("resolution")
+        .and_then(Node::text)
+        .unwrap_or("NONE")
 }
 
 fn one_source(node: &Node) -> Option<(&'static str, &'static str)> {
-    (is_set(node, "workloadSelector") && is_set(node, "endpoints"))
-        .then_some(("endpoints", "only one of workloadSelector and endpoints may be set"))
+    (is_set(node, "workloadSelector") && is_set(node, "endpoints")).then_some((
+        "endpoints",
+        "only one of workloadSelector and endpoints may be set",
+    ))
 }
 
 fn cidr_resolution(node: &Node) -> Option<(&'static str, &'static str)> {
     let addresses = node.get("addresses").map(Node::items).unwrap_or_default();
-    let has_cidr = addresses.iter().filter_map(Node::text).any(|address| address.contains('/'));
-    (has_cidr && !matches!(resolution(node), "NONE" | "STATIC"))
-        .then_some(("addresses", "CIDR addresses need the resolution NONE or STATIC"))
+    let has_cidr = addresses
+        .iter()
+        .filter_map(Node::text)
+        .any(|address| address.contains('/'));
+    (has_cidr && !matches!(resolution(node), "NONE" | "STATIC")).then_some((
+        "addresses",
+        "CIDR addresses need the resolution NONE or STATIC",
+    ))
 }
 
 fn endpoints_of_none(node: &Node) -> Option<(&'static str, &'static str)> {
-    (resolution(node) == "NONE" && is_set(node, "endpoints"))
-        .then_some(("endpoints", "endpoints need a resolution; it is NONE unless it is set"))
+    (resolution(node) == "NONE" && is_set(node, "endpoints")).then_some((
+        "endpoints",
+        "endpoints need a resolution; it is NONE unless it is set",
+    ))
 }
 
 fn one_round_robin(node: &Node) -> Option<(&'static str, &'static str)> {
     let endpoints = node.get("endpoints").map(Node::items).unwrap_or_default();
-    (resolution(node) == "DNS_ROUND_ROBIN" && endpoints.len() > 1)
-        .then_some(("endpoints", "DNS_ROUND_ROBIN cannot have more than one endpoint"))
+    (resolution(node) == "DNS_ROUND_ROBIN" && endpoints.len() > 1).then_some((
+        "endpoints",
+        "DNS_ROUND_ROBIN cannot have more than one endpoint",
+    ))
 }

@@ -44,9 +44,7 @@ object! {
         fault: Option<HttpFaultInjection>,
         mirror: Option<Destination>,
         mirrors: Vec<HttpMirrorPolicy>,
-        mirror_percent: Option<u32>,
-        /// The spelling that the schema also allows; read as `mirror_percent`.
-        mirror_percent_snake: Option<u32> = "mirror_percent",
+        mirror_percent: Option<u32> = "mirrorPercent" | "mirror_percent",
         mirror_percentage: Option<Percent>,
         cors_policy: Option<CorsPolicy>,
         headers: Option<Headers>,

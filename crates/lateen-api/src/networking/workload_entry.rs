@@ -23,8 +23,10 @@ object! {
 
 /// Asked of a WorkloadEntry and of a ServiceEntry's endpoints, but not of a WorkloadGroup's template.
 pub(crate) fn needs_address(node: &Node) -> Option<(&'static str, &'static str)> {
-    (!is_set(node, "address") && !is_set(node, "network"))
-        .then_some(("address", "`address` is required, unless there is a `network`"))
+    (!is_set(node, "address") && !is_set(node, "network")).then_some((
+        "address",
+        "`address` is required, unless there is a `network`",
+    ))
 }
 
 fn uds_ports(node: &Node) -> Option<(&'static str, &'static str)> {

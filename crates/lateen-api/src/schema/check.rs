@@ -120,7 +120,10 @@ fn broken(check: &Check, value: &Node) -> Option<(&'static str, String)> {
             if count < *min {
                 Some((codes::REQUIRED, format!("needs at least {min} entries")))
             } else if count > *max {
-                Some((codes::BAD_FORM, format!("has {count} entries; at most {max} are allowed")))
+                Some((
+                    codes::BAD_FORM,
+                    format!("has {count} entries; at most {max} are allowed"),
+                ))
             } else {
                 None
             }
@@ -128,7 +131,8 @@ fn broken(check: &Check, value: &Node) -> Option<(&'static str, String)> {
         Check::Range(min, max) => {
             let (min_f, max_f) = (*min as f64, *max as f64);
             let number = number(value)?;
-            (number < min_f || number > max_f).then(|| (codes::OUT_OF_RANGE, range_text(*min, *max)))
+            (number < min_f || number > max_f)
+                .then(|| (codes::OUT_OF_RANGE, range_text(*min, *max)))
         }
         _ => None,
     }
@@ -183,11 +187,15 @@ fn unique(name: &str, value: &Node, cx: &mut Cx<'_>) {
     let mut seen: Vec<&str> = Vec::new();
     for (index, item) in value.items().iter().enumerate() {
         let Some(node) = item.get(name) else { continue };
-        let Tree::Scalar(scalar) = &node.tree else { continue };
+        let Tree::Scalar(scalar) = &node.tree else {
+            continue;
+        };
         if seen.contains(&&*scalar.text) {
             let message = format!("the {name} `{}` is used twice", scalar.text);
             cx.in_index(index, |cx| {
-                cx.in_key(name, |cx| cx.error(node.span, codes::DUPLICATE, message, None));
+                cx.in_key(name, |cx| {
+                    cx.error(node.span, codes::DUPLICATE, message, None)
+                });
             });
         }
         seen.push(&scalar.text);
@@ -216,7 +224,11 @@ pub(crate) fn object(checks: &[ObjectCheck], node: &Node, cx: &mut Cx<'_>) {
 }
 
 fn at_most_one(names: &[&str], node: &Node, cx: &mut Cx<'_>) {
-    let set: Vec<&str> = names.iter().copied().filter(|name| is_set(node, name)).collect();
+    let set: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|name| is_set(node, name))
+        .collect();
     if let [_, second, ..] = set[..] {
         let message = format!("only one of {} may be set", super::suggest::list(&set));
         conflict(node, second, message, cx);
@@ -225,7 +237,9 @@ fn at_most_one(names: &[&str], node: &Node, cx: &mut Cx<'_>) {
 
 fn conflict(node: &Node, name: &str, message: String, cx: &mut Cx<'_>) {
     match node.entry(name) {
-        Some(entry) => cx.in_key(name, |cx| cx.error(entry.key_span, codes::CONFLICT, message, None)),
+        Some(entry) => cx.in_key(name, |cx| {
+            cx.error(entry.key_span, codes::CONFLICT, message, None)
+        }),
         None => cx.error(node.span, codes::CONFLICT, message, None),
     }
 }
@@ -250,7 +264,9 @@ fn label_key(key: &str) -> Option<&'static str> {
 }
 
 fn label_value(value: &str) -> Option<&'static str> {
-    value.contains('*').then_some("a selector cannot match by wildcard")
+    value
+        .contains('*')
+        .then_some("a selector cannot match by wildcard")
 }
 
 /// `pattern` of a target's group.
@@ -259,7 +275,9 @@ pub(crate) fn group(text: &str) -> Option<&'static str> {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
     };
     (!text.is_empty() && !text.split('.').all(label)).then_some("is not the name of an API group")
 }
@@ -279,13 +297,17 @@ pub(crate) fn no_namespace(text: &str) -> Option<&'static str> {
 
 /// `pattern` of a header's name.
 pub(crate) fn header_name(text: &str) -> Option<&'static str> {
-    let holds = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let holds = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     (!holds || text.is_empty()).then_some("is not a header name: letters, digits, `-` and `_`")
 }
 
 /// An empty string or 64 hexadecimal digits.
 pub(crate) fn sha256(text: &str) -> Option<&'static str> {
-    let hex = text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let hex = text
+        .bytes()
+        .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     (!text.is_empty() && (text.len() != 64 || !hex))
         .then_some("is not a SHA-256 in 64 lower-case hexadecimal digits")
 }
@@ -294,8 +316,11 @@ pub(crate) fn sha256(text: &str) -> Option<&'static str> {
 fn scheme(text: &str) -> Option<&str> {
     let (scheme, rest) = text.split_once("://")?;
     let scheme_holds = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
-        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
-    let rest_holds = !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control());
+        && scheme
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let rest_holds =
+        !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control());
     (scheme_holds && rest_holds).then_some(scheme)
 }
 
@@ -307,26 +332,34 @@ pub(crate) fn http_url(text: &str) -> Option<&'static str> {
 
 /// A Wasm module's URL; without a scheme it is an OCI image.
 pub(crate) fn wasm_url(text: &str) -> Option<&'static str> {
-    const WHY: &str = "the URL must start with oci://, https://, http:// or file://";
-    if text.contains("://") {
-        let holds = matches!(scheme(text), Some("http" | "https" | "file" | "oci"));
-        return (!holds).then_some(WHY);
-    }
-    let bare = text.contains(|c: char| c.is_whitespace() || c.is_control()) || text.starts_with(':');
-    // `scheme:rest` without slashes is a URL too, of a scheme that is none of these.
-    let other_scheme = text.split_once(':').is_some_and(|(scheme, rest)| {
-        !scheme.contains(['.', '/']) && scheme != "localhost" && !rest.starts_with(|c: char| c.is_ascii_digit()) && !rest.contains('/')
-    });
-    (bare || (other_scheme && text.starts_with("file:"))).then_some(WHY)
+    let holds = match text.split_once("://") {
+        Some(_) => matches!(scheme(text), Some("http" | "https" | "file" | "oci")),
+        None => is_image(text),
+    };
+    (!holds).then_some("the URL must start with oci://, https://, http:// or file://")
+}
+
+/// Whether `text` can follow `http://`: a host, perhaps a port, a path.
+fn is_image(text: &str) -> bool {
+    let host = text.split('/').next().unwrap_or_default();
+    let host_holds = !host.is_empty()
+        && !host.starts_with(':')
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]@".contains(&b));
+    host_holds && !text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#')
 }
 
 /// A workload's address that is a Unix domain socket.
 pub(crate) fn uds_address(text: &str) -> Option<&'static str> {
     let path = text.strip_prefix("unix://")?;
     if !path.starts_with(['/', '@']) {
-        return Some("a Unix domain socket needs an absolute path, or an abstract name that starts with @");
+        return Some(
+            "a Unix domain socket needs an absolute path, or an abstract name that starts with @",
+        );
     }
-    path.ends_with('/').then_some("a Unix domain socket cannot be a directory")
+    path.ends_with('/')
+        .then_some("a Unix domain socket cannot be a directory")
 }
 
 /// The name of a workload's port.

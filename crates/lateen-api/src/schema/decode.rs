@@ -171,7 +171,9 @@ pub fn object<T: Object>(node: &Node, cx: &mut Cx<'_>) -> Option<T> {
     for field in T::FIELDS.iter().filter(|field| is_required(field.checks)) {
         if !check::is_set(node, field.name) {
             let message = format!("`{}` is required", field.name);
-            cx.in_key(field.name, |cx| cx.error(node.span, codes::REQUIRED, message, None));
+            cx.in_key(field.name, |cx| {
+                cx.error(node.span, codes::REQUIRED, message, None)
+            });
         }
     }
     check::object(T::CHECKS, node, cx);

@@ -4,8 +4,8 @@
 
 use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
-use crate::tree::Node;
 use crate::selector::{PolicyTargetReference, WorkloadSelector};
+use crate::tree::Node;
 
 object! {
     /// `security.v1beta1.AuthorizationPolicy` of Istio's API.
@@ -104,7 +104,11 @@ object! {
 
 fn service_accounts_alone(node: &Node) -> Option<(&'static str, &'static str)> {
     let any = |names: &[&str]| names.iter().any(|name| is_set(node, name));
-    let name = ["serviceAccounts", "notServiceAccounts"].into_iter().find(|name| is_set(node, name))?;
-    any(&["principals", "notPrincipals", "namespaces", "notNamespaces"])
-        .then_some((name, "serviceAccounts cannot be set together with principals or namespaces"))
+    let name = ["serviceAccounts", "notServiceAccounts"]
+        .into_iter()
+        .find(|name| is_set(node, name))?;
+    any(&["principals", "notPrincipals", "namespaces", "notNamespaces"]).then_some((
+        name,
+        "serviceAccounts cannot be set together with principals or namespaces",
+    ))
 }

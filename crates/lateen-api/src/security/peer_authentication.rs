@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use crate::schema::check::is_set;
 use crate::schema::{enumeration, object};
-use crate::tree::Node;
 use crate::selector::WorkloadSelector;
+use crate::tree::Node;
 
 object! {
     /// `security.v1beta1.PeerAuthentication` of Istio's API.
@@ -42,8 +42,12 @@ fn port_key(key: &str) -> Option<&'static str> {
 }
 
 fn ports_need_selector(node: &Node) -> Option<(&'static str, &'static str)> {
-    let labels = node.get("selector").and_then(|selector| selector.get("matchLabels"));
+    let labels = node
+        .get("selector")
+        .and_then(|selector| selector.get("matchLabels"));
     let selects = labels.is_some_and(|labels| !labels.entries().is_empty());
-    (is_set(node, "portLevelMtls") && !selects)
-        .then_some(("portLevelMtls", "portLevelMtls needs a selector with matchLabels"))
+    (is_set(node, "portLevelMtls") && !selects).then_some((
+        "portLevelMtls",
+        "portLevelMtls needs a selector with matchLabels",
+    ))
 }

@@ -22,9 +22,7 @@ object! {
     pub struct JwtRule [AtMostOne(&["jwksUri", "jwks_uri", "jwks"])] {
         issuer: String [NOT_EMPTY],
         audiences: Vec<String> [EACH_NOT_EMPTY],
-        jwks_uri: String [NOT_EMPTY, max_len(2048), Check::Text(http_url)],
-        /// The spelling that the schema also allows; read as `jwks_uri`.
-        jwks_uri_snake: String = "jwks_uri" [NOT_EMPTY, max_len(2048), Check::Text(http_url)],
+        jwks_uri: String = "jwksUri" | "jwks_uri" [NOT_EMPTY, max_len(2048), Check::Text(http_url)],
         jwks: String,
         from_headers: Vec<JwtHeader>,
         from_params: Vec<String> [EACH_NOT_EMPTY],

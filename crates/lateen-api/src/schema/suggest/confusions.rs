@@ -161,6 +161,18 @@ const TABLE: &[(&str, &[Field])] = &[
         ],
     ),
     (
+        "AccessLogging",
+        &[
+            ("format", LOG_FORMAT),
+            ("encoding", LOG_FORMAT),
+            ("logFormat", LOG_FORMAT),
+        ],
+    ),
+    (
+        "Metrics",
+        &[("dimensions", TAGS), ("tags", TAGS), ("tagOverrides", TAGS)],
+    ),
+    (
         "Tracing",
         &[
             ("samplingPercentage", Mean("randomSamplingPercentage")),
@@ -241,6 +253,10 @@ const SELECTOR_LABEL: Help = Say(
     "write the label under `matchLabels` (in Sidecar, EnvoyFilter, ServiceEntry: under `labels`)",
 );
 const HEADERS: Help = Say("write it under `request` or `response`");
+const LOG_FORMAT: Help = Say(
+    "the format is the provider's: set it in MeshConfig, as `accessLogFormat` or in an entry of `extensionProviders`",
+);
+const TAGS: Help = Say("write `overrides: [{tagOverrides: {name: {value: \"…\"}}}]`");
 const SIMPLE_LB: Help = Say("write `simple: ROUND_ROBIN` (or LEAST_REQUEST, RANDOM, PASSTHROUGH)");
 const ISTIO_MUTUAL: Help = Say("write `trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}`");
 
@@ -302,7 +318,10 @@ const LOAD_BALANCER: &[Field] = &[
 ];
 
 const CONNECTION_POOL: &[Field] = &[
+    ("baseEjectionTime", OUTLIER),
     ("connectTimeout", Under("tcp")),
+    ("consecutive5xxErrors", OUTLIER),
+    ("consecutiveGatewayErrors", OUTLIER),
     ("http1MaxPendingRequests", Under("http")),
     ("http2MaxRequests", Under("http")),
     ("maxConnections", Under("tcp")),
@@ -316,7 +335,15 @@ const TCP_SETTINGS: &[Field] = &[
     ("timeout", Mean("connectTimeout")),
 ];
 
+const OUTLIER: Help = Say("this belongs under `trafficPolicy.outlierDetection`");
+
 const HTTP_SETTINGS: &[Field] = &[
+    ("baseEjectionTime", OUTLIER),
+    ("consecutive5xxErrors", OUTLIER),
+    ("consecutiveErrors", OUTLIER),
+    ("consecutiveGatewayErrors", OUTLIER),
+    ("interval", OUTLIER),
+    ("maxEjectionPercent", OUTLIER),
     ("connectTimeout", Beside("tcp")),
     ("h2MaxRequests", Mean("http2MaxRequests")),
     ("maxConnections", Beside("tcp")),

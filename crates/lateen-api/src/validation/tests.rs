@@ -1,0 +1,201 @@
+use crate::{Diagnostic, SourceFile, parse_file, validate};
+
+/// The findings of every document in `text`, as `severity code field: message`.
+fn findings(text: &str) -> Vec<String> {
+    let parsed = parse_file(&SourceFile::new("test.yaml", text), "default");
+    let show = |found: &Diagnostic| {
+        format!(
+            "{:?} {} {}: {}",
+            found.severity, found.code, found.field, found.message
+        )
+    };
+    let validated = parsed
+        .resources
+        .iter()
+        .chain(&parsed.refused)
+        .flat_map(validate);
+    parsed
+        .diagnostics
+        .iter()
+        .cloned()
+        .chain(validated)
+        .map(|found| show(&found))
+        .collect()
+}
+
+fn spec(kind: &str, group: &str, spec: &str) -> Vec<String> {
+    let indented: String = spec.lines().map(|line| format!("  {line}\n")).collect();
+    findings(&format!(
+        "apiVersion: {group}\nkind: {kind}\nmetadata: {{name: a}}\nspec:\n{indented}"
+    ))
+}
+
+fn networking(kind: &str, body: &str) -> Vec<String> {
+    spec(kind, "networking.istio.io/v1", body)
+}
+
+fn security(kind: &str, body: &str) -> Vec<String> {
+    spec(kind, "security.istio.io/v1", body)
+}
+
+/// Asserts one finding that holds all of `parts`.
+#[track_caller]
+fn one(found: &[String], parts: &[&str]) {
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(
+        parts.iter().all(|part| found[0].contains(part)),
+        "{found:#?}"
+    );
+}
+
+#[track_caller]
+fn none(found: &[String]) {
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn a_plain_route_is_fine() {
+    none(&networking(
+        "VirtualService",
+        "hosts: [reviews]\nhttp:\n- match: [{headers: {end-user: {exact: jason}}}]\n  route: [{destination: {host: reviews, subset: v2}}]\n- route: [{destination: {host: reviews}}]",
+    ));
+}
+
+#[test]
+fn a_route_needs_an_action_of_its_own() {
+    let found = networking(
+        "VirtualService",
+        "hosts: [a]\nhttp: [{match: [{uri: {prefix: /}}]}]",
+    );
+    one(
+        &found,
+        &[
+            "Error IST0106 spec.http[0]:",
+            "route, redirect and directResponse",
+        ],
+    );
+}
+
+#[test]
+fn rules_behind_a_catch_all_are_reported() {
+    let found = networking(
+        "VirtualService",
+        "hosts: [a]\nhttp:\n- route: [{destination: {host: a}}]\n- match: [{uri: {prefix: /x}}]\n  route: [{destination: {host: b}}]",
+    );
+    one(&found, &["Warning IST0130 spec.http[1]:"]);
+}
+
+#[test]
+fn a_longer_prefix_behind_a_shorter_one_is_reported() {
+    let found = networking(
+        "VirtualService",
+        "hosts: [a]\nhttp:\n- match: [{uri: {prefix: /x}}]\n  route: [{destination: {host: a}}]\n- match: [{uri: {prefix: /x/y}}]\n  route: [{destination: {host: b}}]",
+    );
+    one(&found, &["Warning IST0131 spec.http[1].match[0]:"]);
+}
+
+#[test]
+fn a_narrower_earlier_match_takes_nothing_away() {
+    none(&networking(
+        "VirtualService",
+        "hosts: [a]\nhttp:\n- match: [{uri: {prefix: /x}, method: {exact: GET}}]\n  route: [{destination: {host: a}}]\n- match: [{uri: {prefix: /x/y}}]\n  route: [{destination: {host: b}}]",
+    ));
+}
+
+#[test]
+fn every_host_is_not_for_the_mesh() {
+    let found = networking(
+        "VirtualService",
+        "hosts: ['*']\nhttp: [{route: [{destination: {host: a}}]}]",
+    );
+    one(&found, &["spec.hosts[0]", "for the mesh"]);
+}
+
+#[test]
+fn weights_cannot_all_be_zero() {
+    let found = networking(
+        "VirtualService",
+        "hosts: [a]\nhttp: [{route: [{destination: {host: a}, weight: 0}, {destination: {host: b}}]}]",
+    );
+    one(&found, &["spec.http[0].route:", "all 0"]);
+}
+
+#[test]
+fn an_empty_traffic_policy_is_refused() {
+    let found = networking("DestinationRule", "host: a\ntrafficPolicy: {}");
+    one(&found, &["spec.trafficPolicy:", "empty"]);
+}
+
+#[test]
+fn tls_servers_need_tls() {
+    let found = networking(
+        "Gateway",
+        "servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: ['*']}]",
+    );
+    one(&found, &["spec.servers[0]:", "needs `tls`"]);
+}
+
+#[test]
+fn a_deny_policy_without_rules_is_refused() {
+    one(
+        &security("AuthorizationPolicy", "action: DENY"),
+        &["never applies"],
+    );
+}
+
+#[test]
+fn an_empty_source_is_refused_rather_than_matching_everything() {
+    let found = security("AuthorizationPolicy", "rules: [{from: [{source: {}}]}]");
+    one(&found, &["Error IST0106 spec.rules[0].from[0].source:"]);
+    let found = security(
+        "AuthorizationPolicy",
+        "rules: [{from: [], to: [{operation: {ports: ['80']}}]}]",
+    );
+    one(
+        &found,
+        &["Error IST0106 spec.rules[0].from:", "match everything"],
+    );
+}
+
+#[test]
+fn a_deny_rule_for_http_warns_of_tcp() {
+    let found = security(
+        "AuthorizationPolicy",
+        "action: DENY\nrules: [{to: [{operation: {methods: [GET]}}]}]",
+    );
+    one(&found, &["Warning IST0133 spec.rules[0]:"]);
+}
+
+#[test]
+fn unknown_attributes_are_named() {
+    let found = security(
+        "AuthorizationPolicy",
+        "rules: [{when: [{key: source.ips, values: [1.1.1.1]}]}]",
+    );
+    one(&found, &["spec.rules[0].when[0].key", "source.ips"]);
+}
+
+#[test]
+fn an_inline_key_set_is_read() {
+    let found = security(
+        "RequestAuthentication",
+        "jwtRules: [{issuer: a, jwks: '{\"keys\": [{}]}'}]",
+    );
+    one(&found, &["spec.jwtRules[0].jwks", "kty"]);
+}
+
+#[test]
+fn a_deployment_selects_its_own_pods() {
+    let found = spec(
+        "Deployment",
+        "apps/v1",
+        "selector: {matchLabels: {app: a}}\ntemplate: {metadata: {labels: {app: b}}, spec: {containers: [{name: c}]}}",
+    );
+    one(&found, &["does not select"]);
+}
+
+#[test]
+fn an_application_protocol_is_no_transport() {
+    let found = spec("Service", "v1", "ports: [{port: 80, protocol: HTTP}]");
+    one(&found, &["spec.ports[0].protocol", "TCP, UDP or SCTP"]);
+}
