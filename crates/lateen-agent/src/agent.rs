@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Server};
 
 use crate::ads::AdsProxy;
-use crate::bootstrap::{AdsVariant, Sockets, bootstrap};
+use crate::bootstrap::{Sockets, bootstrap};
 use crate::config::AgentConfig;
 use crate::data_plane::{DataPlane, EnvoyDataPlane, NotReady};
 use crate::dns::resolv::ResolvConf;
@@ -95,8 +95,18 @@ impl Agent {
         let mut tasks = JoinSet::new();
         tasks.spawn(background.run(quit.clone().cancelled_owned()));
         let (sender, names) = watch::channel(None);
-        let metrics = AgentMetrics { identity: Some(istiod.identity.clone()), ..AgentMetrics::default() };
-        let mut agent = Self { config, istiod, names, metrics, quit, tasks };
+        let metrics = AgentMetrics {
+            identity: Some(istiod.identity.clone()),
+            ..AgentMetrics::default()
+        };
+        let mut agent = Self {
+            config,
+            istiod,
+            names,
+            metrics,
+            quit,
+            tasks,
+        };
         if agent.config.dns.enabled {
             agent.start_dns(sender, resolv_conf).await?;
         }
@@ -108,10 +118,19 @@ impl Agent {
         names: watch::Sender<Option<Arc<NameTable>>>,
         resolv_conf: &str,
     ) -> Result<(), AgentError> {
-        let AgentConfig { namespace, domain, dns, mark, .. } = &self.config;
+        let AgentConfig {
+            namespace,
+            domain,
+            dns,
+            mark,
+            ..
+        } = &self.config;
         let resolv = ResolvConf::parse(resolv_conf);
         // A resolver that already names us must not be asked by us.
-        let servers = resolv.servers.into_iter().filter(|server| !dns.listen.contains(server));
+        let servers = resolv
+            .servers
+            .into_iter()
+            .filter(|server| !dns.listen.contains(server));
         let upstream = Upstream::new(UpstreamOptions {
             servers: servers.collect(),
             timeout: dns.forward_timeout,
@@ -161,7 +180,10 @@ impl Agent {
     ///
     /// # Errors
     /// The port is taken, or the injector's variables make no sense.
-    pub async fn serve_status(&mut self, data_plane: Arc<dyn DataPlane>) -> Result<u16, AgentError> {
+    pub async fn serve_status(
+        &mut self,
+        data_plane: Arc<dyn DataPlane>,
+    ) -> Result<u16, AgentError> {
         let config = &self.config;
         let port = config.proxy_config.status_port;
         let probers = AppProbers::parse(config.app_probers.as_deref(), config.pod_ip());
@@ -192,7 +214,11 @@ impl Agent {
             Some(_) => Ok(()),
             None => Err(NotReady("no name table from istiod yet".to_owned())),
         });
-        if self.config.dns.enabled { vec![certificate, table] } else { vec![certificate] }
+        if self.config.dns.enabled {
+            vec![certificate, table]
+        } else {
+            vec![certificate]
+        }
     }
 
     /// Starts the two sockets a stock Envoy finds us by.
@@ -202,7 +228,10 @@ impl Agent {
     pub fn serve_sockets(&mut self) -> Result<Sockets, AgentError> {
         let sockets = Sockets::below(&self.config.run_dir);
         let listen = |path: &PathBuf| {
-            uds::listen(path).map_err(|source| AgentError::Socket { path: path.clone(), source })
+            uds::listen(path).map_err(|source| AgentError::Socket {
+                path: path.clone(),
+                source,
+            })
         };
         let (ads, sds) = (listen(&sockets.ads)?, listen(&sockets.sds)?);
         let proxy = Server::builder().add_service(AdsProxy::new(self.xds()));
@@ -232,7 +261,7 @@ impl Agent {
         let binary = locate(self.config.envoy.as_deref(), path).map_err(AgentError::Locate)?;
         let sockets = self.serve_sockets()?;
         let file = self.config.run_dir.join("envoy-rev.json");
-        let content = bootstrap(&self.config, &sockets, AdsVariant::Delta);
+        let content = bootstrap(&self.config, &sockets);
         write_bootstrap(&file, &content).map_err(AgentError::Envoy)?;
         let process = EnvoyProcess::new(&self.config, binary, file);
         self.serve_status(Arc::new(EnvoyDataPlane {

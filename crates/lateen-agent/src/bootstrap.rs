@@ -13,16 +13,6 @@ use serde_json::{Map, Value, json};
 use crate::config::AgentConfig;
 use crate::node::node_json;
 
-/// How Envoy speaks ADS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AdsVariant {
-    /// Only what changed (Istio's default).
-    #[default]
-    Delta,
-    /// Everything each time.
-    StateOfTheWorld,
-}
-
 /// The sockets of an agent, below its directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sockets {
@@ -35,7 +25,10 @@ pub struct Sockets {
 impl Sockets {
     /// The sockets in `dir`.
     pub fn below(dir: &Path) -> Self {
-        Self { ads: dir.join("XDS"), sds: dir.join("SDS") }
+        Self {
+            ads: dir.join("XDS"),
+            sds: dir.join("SDS"),
+        }
     }
 }
 
@@ -43,7 +36,7 @@ const HTTP_PROTOCOL_OPTIONS: &str =
     "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// The bootstrap as JSON.
-pub fn bootstrap(config: &AgentConfig, sockets: &Sockets, variant: AdsVariant) -> Value {
+pub fn bootstrap(config: &AgentConfig, sockets: &Sockets) -> Value {
     let mut bootstrap = json!({
         "application_log_config": {"log_format": {
             "text_format": "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t",
@@ -72,7 +65,7 @@ pub fn bootstrap(config: &AgentConfig, sockets: &Sockets, variant: AdsVariant) -
             }],
             "address": socket_address("127.0.0.1", config.proxy_config.admin_port),
         },
-        "dynamic_resources": dynamic_resources(variant),
+        "dynamic_resources": dynamic_resources(config),
         "static_resources": {
             "clusters": clusters(config, sockets),
             "listeners": listeners::listeners(config),
@@ -84,11 +77,12 @@ pub fn bootstrap(config: &AgentConfig, sockets: &Sockets, variant: AdsVariant) -
     bootstrap
 }
 
-fn dynamic_resources(variant: AdsVariant) -> Value {
+fn dynamic_resources(config: &AgentConfig) -> Value {
     let source = json!({"ads": {}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"});
-    let api_type = match variant {
-        AdsVariant::Delta => "DELTA_GRPC",
-        AdsVariant::StateOfTheWorld => "GRPC",
+    let api_type = if config.delta_xds {
+        "DELTA_GRPC"
+    } else {
+        "GRPC"
     };
     json!({
         "lds_config": source,
@@ -119,9 +113,7 @@ fn cluster_manager(mark: u32) -> Value {
 }
 
 fn clusters(config: &AgentConfig, sockets: &Sockets) -> Value {
-    let tcp = |name: &str, port| {
-        static_cluster(name, "0.250s", socket_address("127.0.0.1", port))
-    };
+    let tcp = |name: &str, port| static_cluster(name, "0.250s", socket_address("127.0.0.1", port));
     let grpc = |name: &str, path: &Path| {
         let path = path.to_string_lossy();
         let mut cluster = static_cluster(name, "1s", json!({"pipe": {"path": path}}));
@@ -191,8 +183,14 @@ fn overload_manager(config: &AgentConfig) -> Value {
 /// takes no strings for them.
 fn runtime(config: &AgentConfig) -> Value {
     let mut flags = Map::new();
-    flags.insert("re2.max_program_size.error_level".to_owned(), "32768".into());
-    flags.insert("envoy.reloadable_features.http_reject_path_with_fragment".to_owned(), false.into());
+    flags.insert(
+        "re2.max_program_size.error_level".to_owned(),
+        "32768".into(),
+    );
+    flags.insert(
+        "envoy.reloadable_features.http_reject_path_with_fragment".to_owned(),
+        false.into(),
+    );
     for (name, value) in &config.proxy_config.runtime_values {
         match value.as_str() {
             "" => drop(flags.remove(name)),
@@ -215,16 +213,23 @@ mod tests {
         let mut config = config(extra).unwrap();
         config.mark = mark;
         let sockets = Sockets::below(Path::new("/run/lateen"));
-        from_value(bootstrap(&config, &sockets, AdsVariant::Delta)).unwrap()
+        from_value(bootstrap(&config, &sockets)).unwrap()
     }
 
     #[test]
     fn it_is_a_bootstrap() {
         let bootstrap = parsed(&[], None);
         let node = bootstrap.node.unwrap();
-        assert_eq!(node.id, "sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local");
+        assert_eq!(
+            node.id,
+            "sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local"
+        );
         let statics = bootstrap.static_resources.unwrap();
-        let names: Vec<_> = statics.clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        let names: Vec<_> = statics
+            .clusters
+            .iter()
+            .map(|cluster| cluster.name.as_str())
+            .collect();
         assert_eq!(names, ["prometheus_stats", "agent", "sds-grpc", "xds-grpc"]);
         assert_eq!(statics.listeners.len(), 2);
         assert!(bootstrap.cluster_manager.is_none());
@@ -250,7 +255,7 @@ mod tests {
     fn the_same_settings_give_the_same_bytes() {
         let make = || {
             let sockets = Sockets::below(Path::new("/run/lateen"));
-            bootstrap(&config(&[]).unwrap(), &sockets, AdsVariant::Delta).to_string()
+            bootstrap(&config(&[]).unwrap(), &sockets).to_string()
         };
         assert_eq!(make(), make());
     }

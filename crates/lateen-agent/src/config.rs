@@ -98,7 +98,14 @@ pub struct AgentOptions {
 impl AgentOptions {
     /// The defaults for a data plane.
     pub fn new(node_type: NodeType, data_plane: DataPlaneKind) -> Self {
-        Self { node_type, data_plane, domain: None, mark: None, envoy: None, run_dir: None }
+        Self {
+            node_type,
+            data_plane,
+            domain: None,
+            mark: None,
+            envoy: None,
+            run_dir: None,
+        }
     }
 }
 
@@ -145,6 +152,8 @@ pub struct AgentConfig {
     pub grace_jitter: f64,
     /// Whether names are answered on 15053 (`ISTIO_META_DNS_CAPTURE`, `ISTIO_META_ENABLE_DNS_SERVER`).
     pub dns: DnsSettings,
+    /// `ISTIO_DELTA_XDS`: whether Envoy is told only what changed, rather than everything each time.
+    pub delta_xds: bool,
     /// `MINIMUM_DRAIN_DURATION`.
     pub minimum_drain: Duration,
     /// `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`.
@@ -182,7 +191,9 @@ impl AgentConfig {
     pub fn from_env(environment: Environment, options: AgentOptions) -> Result<Self, ConfigError> {
         let env = Reader(&environment);
         let namespace = env.required("POD_NAMESPACE")?;
-        let service_account = env.text("SERVICE_ACCOUNT").unwrap_or_else(|| "default".to_owned());
+        let service_account = env
+            .text("SERVICE_ACCOUNT")
+            .unwrap_or_else(|| "default".to_owned());
         let proxy_config = ProxyConfig::from_env(env.text("PROXY_CONFIG"))?;
         let trust_domain = env.text("TRUST_DOMAIN").map_or_else(
             || Ok(TrustDomain::cluster_local()),
@@ -191,29 +202,40 @@ impl AgentConfig {
         let identity = SpiffeId::new(trust_domain, &namespace, &service_account)
             .map_err(ConfigError::Identity)?;
         let discovery_address = proxy_config.discovery_address.clone();
-        let istiod_name = env.text("ISTIOD_SAN").unwrap_or_else(|| host_of(&discovery_address));
+        let istiod_name = env
+            .text("ISTIOD_SAN")
+            .unwrap_or_else(|| host_of(&discovery_address));
         Ok(Self {
             node_type: options.node_type,
             data_plane: options.data_plane,
             pod_name: env.required("POD_NAME")?,
-            domain: options.domain.unwrap_or_else(|| format!("{namespace}.svc.cluster.local")),
+            domain: options
+                .domain
+                .unwrap_or_else(|| format!("{namespace}.svc.cluster.local")),
             instance_ips: env.instance_ips()?,
             app_probers: env.text("ISTIO_KUBE_APP_PROBERS"),
             prometheus_annotations: env.text("ISTIO_PROMETHEUS_ANNOTATIONS"),
-            ca_address: env.text("CA_ADDR").unwrap_or_else(|| discovery_address.clone()),
+            ca_address: env
+                .text("CA_ADDR")
+                .unwrap_or_else(|| discovery_address.clone()),
             token_file: env.path("LATEEN_TOKEN_FILE", "/var/run/secrets/tokens/istio-token"),
             root_file: env.path("LATEEN_ROOT_FILE", "/var/run/secrets/istio/root-cert.pem"),
             certificate_ttl: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600))?,
             grace_ratio: env.ratio("SECRET_GRACE_PERIOD_RATIO", 0.5)?,
             grace_jitter: env.ratio("SECRET_GRACE_PERIOD_RATIO_JITTER", 0.01)?,
             dns: env.dns()?,
+            delta_xds: env.flag("ISTIO_DELTA_XDS", true)?,
             minimum_drain: env.duration("MINIMUM_DRAIN_DURATION", Duration::from_secs(5))?,
             exit_on_zero_connections: env.flag("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", false)?,
             envoy_status_port: env.port("ENVOY_STATUS_PORT", 15021)?,
             envoy_prometheus_port: env.port("ENVOY_PROMETHEUS_PORT", 15090)?,
             mark: options.mark,
-            envoy: options.envoy.or_else(|| env.text("LATEEN_ENVOY").map(PathBuf::from)),
-            run_dir: options.run_dir.unwrap_or_else(|| proxy_config.config_path.clone()),
+            envoy: options
+                .envoy
+                .or_else(|| env.text("LATEEN_ENVOY").map(PathBuf::from)),
+            run_dir: options
+                .run_dir
+                .unwrap_or_else(|| proxy_config.config_path.clone()),
             identity,
             namespace,
             service_account,
@@ -226,14 +248,19 @@ impl AgentConfig {
 
     /// The pod's main address, or the loopback address where it has none.
     pub fn pod_ip(&self) -> IpAddr {
-        self.instance_ips.first().copied().unwrap_or(IpAddr::from([127, 0, 0, 1]))
+        self.instance_ips
+            .first()
+            .copied()
+            .unwrap_or(IpAddr::from([127, 0, 0, 1]))
     }
 }
 
 /// The host of `HOST:PORT`.
 fn host_of(address: &str) -> String {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+    host.trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned()
 }
 
 struct Reader<'a>(&'a Environment);
@@ -259,12 +286,23 @@ impl Reader<'_> {
         expected: &'static str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, ConfigError> {
-        let Some(value) = self.text(name) else { return Ok(default) };
-        parse(&value).ok_or(ConfigError::Value { name, value, expected })
+        let Some(value) = self.text(name) else {
+            return Ok(default);
+        };
+        parse(&value).ok_or(ConfigError::Value {
+            name,
+            value,
+            expected,
+        })
     }
 
     fn duration(&self, name: &'static str, default: Duration) -> Result<Duration, ConfigError> {
-        self.parsed(name, default, "a duration such as `5s` or `1h30m`", parse_duration)
+        self.parsed(
+            name,
+            default,
+            "a duration such as `5s` or `1h30m`",
+            parse_duration,
+        )
     }
 
     fn flag(&self, name: &'static str, default: bool) -> Result<bool, ConfigError> {
@@ -281,7 +319,9 @@ impl Reader<'_> {
 
     fn ratio(&self, name: &'static str, default: f64) -> Result<f64, ConfigError> {
         self.parsed(name, default, "a number from 0 to 1", |text| {
-            text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+            text.parse()
+                .ok()
+                .filter(|ratio| (0.0..=1.0).contains(ratio))
         })
     }
 
@@ -289,7 +329,11 @@ impl Reader<'_> {
         let mut ips = Vec::new();
         for name in ["INSTANCE_IP", "INSTANCE_IPS"] {
             let text = self.text(name).unwrap_or_default();
-            for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+            for part in text
+                .split(',')
+                .map(str::trim)
+                .filter(|part| !part.is_empty())
+            {
                 let ip = part.parse().map_err(|_| ConfigError::Value {
                     name,
                     value: text.clone(),
@@ -305,15 +349,26 @@ impl Reader<'_> {
 
     fn dns(&self) -> Result<DnsSettings, ConfigError> {
         const PORT: u16 = 15053;
-        let both = vec![SocketAddr::from(([127, 0, 0, 1], PORT)), SocketAddr::from((LOOPBACK6, PORT))];
-        let listen = self.parsed("DNS_PROXY_ADDR", both, "an address such as `localhost:15053`", |text| {
-            let (host, port) = text.rsplit_once(':')?;
-            let port = port.parse().ok()?;
-            Some(match host {
-                "localhost" => vec![SocketAddr::from(([127, 0, 0, 1], port)), SocketAddr::from((LOOPBACK6, port))],
-                _ => vec![text.parse().ok()?],
-            })
-        })?;
+        let both = vec![
+            SocketAddr::from(([127, 0, 0, 1], PORT)),
+            SocketAddr::from((LOOPBACK6, PORT)),
+        ];
+        let listen = self.parsed(
+            "DNS_PROXY_ADDR",
+            both,
+            "an address such as `localhost:15053`",
+            |text| {
+                let (host, port) = text.rsplit_once(':')?;
+                let port = port.parse().ok()?;
+                Some(match host {
+                    "localhost" => vec![
+                        SocketAddr::from(([127, 0, 0, 1], port)),
+                        SocketAddr::from((LOOPBACK6, port)),
+                    ],
+                    _ => vec![text.parse().ok()?],
+                })
+            },
+        )?;
         Ok(DnsSettings {
             enabled: self.flag("ISTIO_META_DNS_CAPTURE", false)?
                 || self.flag("ISTIO_META_ENABLE_DNS_SERVER", false)?,
@@ -340,15 +395,28 @@ pub(crate) mod tests {
             ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
             ("ISTIO_META_WORKLOAD_NAME", "reviews-v1"),
             ("ISTIO_META_DNS_CAPTURE", "true"),
-            ("ISTIO_METAJSON_LABELS", r#"{"app":"reviews","version":"v1"}"#),
+            (
+                "ISTIO_METAJSON_LABELS",
+                r#"{"app":"reviews","version":"v1"}"#,
+            ),
         ];
-        pairs.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+        pairs
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect()
     }
 
     pub(crate) fn config(extra: &[(&str, &str)]) -> Result<AgentConfig, ConfigError> {
         let mut all = environment();
-        all.extend(extra.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        AgentConfig::from_env(all, AgentOptions::new(NodeType::Sidecar, DataPlaneKind::Envoy))
+        all.extend(
+            extra
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+        );
+        AgentConfig::from_env(
+            all,
+            AgentOptions::new(NodeType::Sidecar, DataPlaneKind::Envoy),
+        )
     }
 
     #[test]
@@ -381,9 +449,18 @@ pub(crate) mod tests {
             let error = config(&[(name, value)]).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }
-        assert!(matches!(config(&[("POD_NAME", "")]), Err(ConfigError::Missing("POD_NAME"))));
-        assert!(matches!(config(&[("TRUST_DOMAIN", "Not A Domain")]), Err(ConfigError::Identity(_))));
-        assert!(matches!(config(&[("PROXY_CONFIG", "{")]), Err(ConfigError::Json { .. })));
+        assert!(matches!(
+            config(&[("POD_NAME", "")]),
+            Err(ConfigError::Missing("POD_NAME"))
+        ));
+        assert!(matches!(
+            config(&[("TRUST_DOMAIN", "Not A Domain")]),
+            Err(ConfigError::Identity(_))
+        ));
+        assert!(matches!(
+            config(&[("PROXY_CONFIG", "{")]),
+            Err(ConfigError::Json { .. })
+        ));
     }
 
     #[test]

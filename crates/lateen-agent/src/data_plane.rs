@@ -56,14 +56,21 @@ impl EnvoyDataPlane {
 /// `pilot/cmd/pilot-agent/status/ready/probe.go`.
 fn judge(stats: &str) -> Result<(), NotReady> {
     let value = |name: &str| {
-        let line = stats.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        let line = stats
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
         line.and_then(|value| value.trim().parse::<u64>().ok())
     };
-    for (kind, name) in [("cluster", "cluster_manager.cds"), ("listener", "listener_manager.lds")] {
+    for (kind, name) in [
+        ("cluster", "cluster_manager.cds"),
+        ("listener", "listener_manager.lds"),
+    ] {
         let accepted = value(&format!("{name}.update_success")).unwrap_or(0);
         let rejected = value(&format!("{name}.update_rejected")).unwrap_or(0);
         if accepted == 0 {
-            let text = format!("no {kind}s accepted from the control plane yet ({rejected} updates rejected)");
+            let text = format!(
+                "no {kind}s accepted from the control plane yet ({rejected} updates rejected)"
+            );
             return Err(NotReady(text));
         }
     }
@@ -94,9 +101,15 @@ impl DataPlane for EnvoyDataPlane {
 
     fn drain(&self) -> BoxFuture<'_, Result<(), HttpError>> {
         Box::pin(async move {
-            let scope = if self.drain.inbound_only { "&inboundonly" } else { "" };
+            let scope = if self.drain.inbound_only {
+                "&inboundonly"
+            } else {
+                ""
+            };
             let path = format!("/drain_listeners?graceful&skip_exit{scope}");
-            http_client::post(&Target::loopback(self.admin_port), &path, TIMEOUT).await.map(drop)
+            http_client::post(&Target::loopback(self.admin_port), &path, TIMEOUT)
+                .await
+                .map(drop)
         })
     }
 }
@@ -112,8 +125,16 @@ mod tests {
     fn ready_means_configured_and_live() {
         assert_eq!(judge(READY), Ok(()));
         let cases = [
-            ("cds.update_success: 1", "cds.update_success: 0", "no clusters"),
-            ("lds.update_success: 2", "lds.update_success: 0", "no listeners"),
+            (
+                "cds.update_success: 1",
+                "cds.update_success: 0",
+                "no clusters",
+            ),
+            (
+                "lds.update_success: 2",
+                "lds.update_success: 0",
+                "no listeners",
+            ),
             ("workers_started: 1", "workers_started: 0", "workers"),
             ("server.state: 0", "server.state: 1", "draining"),
             ("server.state: 0", "server.state: 2", "initializing"),

@@ -112,7 +112,13 @@ impl EnvoyProcess {
             maximum: proxy.termination_drain_duration,
             exit_on_zero_connections: config.exit_on_zero_connections,
         };
-        Self { binary, bootstrap, arguments, admin_port: proxy.admin_port, drain }
+        Self {
+            binary,
+            bootstrap,
+            arguments,
+            admin_port: proxy.admin_port,
+            drain,
+        }
     }
 
     /// Runs Envoy until `shutdown` resolves, then drains and ends it. A crash is answered by a restart, a few times.
@@ -147,11 +153,16 @@ impl EnvoyProcess {
 
     fn start(&self) -> Result<Child, EnvoyError> {
         let mut command = Command::new(&self.binary);
-        command.arg("-c").arg(&self.bootstrap).args(&self.arguments).kill_on_drop(true);
-        die_with_parent(&mut command);
         command
-            .spawn()
-            .map_err(|source| EnvoyError::Start { path: self.binary.clone(), source })
+            .arg("-c")
+            .arg(&self.bootstrap)
+            .args(&self.arguments)
+            .kill_on_drop(true);
+        die_with_parent(&mut command);
+        command.spawn().map_err(|source| EnvoyError::Start {
+            path: self.binary.clone(),
+            source,
+        })
     }
 
     /// Drains, waits, quits; kills only what does not go.
@@ -178,8 +189,13 @@ impl EnvoyProcess {
     /// # Errors
     /// Its admin port does not answer.
     pub async fn drain_listeners(&self) -> Result<(), HttpError> {
-        let scope = if self.drain.inbound_only { "&inboundonly" } else { "" };
-        self.post(&format!("/drain_listeners?graceful&skip_exit{scope}")).await
+        let scope = if self.drain.inbound_only {
+            "&inboundonly"
+        } else {
+            ""
+        };
+        self.post(&format!("/drain_listeners?graceful&skip_exit{scope}"))
+            .await
     }
 
     async fn wait_for_connections(&self) {
@@ -189,7 +205,11 @@ impl EnvoyProcess {
             return tokio::time::sleep(rest).await;
         }
         let none_left = async {
-            while self.active_connections().await.is_none_or(|active| active > 0) {
+            while self
+                .active_connections()
+                .await
+                .is_none_or(|active| active > 0)
+            {
                 tokio::time::sleep(DRAIN_POLL).await;
             }
         };
@@ -200,7 +220,9 @@ impl EnvoyProcess {
     /// Connections open downstream, without those to the admin port and the agent's own listeners.
     async fn active_connections(&self) -> Option<u64> {
         let path = "/stats?usedonly&filter=downstream_cx_active$";
-        let answer = http_client::get(&Target::loopback(self.admin_port), path, ADMIN).await.ok()?;
+        let answer = http_client::get(&Target::loopback(self.admin_port), path, ADMIN)
+            .await
+            .ok()?;
         let text = String::from_utf8_lossy(&answer.body).into_owned();
         let own = ["admin", "15090", "15021"];
         let foreign = text.lines().filter(|line| {
@@ -211,7 +233,9 @@ impl EnvoyProcess {
     }
 
     async fn post(&self, path: &str) -> Result<(), HttpError> {
-        http_client::post(&Target::loopback(self.admin_port), path, ADMIN).await.map(drop)
+        http_client::post(&Target::loopback(self.admin_port), path, ADMIN)
+            .await
+            .map(drop)
     }
 }
 
@@ -220,7 +244,10 @@ impl EnvoyProcess {
 /// # Errors
 /// The file cannot be written.
 pub fn write_bootstrap(path: &Path, bootstrap: &serde_json::Value) -> Result<(), EnvoyError> {
-    let failed = |source| EnvoyError::Bootstrap { path: path.to_owned(), source };
+    let failed = |source| EnvoyError::Bootstrap {
+        path: path.to_owned(),
+        source,
+    };
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(failed)?;
     }
@@ -228,7 +255,10 @@ pub fn write_bootstrap(path: &Path, bootstrap: &serde_json::Value) -> Result<(),
 }
 
 /// The child is killed when the thread that started it ends, however that happens.
-#[expect(unsafe_code, reason = "what runs between fork and exec can only be set so")]
+#[expect(
+    unsafe_code,
+    reason = "what runs between fork and exec can only be set so"
+)]
 fn die_with_parent(command: &mut Command) {
     let parent = rustix::process::getpid();
     let before_exec = move || {
@@ -237,7 +267,9 @@ fn die_with_parent(command: &mut Command) {
         if rustix::process::getppid() == Some(parent) {
             Ok(())
         } else {
-            Err(io::Error::from_raw_os_error(rustix::io::Errno::SRCH.raw_os_error()))
+            Err(io::Error::from_raw_os_error(
+                rustix::io::Errno::SRCH.raw_os_error(),
+            ))
         }
     };
     // SAFETY: the closure makes two system calls and allocates nothing, so it may run between fork and exec.

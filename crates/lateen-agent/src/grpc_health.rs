@@ -29,13 +29,17 @@ const SERVING: i32 = 1;
 /// Nobody answers, or not as the health service does.
 pub(crate) async fn check(target: &Target, service: &str) -> Result<bool, Status> {
     let stream = target.connect().await;
-    let stream = stream.map_err(|error| {
-        Status::unavailable(crate::error_chain(&error).to_string())
-    })?;
+    let stream =
+        stream.map_err(|error| Status::unavailable(crate::error_chain(&error).to_string()))?;
     // The connection is there already; the connector gives it away once.
-    let mut once = Some(hyper_util::rt::TokioIo::new(Transport::Plain(stream, Default::default())));
+    let mut once = Some(hyper_util::rt::TokioIo::new(Transport::Plain(
+        stream,
+        Default::default(),
+    )));
     let connector = tower::service_fn(move |_| {
-        let stream = once.take().ok_or_else(|| std::io::Error::other("connection is gone"));
+        let stream = once
+            .take()
+            .ok_or_else(|| std::io::Error::other("connection is gone"));
         std::future::ready(stream)
     });
     let endpoint = Endpoint::from_shared(format!("http://{}", target.address));
@@ -43,10 +47,17 @@ pub(crate) async fn check(target: &Target, service: &str) -> Result<bool, Status
     let channel = endpoint.connect_with_connector(connector).await;
     let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;
     let mut client = tonic::client::Grpc::new(channel);
-    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    let request = Request::new(HealthCheckRequest { service: service.to_owned() });
+    client
+        .ready()
+        .await
+        .map_err(|error| Status::unavailable(error.to_string()))?;
+    let request = Request::new(HealthCheckRequest {
+        service: service.to_owned(),
+    });
     let path = PathAndQuery::from_static("/grpc.health.v1.Health/Check");
     let codec = tonic_prost::ProstCodec::default();
-    let answer = client.unary::<_, HealthCheckResponse, _>(request, path, codec).await?;
+    let answer = client
+        .unary::<_, HealthCheckResponse, _>(request, path, codec)
+        .await?;
     Ok(answer.into_inner().status == SERVING)
 }

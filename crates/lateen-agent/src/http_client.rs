@@ -83,7 +83,12 @@ impl Target {
 
     /// An address, in plain text.
     pub fn plain(address: SocketAddr) -> Self {
-        Self { address, source: None, tls: None, mark: None }
+        Self {
+            address,
+            source: None,
+            tls: None,
+            mark: None,
+        }
     }
 
     /// Connects.
@@ -91,7 +96,10 @@ impl Target {
     /// # Errors
     /// Nobody listens there.
     pub async fn connect(&self) -> Result<TcpStream, HttpError> {
-        let failed = |source| HttpError::Connect { address: self.address, source };
+        let failed = |source| HttpError::Connect {
+            address: self.address,
+            source,
+        };
         let socket = match self.address {
             SocketAddr::V4(_) => TcpSocket::new_v4(),
             SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -102,7 +110,9 @@ impl Target {
             let _ = socket.bind(SocketAddr::new(source, 0));
         }
         if let Some(mark) = self.mark {
-            socket2::SockRef::from(&socket).set_mark(mark).map_err(failed)?;
+            socket2::SockRef::from(&socket)
+                .set_mark(mark)
+                .map_err(failed)?;
         }
         socket.connect(self.address).await.map_err(failed)
     }
@@ -150,7 +160,8 @@ pub async fn send(
     let mut request = Request::builder().method(method).uri(path);
     if let Some(map) = request.headers_mut() {
         *map = headers;
-        map.entry(header::CONNECTION).or_insert(header::HeaderValue::from_static("close"));
+        map.entry(header::CONNECTION)
+            .or_insert(header::HeaderValue::from_static("close"));
         if !map.contains_key(header::HOST)
             && let Ok(host) = address.to_string().parse()
         {
@@ -170,7 +181,10 @@ async fn exchange(target: &Target, request: Request<Empty<Bytes>>) -> Result<Ans
     let name = target.address.ip().into();
     let connector = tokio_rustls::TlsConnector::from(config.clone());
     let stream = connector.connect(name, stream).await;
-    let failed = |source| HttpError::Connect { address: target.address, source };
+    let failed = |source| HttpError::Connect {
+        address: target.address,
+        source,
+    };
     over(target.address, stream.map_err(failed)?, request).await
 }
 
@@ -183,14 +197,21 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let failed = |source| HttpError::Exchange { address, source };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(failed)?;
     let exchanging = async move {
         let answer = sender.send_request(request).await.map_err(failed)?;
         let (head, body) = answer.into_parts();
         let body = Limited::new(body, MAX_BODY).collect().await;
-        let body = body.map_err(|source| HttpError::Body { address, source })?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        let body = body
+            .map_err(|source| HttpError::Body { address, source })?
+            .to_bytes();
+        Ok(Answer {
+            status: head.status,
+            headers: head.headers,
+            body,
+        })
     };
     tokio::pin!(exchanging);
     tokio::select! {

@@ -27,7 +27,9 @@ const ROOT_POLL: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum IstiodError {
     /// The root file cannot be read.
-    #[error("reading istiod's roots from `{path}`; they come from the ConfigMap `istio-ca-root-cert`")]
+    #[error(
+        "reading istiod's roots from `{path}`; they come from the ConfigMap `istio-ca-root-cert`"
+    )]
     RootFile {
         /// The file.
         path: PathBuf,
@@ -106,7 +108,17 @@ pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodErro
     let xds = channel_to(config, &config.discovery_address, xds_tls(handle.watch()))?;
     // The authority's channel was made before there was a handle to read the identity from.
     known.send_replace(Some(handle.clone()));
-    Ok((Istiod { identity: handle, xds, roots }, IstiodTasks { manager, roots: root_file }))
+    Ok((
+        Istiod {
+            identity: handle,
+            xds,
+            roots,
+        },
+        IstiodTasks {
+            manager,
+            roots: root_file,
+        },
+    ))
 }
 
 type TlsSource = lateen_identity::grpc::transport::ClientConfigSource;
@@ -119,8 +131,10 @@ fn channel_to(config: &AgentConfig, address: &str, tls: TlsSource) -> Result<Cha
         mark: config.mark,
         connect_timeout: CONNECT,
     };
-    channel(options)
-        .map_err(|source| IstiodError::Name { name: config.istiod_name.clone(), source })
+    channel(options).map_err(|source| IstiodError::Name {
+        name: config.istiod_name.clone(),
+        source,
+    })
 }
 
 /// Without a certificate at first, with the current one later. One that has expired is not shown: it would be refused, while
@@ -162,8 +176,10 @@ fn tls(
         versions: TlsVersions::default(),
         send_sni: true,
     });
-    made.inspect_err(|error| tracing::error!(error = %crate::error_chain(error), "no TLS to istiod"))
-        .ok()
+    made.inspect_err(
+        |error| tracing::error!(error = %crate::error_chain(error), "no TLS to istiod"),
+    )
+    .ok()
 }
 
 /// The pod's root file, read again when it changes.
@@ -176,12 +192,24 @@ struct RootFile {
 
 impl RootFile {
     fn open(path: PathBuf) -> Result<(Self, watch::Receiver<Arc<TrustBundle>>), IstiodError> {
-        let failed = |source| IstiodError::RootFile { path: path.clone(), source };
+        let failed = |source| IstiodError::RootFile {
+            path: path.clone(),
+            source,
+        };
         let content = std::fs::read(&path).map_err(failed)?;
-        let bundle = TrustBundle::from_pem(&content)
-            .map_err(|source| IstiodError::Roots { path: path.clone(), source })?;
+        let bundle = TrustBundle::from_pem(&content).map_err(|source| IstiodError::Roots {
+            path: path.clone(),
+            source,
+        })?;
         let (roots, watched) = watch::channel(Arc::new(bundle));
-        Ok((Self { path, content, roots }, watched))
+        Ok((
+            Self {
+                path,
+                content,
+                roots,
+            },
+            watched,
+        ))
     }
 
     /// Never ends. A file that is gone or broken leaves the roots as they are.
@@ -191,7 +219,9 @@ impl RootFile {
             match tokio::fs::read(&self.path).await {
                 Ok(content) if content != self.content => self.replace(content),
                 Ok(_) => {}
-                Err(error) => tracing::debug!(%error, "root file cannot be read; keeping the roots"),
+                Err(error) => {
+                    tracing::debug!(%error, "root file cannot be read; keeping the roots")
+                }
             }
         }
     }

@@ -3,8 +3,8 @@
 //! Source: `pkg/bootstrap/config.go` and `pkg/model/proxy.go` of Istio 1.30. The metadata is made as JSON first, since half of it
 //! is passed through from `ISTIO_META_*` variables without anybody here knowing what it means.
 
-use lateen_envoy::struct_from_json;
 use lateen_envoy::pb::envoy::config::core::v3::{Locality, Node};
+use lateen_envoy::struct_from_json;
 use serde_json::{Map, Value, json};
 
 use crate::config::{AgentConfig, DataPlaneKind};
@@ -16,14 +16,27 @@ pub const NATIVE: &str = "LATEEN_NATIVE";
 
 /// The node's id: `sidecar~10.244.0.7~reviews-v1-0.default~default.svc.cluster.local`.
 pub fn node_id(config: &AgentConfig) -> String {
-    let AgentConfig { pod_name, namespace, domain, .. } = config;
-    format!("{}~{}~{pod_name}.{namespace}~{domain}", config.node_type.as_str(), config.pod_ip())
+    let AgentConfig {
+        pod_name,
+        namespace,
+        domain,
+        ..
+    } = config;
+    format!(
+        "{}~{}~{pod_name}.{namespace}~{domain}",
+        config.node_type.as_str(),
+        config.pod_ip()
+    )
 }
 
 /// The node as a message, for a client of our own.
 pub fn node(config: &AgentConfig) -> Node {
     let metadata = metadata(config);
-    let locality = locality(&metadata).map(|[region, zone, sub_zone]| Locality { region, zone, sub_zone });
+    let locality = locality(&metadata).map(|[region, zone, sub_zone]| Locality {
+        region,
+        zone,
+        sub_zone,
+    });
     Node {
         id: node_id(config),
         cluster: cluster(config, &metadata),
@@ -49,15 +62,32 @@ pub fn node_json(config: &AgentConfig) -> Value {
 /// The metadata.
 pub fn metadata(config: &AgentConfig) -> Map<String, Value> {
     let mut meta = passed_through(config);
-    meta.entry("ISTIO_VERSION").or_insert_with(|| ISTIO_VERSION.into());
-    let ips: Vec<String> = config.instance_ips.iter().map(ToString::to_string).collect();
+    meta.entry("ISTIO_VERSION")
+        .or_insert_with(|| ISTIO_VERSION.into());
+    let ips: Vec<String> = config
+        .instance_ips
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     meta.insert("INSTANCE_IPS".to_owned(), ips.join(",").into());
-    meta.insert("ENVOY_STATUS_PORT".to_owned(), config.envoy_status_port.into());
-    meta.insert("ENVOY_PROMETHEUS_PORT".to_owned(), config.envoy_prometheus_port.into());
-    meta.insert("PROXY_CONFIG".to_owned(), Value::Object(config.proxy_config.raw.clone()));
+    meta.insert(
+        "ENVOY_STATUS_PORT".to_owned(),
+        config.envoy_status_port.into(),
+    );
+    meta.insert(
+        "ENVOY_PROMETHEUS_PORT".to_owned(),
+        config.envoy_prometheus_port.into(),
+    );
+    meta.insert(
+        "PROXY_CONFIG".to_owned(),
+        Value::Object(config.proxy_config.raw.clone()),
+    );
     meta.insert("NAME".to_owned(), config.pod_name.clone().into());
     meta.insert("NAMESPACE".to_owned(), config.namespace.clone().into());
-    meta.insert("SERVICE_ACCOUNT".to_owned(), config.service_account.clone().into());
+    meta.insert(
+        "SERVICE_ACCOUNT".to_owned(),
+        config.service_account.clone().into(),
+    );
     meta.insert("PILOT_SAN".to_owned(), json!([config.istiod_name]));
     if let Some(labels) = static_labels(config) {
         meta.insert("LABELS".to_owned(), Value::Object(labels.clone()));
@@ -74,7 +104,11 @@ pub fn metadata(config: &AgentConfig) -> Map<String, Value> {
 /// `proxyMetadata` comes first, so that the environment wins.
 fn passed_through(config: &AgentConfig) -> Map<String, Value> {
     let mut meta = Map::new();
-    let from_proxy_config = config.proxy_config.proxy_metadata.iter().map(|(k, v)| (k, v));
+    let from_proxy_config = config
+        .proxy_config
+        .proxy_metadata
+        .iter()
+        .map(|(k, v)| (k, v));
     for (name, value) in from_proxy_config.chain(&config.environment) {
         if let Some(key) = name.strip_prefix("ISTIO_META_") {
             meta.insert(key.to_owned(), value.as_str().into());
@@ -90,7 +124,11 @@ fn passed_through(config: &AgentConfig) -> Map<String, Value> {
             Err(error) => tracing::warn!(%name, %error, "variable does not hold a JSON object"),
         }
     }
-    if let Some(address) = config.environment.get("DNS_PROXY_ADDR").filter(|a| !a.is_empty()) {
+    if let Some(address) = config
+        .environment
+        .get("DNS_PROXY_ADDR")
+        .filter(|a| !a.is_empty())
+    {
         meta.insert("DNS_PROXY_ADDR".to_owned(), address.as_str().into());
     }
     meta
@@ -98,7 +136,9 @@ fn passed_through(config: &AgentConfig) -> Map<String, Value> {
 
 fn static_labels(config: &AgentConfig) -> Option<Map<String, Value>> {
     let text = config.environment.get("ISTIO_METAJSON_LABELS")?;
-    serde_json::from_str(text).ok().filter(|labels: &Map<String, Value>| !labels.is_empty())
+    serde_json::from_str(text)
+        .ok()
+        .filter(|labels: &Map<String, Value>| !labels.is_empty())
 }
 
 /// Region, zone and sub-zone from the label `topology.istio.io/locality`, or the older `istio-locality`, which separates them with
@@ -114,7 +154,12 @@ fn locality(metadata: &Map<String, Value>) -> Option<[String; 3]> {
 
 /// What Envoy calls `--service-cluster`: the app or workload with its namespace (tracers show it).
 fn cluster(config: &AgentConfig, metadata: &Map<String, Value>) -> String {
-    let label = |name| metadata.get("LABELS").and_then(|l| l.get(name)).and_then(Value::as_str);
+    let label = |name| {
+        metadata
+            .get("LABELS")
+            .and_then(|l| l.get(name))
+            .and_then(Value::as_str)
+    };
     let name = label("service.istio.io/canonical-name")
         .or_else(|| label("app"))
         .or_else(|| metadata.get("WORKLOAD_NAME").and_then(Value::as_str))
@@ -140,7 +185,10 @@ mod tests {
     fn metadata_comes_from_the_environment_by_its_prefix() {
         let config = config(&[
             ("ISTIO_META_MESH_ID", "mesh1"),
-            ("ISTIO_METAJSON_ANNOTATIONS", r#"{"sidecar.istio.io/x":"y"}"#),
+            (
+                "ISTIO_METAJSON_ANNOTATIONS",
+                r#"{"sidecar.istio.io/x":"y"}"#,
+            ),
             ("ISTIO_METAJSON_BROKEN", "{"),
             ("UNRELATED", "secret"),
         ])
@@ -170,7 +218,10 @@ mod tests {
         let config = config(&[("ISTIO_METAJSON_LABELS", labels)]).unwrap();
         let node = node(&config);
         let locality = node.locality.unwrap();
-        assert_eq!((locality.region, locality.zone), ("eu".to_owned(), "eu-1".to_owned()));
+        assert_eq!(
+            (locality.region, locality.zone),
+            ("eu".to_owned(), "eu-1".to_owned())
+        );
         assert_eq!(locality.sub_zone, "rack2");
         assert_eq!(node.cluster, "a.default");
     }

@@ -111,14 +111,20 @@ impl SecretDiscoveryService for SecretService {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Ok(start::<DeltaState>(request.into_inner(), self.identity.clone()))
+        Ok(start::<DeltaState>(
+            request.into_inner(),
+            self.identity.clone(),
+        ))
     }
 
     async fn stream_secrets(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        Ok(start::<SotwState>(request.into_inner(), self.identity.clone()))
+        Ok(start::<SotwState>(
+            request.into_inner(),
+            self.identity.clone(),
+        ))
     }
 
     async fn fetch_secrets(

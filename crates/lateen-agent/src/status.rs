@@ -71,12 +71,18 @@ impl StatusServer {
         // A machine without IPv6 is served over IPv4 alone.
         let v6 = bind_v6_only(port).ok();
         let listeners = std::iter::once(v4).chain(v6).collect();
-        Ok(Self { listeners, options: Arc::new(options) })
+        Ok(Self {
+            listeners,
+            options: Arc::new(options),
+        })
     }
 
     /// Where it listens.
     pub fn port(&self) -> u16 {
-        let address = self.listeners.first().and_then(|listener| listener.local_addr().ok());
+        let address = self
+            .listeners
+            .first()
+            .and_then(|listener| listener.local_addr().ok());
         address.map_or(0, |address| address.port())
     }
 
@@ -106,7 +112,9 @@ async fn serve(listener: TcpListener, options: Arc<StatusOptions>, permits: Arc<
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
         let Ok((stream, peer)) = listener.accept().await else {
             // Out of descriptors, say: give what holds them time to end.
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -134,9 +142,7 @@ async fn handle(options: &StatusOptions, peer: SocketAddr, request: Request<Inco
     let (head, _) = request.into_parts();
     match head.uri.path() {
         "/healthz/ready" => ready(options).await,
-        "/stats/prometheus" | "/metrics" => {
-            metrics::merged(options, head.uri.query()).await
-        }
+        "/stats/prometheus" | "/metrics" => metrics::merged(options, head.uri.query()).await,
         "/quitquitquit" => local_post(peer, &head.method).unwrap_or_else(|| {
             tracing::info!("told to quit");
             options.quit.cancel();
@@ -168,16 +174,20 @@ async fn ready(options: &StatusOptions) -> Answer {
 async fn drain(options: &StatusOptions) -> Answer {
     match options.data_plane.drain().await {
         Ok(()) => text(StatusCode::OK, "OK"),
-        Err(error) => {
-            text(StatusCode::INTERNAL_SERVER_ERROR, crate::error_chain(&error).to_string())
-        }
+        Err(error) => text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            crate::error_chain(&error).to_string(),
+        ),
     }
 }
 
 /// The refusal, unless it is a POST from this machine.
 fn local_post(peer: SocketAddr, method: &Method) -> Option<Answer> {
     if !peer.ip().to_canonical().is_loopback() {
-        return Some(text(StatusCode::FORBIDDEN, "Only requests from localhost are allowed"));
+        return Some(text(
+            StatusCode::FORBIDDEN,
+            "Only requests from localhost are allowed",
+        ));
     }
     (method != Method::POST).then(|| text(StatusCode::METHOD_NOT_ALLOWED, "POST this"))
 }
@@ -189,13 +199,17 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
 fn with_type(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
     answer
 }
 
 impl std::fmt::Debug for StatusServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StatusServer").field("port", &self.port()).finish_non_exhaustive()
+        f.debug_struct("StatusServer")
+            .field("port", &self.port())
+            .finish_non_exhaustive()
     }
 }
 

@@ -74,7 +74,10 @@ impl Static {
 
 /// The wildcard address of each family that the pod has; IPv4 where nothing is known.
 fn wildcards(ips: &[IpAddr]) -> (&'static str, Option<&'static str>) {
-    match (ips.iter().any(IpAddr::is_ipv4), ips.iter().any(IpAddr::is_ipv6)) {
+    match (
+        ips.iter().any(IpAddr::is_ipv4),
+        ips.iter().any(IpAddr::is_ipv6),
+    ) {
         (true, true) => ("0.0.0.0", Some("::")),
         (false, true) => ("::", None),
         _ => ("0.0.0.0", None),

@@ -12,12 +12,18 @@ pub fn parse_duration(text: &str) -> Option<Duration> {
     while !rest.is_empty() {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let unit_end = tail
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         seconds += number.parse::<f64>().ok()? * unit_in_seconds(unit)?;
         rest = tail;
     }
-    if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
+    if text.is_empty() {
+        None
+    } else {
+        Duration::try_from_secs_f64(seconds).ok()
+    }
 }
 
 fn unit_in_seconds(unit: &str) -> Option<f64> {
@@ -47,7 +53,11 @@ mod tests {
             ("0s", 0),
         ];
         for (text, ms) in cases {
-            assert_eq!(parse_duration(text), Some(Duration::from_millis(ms)), "{text}");
+            assert_eq!(
+                parse_duration(text),
+                Some(Duration::from_millis(ms)),
+                "{text}"
+            );
         }
         for text in ["", "45", "s", "-5s", "5 s", "5x", "1e9s", ".s"] {
             assert_eq!(parse_duration(text), None, "{text}");

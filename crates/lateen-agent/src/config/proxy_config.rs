@@ -68,7 +68,11 @@ impl ProxyConfig {
         let mut raw = defaults();
         raw.extend(written.clone());
         let matcher = raw.get("proxyStatsMatcher");
-        let list = |name| matcher.and_then(|m| m.get(name)).map_or(Some(Vec::new()), strings);
+        let list = |name| {
+            matcher
+                .and_then(|m| m.get(name))
+                .map_or(Some(Vec::new()), strings)
+        };
         let stats_inclusion = StatsInclusion {
             prefixes: list("inclusionPrefixes")?,
             suffixes: list("inclusionSuffixes")?,
@@ -84,7 +88,9 @@ impl ProxyConfig {
                 raw.get("terminationDrainDuration")?.as_str()?,
             )?,
             concurrency: match raw.get("concurrency") {
-                Some(value) => Some(u32::try_from(value.as_u64()?).ok()?).filter(|count| *count > 0),
+                Some(value) => {
+                    Some(u32::try_from(value.as_u64()?).ok()?).filter(|count| *count > 0)
+                }
                 None => None,
             },
             extra_stat_tags: raw.get("extraStatTags").map_or(Some(Vec::new()), strings)?,
@@ -119,7 +125,11 @@ fn port(value: &Value) -> Option<u16> {
 }
 
 fn strings(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|item| item.as_str().map(ToOwned::to_owned)).collect()
+    value
+        .as_array()?
+        .iter()
+        .map(|item| item.as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 fn pairs(value: &Value) -> Option<Vec<(String, String)>> {
@@ -155,8 +165,15 @@ mod tests {
 
     #[test]
     fn a_field_of_the_wrong_type_is_an_error() {
-        for json in [r#"{"statusPort":"x"}"#, r#"{"drainDuration":5}"#, r#"{"concurrency":-1}"#] {
-            assert!(ProxyConfig::from_env(Some(json.to_owned())).is_err(), "{json}");
+        for json in [
+            r#"{"statusPort":"x"}"#,
+            r#"{"drainDuration":5}"#,
+            r#"{"concurrency":-1}"#,
+        ] {
+            assert!(
+                ProxyConfig::from_env(Some(json.to_owned())).is_err(),
+                "{json}"
+            );
         }
     }
 }

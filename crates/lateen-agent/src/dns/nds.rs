@@ -26,11 +26,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// Keeps `names` up to date until it is dropped by every reader. The last table stays while the control plane is away.
-pub async fn subscribe(
-    channel: Channel,
-    node: Node,
-    names: watch::Sender<Option<Arc<NameTable>>>,
-) {
+pub async fn subscribe(channel: Channel, node: Node, names: watch::Sender<Option<Arc<NameTable>>>) {
     let mut session = ClientSession::new(node);
     session.subscribe_all(TypeUrl::NameTable);
     let mut wait = BACKOFF.0;
@@ -61,8 +57,10 @@ async fn stream(
     }
     let mut client =
         AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let mut responses =
-        client.delta_aggregated_resources(ReceiverStream::new(queue)).await?.into_inner();
+    let mut responses = client
+        .delta_aggregated_resources(ReceiverStream::new(queue))
+        .await?
+        .into_inner();
     while let Some(response) = responses.next().await {
         *wait = BACKOFF.0;
         let answer = match session.on_response(response?) {
@@ -88,7 +86,9 @@ fn apply(
     for resource in &update.changed {
         match unpack::<NameTable>(&resource.body) {
             Ok(table) => drop(names.send_replace(Some(Arc::new(table)))),
-            Err(error) => return session.nack(&update.ticket, &crate::error_chain(&error).to_string()),
+            Err(error) => {
+                return session.nack(&update.ticket, &crate::error_chain(&error).to_string());
+            }
         }
     }
     session.ack(&update.ticket)

@@ -44,7 +44,9 @@ pub fn answer(
     protocol: Protocol,
     shuffle: &mut dyn FnMut(usize) -> usize,
 ) -> Answered {
-    let Ok(request) = Message::from_vec(query) else { return malformed(query) };
+    let Ok(request) = Message::from_vec(query) else {
+        return malformed(query);
+    };
     if request.metadata.message_type != MessageType::Query {
         return Answered::Nothing;
     }
@@ -56,7 +58,9 @@ pub fn answer(
     if request.metadata.op_code != OpCode::Query {
         return Answered::Locally(fail(ResponseCode::NotImp));
     }
-    let Some(table) = table else { return Answered::Locally(fail(ResponseCode::ServFail)) };
+    let Some(table) = table else {
+        return Answered::Locally(fail(ResponseCode::ServFail));
+    };
     let name = normal(&question.name().to_ascii());
     let is_address = matches!(question.query_type(), RecordType::A | RecordType::AAAA);
     match table.find(&name) {
@@ -73,7 +77,9 @@ pub fn answer(
             missing.metadata.authoritative = true;
             Answered::Locally(encode(missing, limit))
         }
-        _ => Answered::AskUpstream { on_failure: fail(ResponseCode::ServFail) },
+        _ => Answered::AskUpstream {
+            on_failure: fail(ResponseCode::ServFail),
+        },
     }
 }
 
@@ -92,14 +98,20 @@ fn records(
         data.swap(last, shuffle(last + 1));
     }
     let asked = question.name().clone();
-    let canonical = found.canonical.and_then(|name| Name::from_ascii(format!("{name}.")).ok());
+    let canonical = found
+        .canonical
+        .and_then(|name| Name::from_ascii(format!("{name}.")).ok());
     let Some(canonical) = canonical.filter(|_| !data.is_empty()) else {
-        return data.into_iter().map(|data| Record::from_rdata(asked.clone(), TTL, data)).collect();
+        return data
+            .into_iter()
+            .map(|data| Record::from_rdata(asked.clone(), TTL, data))
+            .collect();
     };
     // Chained: some clients do not follow a CNAME by themselves.
     let alias = Record::from_rdata(asked, TTL, RData::CNAME(CNAME(canonical.clone())));
-    let addresses =
-        data.into_iter().map(|data| Record::from_rdata(canonical.clone(), TTL, data));
+    let addresses = data
+        .into_iter()
+        .map(|data| Record::from_rdata(canonical.clone(), TTL, data));
     std::iter::once(alias).chain(addresses).collect()
 }
 
@@ -136,7 +148,10 @@ fn limit(request: &Message, protocol: Protocol) -> usize {
     match protocol {
         Protocol::Tcp => usize::from(u16::MAX),
         Protocol::Udp => {
-            let wanted = request.edns.as_ref().map_or(0, |edns| usize::from(edns.max_payload()));
+            let wanted = request
+                .edns
+                .as_ref()
+                .map_or(0, |edns| usize::from(edns.max_payload()));
             wanted.clamp(UDP_SIZES.0, UDP_SIZES.1)
         }
     }
@@ -159,7 +174,9 @@ fn encode(mut response: Message, limit: usize) -> Vec<u8> {
 
 /// A query that cannot be read is told so if its id can.
 fn malformed(query: &[u8]) -> Answered {
-    let [high, low, flags, ..] = query else { return Answered::Nothing };
+    let [high, low, flags, ..] = query else {
+        return Answered::Nothing;
+    };
     // The first bit of the flags says that it is a response.
     if flags & 0x80 != 0 || query.len() < 12 {
         return Answered::Nothing;

@@ -51,6 +51,9 @@ mod tests {
         let conf = ResolvConf::parse(text);
         assert_eq!(conf.servers.len(), 2);
         assert_eq!(conf.servers[0].to_string(), "10.96.0.10:53");
-        assert_eq!(conf.search, ["default.svc.cluster.local", "svc.cluster.local"]);
+        assert_eq!(
+            conf.search,
+            ["default.svc.cluster.local", "svc.cluster.local"]
+        );
     }
 }

@@ -89,7 +89,12 @@ impl DnsServer {
                 Err(error) if address.is_ipv6() && is_no_ipv6(&error) && addresses.len() > 1 => {
                     tracing::debug!(%address, "no IPv6 here");
                 }
-                Err(source) => return Err(DnsError::Bind { address: *address, source }),
+                Err(source) => {
+                    return Err(DnsError::Bind {
+                        address: *address,
+                        source,
+                    });
+                }
             }
         }
         let (table, current) = watch::channel(None);
@@ -99,12 +104,22 @@ impl DnsServer {
             forwarded: Arc::new(Semaphore::new(MAX_FORWARDED)),
             counters: Arc::default(),
         });
-        Ok(Self { udp, tcp, shared, names, scope, table })
+        Ok(Self {
+            udp,
+            tcp,
+            shared,
+            names,
+            scope,
+            table,
+        })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.udp.iter().filter_map(|socket| socket.local_addr().ok()).collect()
+        self.udp
+            .iter()
+            .filter_map(|socket| socket.local_addr().ok())
+            .collect()
     }
 
     /// What happened so far.
@@ -159,7 +174,9 @@ impl Shared {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
             return on_failure;
         };
-        self.counters.upstream_requests.fetch_add(1, Ordering::Relaxed);
+        self.counters
+            .upstream_requests
+            .fetch_add(1, Ordering::Relaxed);
         self.upstream.ask(query, protocol).await.unwrap_or_else(|| {
             self.counters.failures.fetch_add(1, Ordering::Relaxed);
             on_failure
@@ -177,7 +194,9 @@ async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
 fn is_no_ipv6(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let codes = [Errno::ADDRNOTAVAIL, Errno::AFNOSUPPORT].map(Errno::raw_os_error);
-    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| codes.contains(&code))
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
@@ -186,7 +205,9 @@ async fn serve_udp(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
     loop {
         while forwarded.try_join_next().is_some() {}
         // An error is about an earlier datagram (its receiver is gone), never about the socket.
-        let Ok((length, client)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
         let query = buffer.get(..length).unwrap_or_default();
         match shared.local(query, Protocol::Udp) {
             Answered::Nothing => {}
@@ -216,7 +237,9 @@ async fn serve_tcp(listener: TcpListener, shared: Arc<Shared>) {
     let mut streams = JoinSet::new();
     loop {
         while streams.try_join_next().is_some() {}
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let shared = shared.clone();
@@ -239,7 +262,10 @@ async fn serve_stream(mut stream: TcpStream, shared: &Shared) -> io::Result<()> 
         let mut query = vec![0; usize::from(length)];
         tokio::time::timeout(IDLE, stream.read_exact(&mut query)).await??;
         let answer = shared.handle(&query, Protocol::Tcp).await;
-        let Some(length) = u16::try_from(answer.len()).ok().filter(|length| *length > 0) else {
+        let Some(length) = u16::try_from(answer.len())
+            .ok()
+            .filter(|length| *length > 0)
+        else {
             return Ok(());
         };
         let framed = [&length.to_be_bytes(), answer.as_slice()].concat();

@@ -81,7 +81,11 @@ impl Table {
     /// Looks a name up; `name` is lower case without the final dot. `None` means another server has to be asked.
     pub fn find<'a>(&'a self, name: &'a str) -> Option<Found<'a>> {
         if let Some(addresses) = self.exact_or_wildcard(name) {
-            return Some(Found { canonical: None, v4: &addresses.v4, v6: &addresses.v6 });
+            return Some(Found {
+                canonical: None,
+                v4: &addresses.v4,
+                v6: &addresses.v6,
+            });
         }
         // Clients try their search domains in order, so the first is the one that is met.
         let first = self.scope.search.first()?;
@@ -90,12 +94,19 @@ impl Table {
             return None;
         }
         let addresses = self.exact_or_wildcard(meant)?;
-        Some(Found { canonical: Some(meant), v4: &addresses.v4, v6: &addresses.v6 })
+        Some(Found {
+            canonical: Some(meant),
+            v4: &addresses.v4,
+            v6: &addresses.v6,
+        })
     }
 
     /// Whether nobody but this server knows names such as `name`.
     pub fn is_authority(&self, name: &str) -> bool {
-        self.scope.authority.iter().any(|domain| in_domain(name, domain))
+        self.scope
+            .authority
+            .iter()
+            .any(|domain| in_domain(name, domain))
     }
 
     /// How many names are known.
@@ -130,7 +141,8 @@ pub(super) fn normal(name: &str) -> String {
 }
 
 fn in_domain(name: &str, domain: &str) -> bool {
-    name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    name.strip_suffix(domain)
+        .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
 fn addresses(info: &NameInfo) -> Addresses {

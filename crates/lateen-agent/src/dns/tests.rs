@@ -26,7 +26,14 @@ fn service(name: &str, namespace: &str, ips: &[&str]) -> (String, NameInfo) {
 
 fn external(host: &str, ips: &[&str]) -> (String, NameInfo) {
     let ips = ips.iter().map(ToString::to_string).collect();
-    (host.to_owned(), NameInfo { ips, registry: "External".to_owned(), ..NameInfo::default() })
+    (
+        host.to_owned(),
+        NameInfo {
+            ips,
+            registry: "External".to_owned(),
+            ..NameInfo::default()
+        },
+    )
 }
 
 fn names() -> NameTable {
@@ -48,8 +55,16 @@ fn names() -> NameTable {
 }
 
 fn scope() -> Scope {
-    let search = ["default.svc.cluster.local", "svc.cluster.local", "cluster.local"];
-    Scope::of_pod("default", "default.svc.cluster.local", search.map(ToOwned::to_owned).to_vec())
+    let search = [
+        "default.svc.cluster.local",
+        "svc.cluster.local",
+        "cluster.local",
+    ];
+    Scope::of_pod(
+        "default",
+        "default.svc.cluster.local",
+        search.map(ToOwned::to_owned).to_vec(),
+    )
 }
 
 fn query(name: &str, kind: RecordType, edns: Option<u16>) -> Vec<u8> {
@@ -65,7 +80,12 @@ fn query(name: &str, kind: RecordType, edns: Option<u16>) -> Vec<u8> {
 }
 
 fn ask(table: &Table, name: &str, kind: RecordType) -> Option<Message> {
-    match answer(&query(name, kind, None), Some(table), Protocol::Tcp, &mut |_| 0) {
+    match answer(
+        &query(name, kind, None),
+        Some(table),
+        Protocol::Tcp,
+        &mut |_| 0,
+    ) {
         Answered::Locally(bytes) => Some(Message::from_vec(&bytes).unwrap()),
         Answered::AskUpstream { .. } => None,
         Answered::Nothing => panic!("a query is always answered"),
@@ -78,29 +98,50 @@ fn check(table: &Table, name: &str, kind: RecordType) -> Option<Vec<String>> {
     assert_eq!(message.metadata.id, 4711);
     assert_eq!(message.metadata.response_code, ResponseCode::NoError);
     assert!(message.metadata.authoritative);
-    Some(message.answers.iter().map(|record| match &record.data {
-        RData::CNAME(target) => format!("{} -> {}", record.name, target.0),
-        data => format!("{} {data}", record.name),
-    }).collect())
+    Some(
+        message
+            .answers
+            .iter()
+            .map(|record| match &record.data {
+                RData::CNAME(target) => format!("{} -> {}", record.name, target.0),
+                data => format!("{} {data}", record.name),
+            })
+            .collect(),
+    )
 }
 
 #[test]
 fn a_service_is_known_by_the_names_pods_use() {
     let table = Table::new(&names(), scope());
-    for name in ["ratings", "ratings.default", "ratings.default.svc", "RATINGS.default.svc.cluster.local"] {
+    for name in [
+        "ratings",
+        "ratings.default",
+        "ratings.default.svc",
+        "RATINGS.default.svc.cluster.local",
+    ] {
         let fqdn = format!("{name}.");
         let found = check(&table, &fqdn, RecordType::A);
         assert_eq!(found, Some(vec![format!("{fqdn} 10.96.1.1")]), "{name}");
     }
     assert!(check(&table, "web.shop.", RecordType::A).is_some());
-    assert_eq!(check(&table, "web.", RecordType::A), None, "another namespace's bare name");
+    assert_eq!(
+        check(&table, "web.", RecordType::A),
+        None,
+        "another namespace's bare name"
+    );
 }
 
 #[test]
 fn a_family_that_is_missing_is_no_error_and_no_upstream_query() {
     let table = Table::new(&names(), scope());
-    assert_eq!(check(&table, "ratings.", RecordType::AAAA), Some(vec!["ratings. fd00::1".to_owned()]));
-    assert_eq!(check(&table, "web.shop.", RecordType::AAAA), Some(Vec::new()));
+    assert_eq!(
+        check(&table, "ratings.", RecordType::AAAA),
+        Some(vec!["ratings. fd00::1".to_owned()])
+    );
+    assert_eq!(
+        check(&table, "web.shop.", RecordType::AAAA),
+        Some(Vec::new())
+    );
 }
 
 #[test]
@@ -109,24 +150,43 @@ fn a_name_lengthened_by_the_search_list_is_answered_at_once() {
     let lengthened = "www.example.com.default.svc.cluster.local.";
     assert_eq!(
         check(&table, lengthened, RecordType::A).unwrap(),
-        [format!("{lengthened} -> www.example.com."), "www.example.com. 240.240.0.1".to_owned()]
+        [
+            format!("{lengthened} -> www.example.com."),
+            "www.example.com. 240.240.0.1".to_owned()
+        ]
     );
-    assert_eq!(check(&table, lengthened, RecordType::AAAA), Some(Vec::new()));
+    assert_eq!(
+        check(&table, lengthened, RecordType::AAAA),
+        Some(Vec::new())
+    );
     let wild = "a.wild.org.default.svc.cluster.local.";
     assert_eq!(
         check(&table, wild, RecordType::A).unwrap(),
-        [format!("{wild} -> a.wild.org."), "a.wild.org. 240.240.0.2".to_owned()]
+        [
+            format!("{wild} -> a.wild.org."),
+            "a.wild.org. 240.240.0.2".to_owned()
+        ]
     );
     let twice = "ratings.default.svc.cluster.local.default.svc.cluster.local.";
-    assert_eq!(check(&table, twice, RecordType::A), None, "a full name needs no lengthening");
-    assert_eq!(check(&table, "www.example.com.svc.cluster.local.", RecordType::A), None);
+    assert_eq!(
+        check(&table, twice, RecordType::A),
+        None,
+        "a full name needs no lengthening"
+    );
+    assert_eq!(
+        check(&table, "www.example.com.svc.cluster.local.", RecordType::A),
+        None
+    );
 }
 
 #[test]
 fn a_wildcard_covers_every_depth_but_not_its_parent() {
     let table = Table::new(&names(), scope());
     for name in ["a.wild.org.", "a.b.wild.org."] {
-        assert_eq!(check(&table, name, RecordType::A), Some(vec![format!("{name} 240.240.0.2")]));
+        assert_eq!(
+            check(&table, name, RecordType::A),
+            Some(vec![format!("{name} 240.240.0.2")])
+        );
     }
     assert_eq!(check(&table, "wild.org.", RecordType::A), None);
 }
@@ -142,10 +202,21 @@ fn what_is_unknown_or_of_another_kind_is_asked_elsewhere() {
 #[test]
 fn a_clusters_own_server_says_what_does_not_exist() {
     let authority = vec!["cluster.local".to_owned()];
-    let table = Table::new(&names(), Scope { authority, ..scope() });
+    let table = Table::new(
+        &names(),
+        Scope {
+            authority,
+            ..scope()
+        },
+    );
     let missing = ask(&table, "nobody.default.svc.cluster.local.", RecordType::A).unwrap();
     assert_eq!(missing.metadata.response_code, ResponseCode::NXDomain);
-    let other = ask(&table, "ratings.default.svc.cluster.local.", RecordType::TXT).unwrap();
+    let other = ask(
+        &table,
+        "ratings.default.svc.cluster.local.",
+        RecordType::TXT,
+    )
+    .unwrap();
     assert_eq!(other.metadata.response_code, ResponseCode::NoError);
     assert!(other.answers.is_empty());
     assert!(ask(&table, "github.com.", RecordType::A).is_none());
@@ -160,7 +231,9 @@ fn addresses_take_turns() {
         else {
             panic!("known name")
         };
-        Message::from_vec(&bytes).unwrap().answers[0].data.to_string()
+        Message::from_vec(&bytes).unwrap().answers[0]
+            .data
+            .to_string()
     };
     assert_ne!(first(0), first(1));
 }
@@ -174,11 +247,18 @@ fn an_answer_that_does_not_fit_is_cut_and_says_so() {
             panic!("known name")
         };
         let message = Message::from_vec(&bytes).unwrap();
-        (bytes.len(), message.metadata.truncation, message.answers.len())
+        (
+            bytes.len(),
+            message.metadata.truncation,
+            message.answers.len(),
+        )
     };
     let (length, truncated, kept) = size_of(None, Protocol::Udp);
     assert!(length <= 512 && truncated && kept > 0);
-    assert!(matches!(size_of(Some(4096), Protocol::Udp), (_, false, 100)));
+    assert!(matches!(
+        size_of(Some(4096), Protocol::Udp),
+        (_, false, 100)
+    ));
     assert!(matches!(size_of(None, Protocol::Tcp), (_, false, 100)));
 }
 
@@ -195,14 +275,19 @@ fn before_the_first_table_nothing_is_said_to_be_missing() {
 #[test]
 fn junk_and_responses_get_no_answer_that_could_be_answered() {
     let table = Table::new(&names(), scope());
-    let mut silent = |bytes: &[u8]| answer(bytes, Some(&table), Protocol::Udp, &mut |_| 0);
+    let silent = |bytes: &[u8]| answer(bytes, Some(&table), Protocol::Udp, &mut |_| 0);
     assert_eq!(silent(b""), Answered::Nothing);
-    assert_eq!(silent(&[0x12, 0x34, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xff]), Answered::Nothing);
+    assert_eq!(
+        silent(&[0x12, 0x34, 0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0xff]),
+        Answered::Nothing
+    );
     let mut response = query("ratings.", RecordType::A, None);
     response[2] |= 0x80;
     assert_eq!(silent(&response), Answered::Nothing);
     let torn = &query("ratings.", RecordType::A, None)[..14];
-    let Answered::Locally(bytes) = silent(torn) else { panic!("a torn query is told so") };
+    let Answered::Locally(bytes) = silent(torn) else {
+        panic!("a torn query is told so")
+    };
     let code = Message::from_vec(&bytes).unwrap().metadata.response_code;
     assert_eq!(code, ResponseCode::FormErr);
 }
@@ -220,8 +305,14 @@ async fn name_server(make: fn(Message) -> Message) -> SocketAddr {
             let mut forged = answer.clone();
             forged.metadata.id = forged.metadata.id.wrapping_add(1);
             forged.metadata.response_code = ResponseCode::NXDomain;
-            socket.send_to(&forged.to_vec().unwrap(), client).await.unwrap();
-            socket.send_to(&answer.to_vec().unwrap(), client).await.unwrap();
+            socket
+                .send_to(&forged.to_vec().unwrap(), client)
+                .await
+                .unwrap();
+            socket
+                .send_to(&answer.to_vec().unwrap(), client)
+                .await
+                .unwrap();
         }
     });
     address
@@ -236,16 +327,26 @@ fn resolve(mut query: Message) -> Message {
     use hickory_proto::rr::Record;
     use hickory_proto::rr::rdata::A;
     let name = query.queries[0].name().clone();
-    query.add_answer(Record::from_rdata(name, 60, RData::A(A([192, 0, 2, 1].into()))));
+    query.add_answer(Record::from_rdata(
+        name,
+        60,
+        RData::A(A([192, 0, 2, 1].into())),
+    ));
     query
 }
 
 async fn server(servers: Vec<SocketAddr>) -> (SocketAddr, tokio::task::JoinHandle<()>) {
     let (_, table) = watch::channel(Some(Arc::new(names())));
     let timeout = Duration::from_millis(500);
-    let upstream = Upstream::new(UpstreamOptions { servers, timeout, mark: None });
+    let upstream = Upstream::new(UpstreamOptions {
+        servers,
+        timeout,
+        mark: None,
+    });
     let listen = ["127.0.0.1:0".parse().unwrap()];
-    let server = DnsServer::bind(&listen, table, scope(), upstream).await.unwrap();
+    let server = DnsServer::bind(&listen, table, scope(), upstream)
+        .await
+        .unwrap();
     let address = server.addresses()[0];
     let task = tokio::spawn(server.run());
     tokio::task::yield_now().await;

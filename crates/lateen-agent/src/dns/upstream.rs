@@ -41,8 +41,9 @@ impl Upstream {
     /// answers in time. Cancel-safe: nothing outlives the future.
     pub async fn ask(&self, query: &[u8], protocol: Protocol) -> Option<Vec<u8>> {
         let servers = self.options.servers.iter();
-        let mut asked: FuturesUnordered<_> =
-            servers.map(|server| self.ask_one(*server, query, protocol)).collect();
+        let mut asked: FuturesUnordered<_> = servers
+            .map(|server| self.ask_one(*server, query, protocol))
+            .collect();
         let mut failure = None;
         let first_good = async {
             while let Some(answer) = asked.next().await {
@@ -74,10 +75,16 @@ impl Upstream {
             Protocol::Tcp => self.over_tcp(server, &sent).await?,
         };
         let Some(code) = verdict(&answer, &request, id) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "answer to another question"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "answer to another question",
+            ));
         };
         set_id(&mut answer, request.metadata.id);
-        Ok((answer, matches!(code, ResponseCode::NoError | ResponseCode::NXDomain)))
+        Ok((
+            answer,
+            matches!(code, ResponseCode::NoError | ResponseCode::NXDomain),
+        ))
     }
 
     /// Each query has a socket and so a port of its own, which an attacker off the path would have to guess with the id.
@@ -119,7 +126,9 @@ impl Upstream {
         }
         let mut stream = socket.connect(server).await?;
         let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-        stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
+        stream
+            .write_all(&[&length.to_be_bytes(), query].concat())
+            .await?;
         let mut answer = vec![0; usize::from(stream.read_u16().await?)];
         stream.read_exact(&mut answer).await?;
         Ok(answer)

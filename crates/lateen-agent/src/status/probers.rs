@@ -20,7 +20,9 @@ pub enum ProbeError {
     #[error("`ISTIO_KUBE_APP_PROBERS` does not hold probes as JSON")]
     Json(#[source] serde_json::Error),
     /// A path that is none of ours.
-    #[error("`ISTIO_KUBE_APP_PROBERS` has the path `{0}`; expected `/app-health/CONTAINER/(livez|readyz|startupz)`")]
+    #[error(
+        "`ISTIO_KUBE_APP_PROBERS` has the path `{0}`; expected `/app-health/CONTAINER/(livez|readyz|startupz)`"
+    )]
     Path(String),
     /// Not exactly one of the three kinds.
     #[error("probe `{0}` must have exactly one of `httpGet`, `tcpSocket` and `grpc`")]
@@ -139,7 +141,10 @@ impl AppProbers {
             let prober = prober(&path, probe)?;
             probers.insert(path, prober);
         }
-        Ok(Self { probers, destination })
+        Ok(Self {
+            probers,
+            destination,
+        })
     }
 
     pub(super) fn address(&self, port: u16) -> SocketAddr {
@@ -155,7 +160,11 @@ fn prober(path: &str, probe: Written) -> Result<Prober, ProbeError> {
         (Some(get), None, None) => Action::Http {
             port: port(path, &get.port)?,
             host: Some(get.host).filter(|host| !host.is_empty()),
-            path: if get.path.starts_with('/') { get.path } else { format!("/{}", get.path) },
+            path: if get.path.starts_with('/') {
+                get.path
+            } else {
+                format!("/{}", get.path)
+            },
             tls: get.scheme.eq_ignore_ascii_case("https"),
             headers: get
                 .http_headers
@@ -164,7 +173,9 @@ fn prober(path: &str, probe: Written) -> Result<Prober, ProbeError> {
                 .map(|header| (header.name, header.value))
                 .collect(),
         },
-        (None, Some(tcp), None) => Action::Tcp { port: port(path, &tcp.port)? },
+        (None, Some(tcp), None) => Action::Tcp {
+            port: port(path, &tcp.port)?,
+        },
         (None, None, Some(grpc)) => Action::Grpc {
             port: port(path, &grpc.port)?,
             service: grpc.service.unwrap_or_default(),
@@ -188,8 +199,14 @@ fn is_probe_path(path: &str) -> bool {
 }
 
 fn port(path: &str, value: &serde_json::Value) -> Result<u16, ProbeError> {
-    let port = value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0);
-    port.ok_or_else(|| ProbeError::Port { path: path.to_owned(), port: value.to_string() })
+    let port = value
+        .as_u64()
+        .and_then(|port| u16::try_from(port).ok())
+        .filter(|port| *port != 0);
+    port.ok_or_else(|| ProbeError::Port {
+        path: path.to_owned(),
+        port: value.to_string(),
+    })
 }
 
 #[cfg(test)]
@@ -214,7 +231,13 @@ mod tests {
         assert!(matches!(&live.action, Action::Http { path, tls: true, .. } if path == "/ok?a=b"));
         assert_eq!(probers["/app-health/web/readyz"].timeout, DEFAULT_TIMEOUT);
         let startup = &probers["/app-health/web/startupz"].action;
-        assert_eq!(*startup, Action::Grpc { port: 9001, service: "s".to_owned() });
+        assert_eq!(
+            *startup,
+            Action::Grpc {
+                port: 9001,
+                service: "s".to_owned()
+            }
+        );
     }
 
     #[test]

@@ -19,12 +19,19 @@ struct Proxy {
 impl DataPlane for Proxy {
     fn ready(&self) -> BoxFuture<'_, Result<(), NotReady>> {
         let ready = self.ready.load(Ordering::Relaxed);
-        let verdict = if ready { Ok(()) } else { Err(NotReady("no listeners yet".to_owned())) };
+        let verdict = if ready {
+            Ok(())
+        } else {
+            Err(NotReady("no listeners yet".to_owned()))
+        };
         Box::pin(std::future::ready(verdict))
     }
 
     fn metrics<'a>(&'a self, query: Option<&'a str>) -> BoxFuture<'a, Result<Bytes, HttpError>> {
-        let text = format!("proxy_metric{{query=\"{}\"}} 1\n", query.unwrap_or_default());
+        let text = format!(
+            "proxy_metric{{query=\"{}\"}} 1\n",
+            query.unwrap_or_default()
+        );
         Box::pin(std::future::ready(Ok(text.into())))
     }
 
@@ -46,7 +53,10 @@ impl App {
     async fn start(answer: impl Into<String>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (asked, peers) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let (asked, peers) = (
+            Arc::<Mutex<Vec<String>>>::default(),
+            Arc::<Mutex<Vec<_>>>::default(),
+        );
         let (answer, seen, from) = (answer.into(), asked.clone(), peers.clone());
         let mut task = JoinSet::new();
         task.spawn(async move {
@@ -55,15 +65,25 @@ impl App {
                 let mut request = vec![0; 4096];
                 let length = stream.read(&mut request).await.unwrap_or(0);
                 request.truncate(length);
-                seen.lock().unwrap().push(String::from_utf8(request).unwrap());
+                seen.lock()
+                    .unwrap()
+                    .push(String::from_utf8(request).unwrap());
                 let _ = stream.write_all(answer.as_bytes()).await;
             }
         });
-        Self { port, asked, peers, _task: task }
+        Self {
+            port,
+            asked,
+            peers,
+            _task: task,
+        }
     }
 
     fn http(status: &str, body: &str) -> String {
-        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
     }
 }
 
@@ -88,18 +108,31 @@ async fn start(probers: &str, scrape: Option<ScrapeConfig>) -> Running {
     let port = server.port();
     let mut task = JoinSet::new();
     task.spawn(server.run());
-    Running { port, proxy, quit, _task: task }
+    Running {
+        port,
+        proxy,
+        quit,
+        _task: task,
+    }
 }
 
 async fn get(running: &Running, path: &str) -> (u16, String) {
-    let answer = http_client::get(&Target::loopback(running.port), path, SECOND * 5).await.unwrap();
-    (answer.status.as_u16(), String::from_utf8(answer.body.to_vec()).unwrap())
+    let answer = http_client::get(&Target::loopback(running.port), path, SECOND * 5)
+        .await
+        .unwrap();
+    (
+        answer.status.as_u16(),
+        String::from_utf8(answer.body.to_vec()).unwrap(),
+    )
 }
 
 #[tokio::test]
 async fn readiness_follows_the_proxy_and_says_why_not() {
     let running = start("{}", None).await;
-    assert_eq!(get(&running, "/healthz/ready").await, (503, "no listeners yet".to_owned()));
+    assert_eq!(
+        get(&running, "/healthz/ready").await,
+        (503, "no listeners yet".to_owned())
+    );
     running.proxy.ready.store(true, Ordering::Relaxed);
     assert_eq!(get(&running, "/healthz/ready").await.0, 200);
     assert_eq!(get(&running, "/elsewhere").await.0, 404);
@@ -118,14 +151,18 @@ async fn an_http_probe_reaches_the_application_as_kubelet_would() {
     assert_eq!(answer, (418, "short and stout".to_owned()));
     let asked = app.asked.lock().unwrap()[0].to_lowercase();
     assert!(asked.starts_with("get /health?a=b http/1.1\r\n"), "{asked}");
-    assert!(asked.contains("host: web\r\n") && asked.contains("x-custom: 1\r\n"), "{asked}");
+    assert!(
+        asked.contains("host: web\r\n") && asked.contains("x-custom: 1\r\n"),
+        "{asked}"
+    );
     assert_eq!(app.peers.lock().unwrap()[0].ip().to_string(), "127.0.0.6");
     assert_eq!(get(&running, "/app-health/web/readyz").await.0, 404);
 }
 
 #[tokio::test]
 async fn a_redirect_to_elsewhere_is_a_success_and_one_to_itself_ends() {
-    let answer = |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
+    let answer =
+        |to: &str| format!("HTTP/1.1 302 Found\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n");
     let away = App::start(answer("https://login.example.com/")).await;
     let loops = App::start(answer("/again")).await;
     let probers = format!(
@@ -142,7 +179,12 @@ async fn a_redirect_to_elsewhere_is_a_success_and_one_to_itself_ends() {
 #[tokio::test]
 async fn tcp_and_grpc_probes_tell_up_from_down() {
     let app = App::start("").await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let probers = format!(
         r#"{{"/app-health/a/livez":{{"tcpSocket":{{"port":{}}}}},
         "/app-health/b/livez":{{"tcpSocket":{{"port":{closed}}}}},
@@ -170,15 +212,31 @@ async fn a_silent_application_fails_its_probe_in_time() {
 #[tokio::test]
 async fn metrics_are_merged_and_a_missing_part_is_counted() {
     let app = App::start(App::http("200 OK", "app_metric 2\n# EOF\n")).await;
-    let target = |port| ScrapeTarget { port, path: "/metrics".to_owned() };
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let scrape = ScrapeConfig { targets: vec![target(app.port), target(closed)] };
+    let target = |port| ScrapeTarget {
+        port,
+        path: "/metrics".to_owned(),
+    };
+    let closed = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let scrape = ScrapeConfig {
+        targets: vec![target(app.port), target(closed)],
+    };
     let running = start("{}", Some(scrape)).await;
     let (_, body) = get(&running, "/stats/prometheus?usedonly").await;
-    assert!(body.contains("proxy_metric{query=\"usedonly\"} 1\napp_metric 2\n"), "{body}");
+    assert!(
+        body.contains("proxy_metric{query=\"usedonly\"} 1\napp_metric 2\n"),
+        "{body}"
+    );
     assert!(!body.contains("EOF"));
     let (_, body) = get(&running, "/metrics").await;
-    assert!(body.contains("istio_agent_scrape_failures_total{type=\"application\"} 1\n"), "{body}");
+    assert!(
+        body.contains("istio_agent_scrape_failures_total{type=\"application\"} 1\n"),
+        "{body}"
+    );
 }
 
 #[tokio::test]
@@ -189,7 +247,9 @@ async fn quitting_and_draining_need_a_post() {
     let target = Target::loopback(running.port);
     http_client::post(&target, "/drain", SECOND).await.unwrap();
     assert_eq!(running.proxy.drained.load(Ordering::Relaxed), 1);
-    http_client::post(&target, "/quitquitquit", SECOND).await.unwrap();
+    http_client::post(&target, "/quitquitquit", SECOND)
+        .await
+        .unwrap();
     assert!(running.quit.is_cancelled());
 }
 
