@@ -73,19 +73,16 @@ impl ServerSession {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let config = &self.config;
         let waits = self
             .types
             .values()
             .filter(|state| state.dirty && state.in_flight.is_none());
         waits
-            .flat_map(|state| {
-                let make = state
-                    .blocked_since
-                    .map(|since| since + self.config.make_wait);
-                let withheld = state
-                    .withheld_since
-                    .map(|since| since + self.config.break_wait);
-                [make, withheld].into_iter().flatten()
+            .filter_map(|state| {
+                // What is blocked as a whole has no removals to think of before that ends.
+                let make = state.blocked_since.map(|since| since + config.make_wait);
+                make.or_else(|| state.withheld_since.map(|since| since + config.break_wait))
             })
             .min()
     }
