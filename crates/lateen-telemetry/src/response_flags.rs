@@ -59,7 +59,7 @@ flags! {
     DurationTimeout "DT" "DurationTimeout" "The request or connection exceeded its maximum duration.",
     UpstreamProtocolError "UPE" "UpstreamProtocolError" "The upstream broke the protocol.",
     NoClusterFound "NC" "NoClusterFound" "The route names a cluster that does not exist.",
-    OverloadManager "OM" "OverloadManager" "Overload protection ended the request.",
+    OverloadManager "OM" "OverloadManagerTerminated" "Overload protection ended the request.",
     DnsResolutionFailed "DF" "DnsResolutionFailed" "The upstream's name did not resolve.",
     DropOverload "DO" "DropOverload" "The load report policy dropped the request.",
     DownstreamRemoteReset "DR" "DownstreamRemoteReset" "The client reset the stream.",

@@ -387,23 +387,71 @@ fn value(value: LogValue<'_>, out: &mut Vec<u8>) -> Option<Appended> {
         LogValue::Json(serde_json::Value::String(text)) => push(text.as_bytes(), out),
         LogValue::Json(serde_json::Value::Null) => None,
         LogValue::Json(json) => {
-            // Writing to a `Vec` cannot fail, nor can a `Value` be unwritable.
-            let _ = serde_json::to_writer(&mut *out, json);
+            write_json(json, out);
             Some(Appended::Json)
         }
         LogValue::Bool(value) => {
             out.extend_from_slice(if value { b"true" } else { b"false" });
             Some(Appended::Json)
         }
+        LogValue::Number(number) if !number.is_finite() => None,
         LogValue::Number(number) => {
-            use std::io::Write as _;
-            if !number.is_finite() {
-                return None;
-            }
-            let _ = write!(out, "{number}");
+            write_number(number, out);
             Some(Appended::Json)
         }
     }
+}
+
+/// Appends `json` as Envoy prints a `google.protobuf.Value`: its numbers are floats, and whole ones have no fraction.
+pub(crate) fn write_json(json: &serde_json::Value, out: &mut Vec<u8>) {
+    use serde_json::Value;
+    match json {
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) => write_number(float, out),
+            None => out.extend_from_slice(number.to_string().as_bytes()),
+        },
+        Value::Array(values) => {
+            out.push(b'[');
+            for (index, value) in values.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_json(value, out);
+            }
+            out.push(b']');
+        }
+        Value::Object(entries) => {
+            out.push(b'{');
+            for (index, (key, value)) in entries.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                write_quoted(key, out);
+                out.push(b':');
+                write_json(value, out);
+            }
+            out.push(b'}');
+        }
+        Value::String(text) => write_quoted(text, out),
+        Value::Bool(true) => out.extend_from_slice(b"true"),
+        Value::Bool(false) => out.extend_from_slice(b"false"),
+        Value::Null => out.extend_from_slice(b"null"),
+    }
+}
+
+fn write_quoted(text: &str, out: &mut Vec<u8>) {
+    out.push(b'"');
+    let start = out.len();
+    out.extend_from_slice(text.as_bytes());
+    escape::json(out, start);
+    out.push(b'"');
+}
+
+/// Appends a finite number; `Display` of a float prints no fraction of a whole one, and no exponent.
+fn write_number(number: f64, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    // Writing to a `Vec` cannot fail.
+    let _ = write!(out, "{number}");
 }
 
 /// Names of gRPC statuses, as Envoy spells them. Source: Envoy 1.40 `GRPC_STATUS`.

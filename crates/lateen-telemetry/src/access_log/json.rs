@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::context::LogContext;
 use super::escape;
-use super::format::{Appended, Op, Operation};
+use super::format::{Appended, Op, Operation, write_json};
 use super::parse::{self, Environment, FormatError};
 
 /// How deep a tree may be: deeper ones are no log format, and compile and print recursively.
@@ -227,7 +227,11 @@ fn node(
             Ok(string(ops))
         }
         Value::Null => Ok(Node::Null),
-        constant => Ok(Node::Literal(constant.to_string().into())),
+        constant => {
+            let mut json = Vec::new();
+            write_json(constant, &mut json);
+            Ok(Node::Literal(String::from_utf8_lossy(&json).into()))
+        }
     }
 }
 

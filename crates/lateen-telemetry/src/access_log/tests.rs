@@ -191,6 +191,7 @@ fn json_formats_nest_and_omit() {
         "z": { "q": "%REQ(X-NONE)%", "n": null },
         "d": "100%%",
         "e\"": "%DYNAMIC_METADATA(ns:key)%",
+        "f": 9080.0,
     });
     let write = |omit| {
         let format = JsonFormat::parse(&tree, omit, &Environment::default()).unwrap();
@@ -203,13 +204,13 @@ fn json_formats_nest_and_omit() {
         write(false),
         format!(
             "{{\"a\":\"GET -\",\"b\":{{\"inner\":[6,null,7,true]}},\"c\":null,\"d\":\"100%\",\
-             \"e\\\"\":{metadata},\"z\":{{\"n\":null,\"q\":null}}}}\n"
+             \"e\\\"\":{metadata},\"f\":9080,\"z\":{{\"n\":null,\"q\":null}}}}\n"
         )
     );
     assert_eq!(
         write(true),
         format!(
-            "{{\"a\":\"GET \",\"b\":{{\"inner\":[6,7,true]}},\"d\":\"100%\",\"e\\\"\":{metadata}}}\n"
+            "{{\"a\":\"GET \",\"b\":{{\"inner\":[6,7,true]}},\"d\":\"100%\",\"e\\\"\":{metadata},\"f\":9080}}\n"
         )
     );
 }
