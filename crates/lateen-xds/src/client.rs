@@ -21,6 +21,8 @@ pub struct ClientSession {
     types: BTreeMap<TypeUrl, TypeState>,
     /// The number of the stream; tickets of earlier ones are void.
     stream: u64,
+    /// Whether the stream knows who we are.
+    introduced: bool,
     /// Whether there is a stream; without one, subscriptions are said when it starts.
     connected: bool,
 }
@@ -88,6 +90,7 @@ impl ClientSession {
             node,
             types: BTreeMap::new(),
             stream: 0,
+            introduced: false,
             connected: false,
         }
     }
@@ -158,18 +161,26 @@ impl ClientSession {
     pub fn restart(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.stream += 1;
         self.connected = true;
-        let mut node = Some(self.node.clone());
+        self.introduced = false;
         // Naming nothing would mean everything, so a type without subscriptions is not mentioned.
-        let subscribed = self
-            .types
-            .iter_mut()
-            .filter(|(_, s)| s.wildcard || !s.names.is_empty());
-        subscribed
-            .map(|(ty, state)| DeltaDiscoveryRequest {
-                node: node.take(),
-                ..state.opening(*ty)
-            })
-            .collect()
+        let subscribed = self.types.iter_mut().filter(|(_, state)| !state.is_idle());
+        let mut opening: Vec<_> = subscribed.map(|(ty, state)| state.opening(*ty)).collect();
+        if let Some(first) = opening.first_mut() {
+            self.introduce(first);
+        }
+        opening
+    }
+
+    /// Whether nothing is subscribed to. A stream would have nothing to say, and no server keeps such a one.
+    pub fn is_idle(&self) -> bool {
+        self.types.values().all(TypeState::is_idle)
+    }
+
+    /// The first request of a stream, and only that, says who we are.
+    fn introduce(&mut self, request: &mut DeltaDiscoveryRequest) {
+        if !std::mem::replace(&mut self.introduced, true) {
+            request.node = Some(self.node.clone());
+        }
     }
 
     /// The stream broke. Subscriptions made until the next one are said there.
@@ -273,12 +284,23 @@ impl ClientSession {
         Some(())
     }
 
-    fn when_connected(&self, request: DeltaDiscoveryRequest) -> Option<DeltaDiscoveryRequest> {
-        self.connected.then_some(request)
+    fn when_connected(
+        &mut self,
+        mut request: DeltaDiscoveryRequest,
+    ) -> Option<DeltaDiscoveryRequest> {
+        if !self.connected {
+            return None;
+        }
+        self.introduce(&mut request);
+        Some(request)
     }
 }
 
 impl TypeState {
+    fn is_idle(&self) -> bool {
+        !self.wildcard && self.names.is_empty()
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }

@@ -443,3 +443,36 @@ async fn a_server_that_goes_silent_is_noticed() {
         .expect("the client ends")
         .unwrap();
 }
+
+#[tokio::test]
+async fn a_client_connects_when_there_is_something_to_ask_for() {
+    let server = serve(ServerConfig::default()).await;
+    server.mesh.resources.send_replace(listeners("a"));
+    let mut proxy = connect(server.address, "proxy", Vec::new());
+    let silence = timeout(Duration::from_millis(50), proxy.events.recv()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    proxy.subscriber.change(Subscription::All(Lds)).await;
+    proxy.update().await.1.ack();
+}
+
+#[tokio::test]
+async fn subscriptions_can_change_in_any_number_while_there_is_no_server() {
+    let nowhere = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let proxy = connect(nowhere, "proxy", vec![Subscription::All(Lds)]);
+    let changes = async {
+        for n in 0..1000 {
+            let names = vec![n.to_string().into()];
+            proxy
+                .subscriber
+                .change(Subscription::Names(Sds, names))
+                .await;
+        }
+    };
+    timeout(PATIENCE, changes)
+        .await
+        .expect("nobody reads the events, and still nothing blocks");
+}

@@ -250,3 +250,13 @@ fn a_server_that_does_not_wait_for_answers_is_held_off() {
     let more = session.on_response(response(Lds, "more", "a=1", ""));
     assert!(matches!(more, Incoming::Refused(_)), "{more:?}");
 }
+
+#[test]
+fn a_stream_that_opens_without_a_word_says_who_we_are_with_the_first() {
+    let mut session = session();
+    assert!(session.is_idle());
+    assert_eq!(session.restart(), []);
+    assert!(session.subscribe(Eds, ["a"]).unwrap().node.is_some());
+    assert!(session.subscribe(Eds, ["b"]).unwrap().node.is_none());
+    assert!(!session.is_idle());
+}

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -11,7 +12,7 @@ use lateen_envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Streaming};
@@ -48,6 +49,15 @@ where
     C: Future<Output = Result<Link, ConnectError>> + Send,
 {
     pub(super) async fn run(mut self) {
+        let abandoned = self.events.clone();
+        tokio::select! {
+            () = self.streams() => {}
+            () = abandoned.closed() => {}
+        }
+    }
+
+    /// Stream after stream, until nobody receives the updates any more.
+    async fn streams(&mut self) {
         let mut attempt = 0;
         loop {
             let End::Broken { error, served } = self.stream().await else {
@@ -58,83 +68,95 @@ where
             let retry_in = self.config.backoff.wait(attempt, rand::random());
             let error = chain(&*error);
             tracing::info!(error, ?retry_in, "no discovery stream");
+            let events = self.events.clone();
             let event = ClientEvent::Disconnected { error, retry_in };
-            if self.events.send(event).await.is_err() {
+            if self.meanwhile(events.send(event)).await.0.is_err() {
                 return;
             }
-            if self.wait(retry_in).await.is_err() {
-                return;
-            }
+            self.meanwhile(sleep(retry_in)).await;
         }
     }
 
-    /// Waits, taking changes of subscriptions. An error if nobody receives the updates any more.
-    async fn wait(&mut self, duration: std::time::Duration) -> Result<(), End> {
-        let until = Instant::now() + duration;
+    /// Waits for `future` and takes changes of subscriptions meanwhile, so that whoever makes them is not held up. Also gives the
+    /// requests that say them, if there is a stream to say them on.
+    async fn meanwhile<T>(
+        &mut self,
+        future: impl Future<Output = T>,
+    ) -> (T, VecDeque<DeltaDiscoveryRequest>) {
+        let mut future = pin!(future);
+        let mut outbox = VecDeque::new();
         loop {
             tokio::select! {
-                () = sleep_until(until) => return Ok(()),
-                () = self.events.closed() => return Err(End::Abandoned),
-                Some(change) = self.changes.recv() => drop(apply(&mut self.session, change)),
+                done = &mut future => return (done, outbox),
+                Some(change) = self.changes.recv(), if outbox.len() < MAX_OUTBOX => {
+                    outbox.extend(apply(&mut self.session, change));
+                }
             }
         }
     }
 
     /// One stream, from connecting to its end.
     async fn stream(&mut self) -> End {
-        let events = self.events.clone();
-        let stream = async {
-            let open = match self.open().await {
-                Ok(open) => open,
-                Err(error) => {
-                    return End::Broken {
-                        error,
-                        served: false,
-                    };
-                }
-            };
-            if self.events.send(ClientEvent::Connected).await.is_err() {
-                return End::Abandoned;
+        while self.session.is_idle() {
+            // A server closes a stream on which nothing is asked for.
+            match self.changes.recv().await {
+                Some(change) => drop(apply(&mut self.session, change)),
+                None => return End::Abandoned,
             }
-            self.serve(open).await
-        };
-        tokio::select! {
-            end = stream => end,
-            () = events.closed() => End::Abandoned,
         }
+        let (open, mut queues) = match self.open().await {
+            Ok(opened) => opened,
+            Err(error) => {
+                return End::Broken {
+                    error,
+                    served: false,
+                };
+            }
+        };
+        let events = self.events.clone();
+        let (told, more) = self.meanwhile(events.send(ClientEvent::Connected)).await;
+        if told.is_err() {
+            return End::Abandoned;
+        }
+        queues.outbox.extend(more);
+        self.serve(open, queues).await
     }
 
-    async fn open(&mut self) -> Result<Open, ConnectError> {
+    async fn open(&mut self) -> Result<(Open, Queues), ConnectError> {
         let open_timeout = self.config.open_timeout;
-        let connect = (self.connect)();
-        let opened = timeout(open_timeout, async {
-            let Link { channel, metadata } = connect.await?;
-            let mut client = AggregatedDiscoveryServiceClient::new(channel)
-                .max_decoding_message_size(self.config.max_response_bytes)
-                .max_encoding_message_size(usize::MAX);
-            // The opening requests must fit, since nothing reads before the stream is open.
-            let opening = self.session.restart();
-            let (outbound, requests) = mpsc::channel(opening.len().max(16));
-            for request in opening {
-                outbound.try_send(request)?;
-            }
-            let request = with_metadata(metadata, ReceiverStream::new(requests));
-            let inbound = client
-                .delta_aggregated_resources(request)
-                .await?
-                .into_inner();
-            Ok::<_, ConnectError>(Open { outbound, inbound })
-        });
-        opened.await.map_err(|_| ConnectError::from("timed out"))?
+        let connect = timeout(open_timeout, (self.connect)());
+        let (connected, _) = self.meanwhile(connect).await;
+        let Link { channel, metadata } = connected.map_err(|_| "connecting timed out")??;
+        let mut client = AggregatedDiscoveryServiceClient::new(channel)
+            .max_decoding_message_size(self.config.max_response_bytes)
+            .max_encoding_message_size(usize::MAX);
+        // The opening requests must fit, since nothing reads before the stream is open.
+        let opening = self.session.restart();
+        let (outbound, requests) = mpsc::channel(opening.len().max(16));
+        for request in opening {
+            outbound.try_send(request)?;
+        }
+        let request = with_metadata(metadata, ReceiverStream::new(requests));
+        let call = timeout(open_timeout, client.delta_aggregated_resources(request));
+        let (answered, outbox) = self.meanwhile(call).await;
+        let inbound = answered
+            .map_err(|_| "opening the stream timed out")??
+            .into_inner();
+        Ok((
+            Open { outbound, inbound },
+            Queues {
+                outbox,
+                ..Queues::default()
+            },
+        ))
     }
 
     /// Each branch of the `select!` is cancel safe: receiving, reserving, and polling a set of futures.
-    async fn serve(&mut self, open: Open) -> End {
+    async fn serve(&mut self, open: Open, mut queues: Queues) -> End {
         let Open {
             outbound,
             mut inbound,
         } = open;
-        let mut queues = Queues::default();
         let mut served = false;
         loop {
             let accepts_changes = queues.outbox.len() < MAX_OUTBOX;
