@@ -155,7 +155,7 @@ fn tcp_filters(
 }
 
 /// A range for an address or a CIDR block; none if it is neither.
-fn cidr(text: &str) -> Option<core::CidrRange> {
+pub(crate) fn cidr(text: &str) -> Option<core::CidrRange> {
     let (address, length) = match text.split_once('/') {
         Some((address, length)) => (address, Some(length.parse::<u32>().ok()?)),
         None => (text, None),

@@ -16,6 +16,7 @@ use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
 use lateen_api::security::{AuthorizationPolicy, PeerAuthentication};
 use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
 
+use crate::authorization::PolicyConfig;
 use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
 use crate::host;
 use crate::labels;
@@ -86,7 +87,7 @@ struct Inner {
     sidecars: BTreeMap<String, Vec<Shared<Named<Sidecar>>>>,
     gateways: Vec<Shared<Named<Gateway>>>,
     peer_authentication: PeerAuthIndex,
-    authorization: BTreeMap<String, Vec<Shared<Named<AuthorizationPolicy>>>>,
+    authorization: BTreeMap<String, Vec<Shared<PolicyConfig>>>,
     secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
 }
 
@@ -226,11 +227,12 @@ impl Snapshot {
         &self,
         namespace: &str,
         labels: &BTreeMap<String, String>,
-    ) -> Vec<Shared<Named<AuthorizationPolicy>>> {
+    ) -> Vec<Shared<PolicyConfig>> {
         let root = self.inner.settings.root_namespace.as_str();
-        let namespaces: BTreeSet<&str> = [root, namespace].into();
-        namespaces
+        let own = (namespace != root).then_some(namespace);
+        [Some(root), own]
             .into_iter()
+            .flatten()
             .filter_map(|ns| self.inner.authorization.get(ns))
             .flatten()
             .filter(|policy| {
@@ -304,7 +306,7 @@ impl Builder {
             pods_by_ip: pods_by_ip(&self.inputs.pods),
             sidecars: by_namespace(named::<Sidecar>(resources)),
             gateways: named::<Gateway>(resources),
-            authorization: by_namespace(named::<AuthorizationPolicy>(resources)),
+            authorization: policies(resources),
             secrets: secrets(resources),
             pods: self
                 .inputs
@@ -400,6 +402,25 @@ fn index<K: IntoIterator<Item = String>>(
                 list.push(position);
             }
         }
+    }
+    out
+}
+
+/// Policies by namespace. Those that name what they are for instead of selecting workloads are for the Gateway API, and are
+/// not for these.
+fn policies(resources: &[Resource]) -> BTreeMap<String, Vec<Shared<PolicyConfig>>> {
+    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for (resource, spec) in sorted::<AuthorizationPolicy>(resources) {
+        if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
+            continue;
+        }
+        let dry_run = resource.meta.annotations.get("istio.io/dry-run");
+        let config = PolicyConfig {
+            object: reference(resource),
+            spec: spec.clone(),
+            dry_run: dry_run.is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T")),
+        };
+        out.entry(resource.namespace().to_owned()).or_default().push(Shared::new(config));
     }
     out
 }

@@ -1,0 +1,489 @@
+//! One rule of a policy: who, what, and under which conditions.
+
+use lateen_api::security::{Condition, Operation, Rule, Source};
+
+use crate::proto::{extension, extensions, matcher, prefix, rbac, safe_regex};
+
+use super::Protocol;
+use super::matchers::{
+    claim, claim_text, filter_value, header, quote, range, suffix, text,
+};
+use rbac::permission::Rule as PermissionRule;
+use rbac::principal::Identifier;
+
+/// What a rule is translated for.
+pub(super) struct RuleContext<'a> {
+    /// The policy's namespace, where accounts without one are.
+    pub(super) namespace: &'a str,
+    pub(super) trust_domains: &'a [String],
+    pub(super) effect: rbac::rbac::Action,
+    pub(super) protocol: Protocol,
+}
+
+/// A value has no meaning for the connection, or none at all.
+#[derive(Debug, PartialEq, Eq)]
+struct Inexpressible;
+
+type Made<T> = Result<T, Inexpressible>;
+
+/// What permissions and principals have in common.
+trait Term: Sized {
+    fn anything() -> Self;
+    fn all(terms: Vec<Self>) -> Self;
+    fn either(terms: Vec<Self>) -> Self;
+    fn not(term: Self) -> Self;
+}
+
+impl Term for rbac::Permission {
+    fn anything() -> Self {
+        permission(PermissionRule::Any(true))
+    }
+
+    fn all(rules: Vec<Self>) -> Self {
+        permission(PermissionRule::AndRules(rbac::permission::Set { rules }))
+    }
+
+    fn either(rules: Vec<Self>) -> Self {
+        permission(PermissionRule::OrRules(rbac::permission::Set { rules }))
+    }
+
+    fn not(term: Self) -> Self {
+        permission(PermissionRule::NotRule(Box::new(term)))
+    }
+}
+
+impl Term for rbac::Principal {
+    fn anything() -> Self {
+        principal(Identifier::Any(true))
+    }
+
+    fn all(ids: Vec<Self>) -> Self {
+        principal(Identifier::AndIds(rbac::principal::Set { ids }))
+    }
+
+    fn either(ids: Vec<Self>) -> Self {
+        principal(Identifier::OrIds(rbac::principal::Set { ids }))
+    }
+
+    fn not(term: Self) -> Self {
+        principal(Identifier::NotId(Box::new(term)))
+    }
+}
+
+fn permission(rule: PermissionRule) -> rbac::Permission {
+    rbac::Permission { rule: Some(rule) }
+}
+
+fn principal(identifier: Identifier) -> rbac::Principal {
+    rbac::Principal { identifier: Some(identifier) }
+}
+
+/// The policy that matches nothing.
+pub(super) fn never() -> rbac::Policy {
+    rbac::Policy {
+        permissions: vec![Term::not(rbac::Permission::anything())],
+        principals: vec![Term::not(rbac::Principal::anything())],
+        ..Default::default()
+    }
+}
+
+/// A rule. None if it allows something that cannot be told for this kind of connection, so that it does not allow it.
+pub(super) fn policy(rule: &Rule, context: &RuleContext<'_>) -> Option<rbac::Policy> {
+    policy_or_error(rule, context).ok()
+}
+
+fn policy_or_error(rule: &Rule, context: &RuleContext<'_>) -> Made<rbac::Policy> {
+    let mut base_permissions = Vec::new();
+    let mut base_principals = Vec::new();
+    for condition in &rule.when {
+        if let Some(terms) = condition_permission(condition, context)? {
+            base_permissions.extend(terms);
+        } else {
+            base_principals.extend(condition_principal(condition, context)?);
+        }
+    }
+    let mut permissions = Vec::new();
+    for to in &rule.to {
+        let mut terms = match &to.operation {
+            Some(operation) => operation_terms(operation, context)?,
+            None => Vec::new(),
+        };
+        terms.extend(base_permissions.clone());
+        permissions.push(conjunction(terms));
+    }
+    if rule.to.is_empty() {
+        permissions.push(conjunction(base_permissions));
+    }
+    let mut principals = Vec::new();
+    for from in &rule.from {
+        let mut terms = match &from.source {
+            Some(source) => source_terms(source, context)?,
+            None => Vec::new(),
+        };
+        terms.extend(base_principals.clone());
+        principals.push(conjunction(terms));
+    }
+    if rule.from.is_empty() {
+        principals.push(conjunction(base_principals));
+    }
+    Ok(rbac::Policy { permissions, principals, ..Default::default() })
+}
+
+fn conjunction<T: Term>(terms: Vec<T>) -> T {
+    if terms.is_empty() { T::all(vec![T::anything()]) } else { T::all(terms) }
+}
+
+/// One of the values, and none of the others. Where a denial cannot express a value it goes without it.
+fn clause<T: Term>(
+    context: &RuleContext<'_>,
+    values: &[String],
+    not_values: &[String],
+    one: impl Fn(&str) -> Made<T>,
+) -> Made<Vec<T>> {
+    let many = |values: &[String]| -> Made<Vec<T>> {
+        let mut out = Vec::new();
+        for value in values {
+            match one(value) {
+                Ok(term) => out.push(term),
+                Err(error) if context.effect == rbac::rbac::Action::Allow => return Err(error),
+                Err(Inexpressible) => {}
+            }
+        }
+        Ok(out)
+    };
+    let mut out = Vec::new();
+    let wanted = many(values)?;
+    if !wanted.is_empty() {
+        out.push(T::either(wanted));
+    }
+    let unwanted = many(not_values)?;
+    if !unwanted.is_empty() {
+        out.push(T::not(T::either(unwanted)));
+    }
+    Ok(out)
+}
+
+/// As [`clause`], for what takes all values at once.
+fn clause_at_once<T: Term>(
+    context: &RuleContext<'_>,
+    values: &[String],
+    not_values: &[String],
+    all: impl Fn(&[String]) -> Made<T>,
+) -> Made<Vec<T>> {
+    let once = |values: &[String]| -> Made<Option<T>> {
+        if values.is_empty() {
+            return Ok(None);
+        }
+        match all(values) {
+            Ok(term) => Ok(Some(term)),
+            Err(error) if context.effect == rbac::rbac::Action::Allow => Err(error),
+            Err(Inexpressible) => Ok(None),
+        }
+    };
+    let wanted = once(values)?;
+    let unwanted = once(not_values)?.map(T::not);
+    Ok(wanted.into_iter().chain(unwanted).collect())
+}
+
+/// What only HTTP has.
+fn http_only<T>(context: &RuleContext<'_>, term: impl FnOnce() -> T) -> Made<T> {
+    if context.protocol == Protocol::Http { Ok(term()) } else { Err(Inexpressible) }
+}
+
+fn operation_terms(operation: &Operation, context: &RuleContext<'_>) -> Made<Vec<rbac::Permission>> {
+    let mut out = clause(context, &operation.hosts, &operation.not_hosts, |value| {
+        http_only(context, || permission(PermissionRule::Header(header(":authority", value, true))))
+    })?;
+    out.extend(clause(context, &operation.methods, &operation.not_methods, |value| {
+        http_only(context, || permission(PermissionRule::Header(header(":method", value, false))))
+    })?);
+    out.extend(clause(context, &operation.paths, &operation.not_paths, |value| {
+        http_only(context, || path(value))
+    })?);
+    out.extend(clause(context, &operation.ports, &operation.not_ports, port)?);
+    Ok(out)
+}
+
+fn port(value: &str) -> Made<rbac::Permission> {
+    let port: u16 = value.parse().map_err(|_| Inexpressible)?;
+    Ok(permission(PermissionRule::DestinationPort(u32::from(port))))
+}
+
+/// A path, or a template with `{*}` for one part and `{**}` for any number.
+fn path(value: &str) -> rbac::Permission {
+    if value.contains("{*}") || value.contains("{**}") {
+        let template = value.replace("{**}", "**").replace("{*}", "*");
+        return permission(PermissionRule::UriTemplate(extension(
+            "uri-template",
+            &extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig {
+                path_template: template,
+            },
+        )));
+    }
+    permission(PermissionRule::UrlPath(matcher::PathMatcher {
+        rule: Some(matcher::path_matcher::Rule::Path(text(value, ""))),
+    }))
+}
+
+fn source_terms(source: &Source, context: &RuleContext<'_>) -> Made<Vec<rbac::Principal>> {
+    let mut out = principals(context, &source.principals, &source.not_principals)?;
+    out.extend(clause_at_once(
+        context,
+        &source.request_principals,
+        &source.not_request_principals,
+        |values| http_only(context, || request_principals(values)),
+    )?);
+    out.extend(clause(context, &source.service_accounts, &source.not_service_accounts, |value| {
+        Ok(service_account(context.namespace, value))
+    })?);
+    out.extend(trust_domains(context, &source.trust_domains, &source.not_trust_domains)?);
+    out.extend(clause(context, &source.namespaces, &source.not_namespaces, |value| {
+        Ok(namespace(value))
+    })?);
+    out.extend(clause(context, &source.remote_ip_blocks, &source.not_remote_ip_blocks, remote_ip)?);
+    out.extend(clause(context, &source.ip_blocks, &source.not_ip_blocks, source_ip)?);
+    Ok(out)
+}
+
+fn remote_ip(value: &str) -> Made<rbac::Principal> {
+    Ok(principal(Identifier::RemoteIp(range(value).ok_or(Inexpressible)?)))
+}
+
+fn source_ip(value: &str) -> Made<rbac::Principal> {
+    Ok(principal(Identifier::DirectRemoteIp(range(value).ok_or(Inexpressible)?)))
+}
+
+/// A peer whose certificate names a matching identity.
+fn authenticated(name: matcher::StringMatcher) -> rbac::Principal {
+    principal(Identifier::Authenticated(rbac::principal::Authenticated {
+        principal_name: Some(name),
+    }))
+}
+
+fn principals(
+    context: &RuleContext<'_>,
+    values: &[String],
+    not_values: &[String],
+) -> Made<Vec<rbac::Principal>> {
+    let values = in_all_trust_domains(context, values);
+    let not_values = in_all_trust_domains(context, not_values);
+    clause(context, &values, &not_values, |value| Ok(authenticated(text(value, "spiffe://"))))
+}
+
+/// An identity of this mesh counts whatever trust domain the mesh had when it was written. `cluster.local` stands for the
+/// mesh's own. Source: Istio, `trustdomain.Bundle`.
+fn in_all_trust_domains(context: &RuleContext<'_>, values: &[String]) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    for value in values {
+        let own = value.split_once('/').filter(|(domain, _)| {
+            *domain == "cluster.local" || context.trust_domains.iter().any(|td| td == domain)
+        });
+        match own {
+            Some((_, rest)) => {
+                out.extend(context.trust_domains.iter().map(|domain| format!("{domain}/{rest}")));
+            }
+            None => out.push(value.clone()),
+        }
+    }
+    out.dedup();
+    out
+}
+
+fn trust_domains(
+    context: &RuleContext<'_>,
+    values: &[String],
+    not_values: &[String],
+) -> Made<Vec<rbac::Principal>> {
+    let expand = |values: &[String]| -> Vec<String> {
+        let known = |value: &String| {
+            value == "cluster.local" || context.trust_domains.contains(value)
+        };
+        let mut out: Vec<String> = values.iter().filter(|value| !known(value)).cloned().collect();
+        if values.iter().any(known) {
+            out.extend(context.trust_domains.iter().cloned());
+        }
+        out
+    };
+    clause(context, &expand(values), &expand(not_values), |value| {
+        Ok(authenticated(match value.split_once('*') {
+            None => prefix(&format!("spiffe://{value}/")),
+            Some(("", "")) => prefix("spiffe://"),
+            Some((before, after)) => safe_regex(&format!(
+                "spiffe://{}[^/]*{}/.*",
+                quote(before),
+                quote(after)
+            )),
+        }))
+    })
+}
+
+fn namespace(value: &str) -> rbac::Principal {
+    let parts: Vec<String> = value.split('*').map(quote).collect();
+    authenticated(safe_regex(&format!(".*/ns/{}/.*", parts.join(".*"))))
+}
+
+/// `account`, or `namespace/account`.
+fn service_account(own_namespace: &str, value: &str) -> rbac::Principal {
+    let (namespace, account) = value.split_once('/').unwrap_or((own_namespace, value));
+    authenticated(safe_regex(&format!(
+        "spiffe://.+/ns/{}/(.+/|)sa/{}(/.+)?",
+        quote(namespace),
+        quote(account)
+    )))
+}
+
+/// `issuer/subject` of a verified token, with a wildcard at one end.
+fn request_principals(values: &[String]) -> rbac::Principal {
+    let any_text = || safe_regex(".+");
+    let mut terms: Vec<rbac::Principal> = values
+        .iter()
+        .map(|value| {
+            let (issuer, subject) = match value.rsplit_once('/') {
+                Some((issuer, subject)) => (issuer, Some(subject)),
+                None => (value.as_str(), None),
+            };
+            let (issuer, subject) = match (value.as_str(), subject) {
+                ("*", _) => (any_text(), any_text()),
+                (v, None) if v.starts_with('*') => (any_text(), suffix(&v[1..])),
+                (v, None) if v.ends_with('*') => (prefix(&v[..v.len() - 1]), any_text()),
+                (_, subject) => {
+                    let subject = subject.unwrap_or_default();
+                    let subject_matcher =
+                        if subject.is_empty() { crate::proto::exact("") } else { text(subject, "") };
+                    (text(issuer, ""), subject_matcher)
+                }
+            };
+            rbac::Principal::all(vec![
+                principal(Identifier::Metadata(claim_text("iss", issuer))),
+                principal(Identifier::Metadata(claim_text("sub", subject))),
+            ])
+        })
+        .collect();
+    if terms.len() == 1 { terms.remove(0) } else { rbac::Principal::either(terms) }
+}
+
+/// A condition on the destination; none if it is on the source.
+fn condition_permission(
+    condition: &Condition,
+    context: &RuleContext<'_>,
+) -> Made<Option<Vec<rbac::Permission>>> {
+    let (values, not_values) = (&condition.values, &condition.not_values);
+    let terms = match condition.key.as_str() {
+        "destination.ip" => clause(context, values, not_values, |value| {
+            Ok(permission(PermissionRule::DestinationIp(range(value).ok_or(Inexpressible)?)))
+        })?,
+        "destination.port" => clause(context, values, not_values, port)?,
+        "connection.sni" => clause(context, values, not_values, |value| {
+            Ok(permission(PermissionRule::RequestedServerName(text(value, ""))))
+        })?,
+        key => match key.strip_prefix("experimental.") {
+            Some(rest) if rest.starts_with("envoy.filters.") => {
+                let (filter, key) = rest
+                    .trim_end_matches(']')
+                    .split_once('[')
+                    .ok_or(Inexpressible)?;
+                clause_at_once(context, values, not_values, |values| {
+                    Ok(permission(PermissionRule::Metadata(filter_value(filter, key, values))))
+                })?
+            }
+            _ => return Ok(None),
+        },
+    };
+    Ok(Some(terms))
+}
+
+fn condition_principal(
+    condition: &Condition,
+    context: &RuleContext<'_>,
+) -> Made<Vec<rbac::Principal>> {
+    let (values, not_values) = (&condition.values, &condition.not_values);
+    let claims = |path: Vec<&str>| {
+        clause_at_once(context, values, not_values, |values| {
+            http_only(context, || principal(Identifier::Metadata(claim(&path, values))))
+        })
+    };
+    match condition.key.as_str() {
+        "source.ip" => clause(context, values, not_values, source_ip),
+        "remote.ip" => clause(context, values, not_values, remote_ip),
+        "source.namespace" => clause(context, values, not_values, |value| Ok(namespace(value))),
+        "source.serviceAccount" => {
+            clause(context, values, not_values, |value| Ok(service_account(context.namespace, value)))
+        }
+        "source.trustDomain" => trust_domains(context, values, not_values),
+        "source.principal" => principals(context, values, not_values),
+        "request.auth.principal" => clause_at_once(context, values, not_values, |values| {
+            http_only(context, || request_principals(values))
+        }),
+        "request.auth.audiences" => claims(vec!["aud"]),
+        "request.auth.presenter" => claims(vec!["azp"]),
+        key => {
+            if let Some(name) = key.strip_prefix("request.headers[") {
+                let name = name.trim_end_matches(']').to_owned();
+                return clause(context, values, not_values, |value| {
+                    http_only(context, || principal(Identifier::Header(header(&name, value, false))))
+                });
+            }
+            if let Some(path) = key.strip_prefix("request.auth.claims[") {
+                return claims(path.trim_end_matches(']').split("][").collect());
+            }
+            // An unknown condition: a denial holds without it, an allowance does not hold.
+            if context.effect == rbac::rbac::Action::Allow { Err(Inexpressible) } else { Ok(Vec::new()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lateen_api::security::{RuleFrom, RuleTo};
+
+    use super::*;
+
+    fn context(effect: rbac::rbac::Action, protocol: Protocol) -> RuleContext<'static> {
+        static DOMAINS: std::sync::LazyLock<Vec<String>> =
+            std::sync::LazyLock::new(|| vec!["new.local".to_owned(), "old.local".to_owned()]);
+        RuleContext { namespace: "ns", trust_domains: &DOMAINS, effect, protocol }
+    }
+
+    fn paths(list: &[&str]) -> Rule {
+        let paths = list.iter().map(|&path| path.to_owned()).collect();
+        let operation = Operation { paths, ports: vec!["80".to_owned()], ..Default::default() };
+        Rule { to: vec![RuleTo { operation: Some(operation) }], ..Default::default() }
+    }
+
+    #[test]
+    fn what_only_http_has_makes_a_denial_broader_and_an_allowance_void() {
+        let rule = paths(&["/admin"]);
+        assert!(policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Tcp)).is_none());
+        let denied = policy(&rule, &context(rbac::rbac::Action::Deny, Protocol::Tcp)).unwrap();
+        let port = permission(PermissionRule::DestinationPort(80));
+        assert_eq!(denied.permissions, [Term::all(vec![Term::either(vec![port])])]);
+    }
+
+    #[test]
+    fn identities_of_the_mesh_count_in_every_trust_domain_it_had() {
+        let source = Source {
+            principals: vec!["cluster.local/ns/a/sa/b".to_owned(), "x/ns/a/sa/b".to_owned()],
+            ..Default::default()
+        };
+        let rule = Rule { from: vec![RuleFrom { source: Some(source) }], ..Default::default() };
+        let built = policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Http)).unwrap();
+        let id = |td: &str| {
+            authenticated(crate::proto::exact(&format!("spiffe://{td}/ns/a/sa/b")))
+        };
+        let expected =
+            Term::all(vec![Term::either(vec![id("new.local"), id("old.local"), id("x")])]);
+        assert_eq!(built.principals, [expected]);
+    }
+
+    #[test]
+    fn an_unknown_condition_never_widens() {
+        let condition = Condition {
+            key: "no.such".to_owned(),
+            values: vec!["x".to_owned()],
+            ..Default::default()
+        };
+        let rule = Rule { when: vec![condition], ..Default::default() };
+        assert!(policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Http)).is_none());
+        assert!(policy(&rule, &context(rbac::rbac::Action::Deny, Protocol::Http)).is_some());
+    }
+}
