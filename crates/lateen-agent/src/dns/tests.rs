@@ -292,6 +292,31 @@ fn junk_and_responses_get_no_answer_that_could_be_answered() {
     assert_eq!(code, ResponseCode::FormErr);
 }
 
+#[test]
+fn no_bytes_make_it_panic() {
+    use rand::{Rng as _, SeedableRng as _};
+    let table = Table::new(&names(), scope());
+    let mut random = rand::rngs::StdRng::seed_from_u64(53);
+    let seeds = [
+        query("ratings.", RecordType::A, Some(1232)),
+        query(
+            "www.example.com.default.svc.cluster.local.",
+            RecordType::AAAA,
+            None,
+        ),
+        query("many.", RecordType::ANY, Some(0)),
+    ];
+    for round in 0..20_000 {
+        let mut bytes = seeds[round % seeds.len()].clone();
+        for _ in 0..random.random_range(1..6) {
+            let at = random.random_range(0..bytes.len());
+            bytes[at] = random.random();
+        }
+        bytes.truncate(random.random_range(0..=bytes.len()));
+        answer(&bytes, Some(&table), Protocol::Udp, &mut |below| below - 1);
+    }
+}
+
 /// A name server that answers each query with what `make` makes of it.
 async fn name_server(make: fn(Message) -> Message) -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();

@@ -122,9 +122,9 @@ impl Variant for DeltaState {
                 self.names.insert(name, None);
             }
         }
-        for (name, version) in request.initial_resource_versions {
-            if let Some(known) = self.names.get_mut(&name) {
-                *known = Some(version);
+        for (name, known) in &mut self.names {
+            if let Some(version) = request.initial_resource_versions.get(name) {
+                *known = Some(version.clone());
             }
         }
         true

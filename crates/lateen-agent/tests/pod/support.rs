@@ -1,8 +1,5 @@
 //! A small istiod in the test's process, and a pod's files for an agent beside it.
 
-#![expect(unreachable_pub, reason = "a module of each test binary")]
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
@@ -43,9 +40,9 @@ impl Discovery for Fixed {
     }
 }
 
-pub struct Istiod {
-    pub ca: Arc<CertificateAuthority>,
-    pub resources: watch::Sender<Option<ResourceSet>>,
+pub(super) struct Istiod {
+    pub(super) ca: Arc<CertificateAuthority>,
+    pub(super) resources: watch::Sender<Option<ResourceSet>>,
     tokens: TokenKey,
     address: SocketAddr,
     /// A runtime of its own: when it ends, so does every connection.
@@ -62,7 +59,7 @@ impl Drop for Istiod {
 }
 
 impl Istiod {
-    pub fn start() -> Self {
+    pub(super) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let source = CaSource::SelfMade {
             dir: dir.path().join("ca"),
@@ -84,7 +81,7 @@ impl Istiod {
     }
 
     /// Serves, on the same address as before if there was one.
-    pub fn serve(&mut self) {
+    pub(super) fn serve(&mut self) {
         let listener = TcpListener::bind(self.address).unwrap();
         listener.set_nonblocking(true).unwrap();
         self.address = listener.local_addr().unwrap();
@@ -117,7 +114,7 @@ impl Istiod {
     }
 
     /// Goes away without a word.
-    pub async fn stop(&mut self) {
+    pub(super) async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             server.shutdown_background();
         }
@@ -147,7 +144,7 @@ impl Istiod {
     }
 
     /// A workload of the mesh, to call others with.
-    pub fn workload(&self, account: &str) -> WorkloadIdentity {
+    pub(super) fn workload(&self, account: &str) -> WorkloadIdentity {
         let id: SpiffeId = format!("spiffe://cluster.local/ns/default/sa/{account}")
             .parse()
             .unwrap();
@@ -161,7 +158,7 @@ impl Istiod {
     }
 
     /// The settings of an agent in a pod of this mesh, with ports of its own.
-    pub fn agent(&self, data_plane: DataPlaneKind, extra: &[(&str, String)]) -> AgentConfig {
+    pub(super) fn agent(&self, data_plane: DataPlaneKind, extra: &[(&str, String)]) -> AgentConfig {
         let dir = self.dir.path();
         let pod = PodRef {
             namespace: "default",
@@ -212,7 +209,7 @@ impl Istiod {
         AgentConfig::from_env(environment, options).unwrap()
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         self.dir.path()
     }
 }
@@ -232,7 +229,7 @@ fn name_table() -> Resource {
 }
 
 /// A port that was free a moment ago.
-pub fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -241,7 +238,7 @@ pub fn free_port() -> u16 {
 }
 
 /// Waits until `check` holds.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
+pub(super) async fn eventually<F: Future<Output = bool>>(what: &str, check: impl Fn() -> F) {
     for _ in 0..300 {
         if check().await {
             return;
