@@ -7,7 +7,7 @@ mod builder;
 mod json;
 mod syntax;
 
-use saphyr_parser::{Event, Marker, Parser, StrInput};
+use granit_parser::{Event, Marker, Options, Parser};
 
 use crate::diagnostic::codes;
 use crate::span::Span;
@@ -82,38 +82,20 @@ pub(crate) struct Chunk<'a> {
     pub(crate) text: &'a str,
     start: u32,
     line: u32,
-    /// Byte of each character, if they differ.
-    bytes: Option<Vec<u32>>,
 }
 
 impl<'a> Chunk<'a> {
     fn new(text: &'a str, start: usize, line: u32) -> Self {
-        let bytes = (!text.is_ascii()).then(|| {
-            let ends = std::iter::once(text.len());
-            text.char_indices()
-                .map(|(at, _)| at)
-                .chain(ends)
-                .map(|at| at as u32)
-                .collect()
-        });
-        Self {
-            text,
-            start: start as u32,
-            line,
-            bytes,
-        }
+        Self { text, start: start as u32, line }
     }
 
-    /// The byte of the character `index`, within the chunk.
-    fn byte(&self, index: usize) -> u32 {
-        match &self.bytes {
-            Some(bytes) => bytes.get(index).or(bytes.last()).copied().unwrap_or(0),
-            None => index.min(self.text.len()) as u32,
-        }
+    /// The byte at a marker, within the chunk.
+    fn byte(&self, marker: &Marker) -> u32 {
+        marker.byte_offset().unwrap_or(marker.index()).min(self.text.len()) as u32
     }
 
     fn span(&self, start: &Marker, end: &Marker) -> Span {
-        let (from, to) = (self.byte(start.index()), self.byte(end.index()));
+        let (from, to) = (self.byte(start), self.byte(end));
         Span {
             start: self.start + from,
             end: self.start + to.max(from),
@@ -180,7 +162,10 @@ fn read_chunk(chunk: &Chunk<'_>, documents: &mut Vec<Document>) {
         documents.push(document);
         return;
     }
-    let mut parser = Parser::new(StrInput::new(chunk.text));
+    let mut options = Options::default();
+    options.flow_nesting_limit = builder::MAX_DEPTH + 1;
+    options.block_nesting_limit = builder::MAX_DEPTH + 1;
+    let mut parser = Parser::new_from_str_with_options(chunk.text, options);
     let mut builder = Builder::new(chunk);
     loop {
         let (event, span) = match parser.next_event() {

@@ -183,7 +183,7 @@ fn not_nothing(fields: &[Values<'_>], report: &mut Report<'_>) {
 fn each_value(
     key: &str,
     values: &[String],
-    check: fn(&str) -> Option<String>,
+    check: ValueCheck,
     report: &mut Report<'_>,
 ) {
     report.each(key, values, |report, value| {
@@ -277,8 +277,11 @@ fn is_literal(segment: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&b))
 }
 
+/// What is wrong with a value, if anything.
+type ValueCheck = fn(&str) -> Option<String>;
+
 /// What a condition's key asks for, by its exact name.
-const ATTRIBUTES: &[(&str, fn(&str) -> Option<String>)] = &[
+const ATTRIBUTES: &[(&str, ValueCheck)] = &[
     ("source.ip", address),
     ("remote.ip", address),
     ("destination.ip", address),

@@ -96,7 +96,8 @@ fn check_port(port: &Port, bind: &str, report: &mut Report<'_>) {
                 report.error_with(message, format!("known are {}", forms::PROTOCOLS));
             });
         }
-        if !forms::is_port(port.number) && !(port.number == 0 && bind.starts_with("unix://")) {
+        let is_unix = port.number == 0 && bind.starts_with("unix://");
+        if !forms::is_port(port.number) && !is_unix {
             report.error_at("number", forms::PORT);
         }
         if port.target_port > 0 {

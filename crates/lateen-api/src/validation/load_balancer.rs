@@ -109,7 +109,7 @@ fn consistent_hash(report: &mut Report<'_>, hash: &ConsistentHashLb) {
 /// Only asked of numbers below [`MAX_MAGLEV`].
 fn is_prime(number: u64) -> bool {
     let mut factors = (2..).take_while(|factor| factor * factor <= number);
-    number > 1 && factors.all(|factor| number % factor != 0)
+    number > 1 && factors.all(|factor| !number.is_multiple_of(factor))
 }
 
 fn check_locality(

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use saphyr_parser::{Event, ScalarStyle, Tag};
+use granit_parser::{Event, ScalarStyle, StructureStyle, Tag};
 
 use super::{Chunk, Document, Problem, syntax};
 use crate::diagnostic::codes;
@@ -11,7 +11,7 @@ use crate::tree::{Entry, Node, Resolved, Scalar, Style, Tree};
 
 /// Deeper nesting than this is refused. Kubernetes' own limit is 10,000, which nobody comes near; Envoy configurations
 /// reach about 30.
-const MAX_DEPTH: usize = 100;
+pub(crate) const MAX_DEPTH: usize = 100;
 
 /// How many nodes aliases and merge keys may add to one document: a few bytes can ask for billions.
 const MAX_EXPANSION: usize = 100_000;
@@ -32,6 +32,7 @@ pub(crate) struct Builder<'a> {
 /// A list or map whose end has not come yet.
 struct Frame {
     span: Span,
+    style: StructureStyle,
     anchor: usize,
     /// Nodes below, for the price of an alias to it.
     size: usize,
@@ -82,19 +83,16 @@ impl<'a> Builder<'a> {
                 self.anchor(anchor, &node, 1);
                 self.node(node, 1);
             }
-            Event::SequenceStart(anchor, _) => {
-                self.open(span, anchor, Content::List(Vec::new()))?
+            Event::SequenceStart(style, anchor, _) => {
+                self.open(span, style, anchor, Content::List(Vec::new()))?
             }
-            Event::MappingStart(anchor, _) => {
-                self.open(span, anchor, Content::Map(MapFrame::default()))?;
+            Event::MappingStart(style, anchor, _) => {
+                self.open(span, style, anchor, Content::Map(MapFrame::default()))?;
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(span)?,
             Event::Alias(anchor) => self.alias(anchor, span)?,
-            Event::Nothing
-            | Event::StreamStart
-            | Event::StreamEnd
-            | Event::DocumentStart(_)
-            | Event::DocumentEnd => {}
+            // Events of the stream, and those that are not asked for.
+            _ => {}
         }
         Ok(())
     }
@@ -118,12 +116,19 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn open(&mut self, span: Span, anchor: usize, content: Content) -> Result<(), Problem> {
+    fn open(
+        &mut self,
+        span: Span,
+        style: StructureStyle,
+        anchor: usize,
+        content: Content,
+    ) -> Result<(), Problem> {
         if self.stack.len() >= MAX_DEPTH {
             let message = format!("nested more than {MAX_DEPTH} levels deep");
             return Err(Problem::new(codes::LIMIT, span, message));
         }
         self.stack.push(Frame {
+            style,
             span,
             anchor,
             size: 1,
@@ -142,7 +147,7 @@ impl<'a> Builder<'a> {
                 frame.size += self.merge(map, span, node)?;
             }
         }
-        let is_flow = self.chunk.text_from(frame.span).starts_with(['{', '[']);
+        let is_flow = frame.style == StructureStyle::Flow;
         let anchor = frame.anchor;
         let (node, size) = complete(frame, is_flow.then_some(end.end));
         self.anchor(anchor, &node, size);
@@ -303,6 +308,11 @@ fn placed(mut node: Node, key: Span) -> Node {
     node
 }
 
+/// What to say of a document that is nested too deep.
+pub(crate) fn too_deep(span: Span) -> Problem {
+    Problem::new(codes::LIMIT, span, format!("nested more than {MAX_DEPTH} levels deep"))
+}
+
 fn too_much(span: Span) -> Problem {
     let message =
         format!("aliases expand this document by more than {MAX_EXPANSION} values; it is not read");
@@ -332,7 +342,7 @@ fn count(node: &Node) -> usize {
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
     let core = tag
         .filter(|tag| tag.is_yaml_core_schema())
-        .map(|tag| tag.suffix.as_str());
+        .map(|tag| tag.suffix());
     let is_plain = matches!(style, ScalarStyle::Plain);
     if is_plain && span.is_empty() && tag.is_none() {
         return Node {
@@ -343,7 +353,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node
     let style = match core {
         Some("int" | "float" | "bool" | "null") => Style::Plain,
         Some(_) => Style::Text,
-        None if is_plain && tag.is_none_or(|tag| !tag.suffix.is_empty()) => Style::Plain,
+        None if is_plain && tag.is_none_or(|tag| !tag.suffix().is_empty()) => Style::Plain,
         None => Style::Text,
     };
     Node {

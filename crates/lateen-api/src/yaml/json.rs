@@ -3,7 +3,7 @@
 //! The text is known to be valid when it comes here (`serde_json` has read it), so that tokens can be taken one after
 //! another; they go to the same builder as YAML's events.
 
-use saphyr_parser::{Event, ScalarStyle};
+use granit_parser::{Event, ScalarStyle, StructureStyle};
 use serde::de::IgnoredAny;
 
 use super::builder::Builder;
@@ -98,9 +98,9 @@ fn string_len(rest: &[u8]) -> usize {
 
 fn event(token: &str) -> Option<Event<'_>> {
     Some(match token {
-        "{" => Event::MappingStart(0, None),
+        "{" => Event::MappingStart(StructureStyle::Flow, 0, None),
         "}" => Event::MappingEnd,
-        "[" => Event::SequenceStart(0, None),
+        "[" => Event::SequenceStart(StructureStyle::Flow, 0, None),
         "]" => Event::SequenceEnd,
         "," | ":" => return None,
         _ if token.starts_with('"') => {

@@ -1,6 +1,6 @@
 //! What a parser's complaint means to the person who wrote the file.
 
-use saphyr_parser::ScanError;
+use granit_parser::{ErrorKind, ScanError};
 
 use super::{Chunk, Problem};
 use crate::diagnostic::codes;
@@ -9,6 +9,14 @@ use crate::span::Span;
 /// The parser's `error`, with the likely cause where it can be told.
 pub(crate) fn explain(chunk: &Chunk<'_>, error: &ScanError) -> Problem {
     let at = chunk.span(error.marker(), error.marker());
+    match error.kind() {
+        ErrorKind::RecursionLimitExceeded => return super::builder::too_deep(at),
+        ErrorKind::UnknownAnchor => {
+            return Problem::new(codes::ALIAS, at, "this alias refers to no anchor above it")
+                .with_fix("quote the value if it only happens to start with `*`");
+        }
+        _ => {}
+    }
     if let Some(problem) = template(chunk, at) {
         return problem;
     }
@@ -26,7 +34,7 @@ pub(crate) fn explain(chunk: &Chunk<'_>, error: &ScanError) -> Problem {
         at,
         format!("not valid YAML: {}", error.info()),
     );
-    match hint(line, error.info()) {
+    match hint(line, error.kind()) {
         Some(fix) => problem.with_fix(fix),
         None => problem,
     }
@@ -96,26 +104,25 @@ fn indentation_tab(line: &str) -> Option<u32> {
     line[..indentation].find('\t').map(|at| at as u32 + 1)
 }
 
-fn hint(line: &str, info: &str) -> Option<String> {
+fn hint(line: &str, kind: &ErrorKind) -> Option<String> {
+    if matches!(kind, ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement) {
+        let fix = "check the indentation, and quote a value that holds `: `, as in key: \"a: b\"";
+        return Some(fix.to_owned());
+    }
     let text = line.trim_start().trim_start_matches("- ");
-    if info.contains("mapping values are not allowed") {
-        return Some(
-            "check the indentation, and quote a value that holds `: `, as in key: \"a: b\""
-                .to_owned(),
-        );
+    let value = text.split_once(": ").map_or(text, |(_, value)| value).trim_start();
+    if let Some(first @ ('*' | '&' | '@' | '`' | '%' | '!')) = value.chars().next() {
+        return Some(format!("a value that starts with `{first}` has to be quoted"));
     }
-    let value = text
-        .split_once(": ")
-        .map_or(text, |(_, value)| value)
-        .trim_start();
-    match value.chars().next() {
-        Some(first @ ('*' | '&' | '@' | '`' | '%' | '!')) => Some(format!(
-            "a value that starts with `{first}` has to be quoted"
-        )),
-        _ if info.contains("block mapping") || info.contains("simple key") => Some(
-            "check that this line is indented like its neighbours and has a `:` after its key"
-                .to_owned(),
-        ),
-        _ => None,
-    }
+    let of_layout = matches!(
+        kind,
+        ErrorKind::ExpectedBlockMappingKey
+            | ErrorKind::ExpectedBlockSequenceEntry
+            | ErrorKind::SimpleKeyExpected
+            | ErrorKind::InvalidSimpleKey
+            | ErrorKind::InvalidIndentation
+            | ErrorKind::MappingKeyNotAllowed
+    );
+    let fix = "check that this line is indented like its neighbours and has a `:` after its key";
+    of_layout.then(|| fix.to_owned())
 }
