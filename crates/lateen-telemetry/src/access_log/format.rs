@@ -1,6 +1,6 @@
 //! Compiled format strings: a list of operations, each of which appends its value to the line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::context::{
@@ -340,7 +340,12 @@ fn address(address: Address<'_>, part: AddressPart, out: &mut Vec<u8>) -> Option
     // Writing to a `Vec` cannot fail.
     let _ = match part {
         AddressPart::Whole => match ip {
-            SocketAddr::V4(ip) => write!(out, "{ip}"),
+            SocketAddr::V4(ip) => {
+                ipv4(*ip.ip(), out);
+                out.push(b':');
+                write_unsigned(u64::from(ip.port()), out);
+                Ok(())
+            }
             // Without the scope id, which `Display` of the whole would add.
             SocketAddr::V6(ip) => write!(out, "[{}]:{}", ip.ip(), ip.port()),
         },
@@ -351,6 +356,16 @@ fn address(address: Address<'_>, part: AddressPart, out: &mut Vec<u8>) -> Option
         }
     };
     Some(Appended::Text)
+}
+
+/// `Display` of an address pads and checks more than a log line needs.
+fn ipv4(ip: Ipv4Addr, out: &mut Vec<u8>) {
+    for (index, octet) in ip.octets().into_iter().enumerate() {
+        if index > 0 {
+            out.push(b'.');
+        }
+        write_unsigned(u64::from(octet), out);
+    }
 }
 
 fn flags<C: LogContext + ?Sized>(context: &C, long: bool, out: &mut Vec<u8>) -> Option<Appended> {

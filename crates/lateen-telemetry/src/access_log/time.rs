@@ -410,12 +410,11 @@ fn days_from_civil(year: i64, month: u32, day: u32) -> i64 {
 }
 
 fn padded(value: u32, width: usize, pad: u8, out: &mut Vec<u8>) {
-    let start = out.len();
-    write_unsigned(u64::from(value), out);
-    let digits = out.len() - start;
+    let digits = value.checked_ilog10().unwrap_or(0) as usize + 1;
     for _ in digits..width {
-        out.insert(start, pad);
+        out.push(pad);
     }
+    write_unsigned(u64::from(value), out);
 }
 
 fn write_signed(value: i64, out: &mut Vec<u8>) {

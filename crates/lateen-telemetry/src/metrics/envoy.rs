@@ -2,7 +2,7 @@
 //!
 //! A worker asks for the handles of a cluster or listener once, when it first sees it, and keeps them beside it.
 //! Names and tags are Envoy's with Istio's tag names (`cluster_name`, `http_conn_manager_prefix`,
-//! `listener_address`, `response_code`, `response_code_class`).
+//! `listener_address`, `tcp_prefix`, `response_code_class`).
 //! Source: Envoy 1.40 documentation of cluster, HTTP connection manager, listener, TCP proxy and server statistics.
 
 use super::{
@@ -38,7 +38,14 @@ macro_rules! stats {
         impl $families {
             /// The families in `registry`.
             pub fn new(registry: &Registry) -> Self {
-                let name = |stat: &str| Descriptor::envoy(&format!("{}.{stat}", $prefix));
+                let name = |stat: &str| {
+                    // A Rust name has no dot: `ssl_handshake` is Envoy's `ssl.handshake`.
+                    let (scope, stat) = match stat.strip_prefix("ssl_") {
+                        Some(stat) => (".ssl", stat),
+                        None => ("", stat),
+                    };
+                    Descriptor::envoy(&format!("{}{scope}.{stat}", $prefix))
+                };
                 Self {
                     $($counter: registry.counters(name(stringify!($counter))),)*
                     $($gauge: registry.gauges(name(stringify!($gauge))),)*
@@ -49,6 +56,8 @@ macro_rules! stats {
 
             /// The handles of the instance called `instance` in `shard`.
             pub fn handles(&self, shard: Shard, instance: &str) -> $handles {
+                // Istio ends names with `;` so that tag rules find their end; it is not part of the name.
+                let instance = instance.trim_end_matches(';');
                 $handles {
                     $($counter: self.$counter.handle(shard, &[instance]),)*
                     $($gauge: self.$gauge.handle(shard, &[instance]),)*
@@ -56,7 +65,7 @@ macro_rules! stats {
                     $(response_class: {
                         let _ = $class;
                         let class = |class| self.response_class.handle(shard, &[instance, class]);
-                        ["1", "2", "3", "4", "5"].map(class)
+                        ["1xx", "2xx", "3xx", "4xx", "5xx"].map(class)
                     },)?
                 }
             }
@@ -94,7 +103,7 @@ stats! {
             membership_healthy,
         }
         histograms { upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_time }
-        classes "upstream_rq_{response_code_class}xx"
+        classes "upstream_rq_{response_code_class}"
     }
 }
 
@@ -116,7 +125,7 @@ stats! {
             downstream_cx_upgrades_active, downstream_rq_active,
         }
         histograms { downstream_cx_length_ms, downstream_rq_time }
-        classes "downstream_rq_{response_code_class}xx"
+        classes "downstream_rq_{response_code_class}"
     }
 }
 

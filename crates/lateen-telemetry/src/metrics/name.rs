@@ -33,8 +33,8 @@ pub(crate) enum Piece {
 
 impl Descriptor {
     /// A metric of Envoy's: `cluster.{cluster_name}.upstream_rq_total` is `envoy_cluster_upstream_rq_total` with the
-    /// label `cluster_name`, and `http.{prefix}.downstream_rq_{response_code_class}xx` is
-    /// `envoy_http_downstream_rq_xx`. An unclosed brace is taken as text.
+    /// label `cluster_name`, and `http.{prefix}.downstream_rq_{response_code_class}` is
+    /// `envoy_http_downstream_rq`, as Istio's tag rules have it. An unclosed brace is taken as text.
     pub fn envoy(template: &str) -> Descriptor {
         let mut labels: Vec<Arc<str>> = Vec::new();
         let mut stat = Vec::new();
@@ -57,7 +57,7 @@ impl Descriptor {
         }
         push_text(&mut stat, rest);
         bare.push_str(rest);
-        let bare = bare.strip_suffix('.').unwrap_or(&bare);
+        let bare = bare.strip_suffix(['.', '_']).unwrap_or(&bare);
         Descriptor {
             prometheus: format!("{ENVOY_PREFIX}{}", sanitized(bare)).into(),
             help: "".into(),
@@ -156,12 +156,14 @@ mod tests {
 
     #[test]
     fn a_tag_inside_an_element_leaves_the_rest_of_it() {
-        let descriptor = Descriptor::envoy("http.{prefix}.downstream_rq_{response_code_class}xx");
-        assert_eq!(descriptor.prometheus_name(), "envoy_http_downstream_rq_xx");
+        let descriptor = Descriptor::envoy("http.{prefix}.downstream_rq_{response_code_class}");
+        assert_eq!(descriptor.prometheus_name(), "envoy_http_downstream_rq");
         assert_eq!(
-            stat_name(&descriptor, &["inbound_0.0.0.0_9080;", "2"]),
-            "http.inbound_0.0.0.0_9080;.downstream_rq_2xx"
+            stat_name(&descriptor, &["inbound_0.0.0.0_9080", "2xx"]),
+            "http.inbound_0.0.0.0_9080.downstream_rq_2xx"
         );
+        let descriptor = Descriptor::envoy("a.b_{c}xx.d");
+        assert_eq!(descriptor.prometheus_name(), "envoy_a_b_xx_d");
     }
 
     #[test]

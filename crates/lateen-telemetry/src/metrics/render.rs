@@ -83,6 +83,7 @@ fn selected<'a>(
 
 /// Appends `snapshot` in Prometheus' text exposition format.
 pub fn prometheus(snapshot: &Snapshot, filter: &Filter<'_>, out: &mut String) {
+    let mut scratch = String::new();
     for (family, series) in selected(snapshot, filter) {
         let name = &*family.descriptor.prometheus;
         if !family.descriptor.help.is_empty() {
@@ -94,20 +95,33 @@ pub fn prometheus(snapshot: &Snapshot, filter: &Filter<'_>, out: &mut String) {
         }
         let _ = writeln!(out, "# TYPE {name} {}", family.kind.word());
         for (labels, value) in series {
-            prometheus_series(family, labels, value, out);
+            prometheus_series(family, labels, value, &mut scratch, out);
         }
     }
 }
 
-fn prometheus_series(family: &FamilySnapshot, labels: &Labels, value: &Value, out: &mut String) {
-    let name = &*family.descriptor.prometheus;
+/// Appends the lines of one series. `scratch` is reused from series to series.
+fn prometheus_series(
+    family: &FamilySnapshot,
+    labels: &Labels,
+    value: &Value,
+    scratch: &mut String,
+    out: &mut String,
+) {
+    // A histogram repeats its labels on every line: they are escaped once.
+    scratch.clear();
+    write_labels(family, labels, scratch);
+    let line = Line {
+        name: &family.descriptor.prometheus,
+        labels: scratch,
+    };
     match (value, &family.kind) {
         (Value::Counter(value), _) => {
-            line(out, name, "", family, labels, None);
+            line.write("", None, out);
             let _ = writeln!(out, " {value}");
         }
         (Value::Gauge(value), _) => {
-            line(out, name, "", family, labels, None);
+            line.write("", None, out);
             let _ = writeln!(out, " {value}");
         }
         (Value::Histogram { buckets, sum }, Kind::Histogram { bounds, .. }) => {
@@ -115,56 +129,69 @@ fn prometheus_series(family: &FamilySnapshot, labels: &Labels, value: &Value, ou
             let limits = bounds.iter().copied().chain([f64::INFINITY]);
             for (bucket, limit) in buckets.iter().zip(limits) {
                 count = count.wrapping_add(*bucket);
-                line(out, name, "_bucket", family, labels, Some(limit));
+                line.write("_bucket", Some(limit), out);
                 let _ = writeln!(out, " {count}");
             }
-            line(out, name, "_sum", family, labels, None);
+            line.write("_sum", None, out);
             let _ = writeln!(out, " {sum}");
-            line(out, name, "_count", family, labels, None);
+            line.write("_count", None, out);
             let _ = writeln!(out, " {count}");
         }
         (Value::Histogram { .. }, _) => {}
     }
 }
 
-/// Appends `name_suffix{labels}`. Labels with an empty value are the same as absent ones, and left out.
-fn line(
-    out: &mut String,
-    name: &str,
-    suffix: &str,
-    family: &FamilySnapshot,
-    values: &[Arc<str>],
-    le: Option<f64>,
-) {
-    out.push_str(name);
-    out.push_str(suffix);
-    let mut separator = '{';
+/// What every line of a series has.
+struct Line<'a> {
+    name: &'a str,
+    /// `name="value",…`, without braces.
+    labels: &'a str,
+}
+
+impl Line<'_> {
+    fn write(&self, suffix: &str, le: Option<f64>, out: &mut String) {
+        out.push_str(self.name);
+        out.push_str(suffix);
+        if self.labels.is_empty() && le.is_none() {
+            return;
+        }
+        out.push('{');
+        out.push_str(self.labels);
+        if let Some(limit) = le {
+            if !self.labels.is_empty() {
+                out.push(',');
+            }
+            // Writing to a `String` cannot fail.
+            let _ = match limit.is_infinite() {
+                true => write!(out, "le=\"+Inf\""),
+                false => write!(out, "le=\"{limit}\""),
+            };
+        }
+        out.push('}');
+    }
+}
+
+/// Appends the labels of a series. Those with an empty value are the same as absent ones, and left out.
+fn write_labels(family: &FamilySnapshot, values: &[Arc<str>], out: &mut String) {
     for (label, value) in family.descriptor.labels.iter().zip(values) {
         if value.is_empty() {
             continue;
         }
-        out.push(separator);
-        separator = ',';
+        if !out.is_empty() {
+            out.push(',');
+        }
         out.push_str(label);
         out.push_str("=\"");
         escape_label(value, out);
         out.push('"');
     }
-    if let Some(limit) = le {
-        out.push(separator);
-        separator = ',';
-        let _ = match limit.is_infinite() {
-            true => write!(out, "le=\"+Inf\""),
-            false => write!(out, "le=\"{limit}\""),
-        };
-    }
-    if separator == ',' {
-        out.push('}');
-    }
 }
 
 /// Source: Prometheus exposition formats, "label_value".
 fn escape_label(value: &str, out: &mut String) {
+    if !value.contains(['\\', '"', '\n']) {
+        return out.push_str(value);
+    }
     for c in value.chars() {
         match c {
             '\\' => out.push_str("\\\\"),

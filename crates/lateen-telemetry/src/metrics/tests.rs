@@ -58,7 +58,7 @@ fn a_series_without_labels_has_no_braces() {
 fn stats_are_listed_under_envoys_names_with_histograms_last() {
     let registry = Registry::default();
     let families = envoy::ClusterFamilies::new(&registry);
-    let stats = families.handles(Shard::worker(0), "outbound|80||a.b.svc.cluster.local");
+    let stats = families.handles(Shard::worker(0), "outbound|80||a.b.svc.cluster.local;");
     stats.upstream_rq_total.inc();
     stats.upstream_rq_time.record(3);
     stats.response_class(204).unwrap().inc();
