@@ -95,7 +95,7 @@ pub fn find(image: &str) -> Option<StandIn> {
         "tcp-echo-server" => StandIn::new("tcp-echo").command(["9000", "hello"]),
         "tornado-websocket-example" => StandIn::new("websocket-echo").arguments(["--port", "8888"]),
         "app" if reference.repository.ends_with("testing/app") => StandIn::new("echo"),
-        "curl" | "curl-ssl" => StandIn::new("http-get"),
+        "curl" | "curl-ssl" => StandIn::new("exec").arguments(["--default", "http-get"]),
         "nginx" | "httpd" | "nginx-unprivileged" => {
             let port = if name == "nginx-unprivileged" {
                 "8080"
@@ -105,9 +105,10 @@ pub fn find(image: &str) -> Option<StandIn> {
             StandIn::new("static").arguments(["--port", port])
         }
         // Their own default is a shell without input, which would end at once.
-        "busybox" | "alpine" | "debian" | "ubuntu" | "pause" => {
-            StandIn::new("sleep").command(["infinity"])
+        "busybox" | "alpine" | "debian" | "ubuntu" => {
+            StandIn::new("exec").command(["sleep", "infinity"])
         }
+        "pause" => StandIn::new("sleep"),
         _ => return None,
     };
     Some(stand_in)
@@ -207,11 +208,11 @@ mod tests {
                 "docker.io/hiroakis/tornado-websocket-example",
                 "websocket-echo",
             ),
-            ("curlimages/curl", "http-get"),
-            ("governmentpaas/curl-ssl", "http-get"),
+            ("curlimages/curl", "exec"),
+            ("governmentpaas/curl-ssl", "exec"),
             ("nginx:1.25@sha256:0123", "static"),
-            ("docker.io/library/busybox:1.28", "sleep"),
-            ("alpine", "sleep"),
+            ("docker.io/library/busybox:1.28", "exec"),
+            ("alpine", "exec"),
         ] {
             assert_eq!(
                 find(image).map(|found| found.application),

@@ -10,6 +10,7 @@
 mod bookinfo;
 mod client;
 mod echo;
+mod exec;
 mod get;
 mod hello;
 mod httpbin;
@@ -37,6 +38,7 @@ pub const NAMES: &[&str] = &[
     "bookinfo-ratings",
     "bookinfo-reviews",
     "echo",
+    "exec",
     "hello-app",
     "helloworld",
     "http-get",
@@ -66,6 +68,15 @@ pub enum RunError {
         #[source]
         source: std::io::Error,
     },
+    /// A program could not be started.
+    #[error("running `{program}`")]
+    Exec {
+        /// The program.
+        program: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
     /// No runtime or signal handler could be made.
     #[error("starting")]
     Start(#[source] std::io::Error),
@@ -78,10 +89,11 @@ pub fn run(name: &str, arguments: &[String], environment: &Environment) -> u8 {
         Ok(code) => code,
         Err(error) => {
             report(name, &error);
-            if matches!(error, RunError::Usage(_) | RunError::UnknownApplication(_)) {
-                2
-            } else {
-                1
+            match error {
+                RunError::Usage(_) | RunError::UnknownApplication(_) => 2,
+                // As a shell says that a command was not found.
+                RunError::Exec { .. } => 127,
+                RunError::Listen { .. } | RunError::Start(_) => 1,
             }
         }
     }
@@ -98,6 +110,9 @@ fn report(name: &str, error: &dyn std::error::Error) {
 }
 
 fn try_run(name: &str, arguments: &[String], environment: &Environment) -> Result<u8, RunError> {
+    if name == "exec" {
+        return exec::run(arguments, environment);
+    }
     // One thread: a stand-in is to cost little, and its answers cost less.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
