@@ -9,7 +9,7 @@
 //!   repeats everything.
 //! - At most one response per type is in flight. What changes meanwhile is merged into the next one.
 //! - A rejected version is not sent again until the resource changes.
-//! - Make before break: see [`push`].
+//! - Make before break: `server/push.rs`.
 //! - Warming: Envoy asks for endpoints again when a cluster changes, or waits for them without asking (envoyproxy/envoy#13009,
 //!   #33607). So the endpoints of every cluster sent are sent behind it, changed or not.
 
@@ -26,6 +26,7 @@ use lateen_envoy::{ResourceSet, TypeUrl};
 mod push;
 mod state;
 mod status;
+mod wire;
 
 pub use status::{Rejection, SessionStatus, SyncState, Transfer, TypeStatus};
 

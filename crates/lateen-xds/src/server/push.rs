@@ -12,15 +12,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lateen_envoy::pb::envoy::config::core::v3::ControlPlane;
-use lateen_envoy::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryResponse, DiscoveryResponse, Resource as WireResource,
-};
+use lateen_envoy::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse};
 use lateen_envoy::pb::google::protobuf::Any;
 use lateen_envoy::{Resource, Resources, TypeUrl};
-use prost::Message;
 
 use super::state::{Diff, Held, InFlight};
 use super::status::Transfer;
+use super::wire::{endpoints_of, version, wire_resource};
 use super::{Response, ServerSession, Variant};
 
 /// What listeners and routes are waiting for.
@@ -370,59 +368,4 @@ impl super::state::TypeState {
 
 fn waits_for_clusters(ty: TypeUrl) -> bool {
     matches!(ty, TypeUrl::Listener | TypeUrl::RouteConfiguration)
-}
-
-fn wire_resource(resource: &Resource) -> WireResource {
-    WireResource {
-        name: String::from(&*resource.name),
-        version: resource.version_string(),
-        resource: Some(Any::clone(&resource.body)),
-        ..WireResource::default()
-    }
-}
-
-/// The version of a whole type: a hash of its names and versions, so that it is the same from every replica.
-fn version(resources: &Resources) -> String {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let hash = resources
-        .values()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, resource| {
-            let hash = resource.name.bytes().fold(hash, mix);
-            resource.version.to_be_bytes().into_iter().fold(hash, mix)
-        });
-    format!("{hash:016x}")
-}
-
-/// The few fields of a `Cluster` that say where its endpoints come from; the rest is skipped over.
-#[derive(Clone, PartialEq, prost::Message)]
-struct ClusterHead {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(int32, optional, tag = "2")]
-    discovery: Option<i32>,
-    #[prost(message, optional, tag = "3")]
-    eds: Option<EdsHead>,
-}
-
-/// The same of an `EdsClusterConfig`.
-#[derive(Clone, PartialEq, prost::Message)]
-struct EdsHead {
-    #[prost(string, tag = "2")]
-    service_name: String,
-}
-
-/// The name under which a cluster's endpoints are asked for, if it asks for any.
-fn endpoints_of(cluster: &Resource) -> Option<String> {
-    /// `Cluster.DiscoveryType.EDS`.
-    const EDS: i32 = 3;
-    let head = ClusterHead::decode(cluster.body.value.as_slice()).ok()?;
-    if head.discovery != Some(EDS) {
-        return None;
-    }
-    let service = head.eds.map(|eds| eds.service_name).unwrap_or_default();
-    Some(if service.is_empty() {
-        head.name
-    } else {
-        service
-    })
 }
