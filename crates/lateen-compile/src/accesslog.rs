@@ -25,11 +25,17 @@ pub(crate) const DEFAULT_JSON: [(&str, &str); 24] = [
     ("response_code", "%RESPONSE_CODE%"),
     ("response_flags", "%RESPONSE_FLAGS%"),
     ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
-    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
+    (
+        "connection_termination_details",
+        "%CONNECTION_TERMINATION_DETAILS%",
+    ),
     ("bytes_received", "%BYTES_RECEIVED%"),
     ("bytes_sent", "%BYTES_SENT%"),
     ("duration", "%DURATION%"),
-    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
+    (
+        "upstream_service_time",
+        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
+    ),
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
     ("user_agent", "%REQ(USER-AGENT)%"),
     ("request_id", "%REQ(X-REQUEST-ID)%"),
@@ -40,12 +46,18 @@ pub(crate) const DEFAULT_JSON: [(&str, &str); 24] = [
     ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
     ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
     ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
+    (
+        "upstream_transport_failure_reason",
+        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    ),
 ];
 
 /// The logs of requests and connections.
 pub(crate) fn logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
-    mesh.access_log.iter().map(|log| file_log(log, None)).collect()
+    mesh.access_log
+        .iter()
+        .map(|log| file_log(log, None))
+        .collect()
 }
 
 /// The log of connections that no filter chain took, which no other log would show.
@@ -54,21 +66,27 @@ pub(crate) fn listener_logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
         return Vec::new();
     }
     let filter = accesslog::AccessLogFilter {
-        filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(
-            accesslog::ResponseFlagFilter { flags: vec!["NR".to_owned()] },
-        )),
+        filter_specifier: Some(
+            accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(
+                accesslog::ResponseFlagFilter {
+                    flags: vec!["NR".to_owned()],
+                },
+            ),
+        ),
     };
-    mesh.access_log.iter().map(|log| file_log(log, Some(filter.clone()))).collect()
+    mesh.access_log
+        .iter()
+        .map(|log| file_log(log, Some(filter.clone())))
+        .collect()
 }
 
-fn file_log(
-    log: &AccessLog,
-    filter: Option<accesslog::AccessLogFilter>,
-) -> accesslog::AccessLog {
+fn file_log(log: &AccessLog, filter: Option<accesslog::AccessLogFilter>) -> accesslog::AccessLog {
     use extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
     let config = FileAccessLog {
         path: log.path.clone(),
-        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(format(&log.format))),
+        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(format(
+            &log.format,
+        ))),
     };
     accesslog::AccessLog {
         name: "envoy.access_loggers.file".to_owned(),
@@ -83,7 +101,10 @@ fn format(format: &LogFormat) -> core::SubstitutionFormatString {
         LogFormat::Text(text) => (Format::TextFormatSource(inline_string(text)), text.clone()),
         LogFormat::Json(fields) => {
             let text: String = fields.values().map(String::as_str).collect();
-            let fields = fields.iter().map(|(key, value)| (key.clone(), string(value))).collect();
+            let fields = fields
+                .iter()
+                .map(|(key, value)| (key.clone(), string(value)))
+                .collect();
             (Format::JsonFormat(Struct { fields }), text)
         }
     };

@@ -52,7 +52,10 @@ impl Policies {
         let mesh = snapshot.mesh();
         let mut trust_domains = vec![mesh.trust_domain.clone()];
         trust_domains.extend(mesh.trust_domain_aliases.iter().cloned());
-        Self { list, trust_domains }
+        Self {
+            list,
+            trust_domains,
+        }
     }
 
     /// The filters of HTTP connections.
@@ -107,8 +110,16 @@ impl Policies {
         protocol: Protocol,
     ) -> Option<Built> {
         let mut built = Built::default();
-        for policy in self.list.iter().filter(|policy| policy.spec.action == action) {
-            let slot = if policy.dry_run { &mut built.shadow } else { &mut built.enforced };
+        for policy in self
+            .list
+            .iter()
+            .filter(|policy| policy.spec.action == action)
+        {
+            let slot = if policy.dry_run {
+                &mut built.shadow
+            } else {
+                &mut built.enforced
+            };
             let rules = slot.get_or_insert_with(|| rbac::Rbac {
                 action: effect as i32,
                 policies: HashMap::new(),
@@ -127,10 +138,16 @@ impl Policies {
         protocol: Protocol,
     ) -> Vec<(String, rbac::Policy)> {
         let object = &policy.object;
-        let suffix =
-            if policy.spec.action == Action::Custom { "-deny-due-to-bad-CUSTOM-action" } else { "" };
+        let suffix = if policy.spec.action == Action::Custom {
+            "-deny-due-to-bad-CUSTOM-action"
+        } else {
+            ""
+        };
         let name = |index: usize| {
-            format!("ns[{}]-policy[{}]-rule[{index}]{suffix}", object.namespace, object.name)
+            format!(
+                "ns[{}]-policy[{}]-rule[{index}]{suffix}",
+                object.namespace, object.name
+            )
         };
         if policy.spec.rules.is_empty() {
             return vec![(name(0), rules::never())];

@@ -47,9 +47,30 @@ pub(crate) struct Place {
     pub(crate) labels: std::collections::BTreeMap<String, String>,
 }
 
+/// How an outbound cluster is reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Mode {
+    /// By its service.
+    #[default]
+    Service,
+    /// By the server name that spells it: a gateway between networks hands mutual TLS on as it is.
+    ServerName,
+}
+
+impl Mode {
+    /// The name of a cluster.
+    pub(crate) fn cluster_name(self, subset: &str, hostname: &str, port: u32) -> String {
+        match self {
+            Self::Service => names::outbound_cluster(subset, hostname, port),
+            Self::ServerName => names::sni_cluster(subset, hostname, port),
+        }
+    }
+}
+
 /// Everything the outbound clusters of one service port depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClusterInputs {
+    pub(crate) mode: Mode,
     pub(crate) view: ClusterView,
     pub(crate) mesh: Shared<Mesh>,
     pub(crate) service: Shared<Service>,
@@ -72,7 +93,10 @@ pub(crate) fn outbound(inputs: &ClusterInputs) -> Vec<cluster::Cluster> {
     if inputs.service.resolution == Resolution::Alias || inputs.port.protocol.handling().is_none() {
         return Vec::new();
     }
-    let subsets = inputs.rule.as_ref().map_or(0, |rule| rule.spec.subsets.len());
+    let subsets = inputs
+        .rule
+        .as_ref()
+        .map_or(0, |rule| rule.spec.subsets.len());
     let mut out: Vec<cluster::Cluster> = outbound_cluster(inputs, None).into_iter().collect();
     out.extend((0..subsets).filter_map(|index| outbound_cluster(inputs, Some(index))));
     out
@@ -84,7 +108,9 @@ fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<clu
     let rule = inputs.rule.as_deref();
     let spec = subset.and_then(|index| rule.and_then(|rule| rule.spec.subsets.get(index)));
     let subset_name = spec.map_or("", |spec| spec.name.as_str());
-    let name = names::outbound_cluster(subset_name, &service.hostname, inputs.port.number);
+    let name = inputs
+        .mode
+        .cluster_name(subset_name, &service.hostname, inputs.port.number);
     let policy = effective(inputs, spec).with_mesh_defaults(&inputs.mesh);
     let ty = discovery_type(service, inputs.view.router);
     let mut draft = if ty == DiscoveryType::Eds && service.resolution == Resolution::DynamicDns {
@@ -96,7 +122,8 @@ fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<clu
         let endpoints = inputs.endpoints.as_ref()?;
         set_dns(&mut draft, inputs);
         let labels = spec.map(|spec| &spec.labels);
-        let assignment = crate::endpoints::dns_assignment(&name, endpoints, labels, inputs, &policy)?;
+        let assignment =
+            crate::endpoints::dns_assignment(&name, endpoints, labels, inputs, &policy)?;
         draft.cluster.load_assignment = Some(assignment);
     }
     if ty == DiscoveryType::OriginalDst && inputs.port.target != 0 {
@@ -115,8 +142,13 @@ fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<clu
     Some(draft.build())
 }
 
-fn effective(inputs: &ClusterInputs, subset: Option<&lateen_api::networking::Subset>) -> EffectivePolicy {
-    let Some(rule) = inputs.rule.as_deref() else { return EffectivePolicy::default() };
+fn effective(
+    inputs: &ClusterInputs,
+    subset: Option<&lateen_api::networking::Subset>,
+) -> EffectivePolicy {
+    let Some(rule) = inputs.rule.as_deref() else {
+        return EffectivePolicy::default();
+    };
     match subset {
         None => EffectivePolicy::of_port(rule.spec.traffic_policy.as_ref(), inputs.port.number).0,
         Some(subset) => EffectivePolicy::of_subset(
@@ -143,7 +175,10 @@ fn is_dns(ty: DiscoveryType) -> bool {
 }
 
 /// Settings of the proxy's own resolver.
-#[expect(deprecated, reason = "Istio sends these fields, and every Envoy reads them")]
+#[expect(
+    deprecated,
+    reason = "Istio sends these fields, and every Envoy reads them"
+)]
 fn set_dns(draft: &mut Draft, inputs: &ClusterInputs) {
     use cluster::cluster::DnsLookupFamily;
     use extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
@@ -187,11 +222,12 @@ fn dynamic_forward_proxy(name: &str, service: &Service, view: &ClusterView) -> D
     };
     let mut draft = Draft::new(name, DiscoveryType::Static);
     draft.cluster.lb_policy = cluster::cluster::LbPolicy::ClusterProvided as i32;
-    draft.cluster.cluster_discovery_type =
-        Some(cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType {
+    draft.cluster.cluster_discovery_type = Some(
+        cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType {
             name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
             typed_config: Some(crate::proto::any(&config)),
-        }));
+        }),
+    );
     draft
 }
 
@@ -231,8 +267,15 @@ fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, su
         let locality = LocalityPolicy::of(mesh, policy.load_balancer.as_ref(), Some(service));
         policy::apply_load_balancer(draft, policy.load_balancer.as_ref(), locality.as_ref());
     }
+    if inputs.mode == Mode::ServerName {
+        return;
+    }
     let passthrough = service.resolution == Resolution::Passthrough || policy.is_passthrough();
-    let server = if passthrough && !inputs.all_mtls { MtlsMode::Disable } else { inputs.server_mtls };
+    let server = if passthrough && !inputs.all_mtls {
+        MtlsMode::Disable
+    } else {
+        inputs.server_mtls
+    };
     let sni = names::sni_cluster(subset, &service.hostname, port.number);
     let security = tls::decide(
         policy.tls.as_ref(),
@@ -245,7 +288,10 @@ fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, su
     let context = tls::RuleContext {
         service,
         may_fetch_secrets: inputs.view.router
-            || inputs.rule.as_ref().is_some_and(|rule| rule.spec.workload_selector.is_some()),
+            || inputs
+                .rule
+                .as_ref()
+                .is_some_and(|rule| rule.spec.workload_selector.is_some()),
         native: inputs.view.native,
     };
     tls::apply(draft, &security, &context);
@@ -257,11 +303,17 @@ fn metadata(inputs: &ClusterInputs, policy: &EffectivePolicy, subset: Option<usi
     let service = &inputs.service;
     let mut meta = Meta::default()
         .value(ISTIO, "services", list(vec![service_metadata(service)]))
-        .value(ISTIO, "default_original_port", number(f64::from(inputs.port.number)));
+        .value(
+            ISTIO,
+            "default_original_port",
+            number(f64::from(inputs.port.number)),
+        );
     if service.mesh_external {
         meta = meta.value(ISTIO, "external", boolean(true));
     }
-    let Some(rule) = inputs.rule.as_deref() else { return meta.provenance(&service.object, "") };
+    let Some(rule) = inputs.rule.as_deref() else {
+        return meta.provenance(&service.object, "");
+    };
     meta = match subset.and_then(|index| rule.subset_source(index)) {
         Some((object, path)) => meta.config(object, path),
         None => meta.config(&rule.object, ""),
@@ -278,9 +330,7 @@ fn metadata(inputs: &ClusterInputs, policy: &EffectivePolicy, subset: Option<usi
 }
 
 /// What metrics are labelled with.
-pub(crate) fn service_metadata(
-    service: &Service,
-) -> lateen_envoy::pb::google::protobuf::Value {
+pub(crate) fn service_metadata(service: &Service) -> lateen_envoy::pb::google::protobuf::Value {
     object([
         ("host", string(&service.hostname)),
         ("name", string(&service.name)),
@@ -317,7 +367,10 @@ fn passthrough_draft(name: &str, inputs: &CommonClusterInputs) -> Draft {
     draft.cluster.common_lb_config = None;
     draft.cluster.lb_policy = cluster::cluster::LbPolicy::ClusterProvided as i32;
     draft.use_downstream_protocol();
-    let common = draft.http_options().common_http_protocol_options.get_or_insert_default();
+    let common = draft
+        .http_options()
+        .common_http_protocol_options
+        .get_or_insert_default();
     // Unknown destinations come and go; Envoy's hour would keep connections to all of them. Source: Istio.
     common.idle_timeout = Some(duration(std::time::Duration::from_secs(300)));
     let pool = inputs.mesh.default_connection_pool.as_ref();
@@ -367,10 +420,16 @@ pub(crate) fn inbound_source(ip_mode: IpMode) -> core::BindConfig {
 /// Whether a service's endpoints come by EDS for a kind of proxy.
 pub(crate) fn uses_eds(service: &Service, router: bool) -> bool {
     discovery_type(service, router) == DiscoveryType::Eds
-        && !matches!(service.resolution, Resolution::DynamicDns | Resolution::Alias)
+        && !matches!(
+            service.resolution,
+            Resolution::DynamicDns | Resolution::Alias
+        )
 }
 
 /// Whether a service's endpoints are in the cluster itself.
 pub(crate) fn uses_dns(service: &Service) -> bool {
-    matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin)
+    matches!(
+        service.resolution,
+        Resolution::Dns | Resolution::DnsRoundRobin
+    )
 }

@@ -11,8 +11,9 @@ use lateen_api::networking::ClientTlsMode;
 use lateen_envoy::{Resource, ResourceSet, Resources, TypeUrl};
 use prost::{Message, Name};
 
-use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Place};
 use crate::clusters::InboundClusterInputs;
+use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Mode, Place};
+use crate::diagnostics::{SIDECAR_CREDENTIAL, on_object};
 use crate::endpoints::{self, EndpointInputs};
 use crate::listeners::{
     GatewayListenerInputs, InboundInputs, ListenerView, OutboundListenerInputs,
@@ -117,9 +118,12 @@ impl Compiler {
         }
         if node.dns_capture {
             let table = name_table_inputs(snapshot, &scope);
-            out.add(TypeUrl::NameTable, &self.name_tables.get(&table, |inputs| {
-                vec![resource("nametable", &nametable::name_table(inputs))]
-            }));
+            out.add(
+                TypeUrl::NameTable,
+                &self.name_tables.get(&table, |inputs| {
+                    vec![resource("nametable", &nametable::name_table(inputs))]
+                }),
+            );
         }
         out.finish()
     }
@@ -142,11 +146,17 @@ impl Compiler {
             ProxyKind::Sidecar => snapshot.sidecar(&node.namespace, proxy.labels).cloned(),
             ProxyKind::Router => None,
         };
-        let name = sidecar.as_ref().map_or_else(String::new, |sidecar| sidecar.object.to_string());
+        let name = sidecar
+            .as_ref()
+            .map_or_else(String::new, |sidecar| sidecar.object.to_string());
         let key = (node.kind, node.namespace.clone(), name);
         {
             let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-            if !scopes.snapshot.as_ref().is_some_and(|known| known.is_same(snapshot)) {
+            if !scopes
+                .snapshot
+                .as_ref()
+                .is_some_and(|known| known.is_same(snapshot))
+            {
                 scopes.snapshot = Some(snapshot.clone());
                 scopes.scopes.clear();
                 self.advance();
@@ -160,7 +170,11 @@ impl Compiler {
             ProxyKind::Router => Scope::for_gateway(snapshot, &node.namespace),
         });
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        if scopes.snapshot.as_ref().is_some_and(|known| known.is_same(snapshot)) {
+        if scopes
+            .snapshot
+            .as_ref()
+            .is_some_and(|known| known.is_same(snapshot))
+        {
             scopes.scopes.insert(key, Arc::clone(&scope));
         }
         scope
@@ -184,46 +198,71 @@ impl Compiler {
 
     /// The clusters and endpoints of every service in scope, and the clusters that exist once.
     fn add_outbound_clusters(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
+        self.add_services(proxy, scope, Mode::Service, out);
+        let common = CommonClusterInputs {
+            view: proxy.cluster_view(),
+            mesh: proxy.snapshot.mesh().clone(),
+        };
+        out.add(
+            TypeUrl::Cluster,
+            &self.common_clusters.get(&common, |inputs| {
+                encode(clusters::common(inputs), |cluster| &cluster.name)
+            }),
+        );
+    }
+
+    /// The clusters and endpoints of every service in scope, in one mode.
+    fn add_services(&self, proxy: &Proxy<'_>, scope: &Scope, mode: Mode, out: &mut Output) {
         for service in &scope.services {
             let rules = proxy.snapshot.rules(&scope.namespace, service);
             let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
             for port in &service.ports {
-                self.add_service_port(proxy, service, port, rule, out);
+                self.add_service_port(proxy, mode, (service, port), rule, out);
+            }
+            if let Some(rule) = rule.filter(|_| !proxy.is_router()) {
+                out.note(unreadable_credentials(rule));
             }
         }
-        let common =
-            CommonClusterInputs { view: proxy.cluster_view(), mesh: proxy.snapshot.mesh().clone() };
-        out.add(TypeUrl::Cluster, &self.common_clusters.get(&common, |inputs| {
-            encode(clusters::common(inputs), |cluster| &cluster.name)
-        }));
     }
 
     fn add_service_port(
         &self,
         proxy: &Proxy<'_>,
-        service: &Shared<Service>,
-        port: &Port,
+        mode: Mode,
+        (service, port): (&Shared<Service>, &Port),
         rule: Option<&Shared<MergedRule>>,
         out: &mut Output,
     ) {
         if service.resolution == Resolution::Alias || port.protocol.handling().is_none() {
             return;
         }
-        let inputs = proxy.cluster_inputs(service, port, rule);
-        out.add(TypeUrl::Cluster, &self.clusters.get(&inputs, |inputs| {
-            encode(clusters::outbound(inputs), |cluster| &cluster.name)
-        }));
+        let inputs = ClusterInputs {
+            mode,
+            ..proxy.cluster_inputs(service, port, rule)
+        };
+        out.add(
+            TypeUrl::Cluster,
+            &self.clusters.get(&inputs, |inputs| {
+                encode(clusters::outbound(inputs), |cluster| &cluster.name)
+            }),
+        );
         if !clusters::uses_eds(service, proxy.is_router()) {
             return;
         }
         let subsets = rule.map_or(&[][..], |rule| &rule.spec.subsets);
         let names = std::iter::once("").chain(subsets.iter().map(|subset| subset.name.as_str()));
         for subset in names {
-            let inputs = proxy.endpoint_inputs(service, port, rule, subset);
-            out.add(TypeUrl::ClusterLoadAssignment, &self.endpoints.get(&inputs, |inputs| {
-                let built = endpoints::assignment(inputs);
-                vec![resource(&built.cluster_name, &built)]
-            }));
+            let inputs = EndpointInputs {
+                mode,
+                ..proxy.endpoint_inputs(service, port, rule, subset)
+            };
+            out.add(
+                TypeUrl::ClusterLoadAssignment,
+                &self.endpoints.get(&inputs, |inputs| {
+                    let built = endpoints::assignment(inputs);
+                    vec![resource(&built.cluster_name, &built)]
+                }),
+            );
         }
     }
 }
@@ -239,7 +278,17 @@ impl Output {
     fn add(&mut self, ty: TypeUrl, resources: &[Resource]) {
         let map = self.types.entry(ty).or_default();
         for resource in resources {
-            map.entry(Arc::clone(&resource.name)).or_insert_with(|| resource.clone());
+            map.entry(Arc::clone(&resource.name))
+                .or_insert_with(|| resource.clone());
+        }
+    }
+
+    /// Adds findings that are not there yet.
+    fn note(&mut self, diagnostics: Vec<Diagnostic>) {
+        for diagnostic in diagnostics {
+            if !self.diagnostics.contains(&diagnostic) {
+                self.diagnostics.push(diagnostic);
+            }
         }
     }
 
@@ -248,7 +297,10 @@ impl Output {
         for (ty, map) in self.types {
             resources.set(ty, Arc::new(map));
         }
-        Compiled { resources, diagnostics: self.diagnostics }
+        Compiled {
+            resources,
+            diagnostics: self.diagnostics,
+        }
     }
 }
 
@@ -257,7 +309,10 @@ fn resource<M: Message + Name>(name: &str, message: &M) -> Resource {
 }
 
 fn encode<M: Message + Name>(messages: Vec<M>, name: impl Fn(&M) -> &String) -> Vec<Resource> {
-    messages.iter().map(|message| resource(name(message), message)).collect()
+    messages
+        .iter()
+        .map(|message| resource(name(message), message))
+        .collect()
 }
 
 /// A proxy, with what the snapshot knows of its workload.
@@ -277,7 +332,12 @@ impl<'a> Proxy<'a> {
         } else {
             node.locality.clone()
         };
-        Self { snapshot, node, labels: pod.map_or(&node.labels, |pod| &pod.labels), locality }
+        Self {
+            snapshot,
+            node,
+            labels: pod.map_or(&node.labels, |pod| &pod.labels),
+            locality,
+        }
     }
 
     fn is_router(&self) -> bool {
@@ -302,7 +362,10 @@ impl<'a> Proxy<'a> {
     }
 
     fn place(&self) -> Place {
-        Place { locality: self.locality.clone(), labels: self.labels.clone() }
+        Place {
+            locality: self.locality.clone(),
+            labels: self.labels.clone(),
+        }
     }
 
     fn cluster_inputs(
@@ -315,6 +378,7 @@ impl<'a> Proxy<'a> {
         let known = snapshot.endpoints(service, port.number);
         let dns = clusters::uses_dns(service);
         ClusterInputs {
+            mode: Mode::Service,
             view: self.cluster_view(),
             mesh: snapshot.mesh().clone(),
             service: service.clone(),
@@ -350,12 +414,17 @@ impl<'a> Proxy<'a> {
             port.number,
         );
         EndpointInputs {
+            mode: Mode::Service,
             mesh: mesh.clone(),
             service: service.clone(),
             port: port.clone(),
             subset: subset.to_owned(),
             rule: rule.cloned(),
-            endpoints: self.snapshot.endpoints(service, port.number).cloned().unwrap_or_default(),
+            endpoints: self
+                .snapshot
+                .endpoints(service, port.number)
+                .cloned()
+                .unwrap_or_default(),
             place: near.then(|| self.place()),
             network: self.node.network.clone(),
         }
@@ -367,7 +436,9 @@ fn destination_facts<'a>(
     configs: impl Iterator<Item = &'a Shared<VirtualServiceConfig>>,
     known: impl Fn(&str) -> Option<DestinationFacts>,
 ) -> BTreeMap<String, DestinationFacts> {
-    let hosts: BTreeSet<String> = configs.flat_map(|config| destinations(&config.spec)).collect();
+    let hosts: BTreeSet<String> = configs
+        .flat_map(|config| destinations(&config.spec))
+        .collect();
     hosts
         .into_iter()
         .filter_map(|host| {
@@ -381,14 +452,24 @@ fn destination_facts<'a>(
 fn hashes(rule: &MergedRule) -> bool {
     let policy = |policy: Option<&lateen_api::networking::TrafficPolicy>| {
         policy.is_some_and(|policy| {
-            let own = policy.load_balancer.as_ref().is_some_and(|lb| lb.consistent_hash.is_some());
+            let own = policy
+                .load_balancer
+                .as_ref()
+                .is_some_and(|lb| lb.consistent_hash.is_some());
             own || policy.port_level_settings.iter().any(|settings| {
-                settings.load_balancer.as_ref().is_some_and(|lb| lb.consistent_hash.is_some())
+                settings
+                    .load_balancer
+                    .as_ref()
+                    .is_some_and(|lb| lb.consistent_hash.is_some())
             })
         })
     };
     policy(rule.spec.traffic_policy.as_ref())
-        || rule.spec.subsets.iter().any(|subset| policy(subset.traffic_policy.as_ref()))
+        || rule
+            .spec
+            .subsets
+            .iter()
+            .any(|subset| policy(subset.traffic_policy.as_ref()))
 }
 
 /// The rules of services that routes depend on.
@@ -399,7 +480,9 @@ fn hashing_rules(
 ) -> BTreeMap<String, Shared<MergedRule>> {
     let mut out = BTreeMap::new();
     for host in hosts {
-        let Some(service) = scope.service(&host) else { continue };
+        let Some(service) = scope.service(&host) else {
+            continue;
+        };
         let rules = proxy.snapshot.rules(&scope.namespace, service);
         let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
         if let Some(rule) = rule.filter(|rule| hashes(rule)) {
@@ -409,13 +492,42 @@ fn hashing_rules(
     out
 }
 
+/// What a sidecar cannot do: Secrets are for gateways, unless a rule selects the workloads it is for.
+fn unreadable_credentials(rule: &MergedRule) -> Vec<Diagnostic> {
+    if rule.spec.workload_selector.is_some() {
+        return Vec::new();
+    }
+    rule_credentials(rule)
+        .into_iter()
+        .map(|reference| {
+            let message = format!("sidecars may not read the credential `{}`", reference.name);
+            on_object(
+                SIDECAR_CREDENTIAL,
+                &reference.object,
+                &reference.path,
+                message,
+            )
+            .effect("sidecars verify the server by the system's CAs and show no certificate")
+            .fix("add a workloadSelector to the rule, or originate TLS at an egress gateway")
+        })
+        .collect()
+}
+
 /// The credentials that rules name for gateways.
 fn rule_credentials(rule: &MergedRule) -> Vec<secrets::Reference> {
     let mut out = Vec::new();
     let mut add = |policy: Option<&lateen_api::networking::TrafficPolicy>| {
         let Some(policy) = policy else { return };
-        let ports = policy.port_level_settings.iter().filter_map(|settings| settings.tls.as_ref());
-        for tls in policy.tls.iter().chain(ports).filter(|tls| !tls.credential_name.is_empty()) {
+        let ports = policy
+            .port_level_settings
+            .iter()
+            .filter_map(|settings| settings.tls.as_ref());
+        for tls in policy
+            .tls
+            .iter()
+            .chain(ports)
+            .filter(|tls| !tls.credential_name.is_empty())
+        {
             out.push(secrets::Reference {
                 name: tls.credential_name.clone(),
                 object: rule.object.clone(),
@@ -454,7 +566,11 @@ fn name_table_inputs(snapshot: &Snapshot, scope: &Scope) -> NameTableInputs {
                     Some((pod.name.clone(), endpoint.addresses.clone()))
                 })
                 .collect();
-            NamedService { service: service.clone(), endpoints, pods }
+            NamedService {
+                service: service.clone(),
+                endpoints,
+                pods,
+            }
         })
         .collect();
     NameTableInputs { services }

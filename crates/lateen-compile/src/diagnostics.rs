@@ -20,6 +20,9 @@ pub(crate) const MISSING_CREDENTIAL: &str = "LAT3005";
 pub(crate) const BAD_CREDENTIAL: &str = "LAT3006";
 /// Two services with the same host name.
 pub(crate) const DUPLICATE_SERVICE: &str = "LAT3007";
+/// A credential that the proxy may not read.
+pub(crate) const SIDECAR_CREDENTIAL: &str = "LAT3008";
+
 /// A finding about a resource that is at hand.
 pub(crate) fn on_resource(
     code: &'static str,

@@ -8,11 +8,10 @@ use std::collections::BTreeMap;
 
 use lateen_api::networking::ClientTlsMode;
 
-use crate::clusters::{ClusterInputs, EffectivePolicy, LocalityPolicy, Place};
+use crate::clusters::{ClusterInputs, EffectivePolicy, LocalityPolicy, Mode, Place};
 use crate::mesh::Mesh;
 use crate::meta::{ISTIO, Meta, TRANSPORT_SOCKET_MATCH};
 use crate::model::{Endpoint, Health, Port, Service};
-use crate::names;
 use crate::proto::{core, endpoint, pipe_address, socket_address, u32_value};
 use crate::rules::MergedRule;
 use crate::shared::Shared;
@@ -22,6 +21,7 @@ use locality::Group;
 /// Everything the endpoints of one cluster depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EndpointInputs {
+    pub(crate) mode: Mode,
     pub(crate) mesh: Shared<Mesh>,
     pub(crate) service: Shared<Service>,
     pub(crate) port: Port,
@@ -38,7 +38,8 @@ pub(crate) struct EndpointInputs {
 impl EndpointInputs {
     /// The cluster the endpoints are for.
     pub(crate) fn cluster_name(&self) -> String {
-        names::outbound_cluster(&self.subset, &self.service.hostname, self.port.number)
+        self.mode
+            .cluster_name(&self.subset, &self.service.hostname, self.port.number)
     }
 
     fn policy(&self) -> EffectivePolicy {
@@ -47,12 +48,18 @@ impl EndpointInputs {
 
     fn labels(&self) -> Option<&BTreeMap<String, String>> {
         let rule = self.rule.as_deref()?;
-        rule.spec.subsets.iter().find(|s| s.name == self.subset).map(|subset| &subset.labels)
+        rule.spec
+            .subsets
+            .iter()
+            .find(|s| s.name == self.subset)
+            .map(|subset| &subset.labels)
     }
 }
 
 fn policy(rule: Option<&MergedRule>, subset: &str, port: u32) -> EffectivePolicy {
-    let Some(rule) = rule else { return EffectivePolicy::default() };
+    let Some(rule) = rule else {
+        return EffectivePolicy::default();
+    };
     let subset = rule.spec.subsets.iter().find(|s| s.name == subset);
     match subset {
         None => EffectivePolicy::of_port(rule.spec.traffic_policy.as_ref(), port).0,
@@ -71,21 +78,43 @@ pub(crate) fn depends_on_place(
     port: u32,
 ) -> bool {
     let policy = policy(rule, subset, port);
-    LocalityPolicy::of(mesh, policy.load_balancer.as_ref(), Some(service)).is_some()
+    LocalityPolicy::of(mesh, policy.load_balancer.as_ref(), Some(service)).is_some_and(|locality| {
+        locality.force
+            || policy.outlier_detection.is_some()
+            || !locality.setting.distribute.is_empty()
+    })
 }
 
 /// The endpoints of one cluster.
 pub(crate) fn assignment(inputs: &EndpointInputs) -> endpoint::ClusterLoadAssignment {
     let policy = inputs.policy();
-    let locality =
-        LocalityPolicy::of(&inputs.mesh, policy.load_balancer.as_ref(), Some(&inputs.service));
-    let selected = select(&inputs.endpoints, inputs.labels(), &inputs.network, |endpoint| {
-        // EDS carries addresses only; names are what DNS clusters are for.
-        endpoint.addresses.first().is_some_and(|address| is_ip_or_pipe(address))
-    });
-    let mut groups = group(&selected, policy.tls.as_ref().map(|tls| tls.mode));
+    let locality = LocalityPolicy::of(
+        &inputs.mesh,
+        policy.load_balancer.as_ref(),
+        Some(&inputs.service),
+    );
+    let rule = policy.tls.as_ref().map(|tls| tls.mode);
+    let selected = select(
+        &inputs.endpoints,
+        inputs.labels(),
+        &inputs.network,
+        |endpoint| {
+            // EDS carries addresses only; names are what DNS clusters are for. Mutual TLS is handed on to who can end it.
+            endpoint
+                .addresses
+                .first()
+                .is_some_and(|address| is_ip_or_pipe(address))
+                && (inputs.mode == Mode::Service || mtls(endpoint, rule))
+        },
+    );
+    let mut groups = group(&selected, rule);
     if let (Some(locality), Some(place)) = (&locality, &inputs.place) {
-        locality::apply(&mut groups, locality, place, policy.outlier_detection.is_some());
+        locality::apply(
+            &mut groups,
+            locality,
+            place,
+            policy.outlier_detection.is_some(),
+        );
     }
     endpoint::ClusterLoadAssignment {
         cluster_name: inputs.cluster_name(),
@@ -104,10 +133,18 @@ pub(crate) fn dns_assignment(
 ) -> Option<endpoint::ClusterLoadAssignment> {
     let selected = select(endpoints, labels, "", |_| true);
     let mut groups = group(&selected, policy.tls.as_ref().map(|tls| tls.mode));
-    let locality =
-        LocalityPolicy::of(&inputs.mesh, policy.load_balancer.as_ref(), Some(&inputs.service));
+    let locality = LocalityPolicy::of(
+        &inputs.mesh,
+        policy.load_balancer.as_ref(),
+        Some(&inputs.service),
+    );
     if let (Some(locality), Some(place)) = (&locality, &inputs.place) {
-        locality::apply(&mut groups, locality, place, policy.outlier_detection.is_some());
+        locality::apply(
+            &mut groups,
+            locality,
+            place,
+            policy.outlier_detection.is_some(),
+        );
     }
     if groups.is_empty() {
         return None;
@@ -154,22 +191,29 @@ fn group<'a>(endpoints: &[&'a Endpoint], rule: Option<ClientTlsMode>) -> Vec<Gro
 }
 
 fn lb_endpoint(from: &Endpoint, rule: Option<ClientTlsMode>) -> endpoint::LbEndpoint {
-    let mut addresses = from.addresses.iter().map(|address| match address.strip_prefix("unix://") {
-        Some(path) => pipe_address(path),
-        None => socket_address(address, from.port),
-    });
+    let mut addresses =
+        from.addresses
+            .iter()
+            .map(|address| match address.strip_prefix("unix://") {
+                Some(path) => pipe_address(path),
+                None => socket_address(address, from.port),
+            });
     endpoint::LbEndpoint {
         // Everything sent is believed healthy; what is not ready is not sent.
         health_status: core::HealthStatus::Healthy as i32,
         load_balancing_weight: u32_value(from.weight.max(1)),
         metadata: metadata(from, mtls(from, rule)).build(),
-        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: addresses.next(),
-            additional_addresses: addresses
-                .map(|address| endpoint::endpoint::AdditionalAddress { address: Some(address) })
-                .collect(),
-            ..Default::default()
-        })),
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
+            endpoint::Endpoint {
+                address: addresses.next(),
+                additional_addresses: addresses
+                    .map(|address| endpoint::endpoint::AdditionalAddress {
+                        address: Some(address),
+                    })
+                    .collect(),
+                ..Default::default()
+            },
+        )),
     }
 }
 
@@ -183,16 +227,30 @@ fn mtls(from: &Endpoint, rule: Option<ClientTlsMode>) -> bool {
 
 fn metadata(from: &Endpoint, mtls: bool) -> Meta {
     let meta = Meta::default().string(ISTIO, "workload", &workload(from));
-    if mtls { meta.string(TRANSPORT_SOCKET_MATCH, "tlsMode", "istio") } else { meta }
+    if mtls {
+        meta.string(TRANSPORT_SOCKET_MATCH, "tlsMode", "istio")
+    } else {
+        meta
+    }
 }
 
 /// `workload;namespace;canonical name;canonical revision;cluster`: what metrics are labelled with when a peer says nothing.
 fn workload(from: &Endpoint) -> String {
     let label = |keys: &[&str]| keys.iter().find_map(|&key| from.labels.get(key)).cloned();
-    let name = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"])
-        .unwrap_or_else(|| from.workload.clone());
-    let revision =
-        label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"])
-            .unwrap_or_default();
-    format!("{};{};{name};{revision};{}", from.workload, from.namespace, from.cluster_id)
+    let name = label(&[
+        "service.istio.io/canonical-name",
+        "app.kubernetes.io/name",
+        "app",
+    ])
+    .unwrap_or_else(|| from.workload.clone());
+    let revision = label(&[
+        "service.istio.io/canonical-revision",
+        "app.kubernetes.io/version",
+        "version",
+    ])
+    .unwrap_or_default();
+    format!(
+        "{};{};{name};{revision};{}",
+        from.workload, from.namespace, from.cluster_id
+    )
 }

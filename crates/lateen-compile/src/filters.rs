@@ -34,8 +34,13 @@ pub(crate) const MTLS_HTTP_ALPN: [&str; 3] = ["istio-http/1.0", "istio-http/1.1"
 /// What sidecars offer for TCP over mutual TLS.
 pub(crate) const MTLS_TCP_ALPN: [&str; 2] = ["istio-peer-exchange", "istio"];
 /// Everything sidecars offer.
-pub(crate) const MTLS_ALPN: [&str; 5] =
-    ["istio", "istio-peer-exchange", "istio-http/1.0", "istio-http/1.1", "istio-h2"];
+pub(crate) const MTLS_ALPN: [&str; 5] = [
+    "istio",
+    "istio-peer-exchange",
+    "istio-http/1.0",
+    "istio-http/1.1",
+    "istio-h2",
+];
 
 /// Which way a listener's traffic goes, seen from the proxy's workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,13 +68,19 @@ pub(crate) fn metadata_exchange_config() -> Any {
 pub(crate) fn peer_metadata(class: Class) -> hcm::HttpFilter {
     use istio::peer_metadata::{Config, config};
     let headers = config::IstioHeaders::default;
-    let discover = |method| config::DiscoveryMethod { method_specifier: Some(method) };
+    let discover = |method| config::DiscoveryMethod {
+        method_specifier: Some(method),
+    };
     let discovery = vec![
-        discover(config::discovery_method::MethodSpecifier::IstioHeaders(headers())),
+        discover(config::discovery_method::MethodSpecifier::IstioHeaders(
+            headers(),
+        )),
         discover(config::discovery_method::MethodSpecifier::WorkloadDiscovery(Default::default())),
     ];
     let propagation = vec![config::PropagationMethod {
-        method_specifier: Some(config::propagation_method::MethodSpecifier::IstioHeaders(headers())),
+        method_specifier: Some(config::propagation_method::MethodSpecifier::IstioHeaders(
+            headers(),
+        )),
     }];
     let config = match class {
         Class::SidecarInbound => Config {
@@ -95,8 +106,14 @@ pub(crate) fn alpn() -> hcm::HttpFilter {
     };
     let config = FilterConfig {
         alpn_override: vec![
-            entry(filter_config::Protocol::Http10, ["istio-http/1.0", "istio", "http/1.0"]),
-            entry(filter_config::Protocol::Http11, ["istio-http/1.1", "istio", "http/1.1"]),
+            entry(
+                filter_config::Protocol::Http10,
+                ["istio-http/1.0", "istio", "http/1.0"],
+            ),
+            entry(
+                filter_config::Protocol::Http11,
+                ["istio-http/1.1", "istio", "http/1.1"],
+            ),
             entry(filter_config::Protocol::Http2, ["istio-h2", "istio", "h2"]),
         ],
     };
@@ -146,7 +163,10 @@ pub(crate) fn grpc_web() -> hcm::HttpFilter {
 
 /// Injects what a route asks for.
 pub(crate) fn fault() -> hcm::HttpFilter {
-    http_filter(FAULT, any(&extensions::filters::http::fault::v3::HttpFault::default()))
+    http_filter(
+        FAULT,
+        any(&extensions::filters::http::fault::v3::HttpFault::default()),
+    )
 }
 
 /// Answers preflights as a route asks for.

@@ -61,7 +61,11 @@ impl Server {
             .spec
             .hosts
             .iter()
-            .map(|host| host.split_once('/').map_or(host.as_str(), |(_, name)| name).to_lowercase())
+            .map(|host| {
+                host.split_once('/')
+                    .map_or(host.as_str(), |(_, name)| name)
+                    .to_lowercase()
+            })
             .collect();
         hosts.into_iter().collect()
     }
@@ -124,6 +128,20 @@ impl MergedGateway {
         merged
     }
 
+    /// Whether a server hands mutual TLS on by the cluster its server name spells.
+    pub(crate) fn hands_on_by_name(&self) -> bool {
+        self.ports
+            .iter()
+            .flat_map(|port| &port.servers)
+            .any(|server| {
+                server
+                    .spec
+                    .tls
+                    .as_ref()
+                    .is_some_and(|tls| tls.mode == ServerTlsMode::AutoPassthrough)
+            })
+    }
+
     fn add_gateway(&mut self, gateway: &Shared<Named<Gateway>>, targets: &[ServiceTarget]) {
         for (index, spec) in gateway.spec.servers.iter().enumerate() {
             let Some(port) = &spec.port else { continue };
@@ -146,7 +164,11 @@ impl MergedGateway {
 
     fn add(&mut self, server: Shared<Server>, port: u32) {
         if server.is_tls() && !self.claim_tls_hosts(&server, port) {
-            self.refuse(&server, port, "another server on the port serves the same host over TLS");
+            self.refuse(
+                &server,
+                port,
+                "another server on the port serves the same host over TLS",
+            );
             return;
         }
         let bind = server.spec.bind.clone();
@@ -169,7 +191,8 @@ impl MergedGateway {
 
     fn open(&mut self, server: Shared<Server>, port: u32) {
         if server.is_http() {
-            self.routes.insert(server.route_name.clone(), vec![server.clone()]);
+            self.routes
+                .insert(server.route_name.clone(), vec![server.clone()]);
         }
         self.ports.push(PortServers {
             port,
@@ -182,8 +205,10 @@ impl MergedGateway {
 
     /// Plain HTTP servers share one route configuration; plain TCP has nothing to tell servers apart by.
     fn join_plain(&mut self, server: Shared<Server>, port: u32) {
-        let found =
-            self.ports.iter().position(|p| p.port == port && p.bind == server.spec.bind);
+        let found = self
+            .ports
+            .iter()
+            .position(|p| p.port == port && p.bind == server.spec.bind);
         let Some(index) = found else { return };
         let current = &mut self.ports[index];
         let both_http = current.protocol.is_http() && server.protocol.is_http();
@@ -192,16 +217,24 @@ impl MergedGateway {
             return;
         }
         current.servers.push(server.clone());
-        self.routes.entry(server.route_name.clone()).or_default().push(server);
+        self.routes
+            .entry(server.route_name.clone())
+            .or_default()
+            .push(server);
     }
 
     fn join_tls(&mut self, server: Shared<Server>, port: u32) {
         if server.is_http() {
             if self.routes.contains_key(&server.route_name) {
-                self.refuse(&server, port, "another server of the gateway has the same port name");
+                self.refuse(
+                    &server,
+                    port,
+                    "another server of the gateway has the same port name",
+                );
                 return;
             }
-            self.routes.insert(server.route_name.clone(), vec![server.clone()]);
+            self.routes
+                .insert(server.route_name.clone(), vec![server.clone()]);
         }
         let same = self.ports.iter_mut().find(|p| {
             p.port == port && p.bind == server.spec.bind && p.protocol == server.protocol
@@ -257,9 +290,16 @@ fn route_name(server: &Server, port: u32) -> String {
         return format!("http.{port}{bind}");
     }
     if server.terminates_https() {
-        let name = server.spec.port.as_ref().map_or("", |port| port.name.as_str());
+        let name = server
+            .spec
+            .port
+            .as_ref()
+            .map_or("", |port| port.name.as_str());
         let object = &server.object;
-        return format!("https.{}.{name}.{}.{}{bind}", server.number, object.name, object.namespace);
+        return format!(
+            "https.{}.{name}.{}.{}{bind}",
+            server.number, object.name, object.namespace
+        );
     }
     String::new()
 }

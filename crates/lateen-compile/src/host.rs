@@ -14,7 +14,11 @@ pub(crate) fn matches(a: &str, b: &str) -> bool {
     match (wild_a, wild_b) {
         (true, true) => {
             let (x, y) = (&a[1..], &b[1..]);
-            if x.len() < y.len() { y.ends_with(x) } else { x.ends_with(y) }
+            if x.len() < y.len() {
+                y.ends_with(x)
+            } else {
+                x.ends_with(y)
+            }
         }
         (true, false) => b.ends_with(&a[1..]),
         (false, true) => a.ends_with(&b[1..]),
@@ -71,7 +75,11 @@ pub(crate) fn resolve_short_name(host: &str, namespace: &str, domain_suffix: &st
 
 /// `[address]` for an IPv6 address, else the host itself.
 pub(crate) fn ipv6_compliant(host: &str) -> String {
-    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+    if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    }
 }
 
 /// `host:port`, with brackets where the host is an IPv6 address.

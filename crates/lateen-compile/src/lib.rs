@@ -37,9 +37,7 @@ mod snapshot;
 pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use memo::MemoStats;
 pub use mesh::Settings;
-pub use model::{
-    Distribution, Endpoint, Health, Port, Registry, Resolution, Service, Visibility,
-};
+pub use model::{Distribution, Endpoint, Health, Port, Registry, Resolution, Service, Visibility};
 pub use names::ObjectRef;
 pub use node::{Interception, IpMode, NodeError, ProxyKind, ProxyNode};
 pub use pod::{Locality, Pod, PodRole};

@@ -54,14 +54,21 @@ pub(crate) fn virtual_outbound(inputs: &VirtualOutboundInputs) -> listener::List
     let port = mesh.listen_port;
     listener::Listener {
         name: names::VIRTUAL_OUTBOUND.to_owned(),
-        address: wildcards.first().map(|address| socket_address(address, port)),
+        address: wildcards
+            .first()
+            .map(|address| socket_address(address, port)),
         additional_addresses: additional_addresses(&wildcards[1..], port),
         use_original_dst: bool_value(true),
         transparent: transparent(view.interception),
         traffic_direction: core::TrafficDirection::Outbound as i32,
         filter_chains: vec![
             // A connection to the proxy's own port would go to itself for ever.
-            blackhole(names::VIRTUAL_OUTBOUND_BLACKHOLE, port, Class::SidecarOutbound, view),
+            blackhole(
+                names::VIRTUAL_OUTBOUND_BLACKHOLE,
+                port,
+                Class::SidecarOutbound,
+                view,
+            ),
             listener::FilterChain {
                 name: names::VIRTUAL_OUTBOUND_CATCH_ALL_TCP.to_owned(),
                 filters: catch_all(view, mesh, &inputs.outbound),
@@ -74,7 +81,11 @@ pub(crate) fn virtual_outbound(inputs: &VirtualOutboundInputs) -> listener::List
 }
 
 fn transparent(interception: Interception) -> Option<crate::proto::BoolValue> {
-    if interception == Interception::Tproxy { bool_value(true) } else { None }
+    if interception == Interception::Tproxy {
+        bool_value(true)
+    } else {
+        None
+    }
 }
 
 fn additional_addresses(addresses: &[&str], port: u32) -> Vec<listener::AdditionalAddress> {
@@ -100,7 +111,9 @@ fn blackhole(name: &str, port: u32, class: Class, view: &ListenerView) -> listen
         TCP_PROXY,
         any(&TcpProxy {
             stat_prefix: names::BLACK_HOLE_CLUSTER.to_owned(),
-            cluster_specifier: Some(ClusterSpecifier::Cluster(names::BLACK_HOLE_CLUSTER.to_owned())),
+            cluster_specifier: Some(ClusterSpecifier::Cluster(
+                names::BLACK_HOLE_CLUSTER.to_owned(),
+            )),
             ..Default::default()
         }),
     ));
@@ -168,4 +181,3 @@ pub(crate) fn cidr(text: &str) -> Option<core::CidrRange> {
         prefix_len: u32_value(length),
     })
 }
-

@@ -72,7 +72,10 @@ impl<K: Eq + Hash + Clone, V> Memo<K, V> {
         let value = Arc::new(generate(key));
         let mut state = self.lock();
         let used = state.generation;
-        let entry = state.entries.entry(key.clone()).or_insert_with(|| Entry { value, used });
+        let entry = state
+            .entries
+            .entry(key.clone())
+            .or_insert_with(|| Entry { value, used });
         Arc::clone(&entry.value)
     }
 
@@ -90,7 +93,11 @@ impl<K: Eq + Hash + Clone, V> Memo<K, V> {
 
     pub(crate) fn stats(&self) -> MemoStats {
         let state = self.lock();
-        MemoStats { hits: state.hits, misses: state.misses, entries: state.entries.len() }
+        MemoStats {
+            hits: state.hits,
+            misses: state.misses,
+            entries: state.entries.len(),
+        }
     }
 
     /// A poisoned lock means another thread panicked between two statements that cannot panic by themselves; the table is a
@@ -109,7 +116,14 @@ mod tests {
         let memo: Memo<u32, u32> = Memo::new();
         assert_eq!(*memo.get(&2, |k| k * 2), 4);
         assert_eq!(*memo.get(&2, |_| unreachable!("it is known")), 4);
-        assert_eq!(memo.stats(), MemoStats { hits: 1, misses: 1, entries: 1 });
+        assert_eq!(
+            memo.stats(),
+            MemoStats {
+                hits: 1,
+                misses: 1,
+                entries: 1
+            }
+        );
     }
 
     #[test]

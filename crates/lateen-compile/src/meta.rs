@@ -46,7 +46,11 @@ impl Meta {
     /// Our provenance alone, for objects Istio does not name.
     pub(crate) fn provenance(self, object: &ObjectRef, path: &str) -> Self {
         let meta = self.string(LATEEN, "config", &object.to_string());
-        if path.is_empty() { meta } else { meta.string(LATEEN, "path", path) }
+        if path.is_empty() {
+            meta
+        } else {
+            meta.string(LATEEN, "path", path)
+        }
     }
 
     /// The message; none if nothing was set.
@@ -54,9 +58,15 @@ impl Meta {
         if self.namespaces.is_empty() {
             return None;
         }
-        let filter_metadata =
-            self.namespaces.into_iter().map(|(key, fields)| (key, to_struct(fields))).collect();
-        Some(core::Metadata { filter_metadata, typed_filter_metadata: HashMap::new() })
+        let filter_metadata = self
+            .namespaces
+            .into_iter()
+            .map(|(key, fields)| (key, to_struct(fields)))
+            .collect();
+        Some(core::Metadata {
+            filter_metadata,
+            typed_filter_metadata: HashMap::new(),
+        })
     }
 }
 
@@ -77,41 +87,61 @@ fn api_of(kind: &str) -> (&'static str, &'static str, &'static str) {
 /// `/apis/networking.istio.io/v1/namespaces/ns/virtual-service/name`: what Istio's tools parse.
 fn api_path(object: &ObjectRef) -> String {
     let (group, version, kind) = api_of(&object.kind);
-    format!("/apis/{group}/{version}/namespaces/{}/{kind}/{}", object.namespace, object.name)
+    format!(
+        "/apis/{group}/{version}/namespaces/{}/{kind}/{}",
+        object.namespace, object.name
+    )
 }
 
 /// A text value.
 pub(crate) fn string(text: &str) -> Value {
-    Value { kind: Some(Kind::StringValue(text.to_owned())) }
+    Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    }
 }
 
 /// A truth value.
 pub(crate) fn boolean(value: bool) -> Value {
-    Value { kind: Some(Kind::BoolValue(value)) }
+    Value {
+        kind: Some(Kind::BoolValue(value)),
+    }
 }
 
 /// A number.
 pub(crate) fn number(value: f64) -> Value {
-    Value { kind: Some(Kind::NumberValue(value)) }
+    Value {
+        kind: Some(Kind::NumberValue(value)),
+    }
 }
 
 /// A list.
 pub(crate) fn list(values: Vec<Value>) -> Value {
-    Value { kind: Some(Kind::ListValue(ListValue { values })) }
+    Value {
+        kind: Some(Kind::ListValue(ListValue { values })),
+    }
 }
 
 /// An object.
 pub(crate) fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value { kind: Some(Kind::StructValue(fields_to_struct(fields))) }
+    Value {
+        kind: Some(Kind::StructValue(fields_to_struct(fields))),
+    }
 }
 
 /// A `Struct` of the given fields.
 pub(crate) fn fields_to_struct<const N: usize>(fields: [(&str, Value); N]) -> Struct {
-    Struct { fields: fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect() }
+    Struct {
+        fields: fields
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect(),
+    }
 }
 
 fn to_struct(fields: BTreeMap<String, Value>) -> Struct {
-    Struct { fields: fields.into_iter().collect() }
+    Struct {
+        fields: fields.into_iter().collect(),
+    }
 }
 
 #[cfg(test)]
@@ -121,13 +151,19 @@ mod tests {
     #[test]
     fn an_object_is_named_in_both_forms() {
         let object = ObjectRef::new("VirtualService", "default", "reviews");
-        let built = Meta::default().config(&object, "spec.http[0]").build().unwrap();
+        let built = Meta::default()
+            .config(&object, "spec.http[0]")
+            .build()
+            .unwrap();
         let text = |ns: &str, key: &str| built.filter_metadata[ns].fields[key].clone();
         assert_eq!(
             text(ISTIO, "config"),
             string("/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews")
         );
-        assert_eq!(text(LATEEN, "config"), string("VirtualService/default/reviews"));
+        assert_eq!(
+            text(LATEEN, "config"),
+            string("VirtualService/default/reviews")
+        );
         assert_eq!(text(LATEEN, "path"), string("spec.http[0]"));
         assert_eq!(Meta::default().build(), None);
     }

@@ -63,16 +63,30 @@ pub enum Visibility {
 impl Visibility {
     /// Reads `exportTo`: `*`, `.`, `~` or namespaces. An empty list means `default`.
     pub(crate) fn parse(export_to: &[String], own: &str, default: &[String]) -> Self {
-        let list = if export_to.is_empty() { default } else { export_to };
+        let list = if export_to.is_empty() {
+            default
+        } else {
+            export_to
+        };
         if list.is_empty() || list.iter().any(|ns| ns == "*") {
             return Self::Public;
         }
         let namespaces: BTreeSet<String> = list
             .iter()
             .filter(|ns| ns.as_str() != "~")
-            .map(|ns| if ns == "." { own.to_owned() } else { ns.clone() })
+            .map(|ns| {
+                if ns == "." {
+                    own.to_owned()
+                } else {
+                    ns.clone()
+                }
+            })
             .collect();
-        if namespaces.is_empty() { Self::None } else { Self::Namespaces(namespaces) }
+        if namespaces.is_empty() {
+            Self::None
+        } else {
+            Self::Namespaces(namespaces)
+        }
     }
 
     /// Whether a namespace may see it.

@@ -66,7 +66,11 @@ pub(crate) fn parse_outbound(name: &str) -> Option<OutboundCluster<'_>> {
         return None;
     }
     let port = parts.next()?.parse().ok()?;
-    Some(OutboundCluster { port, subset: parts.next()?, host: parts.next()? })
+    Some(OutboundCluster {
+        port,
+        subset: parts.next()?,
+        host: parts.next()?,
+    })
 }
 
 /// A reference to the object a piece of configuration came from: `networking.istio.io/v1/VirtualService/ns/name`.
@@ -85,7 +89,11 @@ pub struct ObjectRef {
 impl ObjectRef {
     /// A reference to an object.
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+        Self {
+            kind: kind.to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
     }
 }
 

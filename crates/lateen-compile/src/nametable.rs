@@ -39,10 +39,15 @@ pub(crate) fn name_table(inputs: &NameTableInputs) -> NameTable {
         for (pod, ips) in &named.pods {
             // `pod-0.service.namespace.svc…`: how members of a StatefulSet find each other.
             let name = format!("{pod}.{}", service.hostname);
-            table.entry(name).or_insert_with(|| NameInfo { ips: ips.clone(), ..info.clone() });
+            table.entry(name).or_insert_with(|| NameInfo {
+                ips: ips.clone(),
+                ..info.clone()
+            });
         }
     }
-    NameTable { table: table.into_iter().collect() }
+    NameTable {
+        table: table.into_iter().collect(),
+    }
 }
 
 fn addresses(named: &NamedService) -> Vec<String> {
@@ -60,7 +65,12 @@ fn addresses(named: &NamedService) -> Vec<String> {
         return out;
     }
     // A range is no address to answer with.
-    service.vips(true).iter().filter(|address| !address.contains('/')).cloned().collect()
+    service
+        .vips(true)
+        .iter()
+        .filter(|address| !address.contains('/'))
+        .cloned()
+        .collect()
 }
 
 fn info(service: &Service, ips: Vec<String>) -> NameInfo {
@@ -68,8 +78,16 @@ fn info(service: &Service, ips: Vec<String>) -> NameInfo {
     NameInfo {
         ips,
         registry: if kubernetes { "Kubernetes" } else { "External" }.to_owned(),
-        shortname: if kubernetes { service.name.clone() } else { String::new() },
-        namespace: if kubernetes { service.namespace.clone() } else { String::new() },
+        shortname: if kubernetes {
+            service.name.clone()
+        } else {
+            String::new()
+        },
+        namespace: if kubernetes {
+            service.namespace.clone()
+        } else {
+            String::new()
+        },
         ..Default::default()
     }
 }

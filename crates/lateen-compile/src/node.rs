@@ -54,7 +54,10 @@ pub enum NodeError {
 impl std::fmt::Display for NodeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Id(id) => write!(f, "node id `{id}` is not `type~address~name.namespace~domain`"),
+            Self::Id(id) => write!(
+                f,
+                "node id `{id}` is not `type~address~name.namespace~domain`"
+            ),
             Self::Kind(kind) => write!(f, "node type `{kind}` is neither `sidecar` nor `router`"),
         }
     }
@@ -122,8 +125,11 @@ impl ProxyNode {
         };
         let meta = Metadata(node.metadata.as_ref());
         let (pod, pod_namespace) = split_name(name);
-        let mut ips: Vec<IpAddr> =
-            meta.text("INSTANCE_IPS").split(',').filter_map(|ip| ip.trim().parse().ok()).collect();
+        let mut ips: Vec<IpAddr> = meta
+            .text("INSTANCE_IPS")
+            .split(',')
+            .filter_map(|ip| ip.trim().parse().ok())
+            .collect();
         if ips.is_empty() {
             ips.extend(address.parse::<IpAddr>().ok());
         }
@@ -215,11 +221,13 @@ fn interception(mode: &str) -> Interception {
 }
 
 fn locality(node: &Node) -> Locality {
-    node.locality.as_ref().map_or_else(Locality::default, |l| Locality {
-        region: l.region.clone(),
-        zone: l.zone.clone(),
-        sub_zone: l.sub_zone.clone(),
-    })
+    node.locality
+        .as_ref()
+        .map_or_else(Locality::default, |l| Locality {
+            region: l.region.clone(),
+            zone: l.zone.clone(),
+            sub_zone: l.sub_zone.clone(),
+        })
 }
 
 /// `pod.namespace`; a pod's name may itself hold dots, a namespace may not.
@@ -244,7 +252,11 @@ impl Metadata<'_> {
 
     fn text_or(&self, key: &str, default: &str) -> String {
         let text = self.text(key);
-        if text.is_empty() { default.to_owned() } else { text }
+        if text.is_empty() {
+            default.to_owned()
+        } else {
+            text
+        }
     }
 
     fn flag(&self, key: &str) -> bool {
@@ -257,10 +269,14 @@ impl Metadata<'_> {
     }
 
     fn map(&self, key: &str) -> BTreeMap<String, String> {
-        let Some(Kind::StructValue(fields)) = self.kind(key) else { return BTreeMap::new() };
+        let Some(Kind::StructValue(fields)) = self.kind(key) else {
+            return BTreeMap::new();
+        };
         let mut out = BTreeMap::new();
         out.extend(fields.fields.iter().filter_map(|(key, value)| match value {
-            Value { kind: Some(Kind::StringValue(text)) } => Some((key.clone(), text.clone())),
+            Value {
+                kind: Some(Kind::StringValue(text)),
+            } => Some((key.clone(), text.clone())),
             _ => None,
         }));
         out
@@ -276,7 +292,10 @@ mod tests {
         Node {
             id: id.to_owned(),
             metadata: Some(fields_to_struct([
-                ("LABELS", object([("app", string("reviews")), ("version", string("v1"))])),
+                (
+                    "LABELS",
+                    object([("app", string("reviews")), ("version", string("v1"))]),
+                ),
                 ("INSTANCE_IPS", string("10.0.0.1,fd00::1")),
                 ("DNS_CAPTURE", string("true")),
                 ("LATEEN_NATIVE", boolean(true)),
@@ -291,7 +310,10 @@ mod tests {
             "sidecar~10.0.0.1~reviews-v1-abc.default~default.svc.cluster.local",
         ))
         .unwrap();
-        assert_eq!((read.name.as_str(), read.namespace.as_str()), ("reviews-v1-abc", "default"));
+        assert_eq!(
+            (read.name.as_str(), read.namespace.as_str()),
+            ("reviews-v1-abc", "default")
+        );
         assert_eq!(read.labels["version"], "v1");
         assert_eq!(read.ip_mode(), IpMode::Dual);
         assert!(read.dns_capture && read.native);

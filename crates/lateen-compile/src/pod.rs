@@ -21,7 +21,11 @@ impl Locality {
         let separator = if text.contains('/') { '/' } else { '.' };
         let mut parts = text.splitn(3, separator).map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
-        Self { region: next(), zone: next(), sub_zone: next() }
+        Self {
+            region: next(),
+            zone: next(),
+            sub_zone: next(),
+        }
     }
 
     /// Whether nothing is known.
@@ -99,7 +103,10 @@ mod tests {
     #[test]
     fn localities_parse_with_either_separator() {
         let full = Locality::parse("us-east/a/1");
-        assert_eq!((full.zone.as_str(), full.to_string().as_str()), ("a", "us-east/a/1"));
+        assert_eq!(
+            (full.zone.as_str(), full.to_string().as_str()),
+            ("a", "us-east/a/1")
+        );
         assert_eq!(Locality::parse("us-east.a").zone, "a");
         assert_eq!(Locality::parse("us-east").to_string(), "us-east");
         assert!(Locality::parse("").is_empty());

@@ -23,7 +23,6 @@ use std::time::Duration;
 
 use prost::{Message, Name};
 
-
 /// Packs a message with its maps in canonical order.
 pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     lateen_envoy::pack(message)
@@ -115,14 +114,19 @@ pub(crate) fn listener_filter<M: Message + Name>(
 ) -> listener::ListenerFilter {
     listener::ListenerFilter {
         name: name.to_owned(),
-        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(config))),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(any(
+            config,
+        ))),
         ..Default::default()
     }
 }
 
 /// A typed extension by name.
 pub(crate) fn extension<M: Message + Name>(name: &str, config: &M) -> core::TypedExtensionConfig {
-    core::TypedExtensionConfig { name: name.to_owned(), typed_config: Some(any(config)) }
+    core::TypedExtensionConfig {
+        name: name.to_owned(),
+        typed_config: Some(any(config)),
+    }
 }
 
 /// An inline string as a data source.
@@ -136,7 +140,9 @@ pub(crate) fn inline_string(value: &str) -> core::DataSource {
 /// Matches exactly `value`.
 pub(crate) fn exact(value: &str) -> matcher::StringMatcher {
     matcher::StringMatcher {
-        match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(value.to_owned())),
+        match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(
+            value.to_owned(),
+        )),
         ..Default::default()
     }
 }
@@ -144,7 +150,9 @@ pub(crate) fn exact(value: &str) -> matcher::StringMatcher {
 /// Matches values that start with `value`.
 pub(crate) fn prefix(value: &str) -> matcher::StringMatcher {
     matcher::StringMatcher {
-        match_pattern: Some(matcher::string_matcher::MatchPattern::Prefix(value.to_owned())),
+        match_pattern: Some(matcher::string_matcher::MatchPattern::Prefix(
+            value.to_owned(),
+        )),
         ..Default::default()
     }
 }
@@ -159,10 +167,18 @@ pub(crate) fn safe_regex(regex: &str) -> matcher::StringMatcher {
 
 /// An RE2 expression.
 pub(crate) fn re2(regex: &str) -> matcher::RegexMatcher {
-    matcher::RegexMatcher { regex: regex.to_owned(), ..Default::default() }
+    matcher::RegexMatcher {
+        regex: regex.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// A percentage that runtime keys cannot override.
-pub(crate) fn runtime_percent(percent: envoy_type::FractionalPercent) -> core::RuntimeFractionalPercent {
-    core::RuntimeFractionalPercent { default_value: Some(percent), runtime_key: String::new() }
+pub(crate) fn runtime_percent(
+    percent: envoy_type::FractionalPercent,
+) -> core::RuntimeFractionalPercent {
+    core::RuntimeFractionalPercent {
+        default_value: Some(percent),
+        runtime_key: String::new(),
+    }
 }

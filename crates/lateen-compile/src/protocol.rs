@@ -85,11 +85,18 @@ impl Protocol {
             _ => {}
         }
         let name = app_protocol.unwrap_or(name);
-        if name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("grpc-web")) {
+        if name
+            .get(..8)
+            .is_some_and(|start| start.eq_ignore_ascii_case("grpc-web"))
+        {
             return Self::GrpcWeb;
         }
         let found = Self::parse(name.split('-').next().unwrap_or_default());
-        if found == Self::Sniffed && SERVER_FIRST_PORTS.contains(&port) { Self::Tcp } else { found }
+        if found == Self::Sniffed && SERVER_FIRST_PORTS.contains(&port) {
+            Self::Tcp
+        } else {
+            found
+        }
     }
 
     /// HTTP of any version, in clear text.
@@ -158,7 +165,11 @@ mod tests {
     use super::*;
 
     fn check(port: u32, name: &str, app: Option<&str>, expected: Protocol) {
-        assert_eq!(Protocol::of_service_port(port, name, None, app), expected, "{name} {app:?}");
+        assert_eq!(
+            Protocol::of_service_port(port, name, None, app),
+            expected,
+            "{name} {app:?}"
+        );
     }
 
     #[test]

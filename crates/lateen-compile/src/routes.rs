@@ -36,7 +36,10 @@ fn configuration(name: &str, virtual_hosts: Vec<route::VirtualHost>) -> route::R
 }
 
 /// The route of a service that no virtual service says anything about.
-#[expect(deprecated, reason = "Istio sends max_grpc_timeout, and older proxies read nothing else")]
+#[expect(
+    deprecated,
+    reason = "Istio sends max_grpc_timeout, and older proxies read nothing else"
+)]
 fn default_route(
     cluster: &str,
     operation: String,
@@ -45,7 +48,9 @@ fn default_route(
     object: &ObjectRef,
 ) -> route::Route {
     let action = route::RouteAction {
-        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
+            cluster.to_owned(),
+        )),
         timeout: Some(Default::default()),
         max_grpc_timeout: Some(Default::default()),
         retry_policy: actions::retry_policy(retry, hash.is_some()),
@@ -56,7 +61,10 @@ fn default_route(
         name: "default".to_owned(),
         r#match: Some(matches::route_match(None)),
         action: Some(route::route::Action::Route(action)),
-        decorator: Some(route::Decorator { operation, ..Default::default() }),
+        decorator: Some(route::Decorator {
+            operation,
+            ..Default::default()
+        }),
         metadata: Meta::default().provenance(object, "").build(),
         ..Default::default()
     }
@@ -72,7 +80,9 @@ pub(crate) fn inbound(
 ) -> route::RouteConfiguration {
     let zero = Some(Default::default());
     let action = route::RouteAction {
-        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
+            cluster.to_owned(),
+        )),
         timeout: zero,
         max_stream_duration: Some(route::route_action::MaxStreamDuration {
             max_stream_duration: zero,
@@ -108,7 +118,10 @@ pub(crate) fn inbound(
 }
 
 /// Where requests to unknown hosts go: where they were going, to an egress proxy, or nowhere.
-#[expect(deprecated, reason = "Istio sends max_grpc_timeout, and older proxies read nothing else")]
+#[expect(
+    deprecated,
+    reason = "Istio sends max_grpc_timeout, and older proxies read nothing else"
+)]
 fn catch_all(outbound: &crate::mesh::OutboundPolicy) -> route::VirtualHost {
     use crate::mesh::OutboundPolicy;
     let to = |cluster: &str| {
@@ -148,4 +161,3 @@ fn catch_all(outbound: &crate::mesh::OutboundPolicy) -> route::VirtualHost {
         ..Default::default()
     }
 }
-

@@ -26,12 +26,19 @@ impl MergedRule {
     /// A rule by itself.
     pub(crate) fn new(object: ObjectRef, spec: DestinationRule, visibility: Visibility) -> Self {
         let sources = subset_sources(&object, &spec);
-        Self { object, spec, sources, visibility }
+        Self {
+            object,
+            spec,
+            sources,
+            visibility,
+        }
     }
 
     /// The rule and field a subset came from.
     pub(crate) fn subset_source(&self, index: usize) -> Option<(&ObjectRef, &str)> {
-        self.sources.get(index).map(|(object, path)| (object, path.as_str()))
+        self.sources
+            .get(index)
+            .map(|(object, path)| (object, path.as_str()))
     }
 
     /// Adds a later rule for the same host: its new subsets, and its traffic policy if there is none yet. Returns the names of
@@ -39,7 +46,12 @@ impl MergedRule {
     fn absorb(&mut self, object: &ObjectRef, spec: &DestinationRule) -> Vec<String> {
         let mut duplicates = Vec::new();
         for (subset, source) in spec.subsets.iter().zip(subset_sources(object, spec)) {
-            if self.spec.subsets.iter().any(|known| known.name == subset.name) {
+            if self
+                .spec
+                .subsets
+                .iter()
+                .any(|known| known.name == subset.name)
+            {
                 duplicates.push(subset.name.clone());
             } else {
                 self.spec.subsets.push(subset.clone());
@@ -55,14 +67,18 @@ impl MergedRule {
     /// Whether it may be merged with another rule: the same audience and the same workloads.
     fn merges_with(&self, spec: &DestinationRule, visibility: &Visibility) -> bool {
         let labels = |spec: &DestinationRule| {
-            spec.workload_selector.as_ref().map(|selector| selector.match_labels.clone())
+            spec.workload_selector
+                .as_ref()
+                .map(|selector| selector.match_labels.clone())
         };
         self.visibility == *visibility && labels(&self.spec) == labels(spec)
     }
 }
 
 fn subset_sources(object: &ObjectRef, spec: &DestinationRule) -> Vec<(ObjectRef, String)> {
-    (0..spec.subsets.len()).map(|i| (object.clone(), format!("spec.subsets[{i}]"))).collect()
+    (0..spec.subsets.len())
+        .map(|i| (object.clone(), format!("spec.subsets[{i}]")))
+        .collect()
 }
 
 /// A subset that two rules define.
@@ -92,12 +108,19 @@ impl RuleIndex {
         for (object, spec, visibility) in rules {
             let hosts = merged.entry(object.namespace.clone()).or_default();
             let list = hosts.entry(spec.host.clone()).or_default();
-            match list.iter_mut().find(|rule| rule.merges_with(&spec, &visibility)) {
+            match list
+                .iter_mut()
+                .find(|rule| rule.merges_with(&spec, &visibility))
+            {
                 None => list.push(MergedRule::new(object, spec, visibility)),
                 Some(rule) => {
                     let kept = rule.object.clone();
                     duplicates.extend(rule.absorb(&object, &spec).into_iter().map(|subset| {
-                        DuplicateSubset { object: object.clone(), subset, kept: kept.clone() }
+                        DuplicateSubset {
+                            object: object.clone(),
+                            subset,
+                            kept: kept.clone(),
+                        }
                     }));
                 }
             }
@@ -106,7 +129,13 @@ impl RuleIndex {
         let by_namespace = merged
             .into_iter()
             .map(|(ns, hosts)| {
-                (ns, hosts.into_iter().map(|(host, list)| (host, share(list))).collect())
+                (
+                    ns,
+                    hosts
+                        .into_iter()
+                        .map(|(host, list)| (host, share(list)))
+                        .collect(),
+                )
             })
             .collect();
         (Self { by_namespace }, duplicates)
@@ -147,7 +176,9 @@ impl RuleIndex {
         hostname: &str,
         eligible: impl Fn(&MergedRule) -> bool,
     ) -> Vec<Shared<MergedRule>> {
-        let Some(hosts) = self.by_namespace.get(namespace) else { return Vec::new() };
+        let Some(hosts) = self.by_namespace.get(namespace) else {
+            return Vec::new();
+        };
         let matching = |list: &Vec<Shared<MergedRule>>| -> Vec<Shared<MergedRule>> {
             list.iter().filter(|rule| eligible(rule)).cloned().collect()
         };
@@ -164,7 +195,11 @@ impl RuleIndex {
             .filter(|(_, list)| !list.is_empty())
             .collect();
         wildcards.sort_by(|(a, _), (b, _)| host::specificity(a, b));
-        wildcards.into_iter().next().map(|(_, list)| list).unwrap_or_default()
+        wildcards
+            .into_iter()
+            .next()
+            .map(|(_, list)| list)
+            .unwrap_or_default()
     }
 }
 
@@ -184,11 +219,17 @@ pub(crate) fn for_workload<'a>(
 ) -> Option<&'a Shared<MergedRule>> {
     let selected = rules.iter().find(|rule| {
         rule.object.namespace == namespace
-            && rule.spec.workload_selector.as_ref().is_some_and(|selector| {
-                crate::labels::is_subset(&selector.match_labels, labels)
-            })
+            && rule
+                .spec
+                .workload_selector
+                .as_ref()
+                .is_some_and(|selector| crate::labels::is_subset(&selector.match_labels, labels))
     });
-    selected.or_else(|| rules.iter().rfind(|rule| rule.spec.workload_selector.is_none()))
+    selected.or_else(|| {
+        rules
+            .iter()
+            .rfind(|rule| rule.spec.workload_selector.is_none())
+    })
 }
 
 #[cfg(test)]
@@ -197,13 +238,29 @@ mod tests {
 
     use super::*;
 
-    fn rule(ns: &str, name: &str, host: &str, subsets: &[&str]) -> (ObjectRef, DestinationRule, Visibility) {
+    fn rule(
+        ns: &str,
+        name: &str,
+        host: &str,
+        subsets: &[&str],
+    ) -> (ObjectRef, DestinationRule, Visibility) {
         let subsets = subsets
             .iter()
-            .map(|&name| Subset { name: name.to_owned(), ..Subset::default() })
+            .map(|&name| Subset {
+                name: name.to_owned(),
+                ..Subset::default()
+            })
             .collect();
-        let spec = DestinationRule { host: host.to_owned(), subsets, ..Default::default() };
-        (ObjectRef::new("DestinationRule", ns, name), spec, Visibility::Public)
+        let spec = DestinationRule {
+            host: host.to_owned(),
+            subsets,
+            ..Default::default()
+        };
+        (
+            ObjectRef::new("DestinationRule", ns, name),
+            spec,
+            Visibility::Public,
+        )
     }
 
     fn names(index: &RuleIndex, client: &str, host: &str, service: &str) -> Vec<String> {
@@ -221,7 +278,12 @@ mod tests {
             rule("a", "two", "h", &["v2", "v3"]),
         ]);
         let found = index.lookup("a", "h", "a", "istio-system");
-        let subsets: Vec<_> = found[0].spec.subsets.iter().map(|s| s.name.as_str()).collect();
+        let subsets: Vec<_> = found[0]
+            .spec
+            .subsets
+            .iter()
+            .map(|s| s.name.as_str())
+            .collect();
         assert_eq!(subsets, ["v1", "v2", "v3"]);
         assert_eq!(found[0].subset_source(2).unwrap().1, "spec.subsets[1]");
         assert_eq!(duplicates[0].subset, "v2");
@@ -237,7 +299,10 @@ mod tests {
         ]);
         assert_eq!(names(&index, "client", host, "svc"), ["own"]);
         assert_eq!(names(&index, "third", host, "svc"), ["theirs"]);
-        assert_eq!(names(&index, "third", "y.b.svc.cluster.local", "b"), ["default"]);
+        assert_eq!(
+            names(&index, "third", "y.b.svc.cluster.local", "b"),
+            ["default"]
+        );
         assert_eq!(names(&index, "istio-system", host, "svc"), ["theirs"]);
     }
 }

@@ -26,7 +26,11 @@ pub(crate) struct EgressScope {
 impl EgressScope {
     /// The port the listener is limited to.
     pub(crate) fn port(&self) -> Option<u32> {
-        self.listener.as_ref()?.port.as_ref().map(|port| port.number)
+        self.listener
+            .as_ref()?
+            .port
+            .as_ref()
+            .map(|port| port.number)
     }
 
     /// Whether the listener is a forward proxy.
@@ -57,11 +61,16 @@ impl Scope {
         namespace: &str,
         sidecar: Option<Shared<Named<Sidecar>>>,
     ) -> Self {
-        let written = sidecar.as_ref().map_or(&[][..], |sidecar| &sidecar.spec.egress);
+        let written = sidecar
+            .as_ref()
+            .map_or(&[][..], |sidecar| &sidecar.spec.egress);
         let egress = if written.is_empty() {
             vec![everything(snapshot, namespace)]
         } else {
-            written.iter().map(|listener| limited(snapshot, namespace, listener)).collect()
+            written
+                .iter()
+                .map(|listener| limited(snapshot, namespace, listener))
+                .collect()
         };
         let outbound = outbound_policy(snapshot, sidecar.as_deref().map(|named| &named.spec));
         let mut scope = Self {
@@ -92,12 +101,16 @@ impl Scope {
 
     /// The service a host name means here.
     pub(crate) fn service(&self, hostname: &str) -> Option<&Shared<Service>> {
-        self.by_host.get(hostname).map(|&index| &self.services[index])
+        self.by_host
+            .get(hostname)
+            .map(|&index| &self.services[index])
     }
 
     /// Whether the Sidecar says itself on which ports its workload is served.
     pub(crate) fn has_ingress(&self) -> bool {
-        self.sidecar.as_ref().is_some_and(|sidecar| !sidecar.spec.ingress.is_empty())
+        self.sidecar
+            .as_ref()
+            .is_some_and(|sidecar| !sidecar.spec.ingress.is_empty())
     }
 
     /// The listener whose routes serve a port: the first that is limited to it or to nothing.
@@ -105,7 +118,11 @@ impl Scope {
         self.egress.iter().find(|egress| match egress.port() {
             None => true,
             Some(0) => {
-                port == 0 && egress.listener.as_ref().is_some_and(|listener| listener.bind == bind)
+                port == 0
+                    && egress
+                        .listener
+                        .as_ref()
+                        .is_some_and(|listener| listener.bind == bind)
             }
             Some(number) => number == port,
         })
@@ -132,7 +149,8 @@ impl Scope {
     fn add(&mut self, service: Shared<Service>) {
         match self.by_host.get(&service.hostname) {
             None => {
-                self.by_host.insert(service.hostname.clone(), self.services.len());
+                self.by_host
+                    .insert(service.hostname.clone(), self.services.len());
                 self.services.push(service);
             }
             Some(&index) if service.registry < self.services[index].registry => {
@@ -198,9 +216,14 @@ fn mesh_virtual_services(
     snapshot: &Snapshot,
     namespace: &str,
 ) -> Vec<Shared<VirtualServiceConfig>> {
-    let mut out: Vec<_> = snapshot.virtual_services(MESH_GATEWAY, namespace).cloned().collect();
+    let mut out: Vec<_> = snapshot
+        .virtual_services(MESH_GATEWAY, namespace)
+        .cloned()
+        .collect();
     out.sort_by_key(|config| match &config.visibility {
-        Visibility::Namespaces(list) if list.len() == 1 && config.object.namespace == namespace => 0,
+        Visibility::Namespaces(list) if list.len() == 1 && config.object.namespace == namespace => {
+            0
+        }
         Visibility::Namespaces(_) => 1,
         Visibility::Public | Visibility::None => 2,
     });
@@ -223,7 +246,9 @@ fn one_per_host(services: Vec<Shared<Service>>, namespace: &str) -> Vec<Shared<S
     services
         .into_iter()
         .filter(|service| {
-            chosen.get(&service.hostname).is_some_and(|(_, chosen)| chosen == service)
+            chosen
+                .get(&service.hostname)
+                .is_some_and(|(_, chosen)| chosen == service)
         })
         .collect()
 }
@@ -237,11 +262,15 @@ struct Imports {
 
 impl Imports {
     fn includes(&self, hostname: &str) -> bool {
-        self.included.iter().any(|host| host::is_subset(hostname, host))
+        self.included
+            .iter()
+            .any(|host| host::is_subset(hostname, host))
     }
 
     fn excludes(&self, hostname: &str) -> bool {
-        self.excluded.iter().any(|host| host::is_subset(hostname, host))
+        self.excluded
+            .iter()
+            .any(|host| host::is_subset(hostname, host))
     }
 }
 
@@ -249,7 +278,9 @@ impl Imports {
 fn imports(listener: &IstioEgressListener, own: &str) -> BTreeMap<String, Imports> {
     let mut out: BTreeMap<String, Imports> = BTreeMap::new();
     for entry in &listener.hosts {
-        let Some((namespace, name)) = entry.split_once('/') else { continue };
+        let Some((namespace, name)) = entry.split_once('/') else {
+            continue;
+        };
         // `~/*` alone imports nothing; `~ns/host` takes something out.
         let (namespace, excluded) = match namespace.strip_prefix('~') {
             Some("") if listener.hosts.len() == 1 => continue,
@@ -259,7 +290,11 @@ fn imports(listener: &IstioEgressListener, own: &str) -> BTreeMap<String, Import
         };
         let namespace = if namespace == "." { own } else { namespace };
         let imports = out.entry(namespace.to_owned()).or_default();
-        let list = if excluded { &mut imports.excluded } else { &mut imports.included };
+        let list = if excluded {
+            &mut imports.excluded
+        } else {
+            &mut imports.included
+        };
         list.push(name.to_lowercase());
     }
     out
@@ -272,9 +307,7 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
     let port = listener
         .port
         .as_ref()
-        .filter(|port| {
-            port.number != 0 && Protocol::parse(&port.protocol) != Protocol::HttpProxy
-        })
+        .filter(|port| port.number != 0 && Protocol::parse(&port.protocol) != Protocol::HttpProxy)
         .map(|port| port.number);
     let visible: Vec<Shared<Service>> = snapshot
         .services()
@@ -294,7 +327,10 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
                 let namespace = &config.object.namespace;
                 !of(namespace).any(|imports| imports.excludes(name))
                     && of(namespace).any(|imports| {
-                        imports.included.iter().any(|host| host::matches(name, host))
+                        imports
+                            .included
+                            .iter()
+                            .any(|host| host::matches(name, host))
                     })
             })
         })
@@ -308,7 +344,9 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
 
 /// A service limited to a port; none if it has no such port.
 fn with_port(service: &Shared<Service>, port: Option<u32>) -> Option<Shared<Service>> {
-    let Some(number) = port else { return Some(service.clone()) };
+    let Some(number) = port else {
+        return Some(service.clone());
+    };
     let found = service.port(number)?;
     if service.ports.len() == 1 {
         return Some(service.clone());
@@ -321,7 +359,10 @@ fn with_port(service: &Shared<Service>, port: Option<u32>) -> Option<Shared<Serv
 /// The hosts a virtual service sends traffic to.
 pub(crate) fn destinations(spec: &VirtualService) -> BTreeSet<String> {
     let http = spec.http.iter().flat_map(|route| {
-        let mirrors = route.mirrors.iter().filter_map(|mirror| mirror.destination.as_ref());
+        let mirrors = route
+            .mirrors
+            .iter()
+            .filter_map(|mirror| mirror.destination.as_ref());
         route
             .route
             .iter()
@@ -331,6 +372,10 @@ pub(crate) fn destinations(spec: &VirtualService) -> BTreeSet<String> {
     });
     let tcp = spec.tcp.iter().flat_map(|route| &route.route);
     let tls = spec.tls.iter().flat_map(|route| &route.route);
-    let streams = tcp.chain(tls).filter_map(|destination| destination.destination.as_ref());
-    http.chain(streams).map(|destination: &Destination| destination.host.clone()).collect()
+    let streams = tcp
+        .chain(tls)
+        .filter_map(|destination| destination.destination.as_ref());
+    http.chain(streams)
+        .map(|destination: &Destination| destination.host.clone())
+        .collect()
 }

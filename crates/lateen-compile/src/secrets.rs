@@ -29,7 +29,9 @@ pub(crate) struct SecretInputs {
 pub(crate) fn secret(inputs: &SecretInputs) -> Option<tls::Secret> {
     let secret = &inputs.secret;
     let any = |keys: &[&str]| {
-        keys.iter().find_map(|key| secret.get(key)).filter(|bytes| !bytes.is_empty())
+        keys.iter()
+            .find_map(|key| secret.get(key))
+            .filter(|bytes| !bytes.is_empty())
     };
     let ty = if inputs.ca {
         let ca = any(&["ca.crt", "cacert"])?;
@@ -47,7 +49,10 @@ pub(crate) fn secret(inputs: &SecretInputs) -> Option<tls::Secret> {
             ..Default::default()
         })
     };
-    Some(tls::Secret { name: inputs.name.clone(), r#type: Some(ty) })
+    Some(tls::Secret {
+        name: inputs.name.clone(),
+        r#type: Some(ty),
+    })
 }
 
 /// A credential somebody refers to.
@@ -65,8 +70,13 @@ pub(crate) struct Reference {
 
 /// The credentials of a server.
 pub(crate) fn of_server(spec: &ServerSpec, object: &ObjectRef, path: &str) -> Vec<Reference> {
-    let Some(settings) = &spec.tls else { return Vec::new() };
-    let mutual = matches!(settings.mode, ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
+    let Some(settings) = &spec.tls else {
+        return Vec::new();
+    };
+    let mutual = matches!(
+        settings.mode,
+        ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual
+    );
     let own_ca = !settings.ca_cert_credential_name.is_empty();
     let names = if settings.credential_names.is_empty() {
         vec![settings.credential_name.clone()]
@@ -103,32 +113,57 @@ pub(crate) fn resolve(
     reference: &Reference,
 ) -> (Vec<SecretInputs>, Vec<Diagnostic>) {
     let url = kubernetes_secret(&reference.name);
-    let Some(rest) = url.strip_prefix("kubernetes://") else { return (Vec::new(), Vec::new()) };
+    let Some(rest) = url.strip_prefix("kubernetes://") else {
+        return (Vec::new(), Vec::new());
+    };
     let (wanted, name) = rest.split_once('/').unwrap_or((namespace, rest));
-    let found = (wanted == namespace).then(|| snapshot.secret(wanted, name)).flatten();
+    let found = (wanted == namespace)
+        .then(|| snapshot.secret(wanted, name))
+        .flatten();
     let Some(found) = found else {
         let message = format!("no Secret `{name}` in the gateway's namespace `{namespace}`");
-        let diagnostic = on_object(MISSING_CREDENTIAL, &reference.object, &reference.path, message)
-            .effect("TLS connections to the server fail until the Secret exists")
-            .fix(format!("create the Secret in namespace `{namespace}`"));
+        let diagnostic = on_object(
+            MISSING_CREDENTIAL,
+            &reference.object,
+            &reference.path,
+            message,
+        )
+        .effect("TLS connections to the server fail until the Secret exists")
+        .fix(format!("create the Secret in namespace `{namespace}`"));
         return (Vec::new(), vec![diagnostic]);
     };
     let mut inputs = Vec::new();
     let mut diagnostics = Vec::new();
     if !reference.only_ca {
-        inputs.push(SecretInputs { name: url.clone(), ca: false, secret: found.clone() });
+        inputs.push(SecretInputs {
+            name: url.clone(),
+            ca: false,
+            secret: found.clone(),
+        });
     }
     if reference.only_ca {
-        inputs.push(SecretInputs { name: url.clone(), ca: true, secret: found.clone() });
+        inputs.push(SecretInputs {
+            name: url.clone(),
+            ca: true,
+            secret: found.clone(),
+        });
     }
     if reference.ca {
         // The CA may be in the same Secret, or in one of its own with the ending in its name.
         let beside = snapshot.secret(wanted, &format!("{name}{CA_SUFFIX}"));
         let secret = beside.unwrap_or(found).clone();
-        inputs.push(SecretInputs { name: format!("{url}{CA_SUFFIX}"), ca: true, secret });
+        inputs.push(SecretInputs {
+            name: format!("{url}{CA_SUFFIX}"),
+            ca: true,
+            secret,
+        });
     }
     for input in inputs.iter().filter(|input| secret(input).is_none()) {
-        let what = if input.ca { "`ca.crt`" } else { "`tls.crt` and `tls.key`" };
+        let what = if input.ca {
+            "`ca.crt`"
+        } else {
+            "`tls.crt` and `tls.key`"
+        };
         let message = format!("Secret `{name}` does not hold {what}");
         diagnostics.push(
             on_object(BAD_CREDENTIAL, &reference.object, &reference.path, message)

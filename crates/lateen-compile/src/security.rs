@@ -53,7 +53,11 @@ impl EffectiveMtls {
 
     /// The object that decided the mode of a port.
     pub(crate) fn decided_by(&self, port: u32) -> Option<&ObjectRef> {
-        if self.ports.contains_key(&port) { self.ports_object.as_ref() } else { self.object.as_ref() }
+        if self.ports.contains_key(&port) {
+            self.ports_object.as_ref()
+        } else {
+            self.object.as_ref()
+        }
     }
 }
 
@@ -69,13 +73,22 @@ impl PeerAuthIndex {
     pub(crate) fn new(root: &str, policies: Vec<(ObjectRef, PeerAuthentication)>) -> Self {
         let mut by_namespace: BTreeMap<String, Vec<_>> = BTreeMap::new();
         for (object, spec) in policies {
-            by_namespace.entry(object.namespace.clone()).or_default().push((object, spec));
+            by_namespace
+                .entry(object.namespace.clone())
+                .or_default()
+                .push((object, spec));
         }
-        Self { root: root.to_owned(), by_namespace }
+        Self {
+            root: root.to_owned(),
+            by_namespace,
+        }
     }
 
     fn wide(&self, namespace: &str) -> Option<&(ObjectRef, PeerAuthentication)> {
-        self.by_namespace.get(namespace)?.iter().find(|(_, spec)| !selects(spec))
+        self.by_namespace
+            .get(namespace)?
+            .iter()
+            .find(|(_, spec)| !selects(spec))
     }
 
     /// What a workload accepts. Only the oldest policy of each level counts, as in Istio.
@@ -90,7 +103,11 @@ impl PeerAuthIndex {
             ports: BTreeMap::new(),
             ports_object: None,
         };
-        let own = if namespace == self.root { None } else { self.wide(namespace) };
+        let own = if namespace == self.root {
+            None
+        } else {
+            self.wide(namespace)
+        };
         let workload = self.workload(namespace, labels);
         for (object, spec) in [self.wide(&self.root), own, workload].into_iter().flatten() {
             if let Some(mode) = MtlsMode::of(spec.mtls.as_ref()) {
@@ -100,7 +117,8 @@ impl PeerAuthIndex {
         }
         if let Some((object, spec)) = workload {
             for (port, mtls) in &spec.port_level_mtls {
-                out.ports.insert(*port, MtlsMode::of(Some(mtls)).unwrap_or(out.mode));
+                out.ports
+                    .insert(*port, MtlsMode::of(Some(mtls)).unwrap_or(out.mode));
             }
             out.ports_object = Some(object.clone());
         }
@@ -126,13 +144,20 @@ impl PeerAuthIndex {
 
     /// The mode of a namespace as a whole: what clients assume of services in it.
     pub(crate) fn namespace_mode(&self, namespace: &str) -> MtlsMode {
-        let mode = |ns: &str| self.wide(ns).and_then(|(_, spec)| MtlsMode::of(spec.mtls.as_ref()));
-        mode(namespace).or_else(|| mode(&self.root)).unwrap_or(MtlsMode::Permissive)
+        let mode = |ns: &str| {
+            self.wide(ns)
+                .and_then(|(_, spec)| MtlsMode::of(spec.mtls.as_ref()))
+        };
+        mode(namespace)
+            .or_else(|| mode(&self.root))
+            .unwrap_or(MtlsMode::Permissive)
     }
 }
 
 fn selects(spec: &PeerAuthentication) -> bool {
-    spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty())
+    spec.selector
+        .as_ref()
+        .is_some_and(|selector| !selector.match_labels.is_empty())
 }
 
 #[cfg(test)]
@@ -150,11 +175,19 @@ mod tests {
         let selector = app.map(|app| WorkloadSelector {
             match_labels: BTreeMap::from([("app".to_owned(), app.to_owned())]),
         });
-        let port_level_mtls =
-            port.map(|(port, mode)| (port, MutualTls { mode })).into_iter().collect();
-        let spec =
-            PeerAuthentication { selector, mtls: Some(MutualTls { mode }), port_level_mtls };
-        (ObjectRef::new("PeerAuthentication", ns, app.unwrap_or("default")), spec)
+        let port_level_mtls = port
+            .map(|(port, mode)| (port, MutualTls { mode }))
+            .into_iter()
+            .collect();
+        let spec = PeerAuthentication {
+            selector,
+            mtls: Some(MutualTls { mode }),
+            port_level_mtls,
+        };
+        (
+            ObjectRef::new("PeerAuthentication", ns, app.unwrap_or("default")),
+            spec,
+        )
     }
 
     fn app(name: &str) -> BTreeMap<String, String> {
@@ -175,16 +208,20 @@ mod tests {
             vec![
                 policy("istio-system", None, MutualTlsMode::Strict, None),
                 policy("a", None, MutualTlsMode::Disable, None),
-                policy("a", Some("x"), MutualTlsMode::Unset, Some((80, MutualTlsMode::Permissive))),
+                policy(
+                    "a",
+                    Some("x"),
+                    MutualTlsMode::Unset,
+                    Some((80, MutualTlsMode::Permissive)),
+                ),
             ],
         );
         assert_eq!(index.effective("b", &app("x")).mode, MtlsMode::Strict);
         let x = index.effective("a", &app("x"));
-        assert_eq!((x.mode, x.port(80), x.port(81)), (
-            MtlsMode::Disable,
-            MtlsMode::Permissive,
-            MtlsMode::Disable
-        ));
+        assert_eq!(
+            (x.mode, x.port(80), x.port(81)),
+            (MtlsMode::Disable, MtlsMode::Permissive, MtlsMode::Disable)
+        );
         assert_eq!(x.decided_by(80).unwrap().name, "x");
     }
 }

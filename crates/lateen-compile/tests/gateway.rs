@@ -60,7 +60,10 @@ fn https_ends_at_the_gateway_with_a_certificate_from_the_control_plane() {
     let compiled = compile(TLS);
     let listener = get(&compiled, TypeUrl::Listener, "0.0.0.0_8443");
     let chain = &listener["filter_chains"][0];
-    assert_eq!(chain["filter_chain_match"], json!({"server_names": ["bookinfo.example.com"]}));
+    assert_eq!(
+        chain["filter_chain_match"],
+        json!({"server_names": ["bookinfo.example.com"]})
+    );
     let tls = &chain["transport_socket"]["typed_config"];
     assert_eq!(tls["require_client_certificate"], json!(true));
     let common = &tls["common_tls_context"];
@@ -82,7 +85,11 @@ fn a_redirect_server_asks_for_tls_and_leaves_others_alone() {
     let routes = get(&compiled, TypeUrl::RouteConfiguration, "http.8080");
     let hosts = routes["virtual_hosts"].as_array().unwrap();
     let requires = |name: &str| {
-        hosts.iter().find(|host| host["name"] == json!(name)).unwrap()["require_tls"].clone()
+        hosts
+            .iter()
+            .find(|host| host["name"] == json!(name))
+            .unwrap()["require_tls"]
+            .clone()
     };
     assert_eq!(requires("bookinfo.example.com:80"), json!("ALL"));
     assert_eq!(requires("*:80"), json!(null));
@@ -105,7 +112,10 @@ fn a_gateway_gets_secrets_of_its_own_namespace_only() {
     let own = compile(&secret("istio-system"));
     assert_eq!(
         names(&own, TypeUrl::Secret),
-        ["kubernetes://bookinfo-credential", "kubernetes://bookinfo-credential-cacert"]
+        [
+            "kubernetes://bookinfo-credential",
+            "kubernetes://bookinfo-credential-cacert"
+        ]
     );
     assert!(own.diagnostics.is_empty());
 }
@@ -136,7 +146,10 @@ spec:
 ",
     );
     let chain = &get(&compiled, TypeUrl::Listener, "0.0.0.0_8443")["filter_chains"][0];
-    assert_eq!(chain["filter_chain_match"]["server_names"], json!(["a.example.com"]));
+    assert_eq!(
+        chain["filter_chain_match"]["server_names"],
+        json!(["a.example.com"])
+    );
     assert_eq!(chain["transport_socket"], json!(null));
     assert_eq!(
         chain["filters"][0]["typed_config"]["cluster"],
@@ -159,4 +172,33 @@ spec:
     );
     assert_eq!(compiled.diagnostics[0].code, "LAT3004");
     assert_eq!(names(&compiled, TypeUrl::Listener), ["0.0.0.0_8080"]);
+}
+
+#[test]
+fn a_gateway_between_networks_hands_mutual_tls_on_to_endpoints_that_can_end_it() {
+    let compiled = compile(
+        r"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: cross, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - {port: {number: 15443, name: tls, protocol: TLS}, hosts: ['*.local'], tls: {mode: AUTO_PASSTHROUGH}}
+",
+    );
+    let name = "outbound_.9080_.v1_.reviews.default.svc.cluster.local";
+    let cluster = get(&compiled, TypeUrl::Cluster, name);
+    assert_eq!(cluster["transport_socket_matches"], json!(null));
+    assert_eq!(cluster["eds_cluster_config"]["service_name"], json!(name));
+    let endpoints = get(&compiled, TypeUrl::ClusterLoadAssignment, name);
+    assert_eq!(
+        endpoints["endpoints"][0]["lb_endpoints"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    let listener = get(&compiled, TypeUrl::Listener, "0.0.0.0_15443");
+    assert!(listener["filter_chains"].to_string().contains(name));
 }

@@ -19,12 +19,17 @@ fn bytes(compiled: &Compiled) -> Vec<(TypeUrl, String, Vec<u8>)> {
         .resources
         .iter()
         .flat_map(|(ty, resources)| {
-            resources.values().map(move |r| (ty, r.name.to_string(), r.body.value.clone()))
+            resources
+                .values()
+                .map(move |r| (ty, r.name.to_string(), r.body.value.clone()))
         })
         .collect()
 }
 
-fn compile_all(compiler: &Compiler, inputs: SnapshotInputs) -> Vec<Vec<(TypeUrl, String, Vec<u8>)>> {
+fn compile_all(
+    compiler: &Compiler,
+    inputs: SnapshotInputs,
+) -> Vec<Vec<(TypeUrl, String, Vec<u8>)>> {
     let pods = bookinfo_pods();
     let (snapshot, _) = Snapshot::new(inputs);
     let mut native = sidecar(&pods[1]);
@@ -118,7 +123,11 @@ fn a_pod_that_comes_or_goes_costs_one_assignment() {
     world.pods.retain(|pod| pod.name != "reviews-v1-a");
     compiler.compile(&Snapshot::new(world).0, &node);
     let after = compiler.stats();
-    assert_eq!(after.endpoints.misses - before.endpoints.misses, 3, "reviews, v1 and v2");
+    assert_eq!(
+        after.endpoints.misses - before.endpoints.misses,
+        3,
+        "reviews, v1 and v2"
+    );
     assert_eq!(after.clusters.misses, before.clusters.misses);
     assert_eq!(after.listeners.misses, before.listeners.misses);
     assert_eq!(after.routes.misses, before.routes.misses);

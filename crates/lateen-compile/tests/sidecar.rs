@@ -28,7 +28,10 @@ fn every_service_port_and_subset_has_a_cluster() {
         &format!("outbound|9080|v2|{REVIEWS}"),
         "outbound|7000||echo.default.svc.cluster.local",
     ] {
-        assert!(clusters.contains(&name.to_owned()), "{name} in {clusters:?}");
+        assert!(
+            clusters.contains(&name.to_owned()),
+            "{name} in {clusters:?}"
+        );
     }
 }
 
@@ -36,30 +39,50 @@ fn every_service_port_and_subset_has_a_cluster() {
 fn a_subset_keeps_the_rules_policy_unless_it_has_its_own() {
     let compiled = bookinfo();
     let policy = |subset: &str| {
-        get(&compiled, TypeUrl::Cluster, &format!("outbound|9080|{subset}|{REVIEWS}"))["lb_policy"]
+        get(
+            &compiled,
+            TypeUrl::Cluster,
+            &format!("outbound|9080|{subset}|{REVIEWS}"),
+        )["lb_policy"]
             .clone()
     };
     assert_eq!(policy(""), json!("RANDOM"));
     assert_eq!(policy("v1"), json!("RANDOM"));
-    assert_eq!(policy("v2"), json!(null), "ROUND_ROBIN is the default and left out");
+    assert_eq!(
+        policy("v2"),
+        json!(null),
+        "ROUND_ROBIN is the default and left out"
+    );
 }
 
 #[test]
 fn clusters_use_mutual_tls_for_endpoints_that_can_and_expect_their_identity() {
     let compiled = bookinfo();
-    let cluster = get(&compiled, TypeUrl::Cluster, &format!("outbound|9080|v1|{REVIEWS}"));
+    let cluster = get(
+        &compiled,
+        TypeUrl::Cluster,
+        &format!("outbound|9080|v1|{REVIEWS}"),
+    );
     let matches = &cluster["transport_socket_matches"];
-    assert_eq!(each(matches, "/name"), [&json!("tlsMode-istio"), &json!("tlsMode-disabled")]);
+    assert_eq!(
+        each(matches, "/name"),
+        [&json!("tlsMode-istio"), &json!("tlsMode-disabled")]
+    );
     let tls = &matches[0]["transport_socket"]["typed_config"];
     assert_eq!(tls["sni"], json!(format!("outbound_.9080_.v1_.{REVIEWS}")));
-    let names = &tls["common_tls_context"]["combined_validation_context"]
-        ["default_validation_context"]["match_typed_subject_alt_names"];
+    let names = &tls["common_tls_context"]["combined_validation_context"]["default_validation_context"]
+        ["match_typed_subject_alt_names"];
     assert_eq!(
         each(names, "/matcher/exact"),
-        [&json!("spiffe://cluster.local/ns/default/sa/bookinfo-reviews")]
+        [&json!(
+            "spiffe://cluster.local/ns/default/sa/bookinfo-reviews"
+        )]
     );
-    let endpoints =
-        get(&compiled, TypeUrl::ClusterLoadAssignment, &format!("outbound|9080|v1|{REVIEWS}"));
+    let endpoints = get(
+        &compiled,
+        TypeUrl::ClusterLoadAssignment,
+        &format!("outbound|9080|v1|{REVIEWS}"),
+    );
     let endpoint = &endpoints["endpoints"][0]["lb_endpoints"][0];
     assert_eq!(
         endpoint["metadata"]["filter_metadata"]["envoy.transport_socket_match"]["tlsMode"],
@@ -76,7 +99,13 @@ fn http_ports_share_a_listener_and_opaque_ports_have_their_own() {
     let listeners = names(&bookinfo(), TypeUrl::Listener);
     assert_eq!(
         listeners,
-        ["0.0.0.0_9080", "10.96.0.4_27017", "10.96.0.5_7000", "virtualInbound", "virtualOutbound"]
+        [
+            "0.0.0.0_9080",
+            "10.96.0.4_27017",
+            "10.96.0.5_7000",
+            "virtualInbound",
+            "virtualOutbound"
+        ]
     );
 }
 
@@ -84,7 +113,10 @@ fn http_ports_share_a_listener_and_opaque_ports_have_their_own() {
 fn a_port_of_unknown_protocol_is_looked_at_without_a_delay_for_servers_that_speak_first() {
     let compiled = bookinfo();
     let listener = get(&compiled, TypeUrl::Listener, "10.96.0.5_7000");
-    assert_eq!(listener["continue_on_listener_filters_timeout"], json!(true));
+    assert_eq!(
+        listener["continue_on_listener_filters_timeout"],
+        json!(true)
+    );
     assert_eq!(listener["listener_filters_timeout"], json!("0s"));
     assert_eq!(
         listener["filter_chains"][0]["filter_chain_match"],
@@ -101,7 +133,10 @@ fn routes_follow_the_virtual_service_and_say_where_they_come_from() {
     let compiled = bookinfo();
     let routes = get(&compiled, TypeUrl::RouteConfiguration, "9080");
     let hosts = routes["virtual_hosts"].as_array().unwrap();
-    let names: Vec<_> = hosts.iter().map(|host| host["name"].as_str().unwrap()).collect();
+    let names: Vec<_> = hosts
+        .iter()
+        .map(|host| host["name"].as_str().unwrap())
+        .collect();
     assert_eq!(
         names,
         [
@@ -124,7 +159,10 @@ fn routes_follow_the_virtual_service_and_say_where_they_come_from() {
         ])
     );
     let first = &reviews["routes"][0];
-    assert_eq!(first["route"]["cluster"], json!(format!("outbound|9080|v2|{REVIEWS}")));
+    assert_eq!(
+        first["route"]["cluster"],
+        json!(format!("outbound|9080|v2|{REVIEWS}"))
+    );
     assert_eq!(
         first["metadata"]["filter_metadata"]["lateen"],
         json!({"config": "VirtualService/default/reviews", "path": "spec.http[0].match[0]"})
@@ -150,13 +188,19 @@ fn inbound_is_permissive_until_a_policy_says_strict() {
             .filter(|chain| chain["filter_chain_match"]["destination_port"] == json!(9080))
             .map(|chain| {
                 (
-                    chain["filter_chain_match"]["transport_protocol"].as_str().unwrap().to_owned(),
+                    chain["filter_chain_match"]["transport_protocol"]
+                        .as_str()
+                        .unwrap()
+                        .to_owned(),
                     chain["transport_socket"].is_object(),
                 )
             })
             .collect::<Vec<_>>()
     };
-    assert_eq!(chains(BOOKINFO), [("tls".to_owned(), true), ("raw_buffer".to_owned(), false)]);
+    assert_eq!(
+        chains(BOOKINFO),
+        [("tls".to_owned(), true), ("raw_buffer".to_owned(), false)]
+    );
     let strict = format!(
         "{BOOKINFO}\n---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\n\
          metadata: {{name: default, namespace: default}}\nspec: {{mtls: {{mode: STRICT}}}}\n"
@@ -207,10 +251,16 @@ spec: {clusterIP: None, selector: {app: reviews}, ports: [{name: tcp, port: 5432
     let pods = bookinfo_pods();
     let compiled = World::new(yaml, pods.clone()).compile(&sidecar(&pods[0]));
     let listeners = names(&compiled, TypeUrl::Listener);
-    assert!(listeners.contains(&"10.244.0.11_5432".to_owned()), "{listeners:?}");
+    assert!(
+        listeners.contains(&"10.244.0.11_5432".to_owned()),
+        "{listeners:?}"
+    );
     assert!(listeners.contains(&"10.244.0.12_5432".to_owned()));
-    let cluster =
-        get(&compiled, TypeUrl::Cluster, "outbound|5432||db.default.svc.cluster.local");
+    let cluster = get(
+        &compiled,
+        TypeUrl::Cluster,
+        "outbound|5432||db.default.svc.cluster.local",
+    );
     assert_eq!(cluster["type"], json!("ORIGINAL_DST"));
     assert_eq!(
         cluster["transport_socket"]["name"],
@@ -235,16 +285,25 @@ spec:
     let cluster = get(&compiled, TypeUrl::Cluster, "outbound|443||www.google.com");
     assert_eq!(cluster["type"], json!("STRICT_DNS"));
     assert_eq!(
-        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
-            ["socket_address"],
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"],
         json!({"address": "www.google.com", "port_value": 443})
     );
-    assert_eq!(cluster["transport_socket_matches"], json!(null), "outside the mesh");
+    assert_eq!(
+        cluster["transport_socket_matches"],
+        json!(null),
+        "outside the mesh"
+    );
     let table = get(&compiled, TypeUrl::NameTable, "nametable");
-    let address = table["table"]["www.google.com"]["ips"][0].as_str().unwrap().to_owned();
+    let address = table["table"]["www.google.com"]["ips"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
     assert!(address.starts_with("240.240."), "{address}");
     let listeners = names(&compiled, TypeUrl::Listener);
-    assert!(listeners.contains(&format!("{address}_443")), "{listeners:?}");
+    assert!(
+        listeners.contains(&format!("{address}_443")),
+        "{listeners:?}"
+    );
 }
 
 #[test]
@@ -260,7 +319,10 @@ fn registry_only_blocks_what_is_unknown() {
     let names: Vec<_> = each(&routes["virtual_hosts"], "/name");
     assert_eq!(
         names,
-        [&json!("reviews.default.svc.cluster.local:9080"), &json!("block_all")]
+        [
+            &json!("reviews.default.svc.cluster.local:9080"),
+            &json!("block_all")
+        ]
     );
     let outbound = get(&compiled, TypeUrl::Listener, "virtualOutbound");
     assert!(outbound.to_string().contains("BlackHoleCluster"));
@@ -295,11 +357,70 @@ spec:
     let compiled = World::new(&yaml, pods.clone()).compile(&sidecar(&pods[0]));
     let routes = get(&compiled, TypeUrl::RouteConfiguration, "9080");
     let host = &routes["virtual_hosts"][1];
-    assert_eq!(host["name"], json!("ratings.default.svc.cluster.local:9080"));
+    assert_eq!(
+        host["name"],
+        json!("ratings.default.svc.cluster.local:9080")
+    );
     assert_eq!(host["routes"][0]["match"]["path"], json!("/ratings/0"));
     assert_eq!(host["routes"][0]["route"]["timeout"], json!("3s"));
     assert_eq!(
         host["routes"][0]["metadata"]["filter_metadata"]["lateen"],
         json!({"config": "VirtualService/default/part", "path": "spec.http[0].match[0]"})
+    );
+}
+
+#[test]
+fn policies_become_filters_in_istios_order_and_a_custom_one_denies() {
+    let policy = |name: &str, action: &str, extra: &str| {
+        format!(
+            "\n---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\n\
+             metadata: {{name: {name}, namespace: default{extra}}}\n\
+             spec: {{selector: {{matchLabels: {{app: reviews}}}}, action: {action}, {} \
+             rules: [{{to: [{{operation: {{methods: [GET]}}}}]}}]}}\n",
+            if action == "CUSTOM" {
+                "provider: {name: x},"
+            } else {
+                ""
+            }
+        )
+    };
+    let yaml = [
+        BOOKINFO.to_owned(),
+        policy("allow", "ALLOW", ""),
+        policy("deny", "DENY", ""),
+        policy("dry", "DENY", ", annotations: {istio.io/dry-run: 'true'}"),
+        policy("custom", "CUSTOM", ""),
+    ]
+    .concat();
+    let pods = bookinfo_pods();
+    let compiled = World::new(&yaml, pods.clone()).compile(&sidecar(&pods[1]));
+    let listener = get(&compiled, TypeUrl::Listener, "virtualInbound");
+    let chains = listener["filter_chains"].as_array().unwrap();
+    let chain = chains
+        .iter()
+        .find(|c| c["filter_chain_match"]["destination_port"] == json!(9080))
+        .unwrap();
+    let filters = &chain["filters"][0]["typed_config"]["http_filters"];
+    let rbac: Vec<_> = filters
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|f| f["name"] == json!("envoy.filters.http.rbac"))
+        .map(|f| &f["typed_config"])
+        .collect();
+    assert_eq!(rbac.len(), 3);
+    assert_eq!(rbac[0]["rules"]["action"], json!("DENY"));
+    assert!(rbac[0]["rules"].to_string().contains("policy[custom]"));
+    assert!(rbac[1]["rules"]["policies"]["ns[default]-policy[deny]-rule[0]"].is_object());
+    assert_eq!(
+        rbac[1]["shadow_rules_stat_prefix"],
+        json!("istio_dry_run_deny_")
+    );
+    assert!(rbac[2]["rules"]["policies"]["ns[default]-policy[allow]-rule[0]"].is_object());
+    let other = World::new(&yaml, pods.clone()).compile(&sidecar(&pods[0]));
+    assert!(
+        !get(&other, TypeUrl::Listener, "virtualInbound")
+            .to_string()
+            .contains("rbac")
     );
 }

@@ -69,7 +69,10 @@ pub(super) fn range(text: &str) -> Option<core::CidrRange> {
 
 /// A claim of a verified token that is one of the values, or a list that holds one.
 pub(super) fn claim(path: &[&str], values: &[String]) -> matcher::MetadataMatcher {
-    let values: Vec<_> = values.iter().map(|value| string_value(text(value, ""))).collect();
+    let values: Vec<_> = values
+        .iter()
+        .map(|value| string_value(text(value, "")))
+        .collect();
     claim_value(path, either(values))
 }
 
@@ -81,16 +84,25 @@ pub(super) fn claim_text(claim: &str, value: matcher::StringMatcher) -> matcher:
 fn claim_value(path: &[&str], value: matcher::ValueMatcher) -> matcher::MetadataMatcher {
     let mut keys = vec![JWT_PAYLOAD];
     keys.extend(path);
-    metadata(JWT_FILTER, &keys, either(vec![in_list(value.clone()), value]))
+    metadata(
+        JWT_FILTER,
+        &keys,
+        either(vec![in_list(value.clone()), value]),
+    )
 }
 
 /// A value a filter left in metadata: `experimental.envoy.filters.name[key]`. A value in brackets is looked for in a list.
 pub(super) fn filter_value(filter: &str, key: &str, values: &[String]) -> matcher::MetadataMatcher {
     let values = values
         .iter()
-        .map(|value| match value.strip_prefix('[').and_then(|value| value.strip_suffix(']')) {
-            Some(inner) => in_list(string_value(text(inner, ""))),
-            None => string_value(text(value, "")),
+        .map(|value| {
+            match value
+                .strip_prefix('[')
+                .and_then(|value| value.strip_suffix(']'))
+            {
+                Some(inner) => in_list(string_value(text(inner, ""))),
+                None => string_value(text(value, "")),
+            }
         })
         .collect();
     metadata(filter, &[key], either(values))
@@ -102,7 +114,9 @@ fn metadata(filter: &str, path: &[&str], value: matcher::ValueMatcher) -> matche
         filter: filter.to_owned(),
         path: path
             .iter()
-            .map(|&key| PathSegment { segment: Some(Segment::Key(key.to_owned())) })
+            .map(|&key| PathSegment {
+                segment: Some(Segment::Key(key.to_owned())),
+            })
             .collect(),
         value: Some(value),
         invert: false,
@@ -120,7 +134,9 @@ fn in_list(value: matcher::ValueMatcher) -> matcher::ValueMatcher {
         match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(value))),
     };
     matcher::ValueMatcher {
-        match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(list))),
+        match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(
+            list,
+        ))),
     }
 }
 
@@ -129,9 +145,11 @@ fn either(mut values: Vec<matcher::ValueMatcher>) -> matcher::ValueMatcher {
         return values.remove(0);
     }
     matcher::ValueMatcher {
-        match_pattern: Some(matcher::value_matcher::MatchPattern::OrMatch(matcher::OrMatcher {
-            value_matchers: values,
-        })),
+        match_pattern: Some(matcher::value_matcher::MatchPattern::OrMatch(
+            matcher::OrMatcher {
+                value_matchers: values,
+            },
+        )),
     }
 }
 
@@ -143,7 +161,10 @@ mod tests {
     fn wildcards_stand_at_one_end() {
         assert_eq!(text("*", "spiffe://"), safe_regex(".+"));
         assert_eq!(text("td/*", "spiffe://"), prefix("spiffe://td/"));
-        assert_eq!(text("*/sa/a.b", "spiffe://"), safe_regex(r"spiffe://.*/sa/a\.b"));
+        assert_eq!(
+            text("*/sa/a.b", "spiffe://"),
+            safe_regex(r"spiffe://.*/sa/a\.b")
+        );
         assert_eq!(text("*.com", ""), suffix(".com"));
         assert_eq!(text("x", ""), exact("x"));
     }

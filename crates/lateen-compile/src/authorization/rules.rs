@@ -5,9 +5,7 @@ use lateen_api::security::{Condition, Operation, Rule, Source};
 use crate::proto::{extension, extensions, matcher, prefix, rbac, safe_regex};
 
 use super::Protocol;
-use super::matchers::{
-    claim, claim_text, filter_value, header, quote, range, suffix, text,
-};
+use super::matchers::{claim, claim_text, filter_value, header, quote, range, suffix, text};
 use rbac::permission::Rule as PermissionRule;
 use rbac::principal::Identifier;
 
@@ -75,7 +73,25 @@ fn permission(rule: PermissionRule) -> rbac::Permission {
 }
 
 fn principal(identifier: Identifier) -> rbac::Principal {
-    rbac::Principal { identifier: Some(identifier) }
+    rbac::Principal {
+        identifier: Some(identifier),
+    }
+}
+
+#[expect(
+    deprecated,
+    reason = "Istio sends it, and older proxies read nothing else"
+)]
+fn by_metadata(wanted: matcher::MetadataMatcher) -> rbac::Principal {
+    principal(Identifier::Metadata(wanted))
+}
+
+#[expect(
+    deprecated,
+    reason = "Istio sends it, and older proxies read nothing else"
+)]
+fn to_metadata(wanted: matcher::MetadataMatcher) -> rbac::Permission {
+    permission(PermissionRule::Metadata(wanted))
 }
 
 /// The policy that matches nothing.
@@ -126,11 +142,19 @@ fn policy_or_error(rule: &Rule, context: &RuleContext<'_>) -> Made<rbac::Policy>
     if rule.from.is_empty() {
         principals.push(conjunction(base_principals));
     }
-    Ok(rbac::Policy { permissions, principals, ..Default::default() })
+    Ok(rbac::Policy {
+        permissions,
+        principals,
+        ..Default::default()
+    })
 }
 
 fn conjunction<T: Term>(terms: Vec<T>) -> T {
-    if terms.is_empty() { T::all(vec![T::anything()]) } else { T::all(terms) }
+    if terms.is_empty() {
+        T::all(vec![T::anything()])
+    } else {
+        T::all(terms)
+    }
 }
 
 /// One of the values, and none of the others. Where a denial cannot express a value it goes without it.
@@ -187,20 +211,44 @@ fn clause_at_once<T: Term>(
 
 /// What only HTTP has.
 fn http_only<T>(context: &RuleContext<'_>, term: impl FnOnce() -> T) -> Made<T> {
-    if context.protocol == Protocol::Http { Ok(term()) } else { Err(Inexpressible) }
+    if context.protocol == Protocol::Http {
+        Ok(term())
+    } else {
+        Err(Inexpressible)
+    }
 }
 
-fn operation_terms(operation: &Operation, context: &RuleContext<'_>) -> Made<Vec<rbac::Permission>> {
+fn operation_terms(
+    operation: &Operation,
+    context: &RuleContext<'_>,
+) -> Made<Vec<rbac::Permission>> {
     let mut out = clause(context, &operation.hosts, &operation.not_hosts, |value| {
-        http_only(context, || permission(PermissionRule::Header(header(":authority", value, true))))
+        http_only(context, || {
+            permission(PermissionRule::Header(header(":authority", value, true)))
+        })
     })?;
-    out.extend(clause(context, &operation.methods, &operation.not_methods, |value| {
-        http_only(context, || permission(PermissionRule::Header(header(":method", value, false))))
-    })?);
-    out.extend(clause(context, &operation.paths, &operation.not_paths, |value| {
-        http_only(context, || path(value))
-    })?);
-    out.extend(clause(context, &operation.ports, &operation.not_ports, port)?);
+    out.extend(clause(
+        context,
+        &operation.methods,
+        &operation.not_methods,
+        |value| {
+            http_only(context, || {
+                permission(PermissionRule::Header(header(":method", value, false)))
+            })
+        },
+    )?);
+    out.extend(clause(
+        context,
+        &operation.paths,
+        &operation.not_paths,
+        |value| http_only(context, || path(value)),
+    )?);
+    out.extend(clause(
+        context,
+        &operation.ports,
+        &operation.not_ports,
+        port,
+    )?);
     Ok(out)
 }
 
@@ -233,24 +281,48 @@ fn source_terms(source: &Source, context: &RuleContext<'_>) -> Made<Vec<rbac::Pr
         &source.not_request_principals,
         |values| http_only(context, || request_principals(values)),
     )?);
-    out.extend(clause(context, &source.service_accounts, &source.not_service_accounts, |value| {
-        Ok(service_account(context.namespace, value))
-    })?);
-    out.extend(trust_domains(context, &source.trust_domains, &source.not_trust_domains)?);
-    out.extend(clause(context, &source.namespaces, &source.not_namespaces, |value| {
-        Ok(namespace(value))
-    })?);
-    out.extend(clause(context, &source.remote_ip_blocks, &source.not_remote_ip_blocks, remote_ip)?);
-    out.extend(clause(context, &source.ip_blocks, &source.not_ip_blocks, source_ip)?);
+    out.extend(clause(
+        context,
+        &source.service_accounts,
+        &source.not_service_accounts,
+        |value| Ok(service_account(context.namespace, value)),
+    )?);
+    out.extend(trust_domains(
+        context,
+        &source.trust_domains,
+        &source.not_trust_domains,
+    )?);
+    out.extend(clause(
+        context,
+        &source.namespaces,
+        &source.not_namespaces,
+        |value| Ok(namespace(value)),
+    )?);
+    out.extend(clause(
+        context,
+        &source.remote_ip_blocks,
+        &source.not_remote_ip_blocks,
+        remote_ip,
+    )?);
+    out.extend(clause(
+        context,
+        &source.ip_blocks,
+        &source.not_ip_blocks,
+        source_ip,
+    )?);
     Ok(out)
 }
 
 fn remote_ip(value: &str) -> Made<rbac::Principal> {
-    Ok(principal(Identifier::RemoteIp(range(value).ok_or(Inexpressible)?)))
+    Ok(principal(Identifier::RemoteIp(
+        range(value).ok_or(Inexpressible)?,
+    )))
 }
 
 fn source_ip(value: &str) -> Made<rbac::Principal> {
-    Ok(principal(Identifier::DirectRemoteIp(range(value).ok_or(Inexpressible)?)))
+    Ok(principal(Identifier::DirectRemoteIp(
+        range(value).ok_or(Inexpressible)?,
+    )))
 }
 
 /// A peer whose certificate names a matching identity.
@@ -267,7 +339,9 @@ fn principals(
 ) -> Made<Vec<rbac::Principal>> {
     let values = in_all_trust_domains(context, values);
     let not_values = in_all_trust_domains(context, not_values);
-    clause(context, &values, &not_values, |value| Ok(authenticated(text(value, "spiffe://"))))
+    clause(context, &values, &not_values, |value| {
+        Ok(authenticated(text(value, "spiffe://")))
+    })
 }
 
 /// An identity of this mesh counts whatever trust domain the mesh had when it was written. `cluster.local` stands for the
@@ -280,7 +354,12 @@ fn in_all_trust_domains(context: &RuleContext<'_>, values: &[String]) -> Vec<Str
         });
         match own {
             Some((_, rest)) => {
-                out.extend(context.trust_domains.iter().map(|domain| format!("{domain}/{rest}")));
+                out.extend(
+                    context
+                        .trust_domains
+                        .iter()
+                        .map(|domain| format!("{domain}/{rest}")),
+                );
             }
             None => out.push(value.clone()),
         }
@@ -295,10 +374,13 @@ fn trust_domains(
     not_values: &[String],
 ) -> Made<Vec<rbac::Principal>> {
     let expand = |values: &[String]| -> Vec<String> {
-        let known = |value: &String| {
-            value == "cluster.local" || context.trust_domains.contains(value)
-        };
-        let mut out: Vec<String> = values.iter().filter(|value| !known(value)).cloned().collect();
+        let known =
+            |value: &String| value == "cluster.local" || context.trust_domains.contains(value);
+        let mut out: Vec<String> = values
+            .iter()
+            .filter(|value| !known(value))
+            .cloned()
+            .collect();
         if values.iter().any(known) {
             out.extend(context.trust_domains.iter().cloned());
         }
@@ -348,18 +430,25 @@ fn request_principals(values: &[String]) -> rbac::Principal {
                 (v, None) if v.ends_with('*') => (prefix(&v[..v.len() - 1]), any_text()),
                 (_, subject) => {
                     let subject = subject.unwrap_or_default();
-                    let subject_matcher =
-                        if subject.is_empty() { crate::proto::exact("") } else { text(subject, "") };
+                    let subject_matcher = if subject.is_empty() {
+                        crate::proto::exact("")
+                    } else {
+                        text(subject, "")
+                    };
                     (text(issuer, ""), subject_matcher)
                 }
             };
             rbac::Principal::all(vec![
-                principal(Identifier::Metadata(claim_text("iss", issuer))),
-                principal(Identifier::Metadata(claim_text("sub", subject))),
+                by_metadata(claim_text("iss", issuer)),
+                by_metadata(claim_text("sub", subject)),
             ])
         })
         .collect();
-    if terms.len() == 1 { terms.remove(0) } else { rbac::Principal::either(terms) }
+    if terms.len() == 1 {
+        terms.remove(0)
+    } else {
+        rbac::Principal::either(terms)
+    }
 }
 
 /// A condition on the destination; none if it is on the source.
@@ -370,11 +459,15 @@ fn condition_permission(
     let (values, not_values) = (&condition.values, &condition.not_values);
     let terms = match condition.key.as_str() {
         "destination.ip" => clause(context, values, not_values, |value| {
-            Ok(permission(PermissionRule::DestinationIp(range(value).ok_or(Inexpressible)?)))
+            Ok(permission(PermissionRule::DestinationIp(
+                range(value).ok_or(Inexpressible)?,
+            )))
         })?,
         "destination.port" => clause(context, values, not_values, port)?,
         "connection.sni" => clause(context, values, not_values, |value| {
-            Ok(permission(PermissionRule::RequestedServerName(text(value, ""))))
+            Ok(permission(PermissionRule::RequestedServerName(text(
+                value, "",
+            ))))
         })?,
         key => match key.strip_prefix("experimental.") {
             Some(rest) if rest.starts_with("envoy.filters.") => {
@@ -383,7 +476,7 @@ fn condition_permission(
                     .split_once('[')
                     .ok_or(Inexpressible)?;
                 clause_at_once(context, values, not_values, |values| {
-                    Ok(permission(PermissionRule::Metadata(filter_value(filter, key, values))))
+                    Ok(to_metadata(filter_value(filter, key, values)))
                 })?
             }
             _ => return Ok(None),
@@ -399,16 +492,16 @@ fn condition_principal(
     let (values, not_values) = (&condition.values, &condition.not_values);
     let claims = |path: Vec<&str>| {
         clause_at_once(context, values, not_values, |values| {
-            http_only(context, || principal(Identifier::Metadata(claim(&path, values))))
+            http_only(context, || by_metadata(claim(&path, values)))
         })
     };
     match condition.key.as_str() {
         "source.ip" => clause(context, values, not_values, source_ip),
         "remote.ip" => clause(context, values, not_values, remote_ip),
         "source.namespace" => clause(context, values, not_values, |value| Ok(namespace(value))),
-        "source.serviceAccount" => {
-            clause(context, values, not_values, |value| Ok(service_account(context.namespace, value)))
-        }
+        "source.serviceAccount" => clause(context, values, not_values, |value| {
+            Ok(service_account(context.namespace, value))
+        }),
         "source.trustDomain" => trust_domains(context, values, not_values),
         "source.principal" => principals(context, values, not_values),
         "request.auth.principal" => clause_at_once(context, values, not_values, |values| {
@@ -420,14 +513,20 @@ fn condition_principal(
             if let Some(name) = key.strip_prefix("request.headers[") {
                 let name = name.trim_end_matches(']').to_owned();
                 return clause(context, values, not_values, |value| {
-                    http_only(context, || principal(Identifier::Header(header(&name, value, false))))
+                    http_only(context, || {
+                        principal(Identifier::Header(header(&name, value, false)))
+                    })
                 });
             }
             if let Some(path) = key.strip_prefix("request.auth.claims[") {
                 return claims(path.trim_end_matches(']').split("][").collect());
             }
             // An unknown condition: a denial holds without it, an allowance does not hold.
-            if context.effect == rbac::rbac::Action::Allow { Err(Inexpressible) } else { Ok(Vec::new()) }
+            if context.effect == rbac::rbac::Action::Allow {
+                Err(Inexpressible)
+            } else {
+                Ok(Vec::new())
+            }
         }
     }
 }
@@ -441,13 +540,27 @@ mod tests {
     fn context(effect: rbac::rbac::Action, protocol: Protocol) -> RuleContext<'static> {
         static DOMAINS: std::sync::LazyLock<Vec<String>> =
             std::sync::LazyLock::new(|| vec!["new.local".to_owned(), "old.local".to_owned()]);
-        RuleContext { namespace: "ns", trust_domains: &DOMAINS, effect, protocol }
+        RuleContext {
+            namespace: "ns",
+            trust_domains: &DOMAINS,
+            effect,
+            protocol,
+        }
     }
 
     fn paths(list: &[&str]) -> Rule {
         let paths = list.iter().map(|&path| path.to_owned()).collect();
-        let operation = Operation { paths, ports: vec!["80".to_owned()], ..Default::default() };
-        Rule { to: vec![RuleTo { operation: Some(operation) }], ..Default::default() }
+        let operation = Operation {
+            paths,
+            ports: vec!["80".to_owned()],
+            ..Default::default()
+        };
+        Rule {
+            to: vec![RuleTo {
+                operation: Some(operation),
+            }],
+            ..Default::default()
+        }
     }
 
     #[test]
@@ -456,22 +569,34 @@ mod tests {
         assert!(policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Tcp)).is_none());
         let denied = policy(&rule, &context(rbac::rbac::Action::Deny, Protocol::Tcp)).unwrap();
         let port = permission(PermissionRule::DestinationPort(80));
-        assert_eq!(denied.permissions, [Term::all(vec![Term::either(vec![port])])]);
+        assert_eq!(
+            denied.permissions,
+            [Term::all(vec![Term::either(vec![port])])]
+        );
     }
 
     #[test]
     fn identities_of_the_mesh_count_in_every_trust_domain_it_had() {
         let source = Source {
-            principals: vec!["cluster.local/ns/a/sa/b".to_owned(), "x/ns/a/sa/b".to_owned()],
+            principals: vec![
+                "cluster.local/ns/a/sa/b".to_owned(),
+                "x/ns/a/sa/b".to_owned(),
+            ],
             ..Default::default()
         };
-        let rule = Rule { from: vec![RuleFrom { source: Some(source) }], ..Default::default() };
-        let built = policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Http)).unwrap();
-        let id = |td: &str| {
-            authenticated(crate::proto::exact(&format!("spiffe://{td}/ns/a/sa/b")))
+        let rule = Rule {
+            from: vec![RuleFrom {
+                source: Some(source),
+            }],
+            ..Default::default()
         };
-        let expected =
-            Term::all(vec![Term::either(vec![id("new.local"), id("old.local"), id("x")])]);
+        let built = policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Http)).unwrap();
+        let id = |td: &str| authenticated(crate::proto::exact(&format!("spiffe://{td}/ns/a/sa/b")));
+        let expected = Term::all(vec![Term::either(vec![
+            id("new.local"),
+            id("old.local"),
+            id("x"),
+        ])]);
         assert_eq!(built.principals, [expected]);
     }
 
@@ -482,7 +607,10 @@ mod tests {
             values: vec!["x".to_owned()],
             ..Default::default()
         };
-        let rule = Rule { when: vec![condition], ..Default::default() };
+        let rule = Rule {
+            when: vec![condition],
+            ..Default::default()
+        };
         assert!(policy(&rule, &context(rbac::rbac::Action::Allow, Protocol::Http)).is_none());
         assert!(policy(&rule, &context(rbac::rbac::Action::Deny, Protocol::Http)).is_some());
     }

@@ -28,7 +28,9 @@ impl Draft {
             cluster: cluster::Cluster {
                 name: name.to_owned(),
                 alt_stat_name: format!("{name};"),
-                cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(ty as i32)),
+                cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(
+                    ty as i32,
+                )),
                 common_lb_config: Some(Default::default()),
                 ..Default::default()
             },
@@ -66,23 +68,25 @@ impl Draft {
     pub(crate) fn use_h2(&mut self) {
         let options = self.http_options();
         if options.upstream_protocol_options.is_none() {
-            options.upstream_protocol_options =
-                Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            options.upstream_protocol_options = Some(UpstreamProtocolOptions::ExplicitHttpConfig(
+                ExplicitHttpConfig {
                     protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(
                         core::Http2ProtocolOptions::default(),
                     )),
-                }));
+                },
+            ));
         }
     }
 
     /// Speaks what the client speaks.
     pub(crate) fn use_downstream_protocol(&mut self) {
-        self.http_options().upstream_protocol_options =
-            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+        self.http_options().upstream_protocol_options = Some(
+            UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
                 http_protocol_options: Some(core::Http1ProtocolOptions::default()),
                 http2_protocol_options: Some(core::Http2ProtocolOptions::default()),
                 ..Default::default()
-            }));
+            }),
+        );
     }
 
     /// The HTTP/2 options of a cluster that always speaks HTTP/2.

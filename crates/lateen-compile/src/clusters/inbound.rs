@@ -54,7 +54,10 @@ pub(crate) fn inbound(inputs: &InboundClusterInputs) -> cluster::Cluster {
             let mut draft = Draft::new(&name, DiscoveryType::OriginalDst);
             draft.cluster.lb_policy = cluster::cluster::LbPolicy::ClusterProvided as i32;
             // The only host is the workload itself: never cleaned up. Envoy's limit is what 64-bit nanoseconds hold.
-            draft.cluster.cleanup_interval = Some(PbDuration { seconds: 9_223_372_035, nanos: 0 });
+            draft.cluster.cleanup_interval = Some(PbDuration {
+                seconds: 9_223_372_035,
+                nanos: 0,
+            });
             draft
         }
         Target::Address(address, port) => fixed(&name, socket_address(address, *port)),
@@ -76,8 +79,10 @@ pub(crate) fn inbound(inputs: &InboundClusterInputs) -> cluster::Cluster {
 }
 
 fn policy(inputs: &InboundClusterInputs) -> EffectivePolicy {
-    let rule: Option<&TrafficPolicy> =
-        inputs.rule.as_ref().and_then(|rule| rule.spec.traffic_policy.as_ref());
+    let rule: Option<&TrafficPolicy> = inputs
+        .rule
+        .as_ref()
+        .and_then(|rule| rule.spec.traffic_policy.as_ref());
     let (mut policy, _) = EffectivePolicy::of_port(rule, inputs.port.number);
     policy = policy.with_mesh_defaults(&inputs.mesh);
     if inputs.connection_pool.is_some() {
@@ -93,7 +98,10 @@ fn fixed(name: &str, address: crate::proto::core::Address) -> Draft {
         endpoints: vec![endpoint::LocalityLbEndpoints {
             lb_endpoints: vec![endpoint::LbEndpoint {
                 host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
-                    endpoint::Endpoint { address: Some(address), ..Default::default() },
+                    endpoint::Endpoint {
+                        address: Some(address),
+                        ..Default::default()
+                    },
                 )),
                 ..Default::default()
             }],
@@ -115,11 +123,19 @@ fn is_loopback(target: &Target) -> bool {
 
 fn metadata(inputs: &InboundClusterInputs) -> Meta {
     let mut meta = Meta::default();
-    let services: Vec<_> = inputs.services.iter().map(|service| service_metadata(service)).collect();
+    let services: Vec<_> = inputs
+        .services
+        .iter()
+        .map(|service| service_metadata(service))
+        .collect();
     if !services.is_empty() {
         meta = meta.value(ISTIO, "services", list(services));
     }
-    if let Some(rule) = inputs.rule.as_deref().filter(|rule| rule.spec.traffic_policy.is_some()) {
+    if let Some(rule) = inputs
+        .rule
+        .as_deref()
+        .filter(|rule| rule.spec.traffic_policy.is_some())
+    {
         return meta.config(&rule.object, "spec.trafficPolicy");
     }
     match inputs.services.first() {

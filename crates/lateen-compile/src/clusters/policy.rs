@@ -52,7 +52,9 @@ impl EffectivePolicy {
 
     /// The policy of a port. Settings for the port replace the general ones as a whole; nothing is inherited field by field.
     pub(crate) fn of_port(policy: Option<&TrafficPolicy>, port: u32) -> (Self, bool) {
-        let Some(policy) = policy else { return (Self::default(), false) };
+        let Some(policy) = policy else {
+            return (Self::default(), false);
+        };
         match port_settings(policy, port) {
             Some(settings) => (Self::from_port(settings), true),
             None => (Self::from_policy(policy), false),
@@ -61,7 +63,11 @@ impl EffectivePolicy {
 
     /// The policy of a port of a subset: what the subset says wins over what the rule says; settings for the port in the subset
     /// replace everything but tunnel, proxy protocol and retry budget.
-    pub(crate) fn of_subset(rule: &DestinationRule, subset: Option<&TrafficPolicy>, port: u32) -> Self {
+    pub(crate) fn of_subset(
+        rule: &DestinationRule,
+        subset: Option<&TrafficPolicy>,
+        port: u32,
+    ) -> Self {
         let (mut merged, _) = Self::of_port(rule.traffic_policy.as_ref(), port);
         let Some(subset) = subset else { return merged };
         let (own, whole) = Self::of_port(Some(subset), port);
@@ -92,10 +98,12 @@ impl EffectivePolicy {
     /// Fills in the mesh-wide default connection pool and outlier detection.
     pub(crate) fn with_mesh_defaults(mut self, mesh: &Mesh) -> Self {
         if self.connection_pool.is_none() {
-            self.connection_pool.clone_from(&mesh.default_connection_pool);
+            self.connection_pool
+                .clone_from(&mesh.default_connection_pool);
         }
         if self.outlier_detection.is_none() {
-            self.outlier_detection.clone_from(&mesh.default_outlier_detection);
+            self.outlier_detection
+                .clone_from(&mesh.default_outlier_detection);
         }
         self
     }
@@ -122,7 +130,11 @@ fn positive(value: i32) -> Option<u32> {
 }
 
 /// HTTP/2 upgrade: by the rule, else by the mesh for ports that are HTTP.
-pub(crate) fn upgrades_to_h2(mesh: &Mesh, port: &Port, pool: Option<&ConnectionPoolSettings>) -> bool {
+pub(crate) fn upgrades_to_h2(
+    mesh: &Mesh,
+    port: &Port,
+    pool: Option<&ConnectionPoolSettings>,
+) -> bool {
     if let Some(http) = pool.and_then(|pool| pool.http.as_ref()) {
         if http.use_client_protocol {
             return false;
@@ -154,18 +166,29 @@ pub(crate) fn apply_connection_pool(
             }
         };
         set(&mut limits.max_requests, http.http2_max_requests);
-        set(&mut limits.max_pending_requests, http.http1_max_pending_requests);
+        set(
+            &mut limits.max_pending_requests,
+            http.http1_max_pending_requests,
+        );
         set(&mut limits.max_retries, http.max_retries);
     }
     if let Some(max) = tcp.and_then(|tcp| positive(tcp.max_connections)) {
         limits.max_connections = u32_value(max);
     }
-    let connect_timeout = tcp.and_then(|tcp| tcp.connect_timeout).unwrap_or(mesh.connect_timeout);
+    let connect_timeout = tcp
+        .and_then(|tcp| tcp.connect_timeout)
+        .unwrap_or(mesh.connect_timeout);
     draft.cluster.connect_timeout = Some(duration(connect_timeout));
-    draft.cluster.circuit_breakers =
-        Some(cluster::CircuitBreakers { thresholds: vec![limits], ..Default::default() });
+    draft.cluster.circuit_breakers = Some(cluster::CircuitBreakers {
+        thresholds: vec![limits],
+        ..Default::default()
+    });
     apply_keepalive(draft, mesh.keepalive);
-    apply_keepalive(draft, tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref()).map(Keepalive::from));
+    apply_keepalive(
+        draft,
+        tcp.and_then(|tcp| tcp.tcp_keepalive.as_ref())
+            .map(Keepalive::from),
+    );
     apply_http_limits(draft, pool);
     if http.is_some_and(|http| http.use_client_protocol) {
         draft.use_downstream_protocol();
@@ -186,19 +209,28 @@ fn unlimited() -> cluster::circuit_breakers::Thresholds {
 
 fn retry_budget(budget: &RetryBudget) -> cluster::circuit_breakers::thresholds::RetryBudget {
     // 20 % and 3 concurrent retries where unset. Source: Istio.
-    let percent = budget.percent.as_ref().map_or(20.0, |percent| percent.get());
-    let concurrency = if budget.min_retry_concurrency > 0 { budget.min_retry_concurrency } else { 3 };
+    let percent = budget
+        .percent
+        .as_ref()
+        .map_or(20.0, |percent| percent.get());
+    let concurrency = if budget.min_retry_concurrency > 0 {
+        budget.min_retry_concurrency
+    } else {
+        3
+    };
     cluster::circuit_breakers::thresholds::RetryBudget {
         budget_percent: Some(envoy_type::Percent { value: percent }),
         min_retry_concurrency: u32_value(concurrency),
         budget_interval: budget.budget_interval.map(duration),
-        ..Default::default()
     }
 }
 
 fn apply_keepalive(draft: &mut Draft, keepalive: Option<Keepalive>) {
     let Some(keepalive) = keepalive else { return };
-    let options = draft.cluster.upstream_connection_options.get_or_insert_default();
+    let options = draft
+        .cluster
+        .upstream_connection_options
+        .get_or_insert_default();
     let tcp = options.tcp_keepalive.get_or_insert_default();
     if let Some(probes) = keepalive.probes {
         tcp.keepalive_probes = u32_value(probes);
@@ -222,7 +254,8 @@ fn apply_http_limits(draft: &mut Draft, pool: Option<&ConnectionPoolSettings>) {
     let max_requests = http.and_then(|http| positive(http.max_requests_per_connection));
     let max_streams = http.and_then(|http| positive(http.max_concurrent_streams));
     let keepalive = http.and_then(|http| http.http2_keep_alive.as_ref());
-    if let (None, None, None, None, None) = (idle, max_duration, max_requests, max_streams, keepalive)
+    if let (None, None, None, None, None) =
+        (idle, max_duration, max_requests, max_streams, keepalive)
     {
         return;
     }
@@ -270,8 +303,9 @@ pub(crate) fn apply_outlier_detection(draft: &mut Draft, outlier: Option<&Outlie
     }
     draft.cluster.outlier_detection = Some(out);
     if outlier.min_health_percent >= 0 {
-        draft.common_lb().healthy_panic_threshold =
-            Some(envoy_type::Percent { value: f64::from(outlier.min_health_percent) });
+        draft.common_lb().healthy_panic_threshold = Some(envoy_type::Percent {
+            value: f64::from(outlier.min_health_percent),
+        });
     }
     if !outlier.outlier_detection_http_error_codes.is_empty() {
         let matcher = error_codes(&outlier.outlier_detection_http_error_codes);
@@ -290,22 +324,26 @@ fn error_codes(codes: &[u32]) -> MatchPredicate {
     let mut rules: Vec<_> = codes
         .iter()
         .map(|code| {
-            rule(common::match_predicate::Rule::HttpResponseHeadersMatch(common::HttpHeadersMatch {
-                headers: vec![route::HeaderMatcher {
-                    name: ":status".to_owned(),
-                    header_match_specifier: Some(
-                        route::header_matcher::HeaderMatchSpecifier::StringMatch(exact(
-                            &code.to_string(),
-                        )),
-                    ),
-                    ..Default::default()
-                }],
-            }))
+            rule(common::match_predicate::Rule::HttpResponseHeadersMatch(
+                common::HttpHeadersMatch {
+                    headers: vec![route::HeaderMatcher {
+                        name: ":status".to_owned(),
+                        header_match_specifier: Some(
+                            route::header_matcher::HeaderMatchSpecifier::StringMatch(exact(
+                                &code.to_string(),
+                            )),
+                        ),
+                        ..Default::default()
+                    }],
+                },
+            ))
         })
         .collect();
     match rules.len() {
         1 => rules.remove(0),
-        _ => rule(common::match_predicate::Rule::OrMatch(common::match_predicate::MatchSet { rules })),
+        _ => rule(common::match_predicate::Rule::OrMatch(
+            common::match_predicate::MatchSet { rules },
+        )),
     }
 }
 
@@ -325,8 +363,10 @@ impl LocalityPolicy {
         service: Option<&Service>,
     ) -> Option<Self> {
         let enabled = |setting: &LocalityLoadBalancerSetting| {
-            (setting.enabled != Some(false))
-                .then(|| Self { setting: setting.clone(), force: false })
+            (setting.enabled != Some(false)).then(|| Self {
+                setting: setting.clone(),
+                force: false,
+            })
         };
         if let Some(setting) = lb.and_then(|lb| lb.locality_lb_setting.as_ref()) {
             return enabled(setting);
@@ -407,7 +447,10 @@ fn slow_start(lb: &LoadBalancerSettings) -> Option<SlowStart> {
         return Some(warmup_config(warmup));
     }
     let window: Duration = lb.warmup_duration_secs?;
-    Some(SlowStart { slow_start_window: Some(duration(window)), ..Default::default() })
+    Some(SlowStart {
+        slow_start_window: Some(duration(window)),
+        ..Default::default()
+    })
 }
 
 fn warmup_config(warmup: &WarmupConfiguration) -> SlowStart {
@@ -419,7 +462,10 @@ fn warmup_config(warmup: &WarmupConfiguration) -> SlowStart {
             runtime_key: "(".to_owned(),
         }),
         min_weight_percent: Some(envoy_type::Percent {
-            value: warmup.minimum_percent.as_ref().map_or(10.0, |value| value.get()),
+            value: warmup
+                .minimum_percent
+                .as_ref()
+                .map_or(10.0, |value| value.get()),
         }),
     }
 }
@@ -428,7 +474,9 @@ fn round_robin(draft: &mut Draft, slow_start: Option<SlowStart>) {
     draft.cluster.lb_policy = cluster::cluster::LbPolicy::RoundRobin as i32;
     if slow_start.is_some() {
         draft.cluster.lb_config = Some(cluster::cluster::LbConfig::RoundRobinLbConfig(
-            cluster::cluster::RoundRobinLbConfig { slow_start_config: slow_start },
+            cluster::cluster::RoundRobinLbConfig {
+                slow_start_config: slow_start,
+            },
         ));
     }
 }
@@ -458,7 +506,6 @@ fn consistent_hash(draft: &mut Draft, hash: &ConsistentHashLb) {
         draft.cluster.lb_config = (maglev.table_size != 0).then(|| {
             LbConfig::MaglevLbConfig(MaglevLbConfig {
                 table_size: u64_value(maglev.table_size),
-                ..Default::default()
             })
         });
         return;
@@ -502,7 +549,10 @@ pub(crate) fn apply_proxy_protocol(
         entry.transport_socket = entry.transport_socket.take().map(wrap);
     }
     if cluster.transport_socket_matches.is_empty() {
-        let inner = cluster.transport_socket.take().unwrap_or_else(super::tls::raw_socket);
+        let inner = cluster
+            .transport_socket
+            .take()
+            .unwrap_or_else(super::tls::raw_socket);
         cluster.transport_socket = Some(wrap(inner));
     }
 }

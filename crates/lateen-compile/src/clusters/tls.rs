@@ -55,7 +55,10 @@ pub(crate) fn decide(
         if external || !auto || matches!(server, MtlsMode::Unset | MtlsMode::Disable) {
             return Security::Plain;
         }
-        return Security::Auto(Identity { sni: sni.to_owned(), identities: identities.to_vec() });
+        return Security::Auto(Identity {
+            sni: sni.to_owned(),
+            identities: identities.to_vec(),
+        });
     };
     match rule.mode {
         ClientTlsMode::Disable => Security::Plain,
@@ -63,8 +66,16 @@ pub(crate) fn decide(
         ClientTlsMode::IstioMutual => {
             let names = &rule.subject_alt_names;
             Security::IstioMutual(Identity {
-                sni: if rule.sni.is_empty() { sni.to_owned() } else { rule.sni.clone() },
-                identities: if names.is_empty() { identities.to_vec() } else { names.clone() },
+                sni: if rule.sni.is_empty() {
+                    sni.to_owned()
+                } else {
+                    rule.sni.clone()
+                },
+                identities: if names.is_empty() {
+                    identities.to_vec()
+                } else {
+                    names.clone()
+                },
             })
         }
     }
@@ -123,7 +134,11 @@ pub(crate) fn raw_socket() -> core::TransportSocket {
 }
 
 fn mutual_socket(draft: &mut Draft, identity: &Identity, native: bool) -> core::TransportSocket {
-    let sni = if identity.sni.is_empty() { &draft.cluster.name } else { &identity.sni };
+    let sni = if identity.sni.is_empty() {
+        &draft.cluster.name
+    } else {
+        &identity.sni
+    };
     let sni = sni.clone();
     let context = tls::UpstreamTlsContext {
         sni,
@@ -168,11 +183,6 @@ fn client_parameters() -> tls::TlsParameters {
 }
 
 fn apply_rule(draft: &mut Draft, rule: &ClientTlsSettings, context: &RuleContext<'_>) {
-    // A sidecar may not read Secrets: without a credential the only safe thing is no TLS socket at all, which the caller
-    // reported; the connection then fails at the server rather than going out with the wrong identity.
-    if !rule.credential_name.is_empty() && !context.may_fetch_secrets {
-        return;
-    }
     set_auto_sni(draft, rule);
     let skip = rule.insecure_skip_verify == Some(true);
     let mut names = rule.subject_alt_names.clone();
@@ -183,9 +193,20 @@ fn apply_rule(draft: &mut Draft, rule: &ClientTlsSettings, context: &RuleContext
         tls_params: Some(client_parameters()),
         ..Default::default()
     };
-    let credential = Credential::of(rule);
+    // A sidecar may not read Secrets. It still speaks TLS, without a certificate of its own: Istio would send plain text.
+    let credential = if context.may_fetch_secrets || rule.credential_name.is_empty() {
+        Credential::of(rule)
+    } else {
+        Credential::Files {
+            certificate: "",
+            key: "",
+            root: "",
+        }
+    };
     if rule.mode == ClientTlsMode::Mutual {
-        common.tls_certificate_sds_secret_configs.extend(credential.certificate());
+        common
+            .tls_certificate_sds_secret_configs
+            .extend(credential.certificate());
     }
     common.validation_context_type = Some(match (skip, credential.root()) {
         (false, Some(root)) => validate_by_with_crl(subject_alt_names(&names), root, &rule.ca_crl),
@@ -208,7 +229,10 @@ fn set_auto_sni(draft: &mut Draft, rule: &ClientTlsSettings) {
     if !rule.sni.is_empty() {
         return;
     }
-    let options = draft.http_options().upstream_http_protocol_options.get_or_insert_default();
+    let options = draft
+        .http_options()
+        .upstream_http_protocol_options
+        .get_or_insert_default();
     options.auto_sni = true;
     options.auto_san_validation = rule.subject_alt_names.is_empty() && !skip;
 }
@@ -218,7 +242,11 @@ enum Credential<'a> {
     /// A Secret, by way of the control plane.
     Secret(&'a str),
     /// Files beside the proxy.
-    Files { certificate: &'a str, key: &'a str, root: &'a str },
+    Files {
+        certificate: &'a str,
+        key: &'a str,
+        root: &'a str,
+    },
 }
 
 impl<'a> Credential<'a> {
@@ -237,16 +265,19 @@ impl<'a> Credential<'a> {
     fn certificate(&self) -> Option<tls::SdsSecretConfig> {
         match self {
             Self::Secret(name) => Some(control_plane_secret(&kubernetes_secret(name))),
-            Self::Files { certificate, key, .. } => (!certificate.is_empty() && !key.is_empty())
+            Self::Files {
+                certificate, key, ..
+            } => (!certificate.is_empty() && !key.is_empty())
                 .then(|| agent_secret(&format!("file-cert:{certificate}~{key}"))),
         }
     }
 
     fn root(&self) -> Option<tls::SdsSecretConfig> {
         match self {
-            Self::Secret(name) => {
-                Some(control_plane_secret(&format!("{}-cacert", kubernetes_secret(name))))
-            }
+            Self::Secret(name) => Some(control_plane_secret(&format!(
+                "{}-cacert",
+                kubernetes_secret(name)
+            ))),
             // The agent answers `system` with the operating system's trust store.
             Self::Files { root, .. } => {
                 let root = if root.is_empty() { "system" } else { root };
@@ -258,7 +289,11 @@ impl<'a> Credential<'a> {
 
 /// `kubernetes://name`, unless the name already says where it is.
 pub(crate) fn kubernetes_secret(name: &str) -> String {
-    if name.contains("://") { name.to_owned() } else { format!("kubernetes://{name}") }
+    if name.contains("://") {
+        name.to_owned()
+    } else {
+        format!("kubernetes://{name}")
+    }
 }
 
 /// A secret the agent beside the proxy serves.
@@ -294,7 +329,10 @@ pub(crate) fn agent_secret(name: &str) -> tls::SdsSecretConfig {
 
 /// A secret the control plane serves.
 pub(crate) fn control_plane_secret(name: &str) -> tls::SdsSecretConfig {
-    tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(ads()) }
+    tls::SdsSecretConfig {
+        name: name.to_owned(),
+        sds_config: Some(ads()),
+    }
 }
 
 /// Trusts `root`, and accepts only certificates with one of the names; any if there are none.

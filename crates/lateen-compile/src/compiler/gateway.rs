@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lateen_envoy::TypeUrl;
 
 use crate::authorization::Policies;
+use crate::clusters::Mode;
 use crate::gateways::{MergedGateway, Server};
 use crate::listeners::{self, GatewayListenerInputs};
 use crate::routes::{self, GatewayRouteInputs, relevant_labels};
@@ -15,7 +16,9 @@ use crate::shared::Shared;
 use crate::snapshot::VirtualServiceConfig;
 
 use super::sidecar::plan_context;
-use super::{Compiler, Output, Proxy, destination_facts, hashing_rules, resource, rule_credentials};
+use super::{
+    Compiler, Output, Proxy, destination_facts, hashing_rules, resource, rule_credentials,
+};
 
 impl Compiler {
     pub(super) fn add_gateway(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
@@ -23,8 +26,11 @@ impl Compiler {
         let merged = MergedGateway::of(proxy.snapshot, proxy.labels, &targets);
         out.diagnostics.extend(merged.diagnostics.iter().cloned());
         let view = proxy.listener_view();
-        let policies =
-            Shared::new(Policies::of_workload(proxy.snapshot, &proxy.node.namespace, proxy.labels));
+        let policies = Shared::new(Policies::of_workload(
+            proxy.snapshot,
+            &proxy.node.namespace,
+            proxy.labels,
+        ));
         let context = plan_context(proxy, scope, &view);
         for (port, bind, chains) in listeners::gateway_plan(&merged, &context) {
             let inputs = GatewayListenerInputs {
@@ -35,17 +41,26 @@ impl Compiler {
                 chains,
                 policies: policies.clone(),
             };
-            out.add(TypeUrl::Listener, &self.gateway_listeners.get(&inputs, |inputs| {
-                let built = listeners::gateway(inputs);
-                vec![resource(&built.name, &built)]
-            }));
+            out.add(
+                TypeUrl::Listener,
+                &self.gateway_listeners.get(&inputs, |inputs| {
+                    let built = listeners::gateway(inputs);
+                    vec![resource(&built.name, &built)]
+                }),
+            );
+        }
+        if merged.hands_on_by_name() {
+            self.add_services(proxy, scope, Mode::ServerName, out);
         }
         for (name, servers) in &merged.routes {
             let inputs = route_inputs(proxy, scope, name, servers);
-            out.add(TypeUrl::RouteConfiguration, &self.gateway_routes.get(&inputs, |inputs| {
-                let built = routes::gateway(inputs);
-                vec![resource(&built.name, &built)]
-            }));
+            out.add(
+                TypeUrl::RouteConfiguration,
+                &self.gateway_routes.get(&inputs, |inputs| {
+                    let built = routes::gateway(inputs);
+                    vec![resource(&built.name, &built)]
+                }),
+            );
         }
         self.add_secrets(proxy, scope, &merged, out);
     }
@@ -71,15 +86,17 @@ impl Compiler {
         for reference in &references {
             let (found, diagnostics) =
                 secrets::resolve(proxy.snapshot, &proxy.node.namespace, reference);
-            for diagnostic in diagnostics {
-                if !out.diagnostics.contains(&diagnostic) {
-                    out.diagnostics.push(diagnostic);
-                }
-            }
+            out.note(diagnostics);
             for inputs in found {
-                out.add(TypeUrl::Secret, &self.secrets.get(&inputs, |inputs| {
-                    secrets::secret(inputs).map(|secret| resource(&secret.name, &secret)).into_iter().collect()
-                }));
+                out.add(
+                    TypeUrl::Secret,
+                    &self.secrets.get(&inputs, |inputs| {
+                        secrets::secret(inputs)
+                            .map(|secret| resource(&secret.name, &secret))
+                            .into_iter()
+                            .collect()
+                    }),
+                );
             }
         }
     }
@@ -102,10 +119,12 @@ fn route_inputs(
         });
     }
     let all = || bound.values().flatten();
-    let destinations =
-        destination_facts(all(), |host| scope.service(host).map(|service| listeners::facts(service)));
-    let hosts: Vec<String> =
-        all().flat_map(|config| crate::scope::destinations(&config.spec)).collect();
+    let destinations = destination_facts(all(), |host| {
+        scope.service(host).map(|service| listeners::facts(service))
+    });
+    let hosts: Vec<String> = all()
+        .flat_map(|config| crate::scope::destinations(&config.spec))
+        .collect();
     GatewayRouteInputs {
         name: name.to_owned(),
         servers: servers.to_vec(),

@@ -29,10 +29,13 @@ impl Compiler {
         let route_names = self.add_outbound_listeners(proxy, scope, out);
         for name in &route_names {
             let inputs = route_inputs(proxy, scope, name);
-            out.add(TypeUrl::RouteConfiguration, &self.sidecar_routes.get(&inputs, |inputs| {
-                let built = routes::sidecar(inputs);
-                vec![resource(&built.name, &built)]
-            }));
+            out.add(
+                TypeUrl::RouteConfiguration,
+                &self.sidecar_routes.get(&inputs, |inputs| {
+                    let built = routes::sidecar(inputs);
+                    vec![resource(&built.name, &built)]
+                }),
+            );
         }
         self.add_inbound(proxy, scope, out);
     }
@@ -48,7 +51,11 @@ impl Compiler {
         let context = plan_context(proxy, scope, &view);
         let mut plans = listeners::plan(&context);
         plans.extend(forward_proxy(mesh.http_proxy_port, &view));
-        let names = plans.iter().flat_map(OutboundPlan::routes).cloned().collect();
+        let names = plans
+            .iter()
+            .flat_map(OutboundPlan::routes)
+            .cloned()
+            .collect();
         for plan in plans {
             let inputs = OutboundListenerInputs {
                 view: view.clone(),
@@ -56,18 +63,28 @@ impl Compiler {
                 plan,
                 outbound: scope.outbound.clone(),
             };
-            out.add(TypeUrl::Listener, &self.outbound_listeners.get(&inputs, |inputs| {
-                let built = listeners::outbound(inputs);
-                vec![resource(&built.name, &built)]
-            }));
+            out.add(
+                TypeUrl::Listener,
+                &self.outbound_listeners.get(&inputs, |inputs| {
+                    let built = listeners::outbound(inputs);
+                    vec![resource(&built.name, &built)]
+                }),
+            );
         }
         if view.interception != Interception::None {
             let outbound = scope.outbound.clone();
-            let inputs = VirtualOutboundInputs { view, mesh: mesh.clone(), outbound };
-            out.add(TypeUrl::Listener, &self.virtual_outbound.get(&inputs, |inputs| {
-                let built = listeners::virtual_outbound(inputs);
-                vec![resource(&built.name, &built)]
-            }));
+            let inputs = VirtualOutboundInputs {
+                view,
+                mesh: mesh.clone(),
+                outbound,
+            };
+            out.add(
+                TypeUrl::Listener,
+                &self.virtual_outbound.get(&inputs, |inputs| {
+                    let built = listeners::virtual_outbound(inputs);
+                    vec![resource(&built.name, &built)]
+                }),
+            );
         }
         names
     }
@@ -87,16 +104,26 @@ impl Compiler {
             mesh: proxy.snapshot.mesh().clone(),
             ports: declared.iter().map(|(port, _)| port.clone()).collect(),
             undeclared,
-            policies: Shared::new(Policies::of_workload(proxy.snapshot, &proxy.node.namespace, proxy.labels)),
+            policies: Shared::new(Policies::of_workload(
+                proxy.snapshot,
+                &proxy.node.namespace,
+                proxy.labels,
+            )),
         };
-        out.add(TypeUrl::Listener, &self.inbound_listeners.get(&inputs, |inputs| {
-            encode(listeners::inbound(inputs), |listener| &listener.name)
-        }));
+        out.add(
+            TypeUrl::Listener,
+            &self.inbound_listeners.get(&inputs, |inputs| {
+                encode(listeners::inbound(inputs), |listener| &listener.name)
+            }),
+        );
         for (_, cluster) in declared {
-            out.add(TypeUrl::Cluster, &self.inbound_clusters.get(&cluster, |inputs| {
-                let built = clusters::inbound(inputs);
-                vec![resource(&built.name, &built)]
-            }));
+            out.add(
+                TypeUrl::Cluster,
+                &self.inbound_clusters.get(&cluster, |inputs| {
+                    let built = clusters::inbound(inputs);
+                    vec![resource(&built.name, &built)]
+                }),
+            );
         }
     }
 }
@@ -123,16 +150,29 @@ fn forward_proxy(port: u32, view: &listeners::ListenerView) -> Option<OutboundPl
     if port == 0 {
         return None;
     }
-    let binds = view.ip_mode.localhosts().iter().map(|&address| address.to_owned()).collect();
+    let binds = view
+        .ip_mode
+        .localhosts()
+        .iter()
+        .map(|&address| address.to_owned())
+        .collect();
     Some(OutboundPlan::forward_proxy(binds, port))
 }
 
 /// What one route configuration depends on.
 fn route_inputs(proxy: &Proxy<'_>, scope: &Scope, name: &RouteName) -> SidecarRouteInputs {
     let mesh = proxy.snapshot.mesh();
-    let port = if name.name == names::HTTP_PROXY_ROUTE { 0 } else { name.port };
+    let port = if name.name == names::HTTP_PROXY_ROUTE {
+        0
+    } else {
+        name.port
+    };
     let egress = scope.egress_for(port, &name.name);
-    let port = if egress.is_some_and(|egress| egress.is_http_proxy()) { 0 } else { port };
+    let port = if egress.is_some_and(|egress| egress.is_http_proxy()) {
+        0
+    } else {
+        port
+    };
     let all: &[Shared<Service>] = egress.map_or(&[], |egress| &egress.services);
     let services: Vec<Shared<Service>> = all
         .iter()
@@ -157,7 +197,11 @@ fn route_inputs(proxy: &Proxy<'_>, scope: &Scope, name: &RouteName) -> SidecarRo
     let hosts = services
         .iter()
         .map(|service| service.hostname.clone())
-        .chain(virtual_services.iter().flat_map(|config| crate::scope::destinations(&config.spec)));
+        .chain(
+            virtual_services
+                .iter()
+                .flat_map(|config| crate::scope::destinations(&config.spec)),
+        );
     SidecarRouteInputs {
         name: name.name.clone(),
         port,
@@ -237,8 +281,14 @@ fn service_port(
         decided_by: mtls.decided_by(number).cloned(),
     };
     let mut services: Vec<Shared<Service>> = Vec::new();
-    for target in targets.iter().filter(|target| target.port.number == first.port.number) {
-        if !services.iter().any(|known| known.hostname == target.service.hostname) {
+    for target in targets
+        .iter()
+        .filter(|target| target.port.number == first.port.number)
+    {
+        if !services
+            .iter()
+            .any(|known| known.hostname == target.service.hostname)
+        {
             services.push(target.service.clone());
         }
     }
@@ -274,7 +324,9 @@ fn ingress_ports(
     targets: &[ServiceTarget],
     mtls: &EffectiveMtls,
 ) -> Declared {
-    let Some(sidecar) = &scope.sidecar else { return Vec::new() };
+    let Some(sidecar) = &scope.sidecar else {
+        return Vec::new();
+    };
     let mut out: BTreeMap<u32, (InboundPort, InboundClusterInputs)> = BTreeMap::new();
     for ingress in &sidecar.spec.ingress {
         let Some(port) = &ingress.port else { continue };
@@ -291,7 +343,11 @@ fn ingress_ports(
         let inbound = InboundPort {
             target: port.number,
             port: port.number,
-            protocol: if ingress.tls.is_some() { protocol.after_tls_termination() } else { protocol },
+            protocol: if ingress.tls.is_some() {
+                protocol.after_tls_termination()
+            } else {
+                protocol
+            },
             host: format!("{}.{}", object.name, object.namespace),
             mtls: mtls.port(port.number),
             tls: ingress.tls.clone(),
@@ -310,7 +366,10 @@ fn ingress_ports(
                 protocol,
                 target: 0,
             },
-            services: service.map(|target| target.service.clone()).into_iter().collect(),
+            services: service
+                .map(|target| target.service.clone())
+                .into_iter()
+                .collect(),
             target: ingress_target(proxy, ingress),
             rule: None,
             connection_pool: ingress
@@ -339,11 +398,20 @@ fn ingress_target(proxy: &Proxy<'_>, ingress: &IstioIngressListener) -> Target {
     if let Some(path) = written.strip_prefix("unix://") {
         return Target::Pipe(path.to_owned());
     }
-    let Some((host, port)) = written.rsplit_once(':') else { return Target::Original };
-    let Ok(port) = port.parse::<u32>() else { return Target::Original };
+    let Some((host, port)) = written.rsplit_once(':') else {
+        return Target::Original;
+    };
+    let Ok(port) = port.parse::<u32>() else {
+        return Target::Original;
+    };
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let own = |v6: bool| {
-        let found = proxy.node.ips.iter().find(|ip| ip.is_ipv6() == v6).map(ToString::to_string);
+        let found = proxy
+            .node
+            .ips
+            .iter()
+            .find(|ip| ip.is_ipv6() == v6)
+            .map(ToString::to_string);
         found.unwrap_or_else(|| if v6 { "::1" } else { "127.0.0.1" }.to_owned())
     };
     match host {

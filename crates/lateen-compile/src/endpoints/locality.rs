@@ -23,7 +23,12 @@ pub(super) struct Group<'a> {
 
 impl<'a> Group<'a> {
     pub(super) fn new(locality: Locality) -> Self {
-        Self { locality, endpoints: Vec::new(), weight: None, priority: 0 }
+        Self {
+            locality,
+            endpoints: Vec::new(),
+            weight: None,
+            priority: 0,
+        }
     }
 
     pub(super) fn push(&mut self, from: &'a Endpoint, built: endpoint::LbEndpoint) {
@@ -31,7 +36,9 @@ impl<'a> Group<'a> {
     }
 
     fn sum(&self) -> u32 {
-        self.endpoints.iter().fold(0_u32, |sum, (from, _)| sum.saturating_add(from.weight.max(1)))
+        self.endpoints.iter().fold(0_u32, |sum, (from, _)| {
+            sum.saturating_add(from.weight.max(1))
+        })
     }
 
     pub(super) fn build(self) -> endpoint::LocalityLbEndpoints {
@@ -79,23 +86,29 @@ pub(super) fn apply(
 /// Whether a locality is in what a rule names: `region/zone/*`, each part optional.
 fn matches(locality: &Locality, rule: &str) -> bool {
     let mut parts = rule.split('/');
-    [&locality.region, &locality.zone, &locality.sub_zone].into_iter().all(|own| {
-        match parts.next() {
+    [&locality.region, &locality.zone, &locality.sub_zone]
+        .into_iter()
+        .all(|own| match parts.next() {
             None | Some("*") => true,
             Some(part) => part == own,
-        }
-    })
+        })
 }
 
 /// Gives each locality the share the first matching rule names, split by what it had; localities not named get nothing.
 fn distribute(groups: &mut Vec<Group<'_>>, client: &Locality, rules: &[LocalityDistribute]) {
-    let Some(rule) = rules.iter().find(|rule| matches(client, &rule.from)) else { return };
+    let Some(rule) = rules.iter().find(|rule| matches(client, &rule.from)) else {
+        return;
+    };
     let mut open: Vec<usize> = (0..groups.len()).collect();
     for (to, share) in &rule.to {
-        let (named, rest): (Vec<_>, Vec<_>) =
-            open.into_iter().partition(|&index| matches(&groups[index].locality, to));
+        let (named, rest): (Vec<_>, Vec<_>) = open
+            .into_iter()
+            .partition(|&index| matches(&groups[index].locality, to));
         open = rest;
-        let total: u64 = named.iter().map(|&index| u64::from(groups[index].sum())).sum();
+        let total: u64 = named
+            .iter()
+            .map(|&index| u64::from(groups[index].sum()))
+            .sum();
         for index in named {
             let part = u64::from(groups[index].sum()) * u64::from(*share);
             let weight = part.div_ceil(total.max(1));
@@ -158,17 +171,16 @@ fn prefer_labels(
 }
 
 /// The number of labels from the first that differs on. A label may name the value to prefer: `key=value`.
-fn label_priority(
-    client: &BTreeMap<String, String>,
-    server: &Endpoint,
-    labels: &[String],
-) -> u32 {
+fn label_priority(client: &BTreeMap<String, String>, server: &Endpoint, labels: &[String]) -> u32 {
     let shared = labels
         .iter()
         .take_while(|label| {
             let (key, wanted) = match label.split_once('=') {
                 Some((key, value)) => (key, Some(value)),
-                None => (label.as_str(), client.get(label.as_str()).map(String::as_str)),
+                None => (
+                    label.as_str(),
+                    client.get(label.as_str()).map(String::as_str),
+                ),
             };
             server_label(server, key) == wanted.unwrap_or_default()
         })
@@ -228,11 +240,17 @@ mod tests {
     }
 
     fn policy(setting: lateen_api::networking::LocalityLoadBalancerSetting) -> LocalityPolicy {
-        LocalityPolicy { setting, force: false }
+        LocalityPolicy {
+            setting,
+            force: false,
+        }
     }
 
     fn place(locality: &str) -> Place {
-        Place { locality: Locality::parse(locality), labels: BTreeMap::new() }
+        Place {
+            locality: Locality::parse(locality),
+            labels: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -240,7 +258,10 @@ mod tests {
         let endpoints = ["r1/z1/s1", "r1/z2/s1", "r2/z1/s1", "r3/z1/s1"].map(endpoint);
         let mut groups = groups(&endpoints);
         let setting = lateen_api::networking::LocalityLoadBalancerSetting {
-            failover: vec![LocalityFailover { from: "r1".to_owned(), to: "r3".to_owned() }],
+            failover: vec![LocalityFailover {
+                from: "r1".to_owned(),
+                to: "r3".to_owned(),
+            }],
             ..Default::default()
         };
         apply(&mut groups, &policy(setting), &place("r1/z1/s1"), true);
@@ -252,7 +273,12 @@ mod tests {
     fn failover_needs_outlier_detection() {
         let endpoints = ["r1/z1", "r2/z1"].map(endpoint);
         let mut groups = groups(&endpoints);
-        apply(&mut groups, &policy(Default::default()), &place("r1/z1"), false);
+        apply(
+            &mut groups,
+            &policy(Default::default()),
+            &place("r1/z1"),
+            false,
+        );
         assert!(groups.iter().all(|group| group.priority == 0));
     }
 

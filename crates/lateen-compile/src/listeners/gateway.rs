@@ -70,7 +70,10 @@ pub(crate) fn gateway_plan(
         if chains.is_empty() {
             continue;
         }
-        match out.iter_mut().find(|(port, bind, _)| *port == servers.port && *bind == servers.bind) {
+        match out
+            .iter_mut()
+            .find(|(port, bind, _)| *port == servers.port && *bind == servers.bind)
+        {
             Some((_, _, known)) => known.extend(chains),
             None => out.push((servers.port, servers.bind.clone(), chains)),
         }
@@ -80,7 +83,12 @@ pub(crate) fn gateway_plan(
 
 fn chains(servers: &PortServers, context: &PlanContext<'_>) -> Vec<GatewayChain> {
     if servers.protocol.is_http() {
-        return servers.servers.first().map(|first| http(first, &servers.route_name)).into_iter().collect();
+        return servers
+            .servers
+            .first()
+            .map(|first| http(first, &servers.route_name))
+            .into_iter()
+            .collect();
     }
     servers
         .servers
@@ -98,7 +106,11 @@ fn chains(servers: &PortServers, context: &PlanContext<'_>) -> Vec<GatewayChain>
 fn http(server: &Shared<Server>, routes: &str) -> GatewayChain {
     GatewayChain {
         server: server.clone(),
-        sni: if server.is_tls() { server.sni_hosts() } else { Vec::new() },
+        sni: if server.is_tls() {
+            server.sni_hosts()
+        } else {
+            Vec::new()
+        },
         alpn: Vec::new(),
         action: GatewayAction::Http(routes.to_owned()),
         source: (server.object.clone(), server.path.clone()),
@@ -114,18 +126,27 @@ fn streams(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayCha
 }
 
 fn port_of(server: &Server) -> Port {
-    Port { number: server.number, protocol: server.protocol, ..Port::default() }
+    Port {
+        number: server.number,
+        protocol: server.protocol,
+        ..Port::default()
+    }
 }
 
 /// Whether a virtual service shares a host with a server.
 fn shares_host(server: &Server, hosts: &[String], namespace: &str) -> bool {
     let open = server.hosts_for(namespace);
-    hosts.iter().any(|wanted| open.iter().any(|host| host::matches(host, wanted)))
+    hosts
+        .iter()
+        .any(|wanted| open.iter().any(|host| host::matches(host, wanted)))
 }
 
 /// TCP, or TLS that ends here: the first route of the first virtual service that fits.
 fn terminated(server: &Shared<Server>, context: &PlanContext<'_>) -> Option<GatewayChain> {
-    for config in context.snapshot.virtual_services(&server.gateway, context.namespace) {
+    for config in context
+        .snapshot
+        .virtual_services(&server.gateway, context.namespace)
+    {
         if !shares_host(server, &config.spec.hosts, &config.object.namespace) {
             continue;
         }
@@ -141,7 +162,11 @@ fn terminated(server: &Shared<Server>, context: &PlanContext<'_>) -> Option<Gate
             let action = routed(context, &config.object, &route.route, &port_of(server));
             return Some(GatewayChain {
                 server: server.clone(),
-                sni: if server.is_tls() { server.sni_hosts() } else { Vec::new() },
+                sni: if server.is_tls() {
+                    server.sni_hosts()
+                } else {
+                    Vec::new()
+                },
                 alpn: Vec::new(),
                 action: GatewayAction::Tcp(action),
                 source: (config.object.clone(), format!("spec.tcp[{index}]")),
@@ -159,7 +184,10 @@ fn applies(server: &Server, port: u32, gateways: &[String]) -> bool {
 /// TLS handed on by server name, as virtual services say.
 fn passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayChain> {
     let mut out: Vec<GatewayChain> = Vec::new();
-    for config in context.snapshot.virtual_services(&server.gateway, context.namespace) {
+    for config in context
+        .snapshot
+        .virtual_services(&server.gateway, context.namespace)
+    {
         if !shares_host(server, &config.spec.hosts, &config.object.namespace) {
             continue;
         }
@@ -178,7 +206,10 @@ fn passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<Gatewa
                     sni: m.sni_hosts.clone(),
                     alpn: Vec::new(),
                     action: GatewayAction::Passthrough(action),
-                    source: (config.object.clone(), format!("spec.tls[{index}].match[{position}]")),
+                    source: (
+                        config.object.clone(),
+                        format!("spec.tls[{index}].match[{position}]"),
+                    ),
                 });
             }
         }
@@ -192,14 +223,21 @@ fn auto_passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<G
     let mut out = Vec::new();
     let services = context.scope.services.iter().filter(|service| {
         !service.mesh_external
-            && hosts.iter().any(|host| host::is_subset(&service.hostname, host))
+            && hosts
+                .iter()
+                .any(|host| host::is_subset(&service.hostname, host))
     });
     for service in services {
         let rules = context.snapshot.rules(&context.scope.namespace, service);
         let rule = for_workload(&rules, context.namespace, context.labels);
         let subsets = rule.map_or(&[][..], |rule| &rule.spec.subsets);
-        for port in service.ports.iter().filter(|port| port.protocol != Protocol::Udp) {
-            let names = std::iter::once("").chain(subsets.iter().map(|subset| subset.name.as_str()));
+        for port in service
+            .ports
+            .iter()
+            .filter(|port| port.protocol != Protocol::Udp)
+        {
+            let names =
+                std::iter::once("").chain(subsets.iter().map(|subset| subset.name.as_str()));
             for subset in names {
                 let cluster = names::sni_cluster(subset, &service.hostname, port.number);
                 let action = TcpAction {
@@ -233,14 +271,26 @@ pub(crate) fn gateway(inputs: &GatewayListenerInputs) -> listener::Listener {
         address: Some(socket_address(bind, inputs.port)),
         additional_addresses: additional_addresses(extra, inputs.port),
         traffic_direction: core::TrafficDirection::Outbound as i32,
-        listener_filters: if inspects { vec![filters::tls_inspector()] } else { Vec::new() },
-        filter_chains: inputs.chains.iter().map(|chain| build(inputs, chain, bind)).collect(),
+        listener_filters: if inspects {
+            vec![filters::tls_inspector()]
+        } else {
+            Vec::new()
+        },
+        filter_chains: inputs
+            .chains
+            .iter()
+            .map(|chain| build(inputs, chain, bind))
+            .collect(),
         access_log: accesslog::listener_logs(&inputs.mesh),
         ..Default::default()
     }
 }
 
-fn build(inputs: &GatewayListenerInputs, chain: &GatewayChain, bind: &str) -> listener::FilterChain {
+fn build(
+    inputs: &GatewayListenerInputs,
+    chain: &GatewayChain,
+    bind: &str,
+) -> listener::FilterChain {
     let server = &chain.server;
     let settings = server.spec.tls.as_ref().filter(|_| server.is_tls());
     let opaque = !matches!(chain.action, GatewayAction::Http(_));
@@ -251,7 +301,10 @@ fn build(inputs: &GatewayListenerInputs, chain: &GatewayChain, bind: &str) -> li
         transport_socket: settings
             .and_then(|settings| tls::server(settings, opaque, inputs.view.native)),
         // A client that connects and then says nothing must not hold a connection at the edge. Source: Istio.
-        transport_socket_connect_timeout: Some(crate::proto::PbDuration { seconds: 15, nanos: 0 }),
+        transport_socket_connect_timeout: Some(crate::proto::PbDuration {
+            seconds: 15,
+            nanos: 0,
+        }),
         metadata: Meta::default().config(object, path).build(),
         ..Default::default()
     }
@@ -263,7 +316,11 @@ fn chain_match(chain: &GatewayChain) -> Option<listener::FilterChainMatch> {
         return None;
     }
     Some(listener::FilterChainMatch {
-        server_names: if wildcard { Vec::new() } else { chain.sni.clone() },
+        server_names: if wildcard {
+            Vec::new()
+        } else {
+            chain.sni.clone()
+        },
         application_protocols: chain.alpn.clone(),
         ..Default::default()
     })
@@ -294,7 +351,13 @@ fn filters_of(
         }
         GatewayAction::Tcp(action) | GatewayAction::Passthrough(action) => {
             let policies = inputs.policies.network_filters();
-            tcp_filters(&inputs.view, &inputs.mesh, Class::Gateway, tcp_proxy(action), policies)
+            tcp_filters(
+                &inputs.view,
+                &inputs.mesh,
+                Class::Gateway,
+                tcp_proxy(action),
+                policies,
+            )
         }
     }
 }

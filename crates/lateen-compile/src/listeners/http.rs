@@ -3,7 +3,9 @@
 use crate::accesslog;
 use crate::filters::{self, Class, HCM};
 use crate::mesh::{Mesh, PathNormalization};
-use crate::proto::{PbDuration, ads, any, bool_value, core, duration, hcm, listener, network_filter};
+use crate::proto::{
+    PbDuration, ads, any, bool_value, core, duration, hcm, listener, network_filter,
+};
 use crate::protocol::Protocol;
 
 use super::ListenerView;

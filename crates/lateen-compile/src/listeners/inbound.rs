@@ -19,11 +19,11 @@ use crate::routes;
 use crate::security::MtlsMode;
 use crate::shared::Shared;
 
+use super::ClusterSpecifier;
 use super::http::{HttpOptions, Routes, filter};
 use super::{
     ListenerView, TcpProxy, additional_addresses, blackhole, tcp_filters, tls, transparent,
 };
-use super::ClusterSpecifier;
 
 /// One port of the workload.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,7 +75,12 @@ const fn look(
     handling: Handling,
     mtls: bool,
 ) -> Look {
-    Look { alpn, transport, handling, mtls }
+    Look {
+        alpn,
+        transport,
+        handling,
+        mtls,
+    }
 }
 
 /// How connections to a port may look, in Istio's order.
@@ -139,8 +144,14 @@ pub(crate) fn inbound(inputs: &InboundInputs) -> Vec<listener::Listener> {
         }
         chains.extend(redirected.flat_map(|port| port_chains(inputs, port)));
         let wildcards = view.ip_mode.wildcards();
-        let mut listener =
-            listener(inputs, names::VIRTUAL_INBOUND, wildcards, mesh.inbound_port, chains, false);
+        let mut listener = listener(
+            inputs,
+            names::VIRTUAL_INBOUND,
+            wildcards,
+            mesh.inbound_port,
+            chains,
+            false,
+        );
         listener.transparent = transparent(view.interception);
         out.push(listener);
     }
@@ -148,7 +159,14 @@ pub(crate) fn inbound(inputs: &InboundInputs) -> Vec<listener::Listener> {
         let Some(bind) = &port.bind else { continue };
         let name = names::listener(bind, port.target);
         let chains = port_chains(inputs, port);
-        out.push(listener(inputs, &name, &[bind.as_str()], port.target, chains, true));
+        out.push(listener(
+            inputs,
+            &name,
+            &[bind.as_str()],
+            port.target,
+            chains,
+            true,
+        ));
     }
     out
 }
@@ -163,7 +181,9 @@ fn listener(
 ) -> listener::Listener {
     listener::Listener {
         name: name.to_owned(),
-        address: addresses.first().map(|address| socket_address(address, port)),
+        address: addresses
+            .first()
+            .map(|address| socket_address(address, port)),
         additional_addresses: additional_addresses(&addresses[1..], port),
         traffic_direction: core::TrafficDirection::Inbound as i32,
         // A client that says nothing may be waiting for the server to speak: it is served as opaque.
@@ -187,7 +207,9 @@ fn port_chains(inputs: &InboundInputs, port: &InboundPort) -> Vec<listener::Filt
             tls::server(settings, handling == Handling::Tcp, inputs.view.native);
         return vec![chain];
     }
-    let Some(handling) = port.protocol.handling() else { return Vec::new() };
+    let Some(handling) = port.protocol.handling() else {
+        return Vec::new();
+    };
     looks(port.mtls, handling)
         .iter()
         .map(|look| chain(inputs, Place::Port(port), look))
@@ -221,7 +243,9 @@ fn chain(inputs: &InboundInputs, place: Place<'_>, look: &Look) -> listener::Fil
         Place::Port(port) => port.target,
         Place::Undeclared(port, _) => port,
     };
-    let socket = look.mtls.then(|| tls::mutual(mesh, look.handling, view.native));
+    let socket = look
+        .mtls
+        .then(|| tls::mutual(mesh, look.handling, view.native));
     listener::FilterChain {
         name: chain_name(view, place, look.handling),
         filter_chain_match: Some(listener::FilterChainMatch {
@@ -243,7 +267,12 @@ fn chain(inputs: &InboundInputs, place: Place<'_>, look: &Look) -> listener::Fil
 fn chain_name(view: &ListenerView, place: Place<'_>, handling: Handling) -> String {
     match (place, handling) {
         (Place::Port(port), _) => {
-            let wildcard = view.ip_mode.wildcards().first().copied().unwrap_or_default();
+            let wildcard = view
+                .ip_mode
+                .wildcards()
+                .first()
+                .copied()
+                .unwrap_or_default();
             names::listener(port.bind.as_deref().unwrap_or(wildcard), port.target)
         }
         (Place::Undeclared(..), Handling::Tcp) => names::VIRTUAL_INBOUND.to_owned(),
@@ -281,7 +310,13 @@ fn tcp(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
         ..Default::default()
     };
     let policies = inputs.policies.network_filters();
-    tcp_filters(&inputs.view, &inputs.mesh, Class::SidecarInbound, proxy, policies)
+    tcp_filters(
+        &inputs.view,
+        &inputs.mesh,
+        Class::SidecarInbound,
+        proxy,
+        policies,
+    )
 }
 
 fn http(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
@@ -290,7 +325,13 @@ fn http(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
         Place::Port(port) => {
             let name = chain_name(&inputs.view, place, Handling::Http);
             let prefix = format!("inbound_{name}");
-            (port.port, port.protocol, port.host.as_str(), port.object.as_ref(), prefix)
+            (
+                port.port,
+                port.protocol,
+                port.host.as_str(),
+                port.object.as_ref(),
+                prefix,
+            )
         }
         Place::Undeclared(..) => (0, Protocol::Sniffed, "", None, cluster.clone()),
     };
@@ -300,7 +341,9 @@ fn http(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
     }
     let options = HttpOptions {
         class: Class::SidecarInbound,
-        routes: Routes::Inline(Box::new(routes::inbound(&cluster, port, protocol, host, object))),
+        routes: Routes::Inline(Box::new(routes::inbound(
+            &cluster, port, protocol, host, object,
+        ))),
         stat_prefix,
         protocol,
         policies: inputs.policies.http_filters(),
@@ -325,14 +368,21 @@ fn listener_filters(
     }
     let needs = |wanted: fn(&listener::FilterChainMatch) -> bool| {
         let mut ports: std::collections::BTreeMap<u32, bool> = std::collections::BTreeMap::new();
-        for m in chains.iter().filter_map(|chain| chain.filter_chain_match.as_ref()) {
+        for m in chains
+            .iter()
+            .filter_map(|chain| chain.filter_chain_match.as_ref())
+        {
             let port = m.destination_port.map_or(0, |port| port.value);
             *ports.entry(port).or_default() |= wanted(m);
         }
         ports
     };
     let tls = needs(|m| m.transport_protocol == TLS_TRANSPORT);
-    let http = needs(|m| m.application_protocols.iter().any(|name| PLAINTEXT_HTTP_ALPN.contains(&name.as_str())));
+    let http = needs(|m| {
+        m.application_protocols
+            .iter()
+            .any(|name| PLAINTEXT_HTTP_ALPN.contains(&name.as_str()))
+    });
     out.extend(inspector(filters::tls_inspector(), &tls));
     out.extend(inspector(filters::http_inspector(), &http));
     out
@@ -373,13 +423,17 @@ fn ports(ports: &[u32]) -> listener::ListenerFilterChainMatchPredicate {
 
 fn one_port(port: u32) -> listener::ListenerFilterChainMatchPredicate {
     let start = i32::try_from(port).unwrap_or(0);
-    predicate(Rule::DestinationPortRange(crate::proto::envoy_type::Int32Range {
-        start,
-        end: start + 1,
-    }))
+    predicate(Rule::DestinationPortRange(
+        crate::proto::envoy_type::Int32Range {
+            start,
+            end: start + 1,
+        },
+    ))
 }
 
-fn not(inner: listener::ListenerFilterChainMatchPredicate) -> listener::ListenerFilterChainMatchPredicate {
+fn not(
+    inner: listener::ListenerFilterChainMatchPredicate,
+) -> listener::ListenerFilterChainMatchPredicate {
     predicate(Rule::NotMatch(Box::new(inner)))
 }
 

@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lateen_api::networking::{CaptureMode, L4MatchAttributes, RouteDestination, TlsMatchAttributes};
+use lateen_api::networking::{
+    CaptureMode, L4MatchAttributes, RouteDestination, TlsMatchAttributes,
+};
 
 use crate::filters::{self, Class, PLAINTEXT_HTTP_ALPN, RAW_TRANSPORT};
 use crate::host;
@@ -47,16 +49,27 @@ impl OutboundPlan {
 
     /// The listener on which applications use the proxy as an HTTP proxy.
     pub(crate) fn forward_proxy(binds: Vec<String>, port: u32) -> Self {
-        let routes =
-            RouteName { name: names::HTTP_PROXY_ROUTE.to_owned(), port: 0, only: None };
+        let routes = RouteName {
+            name: names::HTTP_PROXY_ROUTE.to_owned(),
+            port: 0,
+            only: None,
+        };
         let chain = ChainPlan {
             sni: Vec::new(),
             cidrs: Vec::new(),
             sniffed_http: false,
-            action: ChainAction::Http { routes, protocol: Protocol::HttpProxy },
+            action: ChainAction::Http {
+                routes,
+                protocol: Protocol::HttpProxy,
+            },
             source: (ObjectRef::default(), String::new()),
         };
-        Self { binds, port, binds_port: true, chains: vec![chain] }
+        Self {
+            binds,
+            port,
+            binds_port: true,
+            chains: vec![chain],
+        }
     }
 
     /// The route configurations it refers to, and the one service each is for, if it is for one.
@@ -92,7 +105,10 @@ pub(crate) struct ChainPlan {
 /// What a chain does.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ChainAction {
-    Http { routes: RouteName, protocol: Protocol },
+    Http {
+        routes: RouteName,
+        protocol: Protocol,
+    },
     Tcp(TcpAction),
 }
 
@@ -155,7 +171,10 @@ type Entries = BTreeMap<(String, u32), Entry>;
 pub(crate) fn plan(context: &PlanContext<'_>) -> Vec<OutboundPlan> {
     let mut entries = Entries::new();
     for egress in &context.scope.egress {
-        let own_port = egress.listener.as_ref().and_then(|listener| listener.port.as_ref());
+        let own_port = egress
+            .listener
+            .as_ref()
+            .and_then(|listener| listener.port.as_ref());
         let binding = Binding::of(context, egress);
         if let Some(port) = own_port {
             let port = Port {
@@ -165,7 +184,11 @@ pub(crate) fn plan(context: &PlanContext<'_>) -> Vec<OutboundPlan> {
                 target: 0,
             };
             for service in &egress.services {
-                let want = Want { service, port: &port, binding: binding.clone() };
+                let want = Want {
+                    service,
+                    port: &port,
+                    binding: binding.clone(),
+                };
                 add(context, egress, &mut entries, want);
             }
             continue;
@@ -199,7 +222,11 @@ impl Binding {
             _ if binds_port => owned(context.view.ip_mode.localhosts()),
             _ => Vec::new(),
         };
-        Self { binds, binds_port, cidrs: Vec::new() }
+        Self {
+            binds,
+            binds_port,
+            cidrs: Vec::new(),
+        }
     }
 }
 
@@ -237,7 +264,11 @@ fn add_service_port(
     port: &Port,
     binding: &Binding,
 ) {
-    let want = Want { service, port, binding: binding.clone() };
+    let want = Want {
+        service,
+        port,
+        binding: binding.clone(),
+    };
     let opaque = port.protocol.is_tcp() || port.protocol.is_sniffed();
     let headless = service.resolution == Resolution::Passthrough
         && addresses(context, service).is_empty()
@@ -248,16 +279,24 @@ fn add_service_port(
         return;
     }
     let empty = Shared::default();
-    let endpoints = context.snapshot.endpoints(service, port.number).unwrap_or(&empty);
+    let endpoints = context
+        .snapshot
+        .endpoints(service, port.number)
+        .unwrap_or(&empty);
     if service.registry == Registry::External && endpoints.is_empty() && !service.has_selector {
         add(context, egress, entries, want);
         return;
     }
     // Clients of a headless service choose an address themselves: one listener for each they may choose.
-    for endpoint in endpoints.iter().filter(|endpoint| endpoint.health == Health::Healthy) {
+    for endpoint in endpoints
+        .iter()
+        .filter(|endpoint| endpoint.health == Health::Healthy)
+    {
         let own = endpoint.addresses.first() == context.own_address.as_ref();
-        let all_ip =
-            endpoint.addresses.iter().all(|address| address.parse::<std::net::IpAddr>().is_ok());
+        let all_ip = endpoint
+            .addresses
+            .iter()
+            .all(|address| address.parse::<std::net::IpAddr>().is_ok());
         if own || !all_ip {
             continue;
         }
@@ -265,7 +304,10 @@ fn add_service_port(
         want.binding.binds = endpoint
             .addresses
             .iter()
-            .filter(|address| context.view.ip_mode == IpMode::Dual || address.contains(':') == (context.view.ip_mode == IpMode::V6))
+            .filter(|address| {
+                context.view.ip_mode == IpMode::Dual
+                    || address.contains(':') == (context.view.ip_mode == IpMode::V6)
+            })
             .cloned()
             .collect();
         if !want.binding.binds.is_empty() {
@@ -276,7 +318,9 @@ fn add_service_port(
 
 /// Adds what a service wants to the listener it wants it on.
 fn add(context: &PlanContext<'_>, egress: &EgressScope, entries: &mut Entries, mut want: Want<'_>) {
-    let Some(handling) = want.port.protocol.handling() else { return };
+    let Some(handling) = want.port.protocol.handling() else {
+        return;
+    };
     if want.service.resolution == Resolution::Alias
         || (want.binding.binds_port && context.unprivileged && want.port.number < 1024)
     {
@@ -310,7 +354,12 @@ fn add(context: &PlanContext<'_>, egress: &EgressScope, entries: &mut Entries, m
         }
         Some(entry) => {
             for chain in chains {
-                if !entry.plan.chains.iter().any(|known| known.conflicts_with(&chain)) {
+                if !entry
+                    .plan
+                    .chains
+                    .iter()
+                    .any(|known| known.conflicts_with(&chain))
+                {
                     entry.plan.chains.push(chain);
                 }
             }
@@ -332,7 +381,14 @@ fn insert(
         binds_port: want.binding.binds_port,
         chains,
     };
-    entries.insert(key, Entry { plan, protocol, locked: false });
+    entries.insert(
+        key,
+        Entry {
+            plan,
+            protocol,
+            locked: false,
+        },
+    );
 }
 
 /// The service's own addresses; all addresses if it has none, or if it has a range, which is then matched instead.
@@ -344,7 +400,10 @@ fn own_binds(context: &PlanContext<'_>, want: &mut Want<'_>, wildcards: &[String
             want.binding.cidrs = addresses;
             wildcards.to_vec()
         }
-        Some(_) => addresses.into_iter().filter(|address| !address.contains('/')).collect(),
+        Some(_) => addresses
+            .into_iter()
+            .filter(|address| !address.contains('/'))
+            .collect(),
     }
 }
 
@@ -372,8 +431,15 @@ fn chains_for(
             }
             // On all addresses other protocols may turn up too, unless the port is a forward proxy's.
             let sniffed = wildcard && want.port.protocol != Protocol::HttpProxy;
-            let protocol = if sniffed { Protocol::Sniffed } else { want.port.protocol };
-            Some((vec![http_chain(want, handling, wildcard, sniffed)], protocol))
+            let protocol = if sniffed {
+                Protocol::Sniffed
+            } else {
+                want.port.protocol
+            };
+            Some((
+                vec![http_chain(want, handling, wildcard, sniffed)],
+                protocol,
+            ))
         }
         Handling::Tcp => {
             let chains = opaque_chains(context, egress, want, wildcard);
@@ -408,7 +474,11 @@ fn http_chain(want: &Want<'_>, handling: Handling, wildcard: bool, sniffed: bool
         cidrs: Vec::new(),
         sniffed_http: sniffed,
         action: ChainAction::Http {
-            routes: RouteName { name, port: port.number, only },
+            routes: RouteName {
+                name,
+                port: port.number,
+                only,
+            },
             protocol: port.protocol,
         },
         source: (service.object.clone(), String::new()),
@@ -426,7 +496,11 @@ fn opaque_chains(
         .virtual_services
         .iter()
         .filter(|config| {
-            config.spec.hosts.iter().any(|name| host::matches(name, &want.service.hostname))
+            config
+                .spec
+                .hosts
+                .iter()
+                .any(|name| host::matches(name, &want.service.hostname))
         })
         .collect();
     if want.port.protocol.is_tls() {
@@ -451,11 +525,25 @@ fn applies(
 }
 
 fn applies_tls(context: &PlanContext<'_>, port: u32, m: &TlsMatchAttributes) -> bool {
-    applies(context, port, m.port, &m.gateways, &m.source_labels, &m.source_namespace)
+    applies(
+        context,
+        port,
+        m.port,
+        &m.gateways,
+        &m.source_labels,
+        &m.source_namespace,
+    )
 }
 
 fn applies_tcp(context: &PlanContext<'_>, port: u32, m: &L4MatchAttributes) -> bool {
-    applies(context, port, m.port, &m.gateways, &m.source_labels, &m.source_namespace)
+    applies(
+        context,
+        port,
+        m.port,
+        &m.gateways,
+        &m.source_labels,
+        &m.source_namespace,
+    )
 }
 
 fn tls_chains(
@@ -486,14 +574,26 @@ fn tls_chains(
                     sni: m.sni_hosts.clone(),
                     cidrs,
                     sniffed_http: false,
-                    action: ChainAction::Tcp(routed(context, &config.object, &route.route, want.port)),
-                    source: (config.object.clone(), format!("spec.tls[{index}].match[{position}]")),
+                    action: ChainAction::Tcp(routed(
+                        context,
+                        &config.object,
+                        &route.route,
+                        want.port,
+                    )),
+                    source: (
+                        config.object.clone(),
+                        format!("spec.tls[{index}].match[{position}]"),
+                    ),
                 });
             }
         }
     }
     if out.is_empty() {
-        out.push(own_chain(context, want, wildcard || !want.binding.cidrs.is_empty()));
+        out.push(own_chain(
+            context,
+            want,
+            wildcard || !want.binding.cidrs.is_empty(),
+        ));
     }
     out
 }
@@ -527,7 +627,10 @@ fn tcp_chains(
                     continue;
                 }
                 if m.destination_subnets.is_empty() {
-                    out.push(chain(want.binding.cidrs.clone(), format!("{path}.match[{position}]")));
+                    out.push(chain(
+                        want.binding.cidrs.clone(),
+                        format!("{path}.match[{position}]"),
+                    ));
                     return out;
                 }
                 subnets.extend(m.destination_subnets.clone());
@@ -556,7 +659,10 @@ fn own_chain(context: &PlanContext<'_>, want: &Want<'_>, by_name: bool) -> Chain
         ..settings(rule.as_deref(), "")
     };
     let sni = if by_name {
-        std::iter::once(&service.hostname).chain(&service.aliases).cloned().collect()
+        std::iter::once(&service.hostname)
+            .chain(&service.aliases)
+            .cloned()
+            .collect()
     } else {
         Vec::new()
     };
@@ -579,7 +685,12 @@ fn settings(rule: Option<&MergedRule>, subset: &str) -> TcpAction {
     let policy = rule.and_then(|rule| rule.spec.traffic_policy.as_ref());
     let tcp = policy.and_then(|policy| policy.connection_pool.as_ref()?.tcp.as_ref());
     let own_lb = rule
-        .and_then(|rule| rule.spec.subsets.iter().find(|s| s.name == subset && !subset.is_empty()))
+        .and_then(|rule| {
+            rule.spec
+                .subsets
+                .iter()
+                .find(|s| s.name == subset && !subset.is_empty())
+        })
         .and_then(|subset| subset.traffic_policy.as_ref()?.load_balancer.as_ref());
     let lb = own_lb.or_else(|| policy.and_then(|policy| policy.load_balancer.as_ref()));
     let hash = lb.and_then(|lb| lb.consistent_hash.as_ref());
@@ -601,7 +712,10 @@ pub(super) fn routed(
     let cluster = |destination: &lateen_api::networking::Destination| {
         let service = context.scope.service(&destination.host);
         let facts = service.map(|service| facts(service));
-        (cluster_of(destination, facts.as_ref(), port.number), service)
+        (
+            cluster_of(destination, facts.as_ref(), port.number),
+            service,
+        )
     };
     let first = to.iter().find_map(|route| route.destination.as_ref());
     let subset = first.map_or("", |destination| destination.subset.as_str());
@@ -611,7 +725,11 @@ pub(super) fn routed(
     let clusters: Vec<(String, u32)> = to
         .iter()
         .filter_map(|route| {
-            let weight = if to.len() == 1 { 1 } else { u32::try_from(route.weight).unwrap_or(0) };
+            let weight = if to.len() == 1 {
+                1
+            } else {
+                u32::try_from(route.weight).unwrap_or(0)
+            };
             let destination = route.destination.as_ref().filter(|_| weight > 0)?;
             Some((cluster(destination).0, weight))
         })
@@ -621,7 +739,11 @@ pub(super) fn routed(
         _ => format!("{}.{}", object.name, object.namespace),
     };
     let subset = if clusters.len() == 1 { subset } else { "" };
-    TcpAction { stat_prefix, clusters, ..settings(rule.as_deref(), subset) }
+    TcpAction {
+        stat_prefix,
+        clusters,
+        ..settings(rule.as_deref(), subset)
+    }
 }
 
 /// What destinations need to know of a service.
@@ -652,11 +774,18 @@ pub(crate) fn outbound(inputs: &OutboundListenerInputs) -> listener::Listener {
     let sniffs_http = plan.chains.iter().any(|chain| chain.sniffed_http);
     let mut out = listener::Listener {
         name: plan.name(),
-        address: plan.binds.first().map(|bind| socket_address(bind, plan.port)),
+        address: plan
+            .binds
+            .first()
+            .map(|bind| socket_address(bind, plan.port)),
         additional_addresses: additional_addresses(&extra, plan.port),
         traffic_direction: core::TrafficDirection::Outbound as i32,
         continue_on_listener_filters_timeout: true,
-        bind_to_port: if plan.binds_port { None } else { bool_value(false) },
+        bind_to_port: if plan.binds_port {
+            None
+        } else {
+            bool_value(false)
+        },
         listener_filters_timeout: Some(duration(if sniffs_http {
             inputs.mesh.protocol_detection_timeout
         } else {
@@ -700,15 +829,13 @@ fn set_default(out: &mut listener::Listener, inputs: &OutboundListenerInputs) {
 
 fn build_chain(inputs: &OutboundListenerInputs, chain: &ChainPlan) -> listener::FilterChain {
     let filters = match &chain.action {
-        ChainAction::Tcp(action) => {
-            tcp_filters(
-                &inputs.view,
-                &inputs.mesh,
-                Class::SidecarOutbound,
-                tcp_proxy(action),
-                Vec::new(),
-            )
-        }
+        ChainAction::Tcp(action) => tcp_filters(
+            &inputs.view,
+            &inputs.mesh,
+            Class::SidecarOutbound,
+            tcp_proxy(action),
+            Vec::new(),
+        ),
         ChainAction::Http { routes, protocol } => {
             let options = HttpOptions {
                 class: Class::SidecarOutbound,
@@ -753,7 +880,11 @@ fn chain_match(chain: &ChainPlan) -> Option<listener::FilterChainMatch> {
         } else {
             Vec::new()
         },
-        transport_protocol: if chain.sniffed_http { RAW_TRANSPORT.to_owned() } else { String::new() },
+        transport_protocol: if chain.sniffed_http {
+            RAW_TRANSPORT.to_owned()
+        } else {
+            String::new()
+        },
         ..Default::default()
     })
 }
@@ -784,7 +915,11 @@ pub(super) fn tcp_proxy(action: &TcpAction) -> TcpProxy {
         cluster_specifier: Some(specifier),
         idle_timeout: action.idle_timeout.map(duration),
         max_downstream_connection_duration: action.max_duration.map(duration),
-        hash_policy: if action.hash_source_ip { vec![hash] } else { Vec::new() },
+        hash_policy: if action.hash_source_ip {
+            vec![hash]
+        } else {
+            Vec::new()
+        },
         ..Default::default()
     }
 }

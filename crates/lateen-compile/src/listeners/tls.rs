@@ -44,7 +44,11 @@ pub(super) fn mutual(mesh: &Mesh, handling: Handling, native: bool) -> core::Tra
 }
 
 fn minimum(mesh: &Mesh) -> EnvoyProtocol {
-    if mesh.min_tls_13 { EnvoyProtocol::TlSv13 } else { EnvoyProtocol::TlSv12 }
+    if mesh.min_tls_13 {
+        EnvoyProtocol::TlSv13
+    } else {
+        EnvoyProtocol::TlSv12
+    }
 }
 
 /// Clients have to be of the mesh's trust domain or a former one.
@@ -66,7 +70,10 @@ pub(super) fn server(
     native: bool,
 ) -> Option<core::TransportSocket> {
     let mode = settings.mode;
-    if matches!(mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
+    if matches!(
+        mode,
+        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough
+    ) {
         return None;
     }
     let required = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual);
@@ -94,13 +101,20 @@ pub(super) fn server(
     Some(transport_socket(TLS_SOCKET, &context))
 }
 
-fn validation(settings: &ServerTlsSettings, credentials: &Credentials<'_>) -> ValidationContextType {
+fn validation(
+    settings: &ServerTlsSettings,
+    credentials: &Credentials<'_>,
+) -> ValidationContextType {
     let names = subject_alt_names(&settings.subject_alt_names);
     let mut out = validate_by_with_crl(names, credentials.root(settings), &settings.ca_crl);
     if let ValidationContextType::CombinedValidationContext(combined) = &mut out {
         let context = combined.default_validation_context.get_or_insert_default();
-        context.verify_certificate_spki.clone_from(&settings.verify_certificate_spki);
-        context.verify_certificate_hash.clone_from(&settings.verify_certificate_hash);
+        context
+            .verify_certificate_spki
+            .clone_from(&settings.verify_certificate_spki);
+        context
+            .verify_certificate_hash
+            .clone_from(&settings.verify_certificate_hash);
     }
     out
 }
@@ -146,9 +160,16 @@ enum Credentials<'a> {
 /// The Secrets a server names.
 pub(crate) fn credential_names(settings: &ServerTlsSettings) -> Vec<&str> {
     if settings.credential_names.is_empty() {
-        Some(settings.credential_name.as_str()).filter(|name| !name.is_empty()).into_iter().collect()
+        Some(settings.credential_name.as_str())
+            .filter(|name| !name.is_empty())
+            .into_iter()
+            .collect()
     } else {
-        settings.credential_names.iter().map(String::as_str).collect()
+        settings
+            .credential_names
+            .iter()
+            .map(String::as_str)
+            .collect()
     }
 }
 
@@ -176,9 +197,10 @@ impl<'a> Credentials<'a> {
     fn certificates(&self) -> Vec<tls::SdsSecretConfig> {
         match self {
             Self::Workload => vec![agent_secret(WORKLOAD_SECRET)],
-            Self::Secrets(names) => {
-                names.iter().map(|name| control_plane_secret(&kubernetes_secret(name))).collect()
-            }
+            Self::Secrets(names) => names
+                .iter()
+                .map(|name| control_plane_secret(&kubernetes_secret(name)))
+                .collect(),
             Self::Files(files) => files
                 .iter()
                 .filter(|(certificate, _)| !certificate.is_empty())

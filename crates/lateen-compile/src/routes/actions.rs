@@ -18,7 +18,8 @@ use super::translate::RouteContext;
 use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 
 /// Istio's default: twice, where nothing can have reached the server or the server said it did nothing.
-const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const RETRY_ON: &str =
+    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 /// Inbound: only where the workload has not seen the request at all.
 const INBOUND_RETRY_ON: &str = "reset-before-request";
 
@@ -32,10 +33,16 @@ pub(super) fn retry_policy(
         retry_on: RETRY_ON.to_owned(),
         host_selection_retry_max_attempts: 5,
         // With consistent hashing another host would be the wrong one.
-        retry_host_predicate: if consistent_hash { Vec::new() } else { vec![previous_hosts()] },
+        retry_host_predicate: if consistent_hash {
+            Vec::new()
+        } else {
+            vec![previous_hosts()]
+        },
         ..Default::default()
     };
-    let Some(written) = written else { return Some(out) };
+    let Some(written) = written else {
+        return Some(out);
+    };
     out.num_retries = u32_value(u32::try_from(written.attempts).ok().filter(|n| *n > 0)?);
     if !written.retry_on.is_empty() {
         (out.retry_on, out.retriable_status_codes) = parse_retry_on(&written.retry_on);
@@ -49,10 +56,12 @@ pub(super) fn retry_policy(
     if written.retry_remote_localities == Some(true) {
         out.retry_priority = Some(previous_priorities());
     }
-    out.retry_back_off = written.backoff.map(|backoff| route::retry_policy::RetryBackOff {
-        base_interval: Some(duration(backoff)),
-        ..Default::default()
-    });
+    out.retry_back_off = written
+        .backoff
+        .map(|backoff| route::retry_policy::RetryBackOff {
+            base_interval: Some(duration(backoff)),
+            ..Default::default()
+        });
     Some(out)
 }
 
@@ -68,9 +77,11 @@ pub(super) fn inbound_retry_policy() -> route::RetryPolicy {
 fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
     route::retry_policy::RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-        config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
-            &extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate {},
-        ))),
+        config_type: Some(
+            route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
+                &extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate {},
+            )),
+        ),
     }
 }
 
@@ -78,9 +89,13 @@ fn previous_priorities() -> route::retry_policy::RetryPriority {
     use extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
     route::retry_policy::RetryPriority {
         name: "envoy.retry_priorities.previous_priorities".to_owned(),
-        config_type: Some(route::retry_policy::retry_priority::ConfigType::TypedConfig(any(
-            &PreviousPrioritiesConfig { update_frequency: 2 },
-        ))),
+        config_type: Some(
+            route::retry_policy::retry_priority::ConfigType::TypedConfig(any(
+                &PreviousPrioritiesConfig {
+                    update_frequency: 2,
+                },
+            )),
+        ),
     }
 }
 
@@ -88,7 +103,11 @@ fn previous_priorities() -> route::retry_policy::RetryPriority {
 fn parse_retry_on(text: &str) -> (String, Vec<u32>) {
     let mut conditions = Vec::new();
     let mut codes = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
         match part.parse::<u32>() {
             Ok(code) if (100..600).contains(&code) => codes.push(code),
             _ => conditions.push(part),
@@ -111,7 +130,9 @@ pub(super) struct HeaderChanges {
 }
 
 pub(super) fn header_changes(headers: Option<&Headers>) -> HeaderChanges {
-    let Some(headers) = headers else { return HeaderChanges::default() };
+    let Some(headers) = headers else {
+        return HeaderChanges::default();
+    };
     let mut out = HeaderChanges::default();
     if let Some(request) = &headers.request {
         out.request_add = additions(request);
@@ -161,7 +182,12 @@ fn additions(operations: &HeaderOperations) -> Vec<core::HeaderValueOption> {
 }
 
 fn removals(operations: &HeaderOperations) -> Vec<String> {
-    operations.remove.iter().filter(|name| !is_internal(name)).cloned().collect()
+    operations
+        .remove
+        .iter()
+        .filter(|name| !is_internal(name))
+        .cloned()
+        .collect()
 }
 
 /// The action of a route to destinations. `route` gets what Envoy keeps beside the action.
@@ -209,7 +235,10 @@ pub(super) fn destinations(
 }
 
 /// Envoy deprecated the field for one that stock clients of older versions do not read; Istio still sends it.
-#[expect(deprecated, reason = "Istio sends it, and older proxies read nothing else")]
+#[expect(
+    deprecated,
+    reason = "Istio sends it, and older proxies read nothing else"
+)]
 fn set_max_grpc_timeout(action: &mut route::RouteAction, timeout: crate::proto::PbDuration) {
     action.max_grpc_timeout = Some(timeout);
 }
@@ -220,16 +249,20 @@ fn single(
     to: &HttpRouteDestination,
     context: &RouteContext<'_>,
 ) -> bool {
-    let Some(destination) = &to.destination else { return false };
+    let Some(destination) = &to.destination else {
+        return false;
+    };
     action.cluster_specifier = Some(ClusterSpecifier::Cluster(context.cluster(destination)));
     let changes = header_changes(to.headers.as_ref());
     out.request_headers_to_add.extend(changes.request_add);
     out.request_headers_to_remove.extend(changes.request_remove);
     out.response_headers_to_add.extend(changes.response_add);
-    out.response_headers_to_remove.extend(changes.response_remove);
+    out.response_headers_to_remove
+        .extend(changes.response_remove);
     if action.host_rewrite_specifier.is_none() {
-        action.host_rewrite_specifier =
-            changes.authority.map(HostRewriteSpecifier::HostRewriteLiteral);
+        action.host_rewrite_specifier = changes
+            .authority
+            .map(HostRewriteSpecifier::HostRewriteLiteral);
     }
     let hash = context.hash(destination);
     action.hash_policy.extend(hash.and_then(hash_policy));
@@ -245,7 +278,9 @@ fn weighted(
     let mut clusters = Vec::new();
     for entry in to {
         let weight = u32::try_from(entry.weight).unwrap_or(0);
-        let (Some(destination), true) = (&entry.destination, weight > 0) else { continue };
+        let (Some(destination), true) = (&entry.destination, weight > 0) else {
+            continue;
+        };
         let changes = header_changes(entry.headers.as_ref());
         clusters.push(ClusterWeight {
             name: context.cluster(destination),
@@ -259,7 +294,9 @@ fn weighted(
                 .map(cluster_weight::HostRewriteSpecifier::HostRewriteLiteral),
             ..Default::default()
         });
-        action.hash_policy.extend(context.hash(destination).and_then(hash_policy));
+        action
+            .hash_policy
+            .extend(context.hash(destination).and_then(hash_policy));
     }
     action.cluster_specifier = Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster {
         clusters,
@@ -327,7 +364,10 @@ pub(super) fn hash_policy(hash: &ConsistentHashLb) -> Option<route::route_action
         ConnectionProperties, Cookie, CookieAttribute, Header, PolicySpecifier, QueryParameter,
     };
     let specifier = if let Some(name) = &hash.http_header_name {
-        PolicySpecifier::Header(Header { header_name: name.clone(), ..Default::default() })
+        PolicySpecifier::Header(Header {
+            header_name: name.clone(),
+            ..Default::default()
+        })
     } else if let Some(cookie) = &hash.http_cookie {
         PolicySpecifier::Cookie(Cookie {
             name: cookie.name.clone(),
@@ -336,7 +376,10 @@ pub(super) fn hash_policy(hash: &ConsistentHashLb) -> Option<route::route_action
             attributes: cookie
                 .attributes
                 .iter()
-                .map(|a| CookieAttribute { name: a.name.clone(), value: a.value.clone() })
+                .map(|a| CookieAttribute {
+                    name: a.name.clone(),
+                    value: a.value.clone(),
+                })
                 .collect(),
         })
     } else if let Some(source_ip) = hash.use_source_ip {
@@ -346,11 +389,18 @@ pub(super) fn hash_policy(hash: &ConsistentHashLb) -> Option<route::route_action
     } else {
         return None;
     };
-    Some(route::route_action::HashPolicy { policy_specifier: Some(specifier), terminal: false })
+    Some(route::route_action::HashPolicy {
+        policy_specifier: Some(specifier),
+        terminal: false,
+    })
 }
 
 /// A redirect. A code that HTTP does not have for redirects leaves the route without an action, which is refused before.
-pub(super) fn redirect(written: &HttpRedirect, port: u32, tls: bool) -> Option<route::RedirectAction> {
+pub(super) fn redirect(
+    written: &HttpRedirect,
+    port: u32,
+    tls: bool,
+) -> Option<route::RedirectAction> {
     use route::redirect_action::{
         PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
     };
@@ -397,12 +447,19 @@ fn redirect_port(written: &HttpRedirect, port: u32, tls: bool) -> u32 {
 }
 
 pub(super) fn direct_response(written: &HttpDirectResponse) -> route::DirectResponseAction {
-    let body = written.body.as_ref().and_then(|body| match (&body.string, &body.bytes) {
-        (Some(text), _) => Some(inline_string(text)),
-        (None, Some(bytes)) => Some(crate::clusters::inline_bytes(bytes.as_ref())),
-        (None, None) => None,
-    });
-    route::DirectResponseAction { status: written.status, body, ..Default::default() }
+    let body = written
+        .body
+        .as_ref()
+        .and_then(|body| match (&body.string, &body.bytes) {
+            (Some(text), _) => Some(inline_string(text)),
+            (None, Some(bytes)) => Some(crate::clusters::inline_bytes(bytes.as_ref())),
+            (None, None) => None,
+        });
+    route::DirectResponseAction {
+        status: written.status,
+        body,
+        ..Default::default()
+    }
 }
 
 /// Faults to inject. None if there is none that Envoy has.
@@ -414,7 +471,11 @@ pub(super) fn fault(
     if delay.is_none() && abort.is_none() {
         return None;
     }
-    Some(extensions::filters::http::fault::v3::HttpFault { delay, abort, ..Default::default() })
+    Some(extensions::filters::http::fault::v3::HttpFault {
+        delay,
+        abort,
+        ..Default::default()
+    })
 }
 
 fn delay(written: &FaultDelay) -> Option<extensions::filters::common::fault::v3::FaultDelay> {
@@ -438,7 +499,12 @@ fn abort(written: &FaultAbort) -> Option<extensions::filters::http::fault::v3::F
         (None, None) => return None,
     };
     Some(extensions::filters::http::fault::v3::FaultAbort {
-        percentage: Some(written.percentage.as_ref().map_or_else(|| whole_percent(0), fraction)),
+        percentage: Some(
+            written
+                .percentage
+                .as_ref()
+                .map_or_else(|| whole_percent(0), fraction),
+        ),
         error_type: Some(error),
         ..Default::default()
     })
@@ -465,21 +531,34 @@ fn grpc_status(name: &str) -> Option<u32> {
         "DATA_LOSS",
         "UNAUTHENTICATED",
     ];
-    NAMES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok())
+    NAMES
+        .iter()
+        .position(|known| *known == name)
+        .and_then(|index| u32::try_from(index).ok())
 }
 
 pub(super) fn cors(written: &CorsPolicy) -> extensions::filters::http::cors::v3::CorsPolicy {
     let origins = if written.allow_origins.is_empty() {
-        written.allow_origin.iter().map(|origin| exact(origin)).collect()
+        written
+            .allow_origin
+            .iter()
+            .map(|origin| exact(origin))
+            .collect()
     } else {
-        written.allow_origins.iter().filter_map(string_matcher).collect()
+        written
+            .allow_origins
+            .iter()
+            .filter_map(string_matcher)
+            .collect()
     };
     extensions::filters::http::cors::v3::CorsPolicy {
         allow_origin_string_match: origins,
         allow_methods: written.allow_methods.join(","),
         allow_headers: written.allow_headers.join(","),
         expose_headers: written.expose_headers.join(","),
-        max_age: written.max_age.map_or_else(String::new, |age| age.as_secs().to_string()),
+        max_age: written
+            .max_age
+            .map_or_else(String::new, |age| age.as_secs().to_string()),
         allow_credentials: written.allow_credentials.and_then(bool_value),
         filter_enabled: Some(runtime_percent(whole_percent(100))),
         forward_not_matching_preflights: bool_value(
@@ -497,17 +576,28 @@ mod tests {
     fn status_codes_in_retry_conditions_become_a_list() {
         assert_eq!(
             parse_retry_on("connect-failure, 503,gateway-error"),
-            ("connect-failure,gateway-error,retriable-status-codes".to_owned(), vec![503])
+            (
+                "connect-failure,gateway-error,retriable-status-codes".to_owned(),
+                vec![503]
+            )
         );
         assert_eq!(parse_retry_on("5xx").0, "5xx");
     }
 
     #[test]
     fn zero_attempts_mean_no_retry() {
-        let none = HttpRetry { attempts: 0, ..Default::default() };
+        let none = HttpRetry {
+            attempts: 0,
+            ..Default::default()
+        };
         assert!(retry_policy(Some(&none), false).is_none());
         assert_eq!(retry_policy(None, false).unwrap().num_retries, u32_value(2));
-        assert!(retry_policy(None, true).unwrap().retry_host_predicate.is_empty());
+        assert!(
+            retry_policy(None, true)
+                .unwrap()
+                .retry_host_predicate
+                .is_empty()
+        );
     }
 
     #[test]
@@ -518,7 +608,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(redirect(&written, 80, false).unwrap().port_redirect, 0);
-        let written = HttpRedirect { redirect_code: 200, ..Default::default() };
+        let written = HttpRedirect {
+            redirect_code: 200,
+            ..Default::default()
+        };
         assert!(redirect(&written, 80, false).is_none());
     }
 }

@@ -35,7 +35,10 @@ pub(crate) struct GatewayRouteInputs {
 pub(crate) fn gateway(inputs: &GatewayRouteInputs) -> route::RouteConfiguration {
     let mut hosts: BTreeMap<String, route::VirtualHost> = BTreeMap::new();
     for server in &inputs.servers {
-        let bound = inputs.virtual_services.get(&server.gateway).map_or(&[][..], Vec::as_slice);
+        let bound = inputs
+            .virtual_services
+            .get(&server.gateway)
+            .map_or(&[][..], Vec::as_slice);
         for config in bound {
             add_routes(&mut hosts, inputs, server, config);
         }
@@ -104,12 +107,14 @@ fn entry<'a>(
     name: &str,
     port: u32,
 ) -> &'a mut route::VirtualHost {
-    hosts.entry(name.to_owned()).or_insert_with(|| route::VirtualHost {
-        name: with_port(name, port),
-        domains: vec![host::ipv6_compliant(name)],
-        include_request_attempt_count: true,
-        ..Default::default()
-    })
+    hosts
+        .entry(name.to_owned())
+        .or_insert_with(|| route::VirtualHost {
+            name: with_port(name, port),
+            domains: vec![host::ipv6_compliant(name)],
+            include_request_attempt_count: true,
+            ..Default::default()
+        })
 }
 
 /// Answers 404 to everything: a server that no virtual service is bound to.

@@ -30,14 +30,18 @@ pub(super) fn route_match(written: Option<&HttpMatchRequest>) -> route::RouteMat
         (":authority", &written.authority),
         (":scheme", &written.scheme),
     ] {
-        out.headers.extend(value.as_ref().map(|value| header(name, value)));
+        out.headers
+            .extend(value.as_ref().map(|value| header(name, value)));
     }
     if let Some(path) = written.uri.as_ref().and_then(path) {
         out.path_specifier = Some(path);
     }
     out.case_sensitive = bool_value(!written.ignore_uri_case);
-    out.query_parameters =
-        written.query_params.iter().map(|(name, value)| query_parameter(name, value)).collect();
+    out.query_parameters = written
+        .query_params
+        .iter()
+        .map(|(name, value)| query_parameter(name, value))
+        .collect();
     out
 }
 
@@ -123,9 +127,15 @@ fn claims(name: &str) -> Option<Vec<String>> {
         .filter(|start| start.eq_ignore_ascii_case(CLAIM_PREFIX))
         .map(|_| &name[CLAIM_PREFIX.len()..])?;
     let parts: Vec<String> = if rest.starts_with('[') {
-        rest.split(['[', ']']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+        rest.split(['[', ']'])
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect()
     } else {
-        rest.strip_prefix('.')?.split('.').map(str::to_owned).collect()
+        rest.strip_prefix('.')?
+            .split('.')
+            .map(str::to_owned)
+            .collect()
     };
     (!parts.is_empty()).then_some(parts)
 }
@@ -134,32 +144,44 @@ fn claims(name: &str) -> Option<Vec<String>> {
 fn claim_matcher(claims: &[String], value: &StringMatch) -> matcher::MetadataMatcher {
     use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
     use matcher::value_matcher::MatchPattern;
-    let segment = |key: &str| PathSegment { segment: Some(Segment::Key(key.to_owned())) };
+    let segment = |key: &str| PathSegment {
+        segment: Some(Segment::Key(key.to_owned())),
+    };
     let text = match string_matcher(value) {
         Some(matcher) => MatchPattern::StringMatch(matcher),
         None => MatchPattern::PresentMatch(true),
     };
-    let single = matcher::ValueMatcher { match_pattern: Some(text) };
+    let single = matcher::ValueMatcher {
+        match_pattern: Some(text),
+    };
     let in_list = matcher::ValueMatcher {
         match_pattern: Some(MatchPattern::ListMatch(Box::new(matcher::ListMatcher {
-            match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(single.clone()))),
+            match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(
+                single.clone(),
+            ))),
         }))),
     };
-    let either = matcher::OrMatcher { value_matchers: vec![single, in_list] };
+    let either = matcher::OrMatcher {
+        value_matchers: vec![single, in_list],
+    };
     matcher::MetadataMatcher {
         filter: JWT_FILTER.to_owned(),
         path: std::iter::once(JWT_PAYLOAD)
             .chain(claims.iter().map(String::as_str))
             .map(segment)
             .collect(),
-        value: Some(matcher::ValueMatcher { match_pattern: Some(MatchPattern::OrMatch(either)) }),
+        value: Some(matcher::ValueMatcher {
+            match_pattern: Some(MatchPattern::OrMatch(either)),
+        }),
         invert: false,
     }
 }
 
 /// Whether a route takes every request, so that none after it is ever reached.
 pub(super) fn is_catch_all(route: &route::Route) -> bool {
-    let Some(m) = &route.r#match else { return false };
+    let Some(m) = &route.r#match else {
+        return false;
+    };
     let any_path = match &m.path_specifier {
         Some(PathSpecifier::Prefix(prefix) | PathSpecifier::PathSeparatedPrefix(prefix)) => {
             prefix == "/"
@@ -179,7 +201,10 @@ mod tests {
 
     #[test]
     fn claims_are_read_in_both_notations() {
-        assert_eq!(claims("@request.auth.claims.a.b"), Some(vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(
+            claims("@request.auth.claims.a.b"),
+            Some(vec!["a".to_owned(), "b".to_owned()])
+        );
         assert_eq!(
             claims("@request.auth.claims[https://x.y/z][b]"),
             Some(vec!["https://x.y/z".to_owned(), "b".to_owned()])

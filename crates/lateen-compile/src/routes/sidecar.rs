@@ -61,7 +61,9 @@ pub(crate) fn sidecar(inputs: &SidecarRouteInputs) -> route::RouteConfiguration 
         hosts.retain(|host| host.domains.iter().any(|domain| domain == only));
         hosts.truncate(1);
         // The listener is the service's own address, so that whatever host a request names, it means this service.
-        hosts.iter_mut().for_each(|host| host.domains = vec!["*".to_owned()]);
+        hosts
+            .iter_mut()
+            .for_each(|host| host.domains = vec!["*".to_owned()]);
         return configuration(&inputs.name, hosts);
     }
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
@@ -70,8 +72,11 @@ pub(crate) fn sidecar(inputs: &SidecarRouteInputs) -> route::RouteConfiguration 
 }
 
 fn wrappers(inputs: &SidecarRouteInputs) -> Vec<Wrapper<'_>> {
-    let by_host: BTreeMap<&str, &Shared<Service>> =
-        inputs.services.iter().map(|service| (service.hostname.as_str(), service)).collect();
+    let by_host: BTreeMap<&str, &Shared<Service>> = inputs
+        .services
+        .iter()
+        .map(|service| (service.hostname.as_str(), service))
+        .collect();
     let owners = wildcard_owners(inputs);
     let context = RouteContext {
         port: inputs.port,
@@ -87,12 +92,19 @@ fn wrappers(inputs: &SidecarRouteInputs) -> Vec<Wrapper<'_>> {
     for config in &inputs.virtual_services {
         let built = routes(config, &context);
         if !built.is_empty() {
-            out.extend(for_virtual_service(inputs, config, &by_host, &owners, &built));
+            out.extend(for_virtual_service(
+                inputs, config, &by_host, &owners, &built,
+            ));
         }
     }
     let taken: BTreeSet<&str> = out
         .iter()
-        .flat_map(|wrapper| wrapper.services.iter().map(|service| service.hostname.as_str()))
+        .flat_map(|wrapper| {
+            wrapper
+                .services
+                .iter()
+                .map(|service| service.hostname.as_str())
+        })
         .collect();
     let rest: Vec<_> = inputs
         .services
@@ -133,7 +145,9 @@ fn wildcard_owners(inputs: &SidecarRouteInputs) -> BTreeMap<&str, &ObjectRef> {
         .services
         .iter()
         .filter_map(|service| {
-            let owner = hosts.iter().find(|(name, _)| host::is_subset(&service.hostname, name))?;
+            let owner = hosts
+                .iter()
+                .find(|(name, _)| host::is_subset(&service.hostname, name))?;
             Some((service.hostname.as_str(), owner.1))
         })
         .collect()
@@ -155,8 +169,11 @@ fn for_virtual_service<'a>(
         }
     }
     for name in config.spec.hosts.iter().filter(|name| is_wildcard(name)) {
-        let matching: Vec<_> =
-            inputs.services.iter().filter(|s| host::matches(&s.hostname, name)).collect();
+        let matching: Vec<_> = inputs
+            .services
+            .iter()
+            .filter(|s| host::matches(&s.hostname, name))
+            .collect();
         if matching.is_empty() {
             hosts.push(name.clone());
         }
@@ -197,16 +214,31 @@ fn for_service<'a>(
     let rule = inputs.rules.get(&service.hostname);
     let hash = rule.and_then(|rule| service_hash(rule, port.number));
     let object = rule.map_or(&service.object, |rule| &rule.object);
-    let built =
-        default_route(&cluster, operation, inputs.default_retry.as_ref(), hash, object);
-    Wrapper { port: port.number, services: vec![service], hosts: Vec::new(), routes: vec![built] }
+    let built = default_route(
+        &cluster,
+        operation,
+        inputs.default_retry.as_ref(),
+        hash,
+        object,
+    );
+    Wrapper {
+        port: port.number,
+        services: vec![service],
+        hosts: Vec::new(),
+        routes: vec![built],
+    }
 }
 
 /// Virtual hosts with names and domains that occur once; the first of each stays.
 fn virtual_hosts(inputs: &SidecarRouteInputs, wrappers: &[Wrapper<'_>]) -> Vec<route::VirtualHost> {
     let complete: BTreeSet<&str> = wrappers
         .iter()
-        .flat_map(|wrapper| wrapper.services.iter().map(|service| service.hostname.as_str()))
+        .flat_map(|wrapper| {
+            wrapper
+                .services
+                .iter()
+                .map(|service| service.hostname.as_str())
+        })
         .collect();
     let mut names = BTreeSet::new();
     let mut taken: BTreeSet<String> = BTreeSet::new();
@@ -223,7 +255,11 @@ fn virtual_hosts(inputs: &SidecarRouteInputs, wrappers: &[Wrapper<'_>]) -> Vec<r
         });
         let services = wrapper.services.iter().map(|service| {
             let (domains, alternatives) = domains(inputs, service, wrapper.port);
-            (with_port(&service.hostname, wrapper.port), domains, alternatives)
+            (
+                with_port(&service.hostname, wrapper.port),
+                domains,
+                alternatives,
+            )
         });
         for (name, domains, alternatives) in hosts.chain(services) {
             if !names.insert(name.clone()) {
@@ -257,7 +293,10 @@ fn for_forward_proxy(inputs: &SidecarRouteInputs, port: u32, domains: Vec<String
     if inputs.port != 0 || port == 80 {
         return domains;
     }
-    domains.into_iter().filter(|domain| domain.contains(':')).collect()
+    domains
+        .into_iter()
+        .filter(|domain| domain.contains(':'))
+        .collect()
 }
 
 /// Every way to name a service, and those of them that are short forms.
@@ -278,8 +317,10 @@ fn domains(
     let mut alternatives = Vec::new();
     for name in std::iter::once(&service.hostname).chain(&service.aliases) {
         domains.extend(both(name));
-        let short: Vec<String> =
-            short_names(name, &inputs.dns_domain).iter().flat_map(|name| both(name)).collect();
+        let short: Vec<String> = short_names(name, &inputs.dns_domain)
+            .iter()
+            .flat_map(|name| both(name))
+            .collect();
         domains.extend(short.clone());
         alternatives.extend(short);
     }
@@ -288,7 +329,11 @@ fn domains(
         let pods: Vec<String> = domains.iter().map(|domain| format!("*.{domain}")).collect();
         domains.extend(pods);
     }
-    for address in service.vips(inputs.dns_capture).iter().filter(|address| !address.contains('/')) {
+    for address in service
+        .vips(inputs.dns_capture)
+        .iter()
+        .filter(|address| !address.contains('/'))
+    {
         domains.extend(both(address));
     }
     (domains, alternatives)
@@ -301,9 +346,15 @@ fn short_names(hostname: &str, dns_domain: &str) -> Vec<String> {
     if hostname.parse::<std::net::IpAddr>().is_err() {
         out.push(format!("{hostname}."));
     }
-    let Some((client, suffix)) = dns_domain.split_once(".svc.") else { return out };
-    let Some(inside) = hostname.strip_suffix(&format!(".svc.{suffix}")) else { return out };
-    let Some((name, namespace)) = inside.split_once('.') else { return out };
+    let Some((client, suffix)) = dns_domain.split_once(".svc.") else {
+        return out;
+    };
+    let Some(inside) = hostname.strip_suffix(&format!(".svc.{suffix}")) else {
+        return out;
+    };
+    let Some((name, namespace)) = inside.split_once('.') else {
+        return out;
+    };
     if namespace == client {
         out.push(name.to_owned());
     }
@@ -318,15 +369,24 @@ mod tests {
 
     #[test]
     fn a_service_has_short_names_as_its_resolver_would_complete_them() {
-        let own = short_names("reviews.default.svc.cluster.local", "default.svc.cluster.local");
-        assert_eq!(own, [
-            "reviews.default.svc.cluster.local.",
-            "reviews",
-            "reviews.default.svc",
-            "reviews.default"
-        ]);
+        let own = short_names(
+            "reviews.default.svc.cluster.local",
+            "default.svc.cluster.local",
+        );
+        assert_eq!(
+            own,
+            [
+                "reviews.default.svc.cluster.local.",
+                "reviews",
+                "reviews.default.svc",
+                "reviews.default"
+            ]
+        );
         let other = short_names("reviews.default.svc.cluster.local", "a.svc.cluster.local");
         assert!(!other.contains(&"reviews".to_owned()));
-        assert_eq!(short_names("example.com", "a.svc.cluster.local"), ["example.com."]);
+        assert_eq!(
+            short_names("example.com", "a.svc.cluster.local"),
+            ["example.com."]
+        );
     }
 }

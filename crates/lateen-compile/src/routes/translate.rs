@@ -60,7 +60,10 @@ impl<'a> RouteContext<'a> {
             return false;
         }
         if !written.gateways.is_empty() {
-            return written.gateways.iter().any(|gateway| gateway == self.gateway);
+            return written
+                .gateways
+                .iter()
+                .any(|gateway| gateway == self.gateway);
         }
         crate::labels::is_subset(&written.source_labels, self.labels)
             && (written.source_namespace.is_empty() || written.source_namespace == self.namespace)
@@ -78,7 +81,9 @@ pub(crate) fn cluster_of(
         .unwrap_or(&destination.host);
     let port = match &destination.port {
         Some(port) => port.number,
-        None => facts.and_then(|facts| facts.only_port).unwrap_or(listener_port),
+        None => facts
+            .and_then(|facts| facts.only_port)
+            .unwrap_or(listener_port),
     };
     names::outbound_cluster(&destination.subset, host, port)
 }
@@ -92,9 +97,10 @@ fn consistent_hash<'a>(
         policy.and_then(|policy| policy.load_balancer.as_ref()?.consistent_hash.as_ref())
     };
     let of_port = |policy: Option<&'a TrafficPolicy>| {
-        let settings = policy?.port_level_settings.iter().find(|settings| {
-            port.is_some() && settings.port.as_ref().map(|p| p.number) == port
-        })?;
+        let settings = policy?
+            .port_level_settings
+            .iter()
+            .find(|settings| port.is_some() && settings.port.as_ref().map(|p| p.number) == port)?;
         settings.load_balancer.as_ref()?.consistent_hash.as_ref()
     };
     let general = rule.spec.traffic_policy.as_ref();
@@ -104,7 +110,10 @@ fn consistent_hash<'a>(
         .iter()
         .find(|subset| subset.name == destination.subset)
         .and_then(|subset| subset.traffic_policy.as_ref());
-    of_port(subset).or_else(|| of(subset)).or_else(|| of_port(general)).or_else(|| of(general))
+    of_port(subset)
+        .or_else(|| of(subset))
+        .or_else(|| of_port(general))
+        .or_else(|| of(general))
 }
 
 /// The consistent hash of a service's own port.
@@ -119,7 +128,10 @@ pub(crate) fn service_hash(rule: &MergedRule, port: u32) -> Option<&ConsistentHa
 }
 
 /// The routes of a virtual service, in order, up to the first that takes everything.
-pub(crate) fn routes(config: &VirtualServiceConfig, context: &RouteContext<'_>) -> Vec<route::Route> {
+pub(crate) fn routes(
+    config: &VirtualServiceConfig,
+    context: &RouteContext<'_>,
+) -> Vec<route::Route> {
     let mut out: Vec<route::Route> = Vec::new();
     for (index, written) in config.spec.http.iter().enumerate() {
         if written.r#match.is_empty() {
@@ -215,7 +227,11 @@ fn per_filter_config(
 /// The name of a request's span: the destination, or the virtual service, with the path as matched.
 fn operation(built: &route::Route, name: &str, port: u32) -> String {
     use route::route_match::PathSpecifier;
-    let path = match built.r#match.as_ref().and_then(|m| m.path_specifier.as_ref()) {
+    let path = match built
+        .r#match
+        .as_ref()
+        .and_then(|m| m.path_specifier.as_ref())
+    {
         Some(PathSpecifier::Prefix(prefix)) => format!("{prefix}*"),
         Some(PathSpecifier::Path(path)) => path.clone(),
         Some(PathSpecifier::SafeRegex(regex)) => regex.regex.clone(),

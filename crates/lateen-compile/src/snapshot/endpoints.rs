@@ -74,7 +74,8 @@ pub(super) fn registry(
             by_port.insert(port.number, Shared::new(endpoints));
         }
         let key = (service.namespace.clone(), service.hostname.clone());
-        out.identities.insert(key.clone(), identities.into_iter().collect());
+        out.identities
+            .insert(key.clone(), identities.into_iter().collect());
         out.endpoints.insert(key, by_port);
     }
     out
@@ -97,7 +98,11 @@ fn record_targets(
     port: &Port,
     endpoint: &Endpoint,
 ) {
-    for address in endpoint.addresses.iter().filter_map(|address| address.parse().ok()) {
+    for address in endpoint
+        .addresses
+        .iter()
+        .filter_map(|address| address.parse().ok())
+    {
         let list = targets.entry(address).or_default();
         let target = ServiceTarget {
             service: service.clone(),
@@ -123,12 +128,18 @@ impl<'a> Sources<'a> {
         }
         let mut workloads: BTreeMap<&str, Vec<_>> = BTreeMap::new();
         for (resource, entry) in sorted::<WorkloadEntry>(resources) {
-            workloads.entry(resource.namespace()).or_default().push((resource, entry));
+            workloads
+                .entry(resource.namespace())
+                .or_default()
+                .push((resource, entry));
         }
         let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (resource, slice) in sorted::<kube::EndpointSlice>(resources) {
             if let Some(service) = resource.meta.labels.get(SLICE_SERVICE) {
-                slices.entry((resource.namespace(), service.as_str())).or_default().push(slice);
+                slices
+                    .entry((resource.namespace(), service.as_str()))
+                    .or_default()
+                    .push(slice);
             }
         }
         Self {
@@ -162,9 +173,14 @@ impl<'a> Sources<'a> {
     }
 
     fn kubernetes_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
-        let Some(written) = self.kubernetes.get(&service.object) else { return Vec::new() };
-        let Some(written_port) =
-            written.spec.ports.iter().find(|p| u32::from(p.port) == port.number)
+        let Some(written) = self.kubernetes.get(&service.object) else {
+            return Vec::new();
+        };
+        let Some(written_port) = written
+            .spec
+            .ports
+            .iter()
+            .find(|p| u32::from(p.port) == port.number)
         else {
             return Vec::new();
         };
@@ -173,8 +189,13 @@ impl<'a> Sources<'a> {
         }
         let mut out = Vec::new();
         for pod in self.pods_of(&service.namespace, &written.spec.selector) {
-            let Some(number) = target_port(written_port, pod) else { continue };
-            out.push((self.pod_endpoint(pod, number, service.publish_not_ready), true));
+            let Some(number) = target_port(written_port, pod) else {
+                continue;
+            };
+            out.push((
+                self.pod_endpoint(pod, number, service.publish_not_ready),
+                true,
+            ));
         }
         for (resource, entry) in self.workloads_of(&service.namespace, &written.spec.selector) {
             let number = match &written_port.target_port {
@@ -215,21 +236,33 @@ impl<'a> Sources<'a> {
         let key = (service.namespace.as_str(), service.name.as_str());
         let mut out = Vec::new();
         for slice in self.slices.get(&key).into_iter().flatten() {
-            let Some(number) = listed_port(&slice.ports, port) else { continue };
+            let Some(number) = listed_port(&slice.ports, port) else {
+                continue;
+            };
             for from in &slice.endpoints {
                 let ready = from.conditions.ready != Some(false)
                     && from.conditions.terminating != Some(true);
                 let ready = ready || service.publish_not_ready;
                 for address in &from.addresses {
-                    out.push((self.listed(service, address, number, ready, &from.zone), true));
+                    out.push((
+                        self.listed(service, address, number, ready, &from.zone),
+                        true,
+                    ));
                 }
             }
         }
         if self.slices.contains_key(&key) {
             return out;
         }
-        for subset in self.lists.get(&key).into_iter().flat_map(|list| &list.subsets) {
-            let Some(number) = listed_port(&subset.ports, port) else { continue };
+        for subset in self
+            .lists
+            .get(&key)
+            .into_iter()
+            .flat_map(|list| &list.subsets)
+        {
+            let Some(number) = listed_port(&subset.ports, port) else {
+                continue;
+            };
             for address in &subset.addresses {
                 out.push((self.listed(service, &address.ip, number, true, ""), true));
             }
@@ -247,10 +280,18 @@ impl<'a> Sources<'a> {
         zone: &str,
     ) -> Endpoint {
         let ip: Option<IpAddr> = address.parse().ok();
-        let pod = self.inputs.pods.iter().find(|pod| ip.is_some_and(|ip| pod.ips.contains(&ip)));
+        let pod = self
+            .inputs
+            .pods
+            .iter()
+            .find(|pod| ip.is_some_and(|ip| pod.ips.contains(&ip)));
         if let Some(pod) = pod {
             return Endpoint {
-                health: if ready { Health::Healthy } else { Health::Unhealthy },
+                health: if ready {
+                    Health::Healthy
+                } else {
+                    Health::Unhealthy
+                },
                 ..self.pod_endpoint(pod, port, true)
             };
         }
@@ -258,9 +299,16 @@ impl<'a> Sources<'a> {
             addresses: vec![address.to_owned()],
             port,
             weight: 1,
-            health: if ready { Health::Healthy } else { Health::Unhealthy },
+            health: if ready {
+                Health::Healthy
+            } else {
+                Health::Unhealthy
+            },
             namespace: service.namespace.clone(),
-            locality: Locality { zone: zone.to_owned(), ..Locality::default() },
+            locality: Locality {
+                zone: zone.to_owned(),
+                ..Locality::default()
+            },
             network: self.inputs.settings.network.clone(),
             cluster_id: self.inputs.settings.cluster_id.clone(),
             ..Endpoint::default()
@@ -268,8 +316,14 @@ impl<'a> Sources<'a> {
     }
 
     fn external_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
-        let Some(entry) = self.entries.get(&service.object) else { return Vec::new() };
-        let number = if port.target == 0 { port.number } else { port.target };
+        let Some(entry) = self.entries.get(&service.object) else {
+            return Vec::new();
+        };
+        let number = if port.target == 0 {
+            port.number
+        } else {
+            port.target
+        };
         if let Some(selector) = &entry.workload_selector {
             let mut out: Vec<_> = self
                 .pods_of(&service.namespace, &selector.labels)
@@ -284,21 +338,31 @@ impl<'a> Sources<'a> {
             return out;
         }
         if entry.endpoints.is_empty() {
-            return self.own_name(service, number).into_iter().map(|e| (e, false)).collect();
+            return self
+                .own_name(service, number)
+                .into_iter()
+                .map(|e| (e, false))
+                .collect();
         }
         entry
             .endpoints
             .iter()
             .map(|from| {
                 let number = from.ports.get(&port.name).copied().unwrap_or(number);
-                (self.inline_endpoint(service, from, number), !service.mesh_external)
+                (
+                    self.inline_endpoint(service, from, number),
+                    !service.mesh_external,
+                )
             })
             .collect()
     }
 
     /// A name that DNS resolves is its own endpoint.
     fn own_name(&self, service: &Service, port: u32) -> Option<Endpoint> {
-        let resolves = matches!(service.resolution, Resolution::Dns | Resolution::DnsRoundRobin);
+        let resolves = matches!(
+            service.resolution,
+            Resolution::Dns | Resolution::DnsRoundRobin
+        );
         (resolves && !service.is_wildcard()).then(|| Endpoint {
             addresses: vec![service.hostname.clone()],
             port,
@@ -310,17 +374,28 @@ impl<'a> Sources<'a> {
     }
 
     fn pod_endpoint(&self, pod: &Pod, port: u32, publish_not_ready: bool) -> Endpoint {
-        let capable =
-            pod.has_proxy() && pod.labels.get(TLS_MODE).is_none_or(|mode| mode != "disabled");
+        let capable = pod.has_proxy()
+            && pod
+                .labels
+                .get(TLS_MODE)
+                .is_none_or(|mode| mode != "disabled");
         Endpoint {
             addresses: pod.ips.iter().map(ToString::to_string).collect(),
             port,
             identity: pod.has_proxy().then(|| {
-                spiffe(&self.mesh.trust_domain, &pod.namespace, &pod.service_account)
+                spiffe(
+                    &self.mesh.trust_domain,
+                    &pod.namespace,
+                    &pod.service_account,
+                )
             }),
             locality: pod.locality.clone(),
             weight: 1,
-            health: if pod.ready || publish_not_ready { Health::Healthy } else { Health::Unhealthy },
+            health: if pod.ready || publish_not_ready {
+                Health::Healthy
+            } else {
+                Health::Unhealthy
+            },
             mtls_capable: capable,
             mtls_accepted: self.accepts_mtls(&pod.namespace, &pod.labels, port),
             workload: if pod.workload_name.is_empty() {
@@ -359,7 +434,9 @@ impl<'a> Sources<'a> {
         labels: BTreeMap<String, String>,
     ) -> Endpoint {
         let has_account = !entry.service_account.is_empty();
-        let capable = labels.get(TLS_MODE).map_or(has_account, |mode| mode == "istio");
+        let capable = labels
+            .get(TLS_MODE)
+            .map_or(has_account, |mode| mode == "istio");
         Endpoint {
             addresses: vec![entry.address.clone()],
             port,
@@ -378,7 +455,10 @@ impl<'a> Sources<'a> {
     }
 
     fn accepts_mtls(&self, namespace: &str, labels: &BTreeMap<String, String>, port: u32) -> bool {
-        self.peer_authentication.effective(namespace, labels).port(port) != MtlsMode::Disable
+        self.peer_authentication
+            .effective(namespace, labels)
+            .port(port)
+            != MtlsMode::Disable
     }
 }
 
@@ -397,5 +477,12 @@ fn target_port(port: &kube::ServicePort, pod: &Pod) -> Option<u32> {
 /// The listed port of the same name, or the only one.
 fn listed_port(ports: &[kube::EndpointPort], port: &Port) -> Option<u32> {
     let by_name = ports.iter().find(|listed| listed.name == port.name);
-    by_name.or(if ports.len() == 1 { ports.first() } else { None })?.port.map(u32::from)
+    by_name
+        .or(if ports.len() == 1 {
+            ports.first()
+        } else {
+            None
+        })?
+        .port
+        .map(u32::from)
 }

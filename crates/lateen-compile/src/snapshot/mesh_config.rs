@@ -8,19 +8,31 @@ use lateen_api::mesh::{
 };
 
 use crate::accesslog::{DEFAULT_JSON, DEFAULT_TEXT};
-use crate::mesh::{AccessLog, Keepalive, LogFormat, Mesh, OutboundPolicy, PathNormalization, Settings};
+use crate::mesh::{
+    AccessLog, Keepalive, LogFormat, Mesh, OutboundPolicy, PathNormalization, Settings,
+};
 
 /// Applies Istio's defaults to what was written.
 pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
     let default = Mesh::default();
     let port = |value: i32, default: u32| {
-        u32::try_from(value).ok().filter(|port| (1..=65535).contains(port)).unwrap_or(default)
+        u32::try_from(value)
+            .ok()
+            .filter(|port| (1..=65535).contains(port))
+            .unwrap_or(default)
     };
     let tls = config.mesh_mtls.as_ref();
-    let topology = config.default_config.as_ref().and_then(|c| c.gateway_topology.as_ref());
+    let topology = config
+        .default_config
+        .as_ref()
+        .and_then(|c| c.gateway_topology.as_ref());
     let traffic = config.default_traffic_policy.as_ref();
     let text_or = |text: &str, default: &str| {
-        if text.is_empty() { default.to_owned() } else { text.to_owned() }
+        if text.is_empty() {
+            default.to_owned()
+        } else {
+            text.to_owned()
+        }
     };
     Mesh {
         trust_domain: text_or(&config.trust_domain, &settings.trust_domain),
@@ -53,18 +65,21 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         default_http_retry: config.default_http_retry_policy.clone(),
         default_connection_pool: traffic.and_then(|policy| policy.connection_pool.clone()),
         default_outlier_detection: traffic.and_then(|policy| policy.outlier_detection.clone()),
-        locality_lb: config
-            .locality_lb_setting
-            .clone()
-            .or_else(|| Some(lateen_api::networking::LocalityLoadBalancerSetting {
+        locality_lb: config.locality_lb_setting.clone().or_else(|| {
+            Some(lateen_api::networking::LocalityLoadBalancerSetting {
                 enabled: Some(true),
                 ..Default::default()
-            })),
+            })
+        }),
     }
 }
 
 fn outbound(config: &MeshConfig) -> OutboundPolicy {
-    match config.outbound_traffic_policy.as_ref().map(|policy| policy.mode) {
+    match config
+        .outbound_traffic_policy
+        .as_ref()
+        .map(|policy| policy.mode)
+    {
         Some(OutboundTrafficPolicyMode::RegistryOnly) => OutboundPolicy::RegistryOnly,
         Some(
             OutboundTrafficPolicyMode::AllowAny | OutboundTrafficPolicyMode::AllowAnyDynamicDns,
@@ -74,11 +89,17 @@ fn outbound(config: &MeshConfig) -> OutboundPolicy {
 }
 
 fn path_normalization(config: &MeshConfig) -> PathNormalization {
-    match config.path_normalization.as_ref().map(|normalization| normalization.normalization) {
+    match config
+        .path_normalization
+        .as_ref()
+        .map(|normalization| normalization.normalization)
+    {
         Some(NormalizationType::None) => PathNormalization::None,
         Some(NormalizationType::MergeSlashes) => PathNormalization::MergeSlashes,
         Some(NormalizationType::DecodeAndMergeSlashes) => PathNormalization::DecodeAndMergeSlashes,
-        Some(NormalizationType::Default | NormalizationType::Base) | None => PathNormalization::Base,
+        Some(NormalizationType::Default | NormalizationType::Base) | None => {
+            PathNormalization::Base
+        }
     }
 }
 
@@ -94,7 +115,10 @@ fn access_log(config: &MeshConfig) -> Option<AccessLog> {
         AccessLogEncoding::Text if format.ends_with('\n') => LogFormat::Text(format.clone()),
         AccessLogEncoding::Text => LogFormat::Text(format!("{format}\n")),
     };
-    Some(AccessLog { path: config.access_log_file.clone(), format })
+    Some(AccessLog {
+        path: config.access_log_file.clone(),
+        format,
+    })
 }
 
 /// The fields a JSON format names; the default ones if it is empty or no JSON object.
@@ -108,6 +132,9 @@ fn json_format(format: &str) -> BTreeMap<String, String> {
                 other => (key, other.to_string()),
             })
             .collect(),
-        _ => DEFAULT_JSON.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect(),
+        _ => DEFAULT_JSON
+            .iter()
+            .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+            .collect(),
     }
 }

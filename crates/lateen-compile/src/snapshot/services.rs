@@ -30,7 +30,11 @@ pub(super) fn services(
         found.push((resource, kubernetes(resource, service, inputs, mesh)));
     }
     for (resource, entry) in sorted::<ServiceEntry>(&inputs.resources) {
-        found.extend(external(resource, entry, inputs).into_iter().map(|s| (resource, s)));
+        found.extend(
+            external(resource, entry, inputs)
+                .into_iter()
+                .map(|s| (resource, s)),
+        );
     }
     let diagnostics = drop_duplicates(&mut found);
     found.sort_by(|(a, x), (b, y)| order(a, x).cmp(&order(b, y)));
@@ -57,7 +61,11 @@ fn drop_duplicates(found: &mut Vec<(&Resource, Service)>) -> Vec<Diagnostic> {
     let mut kept: Vec<(&Resource, Service)> = Vec::new();
     let mut diagnostics = Vec::new();
     for (resource, service) in found.drain(..) {
-        let key = (service.namespace.clone(), service.hostname.clone(), service.registry);
+        let key = (
+            service.namespace.clone(),
+            service.hostname.clone(),
+            service.registry,
+        );
         let Some(&index) = seen.get(&key) else {
             seen.insert(key, kept.len());
             kept.push((resource, service));
@@ -106,8 +114,8 @@ fn kubernetes(
     let (namespace, name) = (resource.namespace(), resource.name());
     let spec = &service.spec;
     let headless = spec.cluster_ip == "None";
-    let external_name =
-        (spec.r#type == "ExternalName").then(|| spec.external_name.trim_end_matches('.').to_lowercase());
+    let external_name = (spec.r#type == "ExternalName")
+        .then(|| spec.external_name.trim_end_matches('.').to_lowercase());
     let external_name = external_name.filter(|name| !name.is_empty());
     let resolution = if external_name.is_some() {
         Resolution::Alias
@@ -134,7 +142,11 @@ fn kubernetes(
         auto_addresses: Vec::new(),
         resolution,
         mesh_external: external_name.is_some(),
-        visibility: Visibility::parse(&export_to, namespace, &inputs.mesh.default_service_export_to),
+        visibility: Visibility::parse(
+            &export_to,
+            namespace,
+            &inputs.mesh.default_service_export_to,
+        ),
         labels: resource.meta.labels.clone(),
         external_name,
         aliases: Vec::new(),
@@ -177,8 +189,12 @@ fn cluster_ips(
     spec: &kube::ServiceSpec,
     inputs: &SnapshotInputs,
 ) -> Vec<String> {
-    let mut written: Vec<String> =
-        spec.cluster_ips.iter().filter(|ip| !ip.is_empty()).cloned().collect();
+    let mut written: Vec<String> = spec
+        .cluster_ips
+        .iter()
+        .filter(|ip| !ip.is_empty())
+        .cloned()
+        .collect();
     if written.is_empty() && !spec.cluster_ip.is_empty() {
         written.push(spec.cluster_ip.clone());
     }
@@ -233,7 +249,11 @@ fn external(resource: &Resource, entry: &ServiceEntry, inputs: &SnapshotInputs) 
             target: port.target_port,
         })
         .collect();
-    let opted_out = resource.meta.labels.get(AUTO_ALLOCATE).is_some_and(|value| value == "false");
+    let opted_out = resource
+        .meta
+        .labels
+        .get(AUTO_ALLOCATE)
+        .is_some_and(|value| value == "false");
     let hosts: BTreeSet<String> = entry.hosts.iter().map(|host| host.to_lowercase()).collect();
     hosts
         .into_iter()
@@ -263,7 +283,11 @@ fn external(resource: &Resource, entry: &ServiceEntry, inputs: &SnapshotInputs) 
             has_selector: entry.workload_selector.is_some(),
             publish_not_ready: false,
             distribution: distribution(
-                resource.meta.annotations.get(TRAFFIC_DISTRIBUTION).map_or("", String::as_str),
+                resource
+                    .meta
+                    .annotations
+                    .get(TRAFFIC_DISTRIBUTION)
+                    .map_or("", String::as_str),
             ),
             object: reference(resource),
             hostname,
@@ -286,8 +310,10 @@ const POOL: u32 = 65_536;
 /// unless the two collide.
 fn allocate(services: &mut [Service], dual_stack: bool) {
     let mut taken: BTreeMap<u32, String> = BTreeMap::new();
-    let mut wanting: Vec<&mut Service> =
-        services.iter_mut().filter(|service| !service.auto_addresses.is_empty()).collect();
+    let mut wanting: Vec<&mut Service> = services
+        .iter_mut()
+        .filter(|service| !service.auto_addresses.is_empty())
+        .collect();
     wanting.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
     for service in wanting {
         service.auto_addresses.clear();
@@ -302,16 +328,22 @@ fn allocate(services: &mut [Service], dual_stack: bool) {
             }
         }
         taken.insert(slot, key);
-        service.auto_addresses.push(format!("240.240.{}.{}", slot >> 8, slot & 0xff));
+        service
+            .auto_addresses
+            .push(format!("240.240.{}.{}", slot >> 8, slot & 0xff));
         if dual_stack {
-            service.auto_addresses.push(format!("2001:2::f0f0:{slot:x}"));
+            service
+                .auto_addresses
+                .push(format!("2001:2::f0f0:{slot:x}"));
         }
     }
 }
 
 /// FNV-1a, 32 bit: fixed for ever, because addresses follow from it.
 fn hash(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    text.bytes().fold(0x811c_9dc5, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 /// Tells each service which aliases stand for it. An alias of an alias stands for the last of them.
@@ -331,7 +363,10 @@ fn link_aliases(services: &mut [Service]) {
             }
         }
         if !names.contains_key(target) {
-            by_target.entry(target.clone()).or_default().push(alias.clone());
+            by_target
+                .entry(target.clone())
+                .or_default()
+                .push(alias.clone());
         }
     }
     for service in services {

@@ -41,8 +41,14 @@ pub(crate) struct RouteSource {
 impl RouteSource {
     fn new(object: &ObjectRef, index: usize, matches: usize) -> Self {
         let path = format!("spec.http[{index}]");
-        let matches = (0..matches).map(|m| (object.clone(), format!("{path}.match[{m}]"))).collect();
-        Self { object: object.clone(), path, matches }
+        let matches = (0..matches)
+            .map(|m| (object.clone(), format!("{path}.match[{m}]")))
+            .collect();
+        Self {
+            object: object.clone(),
+            path,
+            matches,
+        }
     }
 
     /// The field that decided for one match of the route, or for the route itself.
@@ -61,7 +67,10 @@ pub(super) fn configs(
     let resolved: Vec<(&Resource, VirtualService)> = sorted::<VirtualService>(&inputs.resources)
         .into_iter()
         .map(|(resource, spec)| {
-            (resource, resolve(spec, resource.namespace(), &inputs.settings.domain_suffix))
+            (
+                resource,
+                resolve(spec, resource.namespace(), &inputs.settings.domain_suffix),
+            )
         })
         .collect();
     let default = &inputs.mesh.default_virtual_service_export_to;
@@ -91,7 +100,10 @@ pub(super) fn configs(
             };
             Shared::new(VirtualServiceConfig {
                 visibility: visibility(resource, spec),
-                spec: VirtualService { http, ..spec.clone() },
+                spec: VirtualService {
+                    http,
+                    ..spec.clone()
+                },
                 gateways,
                 http_sources,
                 object,
@@ -119,8 +131,11 @@ fn merge_routes(
             sources.push(source);
             continue;
         };
-        let namespace =
-            if delegate.namespace.is_empty() { resource.namespace() } else { &delegate.namespace };
+        let namespace = if delegate.namespace.is_empty() {
+            resource.namespace()
+        } else {
+            &delegate.namespace
+        };
         let found = delegates
             .get(&(namespace, delegate.name.as_str()))
             .filter(|(_, visibility)| visibility.includes(resource.namespace()));
@@ -130,8 +145,13 @@ fn merge_routes(
                 delegate.name
             );
             diagnostics.push(
-                on_resource(DELEGATE, resource, &format!("{}.delegate", source.path), message)
-                    .effect("the route is left out; requests go on to the next one"),
+                on_resource(
+                    DELEGATE,
+                    resource,
+                    &format!("{}.delegate", source.path),
+                    message,
+                )
+                .effect("the route is left out; requests go on to the next one"),
             );
             continue;
         };
@@ -177,7 +197,13 @@ fn merge_route(
         (false, false) => format!("{}-{}", root.name, sub.name),
     };
     inherit(&mut out, root);
-    Some((out, RouteSource { matches: match_sources, ..sub_source }))
+    Some((
+        out,
+        RouteSource {
+            matches: match_sources,
+            ..sub_source
+        },
+    ))
 }
 
 /// What a delegate's route does not say, its root says for it.
@@ -233,7 +259,13 @@ fn merge_matches(
 }
 
 fn merge_match(root: &HttpMatchRequest, sub: &HttpMatchRequest) -> HttpMatchRequest {
-    let text = |own: &str, root: &str| if own.is_empty() { root.to_owned() } else { own.to_owned() };
+    let text = |own: &str, root: &str| {
+        if own.is_empty() {
+            root.to_owned()
+        } else {
+            own.to_owned()
+        }
+    };
     fn join<V: Clone>(
         root: &BTreeMap<String, V>,
         own: &BTreeMap<String, V>,
@@ -257,7 +289,11 @@ fn merge_match(root: &HttpMatchRequest, sub: &HttpMatchRequest) -> HttpMatchRequ
         port: if sub.port == 0 { root.port } else { sub.port },
         source_labels: join(&root.source_labels, &sub.source_labels),
         source_namespace: text(&sub.source_namespace, &root.source_namespace),
-        gateways: if sub.gateways.is_empty() { root.gateways.clone() } else { sub.gateways.clone() },
+        gateways: if sub.gateways.is_empty() {
+            root.gateways.clone()
+        } else {
+            sub.gateways.clone()
+        },
         stat_prefix: text(&sub.stat_prefix, &root.stat_prefix),
         ignore_uri_case: sub.ignore_uri_case,
     }
@@ -277,16 +313,23 @@ fn excludes(root: &HttpMatchRequest, sub: &HttpMatchRequest) -> bool {
         (&root.query_params, &sub.query_params),
     ];
     let in_maps = maps.iter().any(|(root, sub)| {
-        sub.iter().any(|(key, value)| strings_exclude(root.get(key), Some(value)))
+        sub.iter()
+            .any(|(key, value)| strings_exclude(root.get(key), Some(value)))
     });
-    let labels_differ = sub
-        .source_labels
-        .iter()
-        .any(|(key, value)| root.source_labels.get(key).is_some_and(|other| other != value));
+    let labels_differ = sub.source_labels.iter().any(|(key, value)| {
+        root.source_labels
+            .get(key)
+            .is_some_and(|other| other != value)
+    });
     let gateways_differ = !root.gateways.is_empty()
         && !sub.gateways.is_empty()
-        && sub.gateways.iter().any(|gateway| !root.gateways.contains(gateway));
-    fields.iter().any(|(root, sub)| strings_exclude(root.as_ref(), sub.as_ref()))
+        && sub
+            .gateways
+            .iter()
+            .any(|gateway| !root.gateways.contains(gateway));
+    fields
+        .iter()
+        .any(|(root, sub)| strings_exclude(root.as_ref(), sub.as_ref()))
         || in_maps
         || root.ignore_uri_case != sub.ignore_uri_case
         || (root.port > 0 && sub.port > 0 && root.port != sub.port)
@@ -296,7 +339,9 @@ fn excludes(root: &HttpMatchRequest, sub: &HttpMatchRequest) -> bool {
 }
 
 fn strings_exclude(root: Option<&StringMatch>, sub: Option<&StringMatch>) -> bool {
-    let (Some(root), Some(sub)) = (root, sub) else { return false };
+    let (Some(root), Some(sub)) = (root, sub) else {
+        return false;
+    };
     match (root, sub) {
         (StringMatch::Present, _) | (_, StringMatch::Present) => false,
         // Whether two expressions overlap is not worth finding out.
@@ -312,8 +357,9 @@ fn strings_exclude(root: Option<&StringMatch>, sub: Option<&StringMatch>) -> boo
 /// Completes every host and gateway name.
 fn resolve(spec: &VirtualService, namespace: &str, suffix: &str) -> VirtualService {
     let mut out = spec.clone();
-    let complete =
-        |name: &mut String| *name = host::resolve_short_name(&name.to_lowercase(), namespace, suffix);
+    let complete = |name: &mut String| {
+        *name = host::resolve_short_name(&name.to_lowercase(), namespace, suffix)
+    };
     let destination = |destination: &mut Option<Destination>| {
         if let Some(destination) = destination {
             complete(&mut destination.host);
@@ -327,18 +373,39 @@ fn resolve(spec: &VirtualService, namespace: &str, suffix: &str) -> VirtualServi
     out.hosts.iter_mut().for_each(complete);
     gateways(&mut out.gateways);
     for route in &mut out.http {
-        route.r#match.iter_mut().for_each(|m| gateways(&mut m.gateways));
-        route.route.iter_mut().for_each(|r| destination(&mut r.destination));
+        route
+            .r#match
+            .iter_mut()
+            .for_each(|m| gateways(&mut m.gateways));
+        route
+            .route
+            .iter_mut()
+            .for_each(|r| destination(&mut r.destination));
         destination(&mut route.mirror);
-        route.mirrors.iter_mut().for_each(|mirror| destination(&mut mirror.destination));
+        route
+            .mirrors
+            .iter_mut()
+            .for_each(|mirror| destination(&mut mirror.destination));
     }
     for route in &mut out.tcp {
-        route.r#match.iter_mut().for_each(|m| gateways(&mut m.gateways));
-        route.route.iter_mut().for_each(|r| destination(&mut r.destination));
+        route
+            .r#match
+            .iter_mut()
+            .for_each(|m| gateways(&mut m.gateways));
+        route
+            .route
+            .iter_mut()
+            .for_each(|r| destination(&mut r.destination));
     }
     for route in &mut out.tls {
-        route.r#match.iter_mut().for_each(|m| gateways(&mut m.gateways));
-        route.route.iter_mut().for_each(|r| destination(&mut r.destination));
+        route
+            .r#match
+            .iter_mut()
+            .for_each(|m| gateways(&mut m.gateways));
+        route
+            .route
+            .iter_mut()
+            .for_each(|r| destination(&mut r.destination));
     }
     out
 }

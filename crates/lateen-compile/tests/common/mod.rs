@@ -61,7 +61,10 @@ pub(crate) fn sidecar(pod: &Pod) -> ProxyNode {
 
 /// The proxy of a gateway pod.
 pub(crate) fn router(pod: &Pod) -> ProxyNode {
-    ProxyNode { kind: ProxyKind::Router, ..sidecar(pod) }
+    ProxyNode {
+        kind: ProxyKind::Router,
+        ..sidecar(pod)
+    }
 }
 
 /// A gateway's pod.
@@ -74,7 +77,13 @@ pub(crate) fn gateway_pod(number: u8) -> Pod {
         role: PodRole::Gateway,
         service_account: "istio-ingressgateway".to_owned(),
         workload_name: "istio-ingressgateway".to_owned(),
-        ..pod("istio-system", "istio-ingressgateway-1", "istio-ingressgateway", "v1", number)
+        ..pod(
+            "istio-system",
+            "istio-ingressgateway-1",
+            "istio-ingressgateway",
+            "v1",
+            number,
+        )
     }
 }
 
@@ -88,7 +97,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(yaml: &str, pods: Vec<Pod>) -> Self {
-        Self { mesh: MeshConfig::default(), yaml: yaml.to_owned(), pods }
+        Self {
+            mesh: MeshConfig::default(),
+            yaml: yaml.to_owned(),
+            pods,
+        }
     }
 
     pub(crate) fn inputs(&self) -> SnapshotInputs {
@@ -115,19 +128,31 @@ impl World {
 pub(crate) fn get(compiled: &Compiled, ty: TypeUrl, name: &str) -> Value {
     let resources = compiled.resources.get(ty);
     let Some(resource) = resources.get(name) else {
-        panic!("no `{name}` among {:?}", resources.keys().collect::<Vec<_>>());
+        panic!(
+            "no `{name}` among {:?}",
+            resources.keys().collect::<Vec<_>>()
+        );
     };
     json::any_to_value(&resource.body)
 }
 
 /// The names of the resources of a type.
 pub(crate) fn names(compiled: &Compiled, ty: TypeUrl) -> Vec<String> {
-    compiled.resources.get(ty).keys().map(ToString::to_string).collect()
+    compiled
+        .resources
+        .get(ty)
+        .keys()
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// The values at a JSON pointer in each element of a list.
 pub(crate) fn each<'a>(list: &'a Value, pointer: &str) -> Vec<&'a Value> {
-    list.as_array().expect("a list").iter().filter_map(|item| item.pointer(pointer)).collect()
+    list.as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|item| item.pointer(pointer))
+        .collect()
 }
 
 /// Bookinfo, as far as a compiler sees it.
