@@ -64,14 +64,13 @@ pub enum ConfigError {
         /// What it should have been.
         expected: &'static str,
     },
-    /// A variable does not hold the JSON it should.
-    #[error("environment variable `{name}` does not hold valid JSON")]
-    Json {
+    /// A variable does not hold the JSON or YAML it should.
+    #[error("environment variable `{name}` holds neither JSON nor YAML: {problem}")]
+    Yaml {
         /// The variable.
         name: &'static str,
         /// What is wrong.
-        #[source]
-        source: serde_json::Error,
+        problem: String,
     },
     /// Namespace and service account make no identity.
     #[error("`POD_NAMESPACE`, `SERVICE_ACCOUNT` and `TRUST_DOMAIN` make no identity")]
@@ -459,7 +458,7 @@ pub(crate) mod tests {
         ));
         assert!(matches!(
             config(&[("PROXY_CONFIG", "{")]),
-            Err(ConfigError::Json { .. })
+            Err(ConfigError::Yaml { .. })
         ));
     }
 

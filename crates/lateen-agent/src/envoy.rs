@@ -275,3 +275,84 @@ fn die_with_parent(command: &mut Command) {
     // SAFETY: the closure makes two system calls and allocates nothing, so it may run between fork and exec.
     unsafe { command.pre_exec(before_exec) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn process(dir: &Path, script: &str) -> EnvoyProcess {
+        let binary = dir.join("envoy");
+        std::fs::write(&binary, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let drain = Drain {
+            inbound_only: true,
+            minimum: Duration::ZERO,
+            maximum: Duration::from_millis(100),
+            exit_on_zero_connections: false,
+        };
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin_port = closed.local_addr().unwrap().port();
+        let (bootstrap, arguments) = (dir.join("bootstrap.json"), Vec::new());
+        EnvoyProcess {
+            binary,
+            bootstrap,
+            arguments,
+            admin_port,
+            drain,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_crash_is_answered_by_a_few_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = process(
+            dir.path(),
+            &format!("echo x >> {}/runs; exit 3", dir.path().display()),
+        );
+        let ended = process.run(std::future::pending()).await;
+        assert!(matches!(
+            ended,
+            Err(EnvoyError::Crashed {
+                restarts: MAX_RESTARTS,
+                ..
+            })
+        ));
+        let runs = std::fs::read_to_string(dir.path().join("runs")).unwrap();
+        assert_eq!(runs.lines().count(), 4);
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_answer_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = format!(
+            "trap '' TERM; echo $$ > {}/pid; exec sleep 60",
+            dir.path().display()
+        );
+        let process = process(dir.path(), &script);
+        let pid = dir.path().join("pid");
+        let began = tokio::time::Instant::now();
+        process
+            .run(async {
+                while !pid.exists() {
+                    tokio::task::yield_now().await
+                }
+            })
+            .await
+            .unwrap();
+        assert!(began.elapsed() < QUIT + Duration::from_secs(5));
+        let pid = std::fs::read_to_string(&pid).unwrap();
+        assert!(!Path::new("/proc").join(pid.trim()).exists());
+    }
+
+    #[tokio::test]
+    async fn a_binary_that_cannot_be_started_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let process = EnvoyProcess {
+            binary: dir.path().join("absent"),
+            ..process(dir.path(), "")
+        };
+        let ended = process.run(std::future::pending()).await;
+        assert!(matches!(ended, Err(EnvoyError::Start { .. })));
+    }
+}

@@ -1,14 +1,17 @@
 //! `ProxyConfig` as the injector passes it in `PROXY_CONFIG`: the fields that concern the agent, and all of it for the node's
 //! metadata.
 //!
-//! The injector writes JSON, whatever the user wrote in the mesh configuration or the `proxy.istio.io/config` annotation.
+//! The injector writes JSON; who starts the agent by hand may write YAML, as in the annotation `proxy.istio.io/config`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lateen_api::{SourceFile, parse_fragment, value};
 use serde_json::{Map, Value};
 
 use super::{ConfigError, parse_duration};
+
+const NAME: &str = "PROXY_CONFIG";
 
 /// The proxy's settings. Defaults: Istio's `meshConfig.defaultConfig` (`pkg/config/mesh/mesh.go`).
 #[derive(Clone, Debug, PartialEq)]
@@ -51,15 +54,12 @@ pub struct StatsInclusion {
 }
 
 impl ProxyConfig {
-    pub(super) fn from_env(json: Option<String>) -> Result<Self, ConfigError> {
-        const NAME: &str = "PROXY_CONFIG";
-        let json = json.unwrap_or_else(|| "{}".to_owned());
-        let written: Map<String, Value> = serde_json::from_str(&json)
-            .map_err(|source| ConfigError::Json { name: NAME, source })?;
-        Self::new(&written).ok_or(ConfigError::Value {
+    pub(super) fn from_env(text: Option<String>) -> Result<Self, ConfigError> {
+        let text = text.unwrap_or_else(|| "{}".to_owned());
+        Self::new(&object(&text)?).ok_or(ConfigError::Value {
             name: NAME,
-            value: json,
-            expected: "a ProxyConfig as JSON",
+            value: text,
+            expected: "a ProxyConfig as JSON or YAML",
         })
     }
 
@@ -99,6 +99,25 @@ impl ProxyConfig {
             proxy_metadata: raw.get("proxyMetadata").map_or(Some(Vec::new()), pairs)?,
             raw,
         })
+    }
+}
+
+/// JSON, or the first document of a YAML text; an empty one is an empty message.
+fn object(text: &str) -> Result<Map<String, Value>, ConfigError> {
+    let (written, problems) = parse_fragment::<value::Value>(&SourceFile::new(NAME, text));
+    if let Some(problem) = problems.into_iter().find(lateen_api::Diagnostic::is_error) {
+        return Err(ConfigError::Yaml {
+            name: NAME,
+            problem: problem.message,
+        });
+    }
+    match serde_json::to_value(written) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(Value::Null) => Ok(Map::new()),
+        _ => Err(ConfigError::Yaml {
+            name: NAME,
+            problem: "it is no object".to_owned(),
+        }),
     }
 }
 
@@ -161,6 +180,15 @@ mod tests {
         assert_eq!(config.stats_inclusion.prefixes, ["x"]);
         assert_eq!(config.raw["tracing"]["sampling"], 5);
         assert_eq!(config.proxy_metadata, [("A".to_owned(), "b".to_owned())]);
+    }
+
+    #[test]
+    fn yaml_is_read_as_well() {
+        let yaml = "concurrency: 3\ndrainDuration: 10s\nproxyMetadata:\n  A: b\n";
+        let config = ProxyConfig::from_env(Some(yaml.to_owned())).unwrap();
+        assert_eq!(config.concurrency, Some(3));
+        assert_eq!(config.drain_duration, Duration::from_secs(10));
+        assert!(ProxyConfig::from_env(Some("- a\n- b\n".to_owned())).is_err());
     }
 
     #[test]

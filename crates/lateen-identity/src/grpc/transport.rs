@@ -16,6 +16,7 @@ use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
@@ -23,6 +24,9 @@ use tonic::transport::{Channel, Endpoint};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once. More wait in the kernel's queue, which is what it is for.
 const MAX_HANDSHAKES: usize = 256;
+
+/// How long nothing is accepted after accepting failed: out of descriptors, say, which ends only as connections do.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Whom a connection comes from; in the extensions of each request.
 #[derive(Clone, Debug, Default)]
@@ -103,6 +107,8 @@ pub struct TlsIncoming<F> {
     listener: TcpListener,
     config: F,
     handshakes: FuturesUnordered<Handshake>,
+    /// Set while no connection is accepted, after accepting failed.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
@@ -112,6 +118,7 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
             listener,
             config,
             handshakes: FuturesUnordered::new(),
+            pause: None,
         }
     }
 
@@ -163,11 +170,16 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> Stream for TlsIncoming<F> {
             if self.handshakes.len() >= MAX_HANDSHAKES {
                 return Poll::Pending;
             }
+            if let Some(pause) = &mut self.pause {
+                std::task::ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+            }
             match self.listener.poll_accept(cx) {
                 Poll::Ready(Ok((stream, address))) => self.begin(stream, address),
-                // Out of descriptors, or a connection that is gone already: never the end of the server. tonic goes on
-                // after an error.
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }
