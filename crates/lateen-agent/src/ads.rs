@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use lateen_identity::rotation::IdentityHandle;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
@@ -21,12 +22,13 @@ const METHODS: [&str; 2] = ["StreamAggregatedResources", "DeltaAggregatedResourc
 #[derive(Clone, Debug)]
 pub struct AdsProxy {
     upstream: Channel,
+    identity: IdentityHandle,
 }
 
 impl AdsProxy {
-    /// Passes on to `upstream`.
-    pub fn new(upstream: Channel) -> Self {
-        Self { upstream }
+    /// Passes on to `upstream`, once there is a certificate to connect with.
+    pub fn new(upstream: Channel, identity: IdentityHandle) -> Self {
+        Self { upstream, identity }
     }
 }
 
@@ -44,8 +46,14 @@ impl Service<Request<Body>> for AdsProxy {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let upstream = self.upstream.clone();
-        Box::pin(async move { Ok(pass_on(upstream, request).await) })
+        let (upstream, identity) = (self.upstream.clone(), self.identity.clone());
+        Box::pin(async move {
+            // A stream that came too early waits here; refused, it would come back only after Envoy's own back-off.
+            if identity.ready().await.is_err() {
+                return Ok(Status::unavailable("the agent is ending").into_http());
+            }
+            Ok(pass_on(upstream, request).await)
+        })
     }
 }
 

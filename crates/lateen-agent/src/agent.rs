@@ -141,8 +141,16 @@ impl Agent {
         let server = server.map_err(AgentError::Dns)?;
         self.metrics.dns = Some(server.counters());
         self.tasks.spawn(server.run());
-        let subscription = dns::nds::subscribe(self.xds(), self.node(), names);
-        self.tasks.spawn(subscription);
+        let (identity, subscription) = (
+            self.identity(),
+            dns::nds::subscribe(self.xds(), self.node(), names),
+        );
+        self.tasks.spawn(async move {
+            // Without a certificate there is nothing to connect with.
+            if identity.ready().await.is_ok() {
+                subscription.await;
+            }
+        });
         Ok(())
     }
 
@@ -234,7 +242,7 @@ impl Agent {
             })
         };
         let (ads, sds) = (listen(&sockets.ads)?, listen(&sockets.sds)?);
-        let proxy = Server::builder().add_service(AdsProxy::new(self.xds()));
+        let proxy = Server::builder().add_service(AdsProxy::new(self.xds(), self.identity()));
         let secrets = SecretService::new(self.identity().watch()).into_server();
         let secrets = Server::builder().add_service(secrets);
         self.tasks.spawn(async move {
