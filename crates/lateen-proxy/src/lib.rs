@@ -20,6 +20,7 @@ mod node;
 mod rate_limit;
 mod secrets;
 mod shared;
+mod static_resources;
 mod tcp;
 mod tls;
 mod upstream;
@@ -30,3 +31,4 @@ pub use config::{
 };
 pub use control::ControlError;
 pub use handle::{Proxy, ProxyHandle, StartError, State};
+pub use static_resources::{StaticError, resources_from_json};
