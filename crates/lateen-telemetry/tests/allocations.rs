@@ -19,6 +19,7 @@ use lateen_telemetry::{ResponseFlag, ResponseFlags};
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static LIVE_BYTES: Cell<i64> = const { Cell::new(0) };
 }
 
 struct Counting;
@@ -27,11 +28,13 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        LIVE_BYTES.with(|bytes| bytes.set(bytes.get() + layout.size() as i64));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE_BYTES.with(|bytes| bytes.set(bytes.get() - layout.size() as i64));
         // SAFETY: the caller's promises are passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -120,6 +123,22 @@ fn counting_a_request_allocates_nothing() {
         worker.record_request(&key, sample);
     });
     assert_eq!(counted, 0);
+}
+
+/// A mesh has many services, and a sidecar little memory.
+#[test]
+fn the_stats_of_a_cluster_cost_little_memory() {
+    let registry = Registry::default();
+    let families = ClusterFamilies::new(&registry);
+    let before = LIVE_BYTES.with(Cell::get);
+    let clusters: Vec<_> = (0..1000)
+        .map(|index| {
+            let name = format!("outbound|9080||service-{index}.default.svc.cluster.local");
+            families.handles(Shard::worker(0), &name)
+        })
+        .collect();
+    let each = (LIVE_BYTES.with(Cell::get) - before) / clusters.len() as i64;
+    assert!(each < 12 * 1024, "{each} bytes per cluster and worker");
 }
 
 #[test]

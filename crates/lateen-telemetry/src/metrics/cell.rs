@@ -244,6 +244,17 @@ pub enum Value {
 }
 
 impl Value {
+    /// A number that changes whenever something is counted.
+    pub(crate) fn activity(&self) -> u64 {
+        match self {
+            Value::Counter(value) => *value,
+            Value::Gauge(value) => value.cast_unsigned(),
+            Value::Histogram { buckets, sum } => buckets
+                .iter()
+                .fold(*sum, |total, bucket| total.wrapping_add(*bucket)),
+        }
+    }
+
     /// Whether nothing was ever counted (for a gauge: whether it stands at zero).
     pub fn is_zero(&self) -> bool {
         match self {

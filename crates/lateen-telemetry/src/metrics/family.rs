@@ -63,10 +63,10 @@ pub(crate) struct Family {
 #[derive(Debug)]
 struct Series {
     cells: Vec<(Shard, Cell)>,
-    /// What released cells had counted.
-    retired: Value,
-    /// The value at the last sweep that saw it change, and when that was.
-    last: Value,
+    /// What released cells had counted, if there were any.
+    retired: Option<Box<Value>>,
+    /// [`Value::activity`] at the last sweep that saw it change, and when that was.
+    activity: u64,
     changed: Instant,
 }
 
@@ -113,8 +113,8 @@ impl Family {
         }
         let series = state.entry(labels).or_insert_with(|| Series {
             cells: Vec::new(),
-            retired: self.kind.zero(),
-            last: self.kind.zero(),
+            retired: None,
+            activity: 0,
             changed: Instant::now(),
         });
         if let Some((_, cell)) = series.cells.iter().find(|(owner, _)| *owner == shard) {
@@ -122,6 +122,8 @@ impl Family {
         }
         let cell = self.kind.cell();
         let result = with(&cell);
+        // Exactly one more: there are as many shards as workers, and many series.
+        series.cells.reserve_exact(1);
         series.cells.push((shard, cell));
         result
     }
@@ -131,7 +133,7 @@ impl Family {
         let state = self.state();
         state
             .iter()
-            .map(|(labels, series)| (Arc::clone(labels), series.value()))
+            .map(|(labels, series)| (Arc::clone(labels), series.value(&self.kind)))
             .collect()
     }
 
@@ -139,10 +141,10 @@ impl Family {
     pub(crate) fn sweep(&self, now: Instant) {
         let idle = self.limits.idle;
         self.state().retain(|_, series| {
-            series.retire();
-            let value = series.value();
-            if value != series.last {
-                series.last = value;
+            series.retire(&self.kind);
+            let activity = series.value(&self.kind).activity();
+            if activity != series.activity {
+                series.activity = activity;
                 series.changed = now;
             }
             !series.cells.is_empty() || now.saturating_duration_since(series.changed) < idle
@@ -151,8 +153,12 @@ impl Family {
 }
 
 impl Series {
-    fn value(&self) -> Value {
-        let mut total = self.retired.clone();
+    fn value(&self, kind: &Kind) -> Value {
+        let mut total = self
+            .retired
+            .as_deref()
+            .cloned()
+            .unwrap_or_else(|| kind.zero());
         for (_, cell) in &self.cells {
             cell.add_to(&mut total);
         }
@@ -160,13 +166,13 @@ impl Series {
     }
 
     /// Moves what released cells counted into `retired`, and lets the cells go.
-    fn retire(&mut self) {
+    fn retire(&mut self, kind: &Kind) {
         let retired = &mut self.retired;
         self.cells.retain_mut(|(_, cell)| {
             if !cell.is_released() {
                 return true;
             }
-            cell.add_to(retired);
+            cell.add_to(retired.get_or_insert_with(|| Box::new(kind.zero())));
             false
         });
     }
