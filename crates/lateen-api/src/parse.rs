@@ -87,6 +87,14 @@ struct Reader<'a> {
     parsed: Parsed,
 }
 
+/// What is known of an object before it is decoded.
+#[derive(Clone, Copy)]
+struct State {
+    refused: bool,
+    /// A syntax error has cut it short.
+    truncated: bool,
+}
+
 /// An object before its kind is known.
 struct Header {
     reference: ResourceRef,
@@ -100,78 +108,83 @@ impl Reader<'_> {
         if root.is_null() && problems.is_empty() {
             return;
         }
-        if problems.is_empty() && is_list(&root) {
-            self.list(root);
+        if is_list(&root) {
+            self.list(root, problems);
             return;
         }
         self.object(root, problems);
     }
 
     /// Each item of a `List` is an object of its own; a typed list's items may leave their kind and version to it.
-    fn list(&mut self, root: Node) {
-        let of = text(&root, "kind").strip_suffix("List").unwrap_or_default();
-        let kind = root.entry("kind").filter(|_| !of.is_empty()).cloned();
-        let kind = kind.map(|mut entry| {
-            entry.value.tree = Tree::Scalar(Scalar {
-                text: of.into(),
-                style: Style::Text,
-            });
-            entry
-        });
-        let inherited: Vec<Entry> = match kind {
-            Some(kind) => root
-                .entry("apiVersion")
-                .cloned()
-                .into_iter()
-                .chain([kind])
-                .collect(),
-            None => Vec::new(),
-        };
+    fn list(&mut self, root: Node, problems: Vec<Problem>) {
+        let inherited = inherited(&root);
         let Tree::Map(entries) = root.tree else {
             return;
         };
-        let items = entries.into_iter().filter(|entry| &*entry.key == "items");
-        for entry in items {
-            let Tree::List(items) = entry.value.tree else {
-                continue;
-            };
-            for mut item in items {
-                inherit(&mut item, &inherited);
-                self.object(item, Vec::new());
+        let items = entries.into_iter().find(|entry| &*entry.key == "items");
+        let Some(Tree::List(items)) = items.map(|entry| entry.value.tree) else {
+            return;
+        };
+        // What is wrong inside an item is that item's; what is wrong outside of all concerns every item.
+        let inside =
+            |span: Span, item: &Node| item.span.start <= span.start && span.end <= item.span.end;
+        let (of_items, of_list): (Vec<Problem>, Vec<Problem>) = problems
+            .into_iter()
+            .partition(|p| items.iter().any(|item| inside(p.span, item)));
+        let is_broken = of_list.iter().any(Problem::is_error);
+        for problem in of_list {
+            self.parsed
+                .diagnostics
+                .push(of_problem(self.file, problem, None));
+        }
+        let mut of_items: Vec<Option<Problem>> = of_items.into_iter().map(Some).collect();
+        for mut item in items {
+            let own = of_items
+                .iter_mut()
+                .filter(|slot| slot.as_ref().is_some_and(|p| inside(p.span, &item)))
+                .filter_map(Option::take)
+                .collect();
+            inherit(&mut item, &inherited);
+            let refused = self.parsed.resources.len();
+            self.object(item, own);
+            if is_broken {
+                let moved = self.parsed.resources.split_off(refused);
+                self.parsed.refused.extend(moved);
             }
         }
     }
 
     fn object(&mut self, root: Node, problems: Vec<Problem>) {
         let header = header(&root);
-        let broken = problems
-            .iter()
-            .any(|problem| problem.code != codes::DUPLICATE_KEY);
+        let truncated = problems.iter().any(Problem::is_fatal);
+        let refused = problems.iter().any(Problem::is_error);
         let reference = (!header.reference.kind.is_empty()).then(|| self.located(&header));
-        let errors = !problems.is_empty();
         for problem in problems {
-            self.parsed
-                .diagnostics
-                .push(of_problem(self.file, problem, reference.clone()));
+            let found = of_problem(self.file, problem, reference.clone());
+            self.parsed.diagnostics.push(found);
         }
         if header.reference.api_version.is_empty() || header.reference.kind.is_empty() {
-            if !broken {
+            if !truncated {
                 self.not_a_resource(&root, &header);
             }
             return;
         }
         match kinds::lookup(&header.reference.api_version, &header.reference.kind) {
             Lookup::Known { kind, finding } => {
-                let refused = finding
+                let is_error = finding
                     .as_ref()
                     .is_some_and(|f| f.severity == Severity::Error);
                 self.finding(finding, &header, reference.clone());
-                self.resource(kind, root, header, errors || refused);
+                let state = State {
+                    refused: refused || is_error,
+                    truncated,
+                };
+                self.resource(kind, root, header, state);
             }
             Lookup::Other { finding } => {
                 self.finding(Some(finding), &header, reference);
                 let reference = self.located(&header);
-                let origin = Arc::new(self.origin(root, &header));
+                let origin = Arc::new(self.origin(root, &header, truncated));
                 self.parsed.others.push(OtherDoc { reference, origin });
             }
             Lookup::Wrong { finding } => self.finding(Some(finding), &header, reference),
@@ -188,11 +201,12 @@ impl Reader<'_> {
         reference
     }
 
-    fn origin(&self, root: Node, header: &Header) -> Origin {
+    fn origin(&self, root: Node, header: &Header, truncated: bool) -> Origin {
         Origin {
             path: Arc::clone(&self.file.path),
             document: self.document,
             api_version: header.reference.api_version.as_str().into(),
+            truncated,
             root,
         }
     }
@@ -217,7 +231,7 @@ impl Reader<'_> {
         self.parsed.diagnostics.push(diagnostic);
     }
 
-    fn resource(&mut self, kind: Kind, root: Node, header: Header, refused: bool) {
+    fn resource(&mut self, kind: Kind, root: Node, header: Header, state: State) {
         let reference = self.located(&header);
         let unknown = if kind.is_istio() {
             UnknownFields::Refuse
@@ -228,8 +242,11 @@ impl Reader<'_> {
         let mut meta = metadata(&root, &mut cx);
         let spec = body(kind, &root, &mut cx);
         let found = cx.into_diagnostics();
-        let refused = refused || spec.is_none() || found.iter().any(Diagnostic::is_error);
-        self.parsed.diagnostics.extend(found);
+        let refused = state.refused || spec.is_none() || found.iter().any(Diagnostic::is_error);
+        // Of half an object only the syntax error is worth a word.
+        if !state.truncated {
+            self.parsed.diagnostics.extend(found);
+        }
         meta.namespace = if kind.is_namespaced() {
             reference.namespace
         } else {
@@ -239,7 +256,7 @@ impl Reader<'_> {
             kind,
             meta,
             spec: Arc::new(spec.unwrap_or_else(|| kind.empty())),
-            origin: Arc::new(self.origin(root, &header)),
+            origin: Arc::new(self.origin(root, &header, state.truncated)),
         };
         if refused {
             self.parsed.refused.push(resource);
@@ -262,7 +279,7 @@ impl Reader<'_> {
         .map(|(name, _)| *name)
         .collect();
         let span = Span {
-            end: root.span.start + root.span.len().min(1),
+            end: root.span.start,
             ..root.span
         };
         let span = Some(FileSpan::new(Arc::clone(&self.file.path), span));
@@ -281,12 +298,14 @@ impl Reader<'_> {
 }
 
 fn of_problem(file: &SourceFile, problem: Problem, resource: Option<ResourceRef>) -> Diagnostic {
-    let effect = if resource.is_some() {
+    let effect = if !problem.is_error() {
+        "it is read so, as Kubernetes does"
+    } else if resource.is_some() {
         codes::EFFECT_REFUSED
     } else {
         "the document is not read; what this file held before stays in force"
     };
-    let mut diagnostic = Diagnostic::new(problem.code, Severity::Error, problem.message)
+    let mut diagnostic = Diagnostic::new(problem.code, problem.severity, problem.message)
         .spanned(Some(FileSpan::new(Arc::clone(&file.path), problem.span)))
         .effect(effect);
     diagnostic.fix = problem.fix;
@@ -304,11 +323,10 @@ fn span_of(root: &Node, key: &str) -> Span {
 
 fn header(root: &Node) -> Header {
     let metadata = root.get("metadata");
+    // An object is known by what stands there, also if its name lacks quotes.
     let meta = |key| {
-        metadata
-            .map(|node| text(node, key))
-            .unwrap_or_default()
-            .to_owned()
+        let node = metadata.and_then(|node: &Node| node.get(key));
+        node.and_then(Node::raw_text).unwrap_or_default().to_owned()
     };
     let mut name = meta("name");
     if name.is_empty() {
@@ -331,6 +349,23 @@ fn is_list(root: &Node) -> bool {
         && root
             .get("items")
             .is_some_and(|items| matches!(items.tree, Tree::List(_)))
+}
+
+/// What the items of a typed list need not say: its `apiVersion`, and its kind without `List`.
+fn inherited(root: &Node) -> Vec<Entry> {
+    let of = text(root, "kind").strip_suffix("List").unwrap_or_default();
+    let Some(mut kind) = root.entry("kind").filter(|_| !of.is_empty()).cloned() else {
+        return Vec::new();
+    };
+    kind.value.tree = Tree::Scalar(Scalar {
+        text: of.into(),
+        style: Style::Text,
+    });
+    root.entry("apiVersion")
+        .cloned()
+        .into_iter()
+        .chain([kind])
+        .collect()
 }
 
 /// Adds what `item` does not say itself.
@@ -401,3 +436,6 @@ fn misplaced(entry: &Entry, cx: &mut Cx<'_>) {
         cx.error(entry.key_span, codes::UNKNOWN_FIELD, message, Some(fix));
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,6 +87,8 @@ pub struct Origin {
     pub document: u32,
     /// `apiVersion` as written.
     pub api_version: Arc<str>,
+    /// Whether a syntax error cut it short, so that nothing can be said of what is missing.
+    pub truncated: bool,
     /// The object's root.
     pub root: Node,
 }

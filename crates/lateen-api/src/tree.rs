@@ -126,6 +126,14 @@ impl Node {
         }
     }
 
+    /// The scalar's text as written, whatever YAML's rules make of it; nothing if it is null.
+    pub fn raw_text(&self) -> Option<&str> {
+        match &self.tree {
+            Tree::Scalar(scalar) if scalar.resolve() != Resolved::Null => Some(&scalar.text),
+            _ => None,
+        }
+    }
+
     /// Whether it is null or nothing.
     pub fn is_null(&self) -> bool {
         match &self.tree {

@@ -9,7 +9,7 @@ mod syntax;
 
 use granit_parser::{Event, Marker, Options, Parser};
 
-use crate::diagnostic::codes;
+use crate::diagnostic::{Severity, codes};
 use crate::span::Span;
 use crate::tree::Node;
 use builder::Builder;
@@ -30,6 +30,7 @@ pub(crate) struct Document {
 #[derive(Debug)]
 pub(crate) struct Problem {
     pub(crate) code: &'static str,
+    pub(crate) severity: Severity,
     pub(crate) span: Span,
     pub(crate) message: String,
     pub(crate) fix: Option<String>,
@@ -39,10 +40,21 @@ impl Problem {
     pub(crate) fn new(code: &'static str, span: Span, message: impl Into<String>) -> Self {
         Self {
             code,
+            severity: Severity::Error,
             span,
             message: message.into(),
             fix: None,
         }
+    }
+
+    /// Whether it makes the document unusable.
+    pub(crate) fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// Whether it ended the reading of the document.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.is_error() && ![codes::DUPLICATE_KEY, codes::BAD_KEY].contains(&self.code)
     }
 
     pub(crate) fn with_fix(mut self, fix: impl Into<String>) -> Self {
@@ -86,12 +98,19 @@ pub(crate) struct Chunk<'a> {
 
 impl<'a> Chunk<'a> {
     fn new(text: &'a str, start: usize, line: u32) -> Self {
-        Self { text, start: start as u32, line }
+        Self {
+            text,
+            start: start as u32,
+            line,
+        }
     }
 
     /// The byte at a marker, within the chunk.
     fn byte(&self, marker: &Marker) -> u32 {
-        marker.byte_offset().unwrap_or(marker.index()).min(self.text.len()) as u32
+        marker
+            .byte_offset()
+            .unwrap_or(marker.index())
+            .min(self.text.len()) as u32
     }
 
     fn span(&self, start: &Marker, end: &Marker) -> Span {

@@ -213,9 +213,9 @@ pub fn name(node: &Node, cx: &mut Cx<'_>, names: &'static [&'static str]) -> Opt
     };
     let found = names.iter().position(|name| *name == text);
     if found.is_none() {
-        let fix = suggest::nearest(text, names).map(|name| format!("did you mean `{name}`?"));
+        let fix = suggest::value(text, names);
         let message = format!(
-            "unsupported value `{text}`; supported are {}",
+            "unsupported value `{text}`; known are {}",
             suggest::list(names)
         );
         cx.error(node.span, codes::UNKNOWN_VALUE, message, fix);

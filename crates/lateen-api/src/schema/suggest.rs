@@ -17,6 +17,13 @@ pub(crate) fn field(key: &str, object: &str, known: &[&str]) -> Option<String> {
     (known.len() <= 12 && !known.is_empty()).then(|| format!("known here are {}", list(known)))
 }
 
+/// The value to write instead of `text`, of an enum of these `names`.
+pub(crate) fn value(text: &str, names: &[&str]) -> Option<String> {
+    let meant = confusions::value(text).filter(|value| names.contains(value));
+    let meant = meant.or_else(|| nearest(text, names));
+    meant.map(|name| format!("did you mean `{name}`?"))
+}
+
 /// The name that `text` is most likely a slip of: the same letters in another case or with other separators, else the
 /// fewest edits, at most a third of its length.
 pub(crate) fn nearest<'a>(text: &str, names: &[&'a str]) -> Option<&'a str> {
@@ -29,12 +36,26 @@ pub(crate) fn nearest<'a>(text: &str, names: &[&'a str]) -> Option<&'a str> {
         return Some(name);
     }
     let allowed = (folded.chars().count() / 3).max(1);
-    names
+    let slip = names
         .iter()
         .map(|name| (distance(&folded, &fold(name)), *name))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+        .map(|(_, name)| name);
+    slip.or_else(|| longer(&folded, names))
+}
+
+/// The only name that begins or ends with `folded`: `path` for `pathPrefix`.
+fn longer<'a>(folded: &str, names: &[&'a str]) -> Option<&'a str> {
+    if folded.len() < 4 {
+        return None;
+    }
+    let mut found = names.iter().filter(|name| {
+        let name = fold(name);
+        name.starts_with(folded) || name.ends_with(folded)
+    });
+    let only = found.next()?;
+    found.next().is_none().then_some(*only)
 }
 
 fn fold(text: &str) -> String {
@@ -148,5 +169,9 @@ mod tests {
         );
         assert_eq!(nearest("hsots", &["hosts", "http"]), Some("hosts"));
         assert_eq!(nearest("banana", &["hosts", "http"]), None);
+        assert_eq!(
+            nearest("path", &["service", "pathPrefix"]),
+            Some("pathPrefix")
+        );
     }
 }

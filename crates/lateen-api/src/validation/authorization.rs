@@ -180,12 +180,7 @@ fn not_nothing(fields: &[Values<'_>], report: &mut Report<'_>) {
     }
 }
 
-fn each_value(
-    key: &str,
-    values: &[String],
-    check: ValueCheck,
-    report: &mut Report<'_>,
-) {
+fn each_value(key: &str, values: &[String], check: ValueCheck, report: &mut Report<'_>) {
     report.each(key, values, |report, value| {
         if let Some(why) = check(value) {
             report.error(why);

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use granit_parser::{Event, ScalarStyle, StructureStyle, Tag};
 
 use super::{Chunk, Document, Problem, syntax};
-use crate::diagnostic::codes;
+use crate::diagnostic::{Severity, codes};
 use crate::span::Span;
 use crate::tree::{Entry, Node, Resolved, Scalar, Style, Tree};
 
@@ -15,6 +15,9 @@ pub(crate) const MAX_DEPTH: usize = 100;
 
 /// How many nodes aliases and merge keys may add to one document: a few bytes can ask for billions.
 const MAX_EXPANSION: usize = 100_000;
+
+/// What is said of a missing `---`.
+const SECOND_OBJECT: &str = "a second object begins here, in the same document";
 
 /// Up to this many keys a map is searched for duplicates one by one.
 const SMALL_MAP: usize = 32;
@@ -99,6 +102,7 @@ impl<'a> Builder<'a> {
 
     /// The document; after a fatal `problem`, with what was read before it.
     pub(crate) fn finish(mut self, problem: Option<Problem>) -> Document {
+        self.only_first_of_second_object();
         while let Some(frame) = self.stack.pop() {
             let (node, size) = complete(frame, None);
             self.node(node, size);
@@ -113,6 +117,18 @@ impl<'a> Builder<'a> {
         Document {
             root: self.root.unwrap_or_default(),
             problems: self.problems,
+        }
+    }
+
+    /// Once a second object has begun, all its keys are there twice: one finding says it.
+    fn only_first_of_second_object(&mut self) {
+        let begins = |problem: &Problem| problem.message == SECOND_OBJECT;
+        if let Some(first) = self.problems.iter().position(begins) {
+            let rest = self.problems.split_off(first + 1);
+            let kept = rest
+                .into_iter()
+                .filter(|problem| problem.code != codes::DUPLICATE_KEY);
+            self.problems.extend(kept);
         }
     }
 
@@ -217,6 +233,7 @@ impl<'a> Builder<'a> {
 
     /// Puts a finished node where it belongs.
     fn node(&mut self, node: Node, size: usize) {
+        let is_root = self.stack.len() == 1;
         let Some(frame) = self.stack.last_mut() else {
             self.root.get_or_insert(node);
             return;
@@ -235,7 +252,7 @@ impl<'a> Builder<'a> {
                         value: placed(node, span),
                     };
                     if map.has(&entry.key) {
-                        self.problems.push(duplicate(&entry));
+                        self.problems.push(duplicate(&entry, is_root));
                     } else {
                         map.add(entry);
                     }
@@ -310,7 +327,11 @@ fn placed(mut node: Node, key: Span) -> Node {
 
 /// What to say of a document that is nested too deep.
 pub(crate) fn too_deep(span: Span) -> Problem {
-    Problem::new(codes::LIMIT, span, format!("nested more than {MAX_DEPTH} levels deep"))
+    Problem::new(
+        codes::LIMIT,
+        span,
+        format!("nested more than {MAX_DEPTH} levels deep"),
+    )
 }
 
 fn too_much(span: Span) -> Problem {
@@ -319,7 +340,12 @@ fn too_much(span: Span) -> Problem {
     Problem::new(codes::LIMIT, span, message)
 }
 
-fn duplicate(entry: &Entry) -> Problem {
+/// A key for the second time. At the root, the keys that every object starts with mean a missing separator.
+fn duplicate(entry: &Entry, is_root: bool) -> Problem {
+    if is_root && matches!(&*entry.key, "apiVersion" | "kind") {
+        return Problem::new(codes::DUPLICATE_KEY, entry.key_span, SECOND_OBJECT)
+            .with_fix("put a line `---` before it");
+    }
     let message = format!(
         "the key `{}` is already set above in the same map",
         entry.key
@@ -374,6 +400,16 @@ fn bad_key(chunk: &Chunk<'_>, node: &Node) -> Problem {
         .with_fix("quote it if it starts with `{`, `[` or `*`")
 }
 
+/// `on:` and `y:`, which few expect to be "true".
+fn read_as(name: &str, text: &str, span: Span) -> Problem {
+    let message = format!("YAML reads the key `{text}` without quotes as `{name}`");
+    Problem {
+        severity: Severity::Warning,
+        ..Problem::new(codes::UNQUOTED, span, message)
+    }
+    .with_fix(format!("write \"{text}\" with quotes"))
+}
+
 /// A key as JSON has it: Kubernetes turns manifests into JSON, so `8080:` is "8080" and `on:` is "true".
 fn key(chunk: &Chunk<'_>, node: Node, problems: &mut Vec<Problem>) -> Key {
     let Tree::Scalar(scalar) = node.tree else {
@@ -385,7 +421,13 @@ fn key(chunk: &Chunk<'_>, node: Node, problems: &mut Vec<Problem>) -> Key {
     }
     let text = match scalar.resolve() {
         Resolved::Text(_) => scalar.text,
-        Resolved::Bool(value) => if value { "true" } else { "false" }.into(),
+        Resolved::Bool(value) => {
+            let name = if value { "true" } else { "false" };
+            if &*scalar.text != name {
+                problems.push(read_as(name, &scalar.text, node.span));
+            }
+            name.into()
+        }
         Resolved::Int(value) => value.to_string().into(),
         Resolved::Float(value) => value.to_string().into(),
         Resolved::Null => {

@@ -105,14 +105,22 @@ fn indentation_tab(line: &str) -> Option<u32> {
 }
 
 fn hint(line: &str, kind: &ErrorKind) -> Option<String> {
-    if matches!(kind, ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement) {
+    if matches!(
+        kind,
+        ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement
+    ) {
         let fix = "check the indentation, and quote a value that holds `: `, as in key: \"a: b\"";
         return Some(fix.to_owned());
     }
     let text = line.trim_start().trim_start_matches("- ");
-    let value = text.split_once(": ").map_or(text, |(_, value)| value).trim_start();
+    let value = text
+        .split_once(": ")
+        .map_or(text, |(_, value)| value)
+        .trim_start();
     if let Some(first @ ('*' | '&' | '@' | '`' | '%' | '!')) = value.chars().next() {
-        return Some(format!("a value that starts with `{first}` has to be quoted"));
+        return Some(format!(
+            "a value that starts with `{first}` has to be quoted"
+        ));
     }
     let of_layout = matches!(
         kind,

@@ -43,7 +43,13 @@ fn plain_scalars_follow_yaml_1_1_as_kubernetes_reads_them() {
 
 #[test]
 fn keys_become_json_strings() {
-    assert_eq!(json("{8080: a, on: b}"), r#"{"8080":"a","true":"b"}"#);
+    assert_eq!(json("{8080: a, 0x10: b}"), r#"{"16":"b","8080":"a"}"#);
+    let document = one("{on: b}");
+    assert_eq!(
+        serde_json::to_string(&document.root.to_value()).unwrap(),
+        r#"{"true":"b"}"#
+    );
+    assert!(!document.problems[0].is_error());
 }
 
 #[test]
@@ -174,4 +180,21 @@ fn a_missing_value_stands_behind_its_key() {
     let a = document.root.get("a").unwrap();
     assert!(matches!(a.tree, Tree::Empty));
     assert_eq!((a.span.line, a.span.column), (1, 2));
+}
+
+#[test]
+fn a_missing_separator_is_said_once() {
+    let found = problem("kind: A\nmetadata: {}\nkind: B\nmetadata: {}\n");
+    assert_eq!(
+        (found.span.line, found.message.as_str()),
+        (3, "a second object begins here, in the same document")
+    );
+}
+
+#[test]
+fn flow_collections_may_be_indented_like_their_key() {
+    assert_eq!(
+        json("a:\n  b: [\n    x,\n  ]\n  c: z\n"),
+        r#"{"a":{"b":["x"],"c":"z"}}"#
+    );
 }

@@ -39,6 +39,45 @@ pub(crate) fn find(object: &str, key: &str) -> Option<String> {
     })
 }
 
+/// The enum value that another spelling means: metrics by their Prometheus names, modes by other meshes' words.
+pub(crate) fn value(text: &str) -> Option<&'static str> {
+    let bare = text.strip_prefix("istio_").unwrap_or(text);
+    VALUES
+        .iter()
+        .find(|(from, _)| from.eq_ignore_ascii_case(bare))
+        .map(|(_, to)| *to)
+}
+
+const VALUES: &[(&str, &str)] = &[
+    ("requests_total", "REQUEST_COUNT"),
+    ("request_duration_milliseconds", "REQUEST_DURATION"),
+    ("request_duration_seconds", "REQUEST_DURATION"),
+    ("request_bytes", "REQUEST_SIZE"),
+    ("response_bytes", "RESPONSE_SIZE"),
+    ("tcp_connections_opened_total", "TCP_OPENED_CONNECTIONS"),
+    ("tcp_connections_closed_total", "TCP_CLOSED_CONNECTIONS"),
+    ("tcp_sent_bytes_total", "TCP_SENT_BYTES"),
+    ("tcp_received_bytes_total", "TCP_RECEIVED_BYTES"),
+    ("request_messages_total", "GRPC_REQUEST_MESSAGES"),
+    ("response_messages_total", "GRPC_RESPONSE_MESSAGES"),
+    ("mtls", "ISTIO_MUTUAL"),
+    ("mtls_permissive", "PERMISSIVE"),
+    ("on", "STRICT"),
+    ("enabled", "STRICT"),
+    ("off", "DISABLE"),
+    ("disabled", "DISABLE"),
+    ("none", "DISABLE"),
+    ("external", "MESH_EXTERNAL"),
+    ("internal", "MESH_INTERNAL"),
+    ("least_connections", "LEAST_REQUEST"),
+    ("least_connection", "LEAST_REQUEST"),
+    ("rr", "ROUND_ROBIN"),
+    ("block", "DENY"),
+    ("reject", "DENY"),
+    ("permit", "ALLOW"),
+    ("accept", "ALLOW"),
+];
+
 type Field = (&'static str, Help);
 
 const TABLE: &[(&str, &[Field])] = &[
