@@ -130,3 +130,79 @@ fn set(headers: &mut HeaderMap, name: header::HeaderName, value: Option<&HeaderV
 
 /// Shared by virtual hosts and routes.
 pub type SharedCors = Arc<CorsPolicy>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Request;
+
+    fn policy() -> CorsPolicy {
+        CorsPolicy {
+            allow_origins: vec![StringMatcher::exact("https://a.example")],
+            allow_methods: Some(HeaderValue::from_static("GET,POST")),
+            expose_headers: Some(HeaderValue::from_static("x-id")),
+            max_age: Some(HeaderValue::from_static("60")),
+            allow_credentials: true,
+            forward_not_matching_preflights: true,
+            ..CorsPolicy::default()
+        }
+    }
+
+    fn decide(policy: &CorsPolicy, request: &Request) -> CorsDecision {
+        request.with(|request| policy.decide(request, 0))
+    }
+
+    #[test]
+    fn a_request_of_an_allowed_origin_is_annotated() {
+        let CorsDecision::Annotate(headers) = decide(
+            &policy(),
+            &Request::get().header("origin", "https://a.example"),
+        ) else {
+            panic!("not annotated")
+        };
+        assert_eq!(headers["access-control-allow-origin"], "https://a.example");
+        assert_eq!(headers["access-control-allow-credentials"], "true");
+        assert_eq!(headers["access-control-expose-headers"], "x-id");
+        assert!(!headers.contains_key("access-control-max-age"));
+    }
+
+    #[test]
+    fn a_preflight_of_an_allowed_origin_is_answered() {
+        let preflight = |origin| {
+            Request::new("OPTIONS", "a", "/")
+                .header("origin", origin)
+                .header("access-control-request-method", "POST")
+        };
+        let CorsDecision::Preflight(headers) = decide(&policy(), &preflight("https://a.example"))
+        else {
+            panic!("not answered")
+        };
+        assert_eq!(headers["access-control-allow-methods"], "GET,POST");
+        assert_eq!(headers["access-control-max-age"], "60");
+        assert_eq!(
+            decide(&policy(), &preflight("https://b.example")),
+            CorsDecision::Pass
+        );
+        let strict = CorsPolicy {
+            forward_not_matching_preflights: false,
+            ..policy()
+        };
+        assert_eq!(
+            decide(&strict, &preflight("https://b.example")),
+            CorsDecision::Preflight(HeaderMap::new())
+        );
+    }
+
+    #[test]
+    fn nothing_happens_without_an_origin_or_while_the_policy_is_off() {
+        assert_eq!(decide(&policy(), &Request::get()), CorsDecision::Pass);
+        let off = CorsPolicy {
+            enabled: Some(Fraction::NONE),
+            ..policy()
+        };
+        assert_eq!(
+            decide(&off, &Request::get().header("origin", "https://a.example")),
+            CorsDecision::Pass
+        );
+    }
+}

@@ -159,3 +159,106 @@ fn text<'r>(request: &RequestView<'r>, name: &str) -> Option<&'r str> {
 fn number(request: &RequestView<'_>, name: &str) -> Option<u64> {
     text(request, name)?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Request;
+
+    const HALF: Fraction = Fraction {
+        numerator: 50,
+        denominator: 100,
+    };
+
+    fn fault() -> Fault {
+        Fault {
+            delay: Some(Delay {
+                duration: DelayDuration::Fixed(Duration::from_secs(7)),
+                percentage: HALF,
+            }),
+            abort: Some(Abort {
+                status: AbortStatus::Http(555),
+                percentage: HALF,
+            }),
+            ..Fault::default()
+        }
+    }
+
+    fn decide(fault: &Fault, request: &Request, random: (u64, u64)) -> Injection {
+        request.with(|request| fault.decide(request, "c", 0, random))
+    }
+
+    #[test]
+    fn delay_and_abort_are_drawn_apart() {
+        let delay = Some(Duration::from_secs(7));
+        let abort = Some(AbortStatus::Http(555));
+        assert_eq!(
+            decide(&fault(), &Request::get(), (0, 0)),
+            Injection { delay, abort }
+        );
+        assert_eq!(
+            decide(&fault(), &Request::get(), (49, 50)),
+            Injection { delay, abort: None }
+        );
+        assert_eq!(
+            decide(&fault(), &Request::get(), (50, 99)),
+            Injection::default()
+        );
+    }
+
+    #[test]
+    fn a_fault_is_limited_by_cluster_and_number() {
+        let other = Fault {
+            upstream_cluster: "other".to_owned(),
+            ..fault()
+        };
+        assert_eq!(
+            decide(&other, &Request::get(), (0, 0)),
+            Injection::default()
+        );
+        let full = Fault {
+            max_active_faults: Some(0),
+            ..fault()
+        };
+        assert_eq!(decide(&full, &Request::get(), (0, 0)), Injection::default());
+    }
+
+    #[test]
+    fn headers_control_a_fault_but_never_widen_it() {
+        let by_header = Fault {
+            delay: Some(Delay {
+                duration: DelayDuration::Header,
+                percentage: HALF,
+            }),
+            abort: Some(Abort {
+                status: AbortStatus::Header,
+                percentage: HALF,
+            }),
+            ..Fault::default()
+        };
+        assert_eq!(
+            decide(&by_header, &Request::get(), (0, 0)),
+            Injection::default()
+        );
+        let asking = || {
+            Request::get()
+                .header("x-envoy-fault-delay-request", "250")
+                .header("x-envoy-fault-abort-grpc-request", "14")
+        };
+        let injection = decide(&by_header, &asking(), (0, 0));
+        assert_eq!(
+            injection,
+            Injection {
+                delay: Some(Duration::from_millis(250)),
+                abort: Some(AbortStatus::Grpc(14))
+            }
+        );
+        let wider = asking().header("x-envoy-fault-delay-request-percentage", "100");
+        assert_eq!(decide(&by_header, &wider, (60, 60)), Injection::default());
+        let narrower = asking().header("x-envoy-fault-delay-request-percentage", "10");
+        assert_eq!(
+            decide(&by_header, &narrower, (20, 60)),
+            Injection::default()
+        );
+    }
+}

@@ -54,3 +54,6 @@ pub enum Availability {
     /// All, as too few are healthy (panic).
     Panic,
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,6 +34,8 @@ pub mod retry;
 pub mod route;
 pub mod secret;
 pub mod tcp;
+#[cfg(test)]
+mod testing;
 pub mod tls;
 pub mod value;
 

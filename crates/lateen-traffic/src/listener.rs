@@ -236,3 +236,6 @@ impl Listener {
         std::iter::once(&self.address).chain(&self.additional_addresses)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -287,3 +287,6 @@ impl Program {
         &self.secrets
     }
 }
+
+#[cfg(test)]
+mod tests;

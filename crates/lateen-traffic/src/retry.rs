@@ -312,7 +312,7 @@ impl RetryPolicy {
                 let matched = || {
                     self.retriable_headers
                         .iter()
-                        .any(|matcher| matcher.matches_headers(headers))
+                        .any(|matcher| matcher.matches_response(status, headers))
                 };
                 wanted(
                     RetryOn::RETRIABLE_HEADERS,

@@ -33,12 +33,12 @@ impl XdsError {
     /// The error, found within a field (`name`, `name[3]`).
     #[must_use]
     pub fn within(mut self, field: impl AsRef<str>) -> Self {
-        let field = field.as_ref();
-        self.path = if self.path.is_empty() {
-            field.to_owned()
+        let separator = if self.path.is_empty() || self.path.starts_with('[') {
+            ""
         } else {
-            format!("{field}.{}", self.path)
+            "."
         };
+        self.path = format!("{}{separator}{}", field.as_ref(), self.path);
         self
     }
 

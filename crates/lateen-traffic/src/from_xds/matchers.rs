@@ -85,6 +85,8 @@ pub(super) fn header(from: &rds::HeaderMatcher) -> Result<HeaderMatcher, XdsErro
             start: range.start,
             end: range.end,
         },
+        // Envoy takes an empty `exact_match` for any value.
+        Some(Specifier::ExactMatch(text)) if text.is_empty() => HeaderMatch::Present(true),
         Some(Specifier::ExactMatch(text)) => plain(StringPattern::Exact(text.as_str().into())),
         Some(Specifier::PrefixMatch(text)) => plain(StringPattern::Prefix(text.as_str().into())),
         Some(Specifier::SuffixMatch(text)) => plain(StringPattern::Suffix(text.as_str().into())),

@@ -135,7 +135,9 @@ impl Permutation {
         for _ in 0..self.size {
             let slot = (self.offset + self.skip * self.next) % self.size;
             self.next += 1;
-            let entry = usize::try_from(slot).ok().and_then(|slot| table.get_mut(slot));
+            let entry = usize::try_from(slot)
+                .ok()
+                .and_then(|slot| table.get_mut(slot));
             if let Some(entry @ &mut u32::MAX) = entry {
                 *entry = self.host;
                 return;

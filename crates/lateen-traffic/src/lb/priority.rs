@@ -120,8 +120,9 @@ mod tests {
         }
     }
 
+    /// Without panics, as in the tables of Envoy's documentation.
     fn healthy_loads(levels: &[HealthShare]) -> Vec<u32> {
-        priority_load(levels, 140, 50.0)
+        priority_load(levels, 140, 0.0)
             .iter()
             .map(|load| load.healthy)
             .collect()
@@ -161,7 +162,9 @@ mod tests {
             ([50, 50, 100], [70, 30, 0]),
             ([50, 100, 100], [70, 30, 0]),
             ([25, 25, 100], [35, 35, 30]),
-            ([25, 25, 25], [34, 33, 33]),
+            // The sum is capped at 100 before it divides, so this is not a third each.
+            ([25, 25, 25], [35, 35, 30]),
+            ([20, 20, 10], [40, 40, 20]),
         ] {
             let levels = shares.map(|share| level(share, 100));
             assert_eq!(healthy_loads(&levels), loads, "{shares:?}");

@@ -21,6 +21,8 @@ pub enum HeaderKey {
     Path,
     /// `:protocol`.
     Protocol,
+    /// `:status`; only responses have it.
+    Status,
     /// A regular header.
     Name(HeaderName),
 }
@@ -34,6 +36,7 @@ impl HeaderKey {
             ":authority" | "host" => Self::Authority,
             ":path" => Self::Path,
             ":protocol" => Self::Protocol,
+            ":status" => Self::Status,
             _ => Self::Name(HeaderName::from_bytes(name.as_bytes()).ok()?),
         })
     }
@@ -46,6 +49,7 @@ impl HeaderKey {
             Self::Authority => present(request.authority),
             Self::Path => present(request.path),
             Self::Protocol => request.protocol.and_then(present),
+            Self::Status => None,
             Self::Name(name) => joined(request.headers, name),
         }
     }
@@ -59,6 +63,7 @@ impl fmt::Display for HeaderKey {
             Self::Authority => ":authority",
             Self::Path => ":path",
             Self::Protocol => ":protocol",
+            Self::Status => ":status",
             Self::Name(name) => name.as_str(),
         })
     }
@@ -118,10 +123,11 @@ impl HeaderMatcher {
         self.matches_value(self.key.value(request).as_deref())
     }
 
-    /// Whether a header map satisfies the condition (for response headers; pseudo-headers count as absent).
-    pub fn matches_headers(&self, headers: &http::HeaderMap) -> bool {
+    /// Whether a response satisfies the condition. A request's pseudo-headers count as absent.
+    pub fn matches_response(&self, status: u16, headers: &http::HeaderMap) -> bool {
         let value = match &self.key {
             HeaderKey::Name(name) => joined(headers, name),
+            HeaderKey::Status => Some(Cow::Owned(status.to_string().into_bytes())),
             _ => None,
         };
         self.matches_value(value.as_deref())

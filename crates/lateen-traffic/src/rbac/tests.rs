@@ -1,1 +1,281 @@
-//! Tests.
+//! Tests of RBAC: every permission and principal, and the three actions.
+
+use super::*;
+use crate::matcher::{HeaderKey, HeaderMatch, MetadataMatcher, StringPattern, ValueMatcher};
+use crate::route::UriTemplate;
+use crate::testing::Request;
+use crate::value::Value;
+
+fn rules(action: RbacAction, permission: Permission, principal: Principal) -> Rules {
+    let policy = Policy {
+        name: "p".into(),
+        permissions: vec![permission],
+        principals: vec![principal],
+    };
+    Rules {
+        action,
+        policies: vec![policy],
+    }
+}
+
+fn asks(permission: Permission, request: &Request) -> bool {
+    request.with(|request| permission.matches(&Subject::of_request(request)))
+}
+
+fn is(principal: Principal, request: &Request) -> bool {
+    request.with(|request| principal.matches(&Subject::of_request(request)))
+}
+
+fn header(name: &str, value: &str) -> HeaderMatcher {
+    HeaderMatcher {
+        key: HeaderKey::parse(name).unwrap(),
+        condition: HeaderMatch::String(StringMatcher::exact(value)),
+        invert: false,
+        missing_as_empty: false,
+    }
+}
+
+fn prefix(text: &str) -> StringMatcher {
+    StringMatcher::new(StringPattern::Prefix(text.into()), false)
+}
+
+const SPIFFE: &str = "spiffe://cluster.local/ns/default/sa/sleep";
+
+fn mtls(request: Request) -> Request {
+    let uri_sans: &'static [String] = Box::leak(Box::new([SPIFFE.to_owned()]));
+    let mut request = request;
+    request.peer = PeerTls {
+        is_tls: true,
+        presented: true,
+        validated: true,
+        uri_sans,
+        ..PeerTls::default()
+    };
+    request
+}
+
+#[test]
+fn an_action_says_what_a_match_means() {
+    let request = Request::get();
+    for (action, matching, otherwise) in [
+        (RbacAction::Allow, true, false),
+        (RbacAction::Deny, false, true),
+        (RbacAction::Log, true, true),
+    ] {
+        request.with(|request| {
+            let subject = Subject::of_request(request);
+            let yes = rules(action, Permission::Any, Principal::Any);
+            assert_eq!(yes.decide(&subject).allowed, matching, "{action:?}");
+            assert_eq!(yes.decide(&subject).policy.map(|name| &**name), Some("p"));
+            let no = rules(
+                action,
+                Permission::Any,
+                Principal::Not(Box::new(Principal::Any)),
+            );
+            assert_eq!(no.decide(&subject).allowed, otherwise, "{action:?}");
+            assert_eq!(no.decide(&subject).policy, None);
+        });
+    }
+}
+
+#[test]
+fn without_policies_allow_denies_and_deny_allows() {
+    Request::get().with(|request| {
+        let decide = |action| {
+            Rules {
+                action,
+                policies: vec![],
+            }
+            .decide(&Subject::of_request(request))
+            .allowed
+        };
+        assert!(!decide(RbacAction::Allow));
+        assert!(decide(RbacAction::Deny));
+    });
+}
+
+#[test]
+fn permissions_look_at_what_is_asked_for() {
+    let request = Request::new("GET", "a.example", "/admin/x?y=/z").header("x-h", "v");
+    assert!(asks(Permission::Header(header("x-h", "v")), &request));
+    assert!(asks(Permission::UrlPath(prefix("/admin")), &request));
+    assert!(!asks(
+        Permission::UrlPath(StringMatcher::new(
+            StringPattern::Suffix("/z".into()),
+            false
+        )),
+        &request
+    ));
+    assert!(asks(
+        Permission::UriTemplate(UriTemplate::new("/admin/*").unwrap()),
+        &request
+    ));
+    assert!(asks(
+        Permission::DestinationIp("10.0.0.0/24".parse().unwrap()),
+        &request
+    ));
+    assert!(!asks(
+        Permission::DestinationIp("10.0.1.0/24".parse().unwrap()),
+        &request
+    ));
+    assert!(asks(Permission::DestinationPort(80), &request));
+    assert!(asks(Permission::DestinationPortRange(80, 81), &request));
+    assert!(!asks(Permission::DestinationPortRange(81, 90), &request));
+    assert!(!asks(Permission::Not(Box::new(Permission::Any)), &request));
+    assert!(asks(
+        Permission::And(vec![Permission::Any, Permission::DestinationPort(80)]),
+        &request
+    ));
+    assert!(!asks(Permission::Or(vec![]), &request));
+    assert!(asks(
+        Permission::RequestedServerName(StringMatcher::exact("")),
+        &request
+    ));
+}
+
+#[test]
+fn principals_look_at_who_asks() {
+    let plain = Request::get();
+    let secure = mtls(Request::get());
+    assert!(!is(Principal::Authenticated(None), &plain));
+    assert!(is(Principal::Authenticated(None), &secure));
+    assert!(is(
+        Principal::Authenticated(Some(StringMatcher::exact(SPIFFE))),
+        &secure
+    ));
+    assert!(!is(
+        Principal::Authenticated(Some(prefix("spiffe://other"))),
+        &secure
+    ));
+    assert!(is(Principal::MtlsAuthenticated(None), &secure));
+    let san = |san_type| SanMatcher {
+        san_type,
+        matcher: StringMatcher::exact(SPIFFE),
+    };
+    assert!(is(
+        Principal::MtlsAuthenticated(Some(san(SanType::Uri))),
+        &secure
+    ));
+    assert!(!is(
+        Principal::MtlsAuthenticated(Some(san(SanType::Dns))),
+        &secure
+    ));
+    assert!(is(
+        Principal::DirectRemoteIp("10.0.0.1/32".parse().unwrap()),
+        &plain
+    ));
+    assert!(!is(
+        Principal::SourceIp("10.0.0.2/32".parse().unwrap()),
+        &plain
+    ));
+    assert!(is(
+        Principal::Not(Box::new(Principal::Authenticated(None))),
+        &plain
+    ));
+    assert!(is(Principal::Header(header(":method", "GET")), &plain));
+    assert!(is(Principal::UrlPath(prefix("/")), &plain));
+}
+
+#[test]
+fn remote_ip_is_the_client_behind_proxies() {
+    let request = Request::get();
+    let mut view = request.view();
+    view.client = "203.0.113.9:1".parse().unwrap();
+    let subject = Subject::of_request(&view);
+    assert!(Principal::RemoteIp("203.0.113.0/24".parse().unwrap()).matches(&subject));
+    assert!(!Principal::DirectRemoteIp("203.0.113.0/24".parse().unwrap()).matches(&subject));
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_form_is_the_same_address() {
+    let mut request = Request::get();
+    request.connection.direct_remote = "[::ffff:10.0.0.1]:1".parse().unwrap();
+    assert!(is(
+        Principal::DirectRemoteIp("10.0.0.1/32".parse().unwrap()),
+        &request
+    ));
+}
+
+#[test]
+fn claims_and_filter_state_are_principals() {
+    let mut request = Request::get();
+    request.metadata.set(
+        "jwt",
+        Value::Struct([("iss".into(), Value::String("me".into()))].into()),
+    );
+    request
+        .filter_state
+        .insert("io.istio.peer_principal".into(), SPIFFE.into());
+    let claim = |value: &str| MetadataMatcher {
+        namespace: "jwt".into(),
+        path: vec!["iss".into()],
+        value: ValueMatcher::String(StringMatcher::exact(value)),
+        invert: false,
+    };
+    assert!(is(Principal::Metadata(claim("me")), &request));
+    assert!(!is(Principal::Metadata(claim("you")), &request));
+    let peer = |matcher| Principal::FilterState {
+        key: "io.istio.peer_principal".into(),
+        matcher,
+    };
+    assert!(is(
+        peer(prefix("spiffe://cluster.local/ns/default/")),
+        &request
+    ));
+    assert!(!is(
+        peer(prefix("spiffe://cluster.local/ns/other/")),
+        &request
+    ));
+    assert!(!is(
+        Principal::FilterState {
+            key: "none".into(),
+            matcher: prefix("")
+        },
+        &request
+    ));
+}
+
+#[test]
+fn on_connections_conditions_on_requests_never_hold() {
+    let request = Request::get();
+    let subject = Subject {
+        connection: &request.connection,
+        peer: &request.peer,
+        request: None,
+        dynamic_metadata: &request.metadata,
+        filter_state: &request.filter_state,
+    };
+    assert!(!Permission::Header(header(":method", "GET")).matches(&subject));
+    assert!(!Permission::UrlPath(prefix("/")).matches(&subject));
+    assert!(Permission::DestinationPort(80).matches(&subject));
+    assert!(Principal::RemoteIp("10.0.0.1/32".parse().unwrap()).matches(&subject));
+}
+
+#[test]
+fn the_trace_says_how_each_policy_went() {
+    let policy = |name: &str, permission, principal| Policy {
+        name: name.into(),
+        permissions: vec![permission],
+        principals: vec![principal],
+    };
+    let rules = Rules {
+        action: RbacAction::Deny,
+        policies: vec![
+            policy("a", Permission::DestinationPort(81), Principal::Any),
+            policy("b", Permission::Any, Principal::Any),
+            policy("c", Permission::Any, Principal::Any),
+        ],
+    };
+    Request::get().with(|request| {
+        let subject = Subject::of_request(request);
+        let (decision, trace) = rules.explain(&subject);
+        assert_eq!(decision, rules.decide(&subject));
+        assert_eq!(decision.policy.map(|name| &**name), Some("b"));
+        let steps: Vec<_> = trace
+            .policies
+            .iter()
+            .map(|step| (&*step.name, step.permission, step.principal))
+            .collect();
+        assert_eq!(steps, [("a", false, true), ("b", true, true)]);
+    });
+}

@@ -147,7 +147,9 @@ pub(in crate::from_xds) fn http1_options(
             true
         }
         Some(_) => {
-            return Err(XdsError::new("only preserve_case is supported").within("header_key_format"));
+            return Err(
+                XdsError::new("only preserve_case is supported").within("header_key_format")
+            );
         }
     };
     Ok(Http1Options {

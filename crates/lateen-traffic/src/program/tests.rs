@@ -1,0 +1,256 @@
+//! Tests of updates: what is shared, what is refused, what is referred to; and of original-destination dispatch.
+
+use lateen_envoy::json;
+use lateen_envoy::pb::envoy::config::{
+    cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,
+};
+use serde_json::{Value as Json, json};
+
+use super::*;
+
+fn cluster(name: &str, extra: Json) -> Change {
+    let mut message = json!({ "name": name, "type": "EDS" });
+    message
+        .as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().cloned().unwrap_or_default());
+    let message: cds::Cluster = json::from_value(message).unwrap();
+    Change::Upsert(TypeUrl::Cluster, Resource::new(name, &message))
+}
+
+fn listener(name: &str, address: &str, port: u16, extra: Json) -> Change {
+    let mut message = json!({
+        "name": name,
+        "address": { "socket_address": { "address": address, "port_value": port } },
+        "filter_chains": [{ "filters": [{ "name": "hcm", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            "rds": { "route_config_name": format!("routes-{port}"), "config_source": { "ads": {} } },
+            "http_filters": [{ "name": "router", "typed_config": { "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router" } }],
+        } }] }],
+    });
+    message
+        .as_object_mut()
+        .unwrap()
+        .extend(extra.as_object().cloned().unwrap_or_default());
+    let message: lds::Listener = json::from_value(message).unwrap();
+    Change::Upsert(TypeUrl::Listener, Resource::new(name, &message))
+}
+
+fn updated(program: &Program, changes: &[Change]) -> Program {
+    let (program, rejections) = program.update(changes);
+    assert_eq!(rejections, []);
+    program
+}
+
+#[test]
+fn an_update_shares_what_did_not_change() {
+    let first = updated(
+        &Program::new(),
+        &[cluster("a", json!({})), cluster("b", json!({}))],
+    );
+    let second = updated(&first, &[cluster("b", json!({ "connect_timeout": "1s" }))]);
+    assert!(Arc::ptr_eq(
+        first.cluster("a").unwrap(),
+        second.cluster("a").unwrap()
+    ));
+    assert!(!Arc::ptr_eq(
+        first.cluster("b").unwrap(),
+        second.cluster("b").unwrap()
+    ));
+    assert!(Arc::ptr_eq(&first.listeners, &second.listeners));
+    let third = updated(&second, &[Change::Remove(TypeUrl::Cluster, "a".into())]);
+    assert!(third.cluster("a").is_none() && second.cluster("a").is_some());
+    assert_eq!(
+        third
+            .clusters()
+            .iter()
+            .map(|(name, _)| &**name)
+            .collect::<Vec<_>>(),
+        ["b"]
+    );
+}
+
+#[test]
+fn a_refused_resource_keeps_its_last_good_version_and_the_rest_moves_on() {
+    let first = updated(&Program::new(), &[cluster("a", json!({}))]);
+    let (second, rejections) = first.update(&[
+        cluster("a", json!({ "lb_subset_config": {} })),
+        cluster("b", json!({})),
+    ]);
+    assert!(Arc::ptr_eq(
+        first.cluster("a").unwrap(),
+        second.cluster("a").unwrap()
+    ));
+    assert!(second.cluster("b").is_some());
+    let reason = "lb_subset_config: is not supported".to_owned();
+    assert_eq!(
+        rejections,
+        [Rejection {
+            type_url: TypeUrl::Cluster,
+            name: "a".into(),
+            reason
+        }]
+    );
+}
+
+#[test]
+fn references_are_what_to_subscribe_to() {
+    let tls = json!({ "transport_socket": { "name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": { "tls_certificate_sds_secret_configs": [{ "name": "default" }], "validation_context_sds_secret_config": { "name": "ROOTCA" } } } } });
+    let program = updated(
+        &Program::new(),
+        &[
+            cluster("a", tls),
+            cluster(
+                "b",
+                json!({ "eds_cluster_config": { "service_name": "other" } }),
+            ),
+            cluster("c", json!({ "type": "STATIC" })),
+            listener("l", "0.0.0.0", 80, json!({})),
+        ],
+    );
+    let names = |type_url| {
+        program
+            .references(type_url)
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(TypeUrl::ClusterLoadAssignment), ["a", "other"]);
+    assert_eq!(names(TypeUrl::RouteConfiguration), ["routes-80"]);
+    assert_eq!(names(TypeUrl::Secret), ["ROOTCA", "default"]);
+    assert!(names(TypeUrl::Cluster).is_empty());
+}
+
+#[test]
+fn endpoints_and_routes_are_found_through_what_refers_to_them() {
+    let endpoints: eds::ClusterLoadAssignment =
+        json::from_value(json!({ "cluster_name": "other" })).unwrap();
+    let routes: rds::RouteConfiguration = json::from_value(json!({ "name": "routes-80" })).unwrap();
+    let program = updated(
+        &Program::new(),
+        &[
+            cluster(
+                "b",
+                json!({ "eds_cluster_config": { "service_name": "other" } }),
+            ),
+            cluster("late", json!({})),
+            listener("l", "0.0.0.0", 80, json!({})),
+            Change::Upsert(
+                TypeUrl::ClusterLoadAssignment,
+                Resource::new("other", &endpoints),
+            ),
+            Change::Upsert(
+                TypeUrl::RouteConfiguration,
+                Resource::new("routes-80", &routes),
+            ),
+        ],
+    );
+    assert!(
+        program
+            .endpoints_of(program.cluster("b").unwrap())
+            .is_some()
+    );
+    assert!(
+        program
+            .endpoints_of(program.cluster("late").unwrap())
+            .is_none()
+    );
+    let chain = &program.listener("l").unwrap().chains[0];
+    let NetworkFilterKind::Http(manager) = &chain.filters[0].kind else {
+        panic!("no manager")
+    };
+    assert_eq!(
+        program
+            .routes_of(&manager.routes)
+            .map(|routes| &*routes.name),
+        Some("routes-80")
+    );
+}
+
+#[test]
+fn a_redirected_connection_goes_to_the_listener_of_its_destination() {
+    let virtual_one = json!({ "use_original_dst": true });
+    let unbound = || json!({ "bind_to_port": false });
+    let program = updated(
+        &Program::new(),
+        &[
+            listener("virtualOutbound", "0.0.0.0", 15001, virtual_one),
+            listener("0.0.0.0_9080", "0.0.0.0", 9080, unbound()),
+            listener("10.96.0.7_443", "10.96.0.7", 443, unbound()),
+            listener("[::]_9080", "::", 9080, unbound()),
+        ],
+    );
+    let accepting = program.listener("virtualOutbound").unwrap();
+    for (destination, name, reason) in [
+        (
+            "10.96.0.7:443",
+            "10.96.0.7_443",
+            DispatchReason::ExactAddress,
+        ),
+        (
+            "10.96.0.8:443",
+            "virtualOutbound",
+            DispatchReason::Accepting,
+        ),
+        (
+            "10.96.0.8:9080",
+            "0.0.0.0_9080",
+            DispatchReason::WildcardPort,
+        ),
+        ("[fd00::1]:9080", "[::]_9080", DispatchReason::WildcardPort),
+        (
+            "[::ffff:10.96.0.7]:443",
+            "10.96.0.7_443",
+            DispatchReason::ExactAddress,
+        ),
+        (
+            "[fd00::1]:443",
+            "virtualOutbound",
+            DispatchReason::Accepting,
+        ),
+    ] {
+        let found = program.dispatch(accepting, destination.parse().unwrap());
+        assert_eq!(
+            (&*found.listener.name, found.reason),
+            (name, reason),
+            "{destination}"
+        );
+    }
+    let plain = program.listener("0.0.0.0_9080").unwrap();
+    assert_eq!(
+        program
+            .dispatch(plain, "10.96.0.7:443".parse().unwrap())
+            .reason,
+        DispatchReason::NotRedirected
+    );
+}
+
+#[test]
+fn an_address_belongs_to_one_listener() {
+    let first = updated(&Program::new(), &[listener("a", "0.0.0.0", 80, json!({}))]);
+    let (second, rejections) = first.update(&[listener("b", "0.0.0.0", 80, json!({}))]);
+    assert_eq!(
+        rejections[0].reason,
+        "address: address 0.0.0.0:80 is already that of listener \"a\""
+    );
+    assert!(second.listener("b").is_none());
+    // Within one update an address may move on, and a listener may be replaced by itself.
+    let moved = updated(
+        &first,
+        &[
+            listener("b", "0.0.0.0", 80, json!({})),
+            Change::Remove(TypeUrl::Listener, "a".into()),
+        ],
+    );
+    assert_eq!(
+        moved
+            .listener_at("0.0.0.0:80".parse().unwrap())
+            .map(|listener| &*listener.name),
+        Some("b")
+    );
+    let same = updated(&moved, &[listener("b", "0.0.0.0", 81, json!({}))]);
+    assert!(same.listener_at("0.0.0.0:80".parse().unwrap()).is_none());
+    assert!(same.listener_at("0.0.0.0:81".parse().unwrap()).is_some());
+}
