@@ -19,6 +19,7 @@ use lateen_telemetry::metrics::envoy::ClusterStats;
 use lateen_traffic::cluster::{CircuitBreaker, Discovery, TransportSocket};
 use lateen_traffic::endpoint::{Endpoint, EndpointAddress, Locality};
 use lateen_traffic::lb::{HostHealth, HostSet, LbState, PickRequest};
+use lateen_traffic::tls::UpstreamTls;
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{Cluster, EndpointSet};
 use tokio::time::Instant;
@@ -28,9 +29,13 @@ use self::host::HostState;
 use self::outlier::{Ended, Outliers};
 use crate::net::socket::{ConnectOptions, Keepalive};
 use crate::shared::{Live, Shared};
+use crate::tls::{ClientTls, ContextError, TlsContexts};
 
 /// Hosts of an ORIGINAL_DST cluster without a request for so long are forgotten, as Envoy's `cleanup_interval` does.
 const ORIGINAL_DST_IDLE: Duration = Duration::from_secs(60);
+
+/// TLS configurations remembered per cluster; with server names by request there may be any number.
+const TLS_REMEMBERED: usize = 64;
 
 /// A cluster in one worker.
 #[derive(Debug)]
@@ -44,6 +49,23 @@ pub(crate) struct ClusterState {
     outliers: Arc<Outliers>,
     hosts: RefCell<HashMap<SocketAddr, Rc<HostState>, foldhash::fast::RandomState>>,
     current: RefCell<Option<Rc<Members>>>,
+    tls: RefCell<TlsInUse>,
+}
+
+/// The TLS configurations a cluster's requests used under one version of the configuration, so that a request finds its own
+/// without a lock. A cluster has one or two transport sockets and three ALPN lists, so a list is the fastest map.
+#[derive(Debug, Default)]
+struct TlsInUse {
+    version: u64,
+    entries: Vec<TlsUse>,
+}
+
+#[derive(Debug)]
+struct TlsUse {
+    context: usize,
+    alpn: Option<usize>,
+    server_name: Option<Arc<str>>,
+    client: ClientTls,
 }
 
 /// The hosts of a cluster under one endpoint set and one state of health.
@@ -97,7 +119,52 @@ impl ClusterState {
             outliers: shared.outliers(name),
             hosts: RefCell::default(),
             current: RefCell::new(None),
+            tls: RefCell::default(),
         }
+    }
+
+    /// The TLS configuration of a transport socket, with the ALPN protocols and for the server name of a request.
+    ///
+    /// # Errors
+    /// A secret is missing or unusable.
+    pub(crate) fn client_tls(
+        &self,
+        contexts: &TlsContexts,
+        context: &Arc<UpstreamTls>,
+        alpn: Option<&[Arc<str>]>,
+        server_name: Option<&Arc<str>>,
+        now: &Live,
+    ) -> Result<ClientTls, ContextError> {
+        let mut tls = self.tls.borrow_mut();
+        if tls.version != now.version {
+            *tls = TlsInUse {
+                version: now.version,
+                entries: Vec::new(),
+            };
+        }
+        let key = (
+            Arc::as_ptr(context).addr(),
+            alpn.map(|list| list.as_ptr().addr()),
+        );
+        let found = tls
+            .entries
+            .iter()
+            .find(|e| (e.context, e.alpn) == key && e.server_name.as_ref() == server_name);
+        if let Some(found) = found {
+            return Ok(found.client.clone());
+        }
+        let client = contexts.client(context, alpn, server_name, &now.secrets)?;
+        let server_name = server_name.cloned();
+        if tls.entries.len() >= TLS_REMEMBERED {
+            tls.entries.clear();
+        }
+        tls.entries.push(TlsUse {
+            context: key.0,
+            alpn: key.1,
+            server_name,
+            client: client.clone(),
+        });
+        Ok(client)
     }
 
     /// Picks a host under the given configuration.

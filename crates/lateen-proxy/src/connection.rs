@@ -29,8 +29,9 @@ use lateen_traffic::request::FilterState;
 use lateen_traffic::tls::{DownstreamTls, ValidationSource};
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{Listener, PeerTls};
+use rustls::server::Acceptor;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 pub(crate) use self::facts::Facts;
 
@@ -222,7 +223,7 @@ async fn establish(
     let plain = Prefixed::new(seen.freeze(), tcp);
     let stream = match &chain.tls {
         None => Stream::Plain(plain),
-        Some(tls) => accept_tls(&worker, handle, &now, &chain, tls, &facts, plain).await?,
+        Some(tls) => accept_tls(&worker, handle, &now, &chain, tls, plain).await?,
     };
     let connection = Rc::new(connection(
         worker, handle, now, &listener, facts, chain, &stream,
@@ -289,32 +290,23 @@ async fn accept_tls(
     now: &Now,
     chain: &FilterChain,
     tls: &Arc<DownstreamTls>,
-    facts: &Facts,
     plain: Prefixed,
 ) -> Result<Stream, Refused> {
-    let mut config = worker
+    let server = worker
         .shared
         .tls
         .server(tls, &now.secrets)
         .map_err(Refused::Tls)?;
-    // rustls ends a handshake whose ALPN lists have nothing in common (RFC 7301); Envoy goes on without a protocol, and
-    // Istio's clients rely on it.
-    let offered = &facts.protocols;
-    if !offered.is_empty()
-        && !config
-            .alpn_protocols
-            .iter()
-            .any(|p| offered.iter().any(|o| o.as_bytes() == p))
-    {
-        let mut without = (*config).clone();
-        without.alpn_protocols.clear();
-        config = Arc::new(without);
-    }
+    let handshake = async {
+        let hello = LazyConfigAcceptor::new(Acceptor::default(), plain).await?;
+        let config = server.for_client(hello.client_hello().alpn().into_iter().flatten());
+        hello.into_stream(config).await
+    };
     let longest = worker.shared.config.limits.handshake;
     let time = chain
         .transport_connect_timeout
         .map_or(longest, |time| time.min(longest));
-    let accepted = tokio::time::timeout(time, TlsAcceptor::from(config).accept(plain)).await;
+    let accepted = tokio::time::timeout(time, handshake).await;
     let stream = accepted
         .map_err(|_| Refused::HandshakeTimeout)?
         .map_err(Refused::Handshake)?;

@@ -34,8 +34,12 @@ pub fn resources_from_json(list: &[Value]) -> Result<ResourceSet, StaticError> {
     for (index, value) in list.iter().enumerate() {
         let named = |key: &str| value.get(key).and_then(Value::as_str);
         let ty = named("@type").and_then(TypeUrl::parse);
-        let name = named("name").or_else(|| named("cluster_name")).or_else(|| named("clusterName"));
-        let (Some(ty), Some(name)) = (ty, name) else { return Err(StaticError::Nameless { index }) };
+        let name = named("name")
+            .or_else(|| named("cluster_name"))
+            .or_else(|| named("clusterName"));
+        let (Some(ty), Some(name)) = (ty, name) else {
+            return Err(StaticError::Nameless { index });
+        };
         let any = json::any_from_value(value.clone())
             .map_err(|source| StaticError::Message { index, source })?;
         set.insert(ty, Resource::from_any(name, any));

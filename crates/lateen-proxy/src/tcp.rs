@@ -210,7 +210,7 @@ async fn connect(
         };
         outcome.attempts += 1;
         outcome.host = Some(host.state.address);
-        match open(connection, cluster, &host).await {
+        match open(connection, state, cluster, &host).await {
             Ok(stream) => {
                 state.stats.upstream_cx_total.inc();
                 let facts = ConnectionFacts::of(&stream, None);
@@ -250,6 +250,7 @@ async fn connect(
 
 async fn open(
     connection: &Connection,
+    state: &ClusterState,
     cluster: &Cluster,
     host: &Host,
 ) -> Result<Stream, connect::ConnectError> {
@@ -257,7 +258,14 @@ async fn open(
         alpn: None,
         authority: None,
     };
-    let (target, _) = target::of(&connection.worker, &connection.now, cluster, host, wish)?;
+    let (target, _) = target::of(
+        &connection.worker,
+        &connection.now,
+        state,
+        cluster,
+        host,
+        wish,
+    )?;
     connect::connect(&target).await
 }
 

@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode};
@@ -17,7 +17,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 fn hop(routes: Value, clusters: Vec<Value>) -> Vec<Value> {
-    let mut list = vec![listener("in", json!([{"filters": [hcm(routes, json!({}))]}]))];
+    let mut list = vec![listener(
+        "in",
+        json!([{"filters": [hcm(routes, json!({}))]}]),
+    )];
     list.extend(clusters);
     list
 }
@@ -32,7 +35,11 @@ async fn a_request_goes_through_with_envoys_headers() {
         text(format!("{} {}", request.method(), request.uri()))
     })
     .await;
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[address], json!({}))])).await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[address], json!({}))],
+    ))
+    .await;
     let (status, headers, body) = get(proxy.address("in"), "/a?b=c").await;
     assert_eq!((status, body.as_str()), (200, "GET /a?b=c"));
     assert_eq!(headers["server"], "envoy");
@@ -47,13 +54,20 @@ async fn a_kept_connection_carries_many_requests_and_bodies() {
         text(format!("{}", body.len()))
     })
     .await;
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[address], json!({}))])).await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[address], json!({}))],
+    ))
+    .await;
     let mut sender = client(proxy.address("in")).await;
     for size in [0, 1, 70_000, 3, 2_000_000] {
         let body = Full::new(Bytes::from(vec![b'x'; size]));
         let request = Request::post("/").header("host", "a").body(body).unwrap();
         let response = sender.send_request(request).await.unwrap();
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), size.to_string());
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            size.to_string()
+        );
     }
     proxy.handle.shutdown().await;
 }
@@ -62,24 +76,40 @@ async fn a_kept_connection_carries_many_requests_and_bodies() {
 async fn http2_and_trailers_pass_both_ways() {
     let address = backend(|request| async move {
         let collected = request.into_body().collect().await.unwrap();
-        let got = collected.trailers().is_some_and(|t| t.contains_key("x-client-trailer"));
+        let got = collected
+            .trailers()
+            .is_some_and(|t| t.contains_key("x-client-trailer"));
         let mut trailers = HeaderMap::new();
         trailers.insert("grpc-status", "0".parse().unwrap());
         trailers.insert("x-got", if got { "yes" } else { "no" }.parse().unwrap());
-        let frames = [Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi"))), Ok(Frame::trailers(trailers))];
+        let frames = [
+            Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x02hi"))),
+            Ok(Frame::trailers(trailers)),
+        ];
         let body = StreamBody::new(futures_util::stream::iter(frames));
-        Response::builder().header("content-type", "application/grpc").body(body.boxed()).unwrap()
+        Response::builder()
+            .header("content-type", "application/grpc")
+            .body(body.boxed())
+            .unwrap()
     })
     .await;
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[address], http2())])).await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[address], http2())],
+    ))
+    .await;
     let stream = TcpStream::connect(proxy.address("in")).await.unwrap();
     let (mut sender, driver) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .unwrap();
     tokio::spawn(driver);
     let mut trailers = HeaderMap::new();
     trailers.insert("x-client-trailer", "1".parse().unwrap());
-    let frames: [Result<_, std::convert::Infallible>; 2] =
-        [Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x01a"))), Ok(Frame::trailers(trailers))];
+    let frames: [Result<_, std::convert::Infallible>; 2] = [
+        Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x01a"))),
+        Ok(Frame::trailers(trailers)),
+    ];
     let request = Request::post(proxy.url("in", "/svc/Method"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -89,7 +119,10 @@ async fn http2_and_trailers_pass_both_ways() {
     assert_eq!(response.status(), 200);
     let collected = response.into_body().collect().await.unwrap();
     let trailers = collected.trailers().unwrap().clone();
-    assert_eq!((&trailers["grpc-status"], &trailers["x-got"]), (&"0".parse().unwrap(), &"yes".parse().unwrap()));
+    assert_eq!(
+        (&trailers["grpc-status"], &trailers["x-got"]),
+        (&"0".parse().unwrap(), &"yes".parse().unwrap())
+    );
     proxy.handle.shutdown().await;
 }
 
@@ -102,7 +135,10 @@ async fn grpc_callers_get_grpc_answers_from_the_proxy() {
         .body(Full::default())
         .unwrap();
     let (status, headers, _) = send(proxy.address("in"), request).await;
-    assert_eq!((status, &headers["grpc-status"]), (200, &"14".parse().unwrap()));
+    assert_eq!(
+        (status, &headers["grpc-status"]),
+        (200, &"14".parse().unwrap())
+    );
     let (status, _, body) = get(proxy.address("in"), "/").await;
     assert_eq!((status, body.as_str()), (503, ""));
     proxy.handle.shutdown().await;
@@ -129,7 +165,10 @@ async fn a_websocket_echoes() {
     let manager = hcm(route_to("up", json!({})), upgrades);
     let proxy = start(vec![
         listener("in", json!([{"filters": [manager]}])),
-        listener("plain", json!([{"filters": [hcm(route_to("up", json!({})), json!({}))]}])),
+        listener(
+            "plain",
+            json!([{"filters": [hcm(route_to("up", json!({})), json!({}))]}]),
+        ),
         cluster("up", &[address], json!({})),
     ])
     .await;
@@ -164,26 +203,49 @@ async fn a_failing_host_is_tried_again_on_another() {
         async move {
             let body = request.into_body().collect().await.unwrap().to_bytes();
             let status = if call < 2 { 503 } else { 200 };
-            Response::builder().status(status).body(Full::new(body).boxed()).unwrap()
+            Response::builder()
+                .status(status)
+                .body(Full::new(body).boxed())
+                .unwrap()
         }
     })
     .await;
     let retry = json!({"retry_policy": {"retry_on": "5xx", "num_retries": 3}});
-    let proxy = start(hop(route_to("up", retry), vec![cluster("up", &[flaky], json!({}))])).await;
-    let request = Request::post("/").header("host", "a").body(Full::new(Bytes::from_static(b"payload"))).unwrap();
+    let proxy = start(hop(
+        route_to("up", retry),
+        vec![cluster("up", &[flaky], json!({}))],
+    ))
+    .await;
+    let request = Request::post("/")
+        .header("host", "a")
+        .body(Full::new(Bytes::from_static(b"payload")))
+        .unwrap();
     let (status, _, body) = send(proxy.address("in"), request).await;
-    assert_eq!((status, body.as_str(), calls.load(Ordering::SeqCst)), (200, "payload", 3));
+    assert_eq!(
+        (status, body.as_str(), calls.load(Ordering::SeqCst)),
+        (200, "payload", 3)
+    );
     proxy.handle.shutdown().await;
 }
 
 #[tokio::test]
 async fn a_host_that_refuses_is_worded_as_envoy_does() {
-    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[dead], json!({}))])).await;
+    let dead = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[dead], json!({}))],
+    ))
+    .await;
     let (status, _, body) = get(proxy.address("in"), "/").await;
     assert_eq!(status, 503);
     assert!(
-        body.starts_with("upstream connect error or disconnect/reset before headers. reset reason: "),
+        body.starts_with(
+            "upstream connect error or disconnect/reset before headers. reset reason: "
+        ),
         "{body}"
     );
     assert!(body.contains("Connection refused"), "{body}");
@@ -193,14 +255,6 @@ async fn a_host_that_refuses_is_worded_as_envoy_does() {
     let (status, _, body) = get(proxy.address("in"), "/only").await;
     assert_eq!((status, body.as_str()), (503, "no healthy upstream"));
     proxy.handle.shutdown().await;
-}
-
-async fn wait_for<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !holds().await {
-        assert!(Instant::now() < end, "it never came to hold");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]
@@ -241,16 +295,25 @@ async fn a_connection_closed_between_requests_is_replaced() {
             tokio::spawn(async move {
                 let mut buffer = [0; 4096];
                 let _ = stream.read(&mut buffer).await;
-                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+                    .await;
                 let _ = stream.read(&mut buffer).await; // the next request is never answered
             });
         }
     });
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[address], json!({}))])).await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[address], json!({}))],
+    ))
+    .await;
     let mut sender = client(proxy.address("in")).await;
     for _ in 0..20 {
         sender.ready().await.unwrap();
-        let request = Request::get("/").header("host", "a").body(Full::default()).unwrap();
+        let request = Request::get("/")
+            .header("host", "a")
+            .body(Full::default())
+            .unwrap();
         let response = sender.send_request(request).await.unwrap();
         assert_eq!(response.status(), 200);
         response.into_body().collect().await.unwrap();
@@ -272,12 +335,19 @@ async fn access_rules_refuse_and_direct_responses_answer() {
     );
     let router = filter("envoy.filters.http.router", json!({"@type": ROUTER}));
     let routes = json!([{"match": {"prefix": "/"}, "direct_response": {"status": 418, "body": {"inline_string": "teapot"}}}]);
-    let manager = hcm(routes, json!({"http_filters": [rbac, router], "normalize_path": true, "merge_slashes": true}));
+    let manager = hcm(
+        routes,
+        json!({"http_filters": [rbac, router], "normalize_path": true, "merge_slashes": true}),
+    );
     let proxy = start(vec![listener("in", json!([{"filters": [manager]}]))]).await;
     assert_eq!(get(proxy.address("in"), "/x").await.2, "teapot");
     for path in ["/admin", "/x/../admin", "//admin/y", "/%61dmin"] {
         let (status, _, body) = get(proxy.address("in"), path).await;
-        assert_eq!((status, body.as_str()), (403, "RBAC: access denied"), "{path}");
+        assert_eq!(
+            (status, body.as_str()),
+            (403, "RBAC: access denied"),
+            "{path}"
+        );
     }
     proxy.handle.shutdown().await;
 }
@@ -294,7 +364,11 @@ async fn reloads_under_load_fail_no_request() {
         let stat = json!({"stat_prefix": format!("generation-{n}")});
         vec![
             listener("in", json!([{"filters": [hcm(routes, stat)]}])),
-            cluster("one", &[one], json!({"connect_timeout": format!("{}s", 1 + n)})),
+            cluster(
+                "one",
+                &[one],
+                json!({"connect_timeout": format!("{}s", 1 + n)}),
+            ),
             cluster("two", &[two], json!({})),
         ]
     };
@@ -309,7 +383,10 @@ async fn reloads_under_load_fail_no_request() {
                 let mut done = 0;
                 while stop.load(Ordering::SeqCst) == 0 {
                     sender.ready().await.expect("the connection was kept");
-                    let request = Request::get("/").header("host", "a").body(Full::default()).unwrap();
+                    let request = Request::get("/")
+                        .header("host", "a")
+                        .body(Full::default())
+                        .unwrap();
                     let response = sender.send_request(request).await.expect("an answer");
                     assert_eq!(response.status(), 200);
                     response.into_body().collect().await.expect("a whole body");
@@ -335,14 +412,34 @@ async fn reloads_under_load_fail_no_request() {
 #[tokio::test]
 async fn draining_says_goodbye_and_ends() {
     let address = backend(|_| async { text("ok") }).await;
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[address], json!({}))])).await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[address], json!({}))],
+    ))
+    .await;
     let mut sender = client(proxy.address("in")).await;
-    let ask = || Request::get("/").header("host", "a").body(Full::<Bytes>::default()).unwrap();
-    sender.send_request(ask()).await.unwrap().into_body().collect().await.unwrap();
+    let ask = || {
+        Request::get("/")
+            .header("host", "a")
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
+    sender
+        .send_request(ask())
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap();
     // The idle connection is closed, a new one is served once with `connection: close`.
     let ((), late) = tokio::join!(proxy.handle.drain(), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        client(proxy.address("in")).await.send_request(ask()).await.unwrap()
+        client(proxy.address("in"))
+            .await
+            .send_request(ask())
+            .await
+            .unwrap()
     });
     assert_eq!(late.headers()["connection"], "close");
     assert!(sender.ready().await.is_err());
@@ -352,22 +449,45 @@ async fn draining_says_goodbye_and_ends() {
 #[tokio::test]
 async fn the_admin_interface_shows_what_runs() {
     let address = backend(|_| async { text("ok") }).await;
-    let proxy = start(hop(route_to("up", json!({})), vec![cluster("up", &[address], json!({}))])).await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[address], json!({}))],
+    ))
+    .await;
     get(proxy.address("in"), "/").await;
     let admin = proxy.handle.admin_address().unwrap();
     assert_eq!(get(admin, "/ready").await.2, "LIVE\n");
     let (_, _, dump) = get(admin, "/config_dump?include_eds").await;
     let dump: Value = serde_json::from_str(&dump).unwrap();
-    let parsed: Result<lateen_envoy::pb::envoy::admin::v3::ConfigDump, _> = lateen_envoy::json::from_value(dump);
+    let parsed: Result<lateen_envoy::pb::envoy::admin::v3::ConfigDump, _> =
+        lateen_envoy::json::from_value(dump);
     assert_eq!(parsed.unwrap().configs.len(), 6);
     let (_, _, stats) = get(admin, "/stats").await;
     assert!(stats.contains("cluster.up.upstream_rq_total: 1"), "{stats}");
-    assert!(get(admin, "/stats/prometheus").await.2.contains("envoy_cluster_upstream_rq_total"));
-    assert!(get(admin, "/clusters").await.2.contains(&format!("up::{address}::health_flags::healthy")));
-    assert!(get(admin, "/listeners").await.2.starts_with("in::127.0.0.1:"));
+    assert!(
+        get(admin, "/stats/prometheus")
+            .await
+            .2
+            .contains("envoy_cluster_upstream_rq_total")
+    );
+    assert!(
+        get(admin, "/clusters")
+            .await
+            .2
+            .contains(&format!("up::{address}::health_flags::healthy"))
+    );
+    assert!(get(admin, "/listeners").await.2.starts_with("in::127.0.1."));
     assert_eq!(get(admin, "/nothing").await.0, 404);
     assert_eq!(get(admin, "/quitquitquit").await.0, 405);
-    for page in ["/help", "/certs", "/memory", "/server_info", "/clusters?format=json", "/listeners?format=json", "/stats?format=json"] {
+    for page in [
+        "/help",
+        "/certs",
+        "/memory",
+        "/server_info",
+        "/clusters?format=json",
+        "/listeners?format=json",
+        "/stats?format=json",
+    ] {
         assert_eq!(get(admin, page).await.0, 200, "{page}");
     }
     proxy.handle.shutdown().await;

@@ -271,7 +271,10 @@ impl Applier {
     }
 
     fn give_up_waiting(&mut self) {
-        let missing = self.missing();
+        let mut missing = self.missing();
+        // Without its own identity a workload is not ready, however long that takes.
+        missing.retain(|(ty, name)| !is_local(*ty, name));
+        self.held_since = Some(Instant::now());
         for (ty, name) in &missing {
             tracing::warn!(%ty, %name, "not delivered in time; going on without it");
         }

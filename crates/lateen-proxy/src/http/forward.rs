@@ -182,7 +182,18 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
         drop(retry_permit.take());
         let failure = match outcome {
             Ok(Try::Response(response)) => match should_retry(plan, &response, retries) {
-                RetryDecision::Retry(_) => Failed::Response(response),
+                RetryDecision::Retry(_) => {
+                    // What made the policy try again counts against the host, too.
+                    let status = response.parts.status.as_u16();
+                    plan.state.record(
+                        &plan.cluster,
+                        &response.host,
+                        Ended::Status(status),
+                        rand::random(),
+                    );
+                    tried.push(response.index);
+                    Failed::Response(response)
+                }
                 RetryDecision::Stop(_) => {
                     if retries > 0 && response.parts.status.is_success() {
                         plan.state.stats.upstream_rq_retry_success.inc();
@@ -316,6 +327,7 @@ fn finish(
         active,
         service_time,
         host,
+        index: _,
         upgrade: upstream_side,
     } = response;
     let status = parts.status.as_u16();

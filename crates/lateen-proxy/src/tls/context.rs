@@ -45,6 +45,26 @@ pub(crate) enum ContextError {
     NoRoots,
 }
 
+/// A server configuration.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// The same without ALPN.
+    silent: Arc<ServerConfig>,
+}
+
+impl ServerTls {
+    /// The configuration for a client that offers these protocols. rustls ends a handshake whose lists have nothing in
+    /// common (RFC 7301 section 3.2); Envoy goes on without a protocol, and Istio's clients rely on that.
+    pub(crate) fn for_client<'a>(
+        &self,
+        mut offered: impl Iterator<Item = &'a [u8]>,
+    ) -> Arc<ServerConfig> {
+        let common = offered.any(|offer| self.config.alpn_protocols.iter().any(|own| own == offer));
+        Arc::clone(if common { &self.config } else { &self.silent })
+    }
+}
+
 /// A client configuration with an identity that pools compare by.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTls {
@@ -67,7 +87,7 @@ struct ServerEntry {
     /// Keeps the address that is the key from being used again.
     context: Arc<DownstreamTls>,
     used: Used,
-    config: Arc<ServerConfig>,
+    made: ServerTls,
 }
 
 #[derive(Debug, Default)]
@@ -116,25 +136,31 @@ impl TlsContexts {
         &self,
         context: &Arc<DownstreamTls>,
         secrets: &Secrets,
-    ) -> Result<Arc<ServerConfig>, ContextError> {
+    ) -> Result<ServerTls, ContextError> {
         let mut cache = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Arc::as_ptr(context).addr();
         if let Some(entry) = cache.get(&key).filter(|e| e.used.is_current(secrets)) {
-            return Ok(Arc::clone(&entry.config));
+            return Ok(entry.made.clone());
         }
         // Contexts nobody else holds belong to configuration that is gone.
         cache.retain(|_, entry| Arc::strong_count(&entry.context) > 1);
         let mut used = Used::default();
-        let config = Arc::new(server_config(context, secrets, &mut used)?);
+        let config = server_config(context, secrets, &mut used)?;
+        let mut silent = config.clone();
+        silent.alpn_protocols.clear();
+        let made = ServerTls {
+            config: Arc::new(config),
+            silent: Arc::new(silent),
+        };
         cache.insert(
             key,
             ServerEntry {
                 context: Arc::clone(context),
                 used,
-                config: Arc::clone(&config),
+                made: made.clone(),
             },
         );
-        Ok(config)
+        Ok(made)
     }
 
     /// The configuration of an upstream transport socket, with other ALPN protocols than its own if `alpn` says so.

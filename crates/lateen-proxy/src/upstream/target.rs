@@ -7,7 +7,7 @@ use lateen_traffic::cluster::TransportSocket;
 
 use super::connect::{ConnectError, Target};
 use crate::cluster::host::TransportKey;
-use crate::cluster::{Host, connect_options};
+use crate::cluster::{ClusterState, Host, connect_options};
 use crate::worker::{Now, Worker};
 
 /// What a request or connection asks of the transport.
@@ -26,6 +26,7 @@ pub(crate) struct Wish<'a> {
 pub(crate) fn of(
     worker: &Worker,
     now: &Now,
+    state: &ClusterState,
     cluster: &Cluster,
     host: &Host,
     wish: Wish<'_>,
@@ -45,10 +46,14 @@ pub(crate) fn of(
         .then(|| wish.authority.map(|a| Arc::from(host_of(a))))
         .flatten();
     let server_name = named.or_else(|| tls.sni.clone());
-    let client = worker
-        .shared
-        .tls
-        .client(tls, wish.alpn, server_name.as_ref(), &now.secrets)
+    let client = state
+        .client_tls(
+            &worker.shared.tls,
+            tls,
+            wish.alpn,
+            server_name.as_ref(),
+            now,
+        )
         .map_err(|error| ConnectError::Transport(error.to_string().into()))?;
     let key = TransportKey {
         tls: client.id,

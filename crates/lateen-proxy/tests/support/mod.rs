@@ -20,19 +20,25 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub(crate) const HCM: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-pub(crate) const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-pub(crate) const H2: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+pub(crate) const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+pub(crate) const ROUTER: &str =
+    "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+pub(crate) const H2: &str =
+    "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 pub(crate) type Body = BoxBody<Bytes, Infallible>;
 
-/// A listener on a port of the system's choice.
+/// A listener on a port of the system's choice, each name on a loopback address of its own.
 pub(crate) fn listener(name: &str, chains: Value) -> Value {
+    let last = name
+        .bytes()
+        .fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte))
+        % 200
+        + 2;
     json!({
         "@type": "type.googleapis.com/envoy.config.listener.v3.Listener",
         "name": name,
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}},
+        "address": {"socket_address": {"address": format!("127.0.1.{last}"), "port_value": 0}},
         "filter_chains": chains,
     })
 }
@@ -103,7 +109,10 @@ pub(crate) fn http2() -> Value {
 pub(crate) fn resources(list: Vec<Value>) -> ResourceSet {
     match resources_from_json(&list) {
         Ok(set) => set,
-        Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error).map(ToString::to_string)),
+        Err(error) => panic!(
+            "{error}: {:?}",
+            std::error::Error::source(&error).map(ToString::to_string)
+        ),
     }
 }
 
@@ -111,6 +120,7 @@ pub(crate) fn resources(list: Vec<Value>) -> ResourceSet {
 pub(crate) struct Running {
     pub(crate) handle: ProxyHandle,
     pub(crate) resources: watch::Sender<Arc<ResourceSet>>,
+    pub(crate) identity: watch::Sender<Option<Arc<WorkloadIdentity>>>,
 }
 
 pub(crate) async fn start(list: Vec<Value>) -> Running {
@@ -123,16 +133,27 @@ pub(crate) async fn start_with(
     change: impl FnOnce(&mut ProxyConfig),
 ) -> Running {
     let (sender, receiver) = watch::channel(Arc::new(resources(list)));
-    let identity = watch::channel(identity).1;
-    let node = Node { id: "sidecar~127.0.0.1~test.default~default.svc.cluster.local".to_owned(), ..Node::default() };
+    let (identity_sender, identity) = watch::channel(identity);
+    let node = Node {
+        id: "sidecar~127.0.0.1~test.default~default.svc.cluster.local".to_owned(),
+        ..Node::default()
+    };
     let mut config = ProxyConfig::new(node, ConfigSource::Resources(receiver), identity);
     config.admin = Some("127.0.0.1:0".parse().unwrap());
     config.prometheus = None;
     config.health = None;
     change(&mut config);
     let handle = Proxy::start(config).unwrap();
-    assert!(tokio::time::timeout(Duration::from_secs(20), handle.ready()).await.unwrap());
-    Running { handle, resources: sender }
+    assert!(
+        tokio::time::timeout(Duration::from_secs(20), handle.ready())
+            .await
+            .unwrap()
+    );
+    Running {
+        handle,
+        resources: sender,
+        identity: identity_sender,
+    }
 }
 
 impl Running {
@@ -140,7 +161,9 @@ impl Running {
     pub(crate) fn address(&self, listener: &str) -> SocketAddr {
         let bound = self.handle.bound();
         let found = bound.iter().find(|(name, _)| &**name == listener);
-        found.unwrap_or_else(|| panic!("{listener} is not bound: {bound:?}")).1
+        found
+            .unwrap_or_else(|| panic!("{listener} is not bound: {bound:?}"))
+            .1
     }
 
     pub(crate) fn url(&self, listener: &str, path: &str) -> String {
@@ -170,7 +193,9 @@ where
                     async move { Ok::<_, Infallible>(answered.await) }
                 });
                 let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-                let _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
+                let _ = builder
+                    .serve_connection_with_upgrades(TokioIo::new(stream), service)
+                    .await;
             });
         }
     });
@@ -182,22 +207,49 @@ pub(crate) fn text(text: impl Into<String>) -> Response<Body> {
 }
 
 /// A client's HTTP/1 connection to an address.
-pub(crate) async fn client(address: SocketAddr) -> hyper::client::conn::http1::SendRequest<Full<Bytes>> {
+pub(crate) async fn client(
+    address: SocketAddr,
+) -> hyper::client::conn::http1::SendRequest<Full<Bytes>> {
     let stream = TcpStream::connect(address).await.unwrap();
-    let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
     tokio::spawn(driver.with_upgrades());
     sender
 }
 
-/// One request on a connection of its own.
-pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, http::HeaderMap, String) {
-    send(address, Request::get(path).header("host", "test.example").body(Full::default()).unwrap()).await
+/// Waits for a condition, ten seconds at most.
+pub(crate) async fn wait_for<F: Future<Output = bool>>(mut holds: impl FnMut() -> F) {
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while !holds().await {
+        assert!(std::time::Instant::now() < end, "it never came to hold");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
-pub(crate) async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> (u16, http::HeaderMap, String) {
+/// One request on a connection of its own.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, http::HeaderMap, String) {
+    send(
+        address,
+        Request::get(path)
+            .header("host", "test.example")
+            .body(Full::default())
+            .unwrap(),
+    )
+    .await
+}
+
+pub(crate) async fn send(
+    address: SocketAddr,
+    request: Request<Full<Bytes>>,
+) -> (u16, http::HeaderMap, String) {
     let mut sender = client(address).await;
     let response = sender.send_request(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
-    (parts.status.as_u16(), parts.headers, String::from_utf8_lossy(&bytes).into_owned())
+    (
+        parts.status.as_u16(),
+        parts.headers,
+        String::from_utf8_lossy(&bytes).into_owned(),
+    )
 }

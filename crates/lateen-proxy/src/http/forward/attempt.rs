@@ -42,6 +42,8 @@ pub(super) struct Response {
     /// Milliseconds the host took.
     pub(super) service_time: u64,
     pub(super) host: Rc<HostState>,
+    /// The host, by index.
+    pub(super) index: usize,
     /// The host's side of an upgrade.
     pub(super) upgrade: Option<OnUpgrade>,
 }
@@ -160,14 +162,14 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     let upgrade = upgraded.then(|| hyper::upgrade::on(&mut response));
     let (parts, body) = response.into_parts();
     let service_time = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let host = Rc::clone(&host.state);
     Ok(Try::Response(Response {
         parts,
         body,
         lease,
         active,
         service_time,
-        host,
+        host: Rc::clone(&host.state),
+        index: host.index,
         upgrade,
     }))
 }
@@ -195,6 +197,7 @@ fn transport(
     target::of(
         &exchange.connection.worker,
         &exchange.now,
+        &plan.state,
         &plan.cluster,
         host,
         wish,

@@ -1,0 +1,287 @@
+//! mTLS between two proxies: identities, refusals, rotation, what the application and metrics are told.
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use lateen_identity::tls::CertifiedKeyPair;
+use lateen_identity::{TrustBundle, WorkloadIdentity};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use serde_json::{Value, json};
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A root that signs workloads.
+struct Root(CertifiedIssuer<'static, KeyPair>);
+
+impl Root {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn workload(&self, account: &str) -> Arc<WorkloadIdentity> {
+        let uri = format!("spiffe://cluster.local/ns/default/sa/{account}");
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        let pair = CertifiedKeyPair::from_pem(
+            certificate.pem().as_bytes(),
+            key.serialize_pem().as_bytes(),
+        )
+        .unwrap();
+        let bundle = TrustBundle::from_pem(self.0.pem().as_bytes()).unwrap();
+        Arc::new(WorkloadIdentity::new(pair, Arc::new(bundle)).unwrap())
+    }
+}
+
+fn sds(name: &str) -> Value {
+    json!({"name": name, "sds_config": {"ads": {}, "resource_api_version": "V3"}})
+}
+
+fn common(sans: Value) -> Value {
+    json!({
+        "tls_certificate_sds_secret_configs": [sds("default")],
+        "combined_validation_context": {
+            "default_validation_context": {"match_typed_subject_alt_names": sans},
+            "validation_context_sds_secret_config": sds("ROOTCA"),
+        },
+    })
+}
+
+fn spiffe(account: &str) -> Value {
+    json!([{"san_type": "URI", "matcher": {"exact": format!("spiffe://cluster.local/ns/default/sa/{account}")}}])
+}
+
+/// The server's side: mTLS in front of an application.
+fn inbound(app: std::net::SocketAddr) -> Vec<Value> {
+    let extra = json!({
+        "stat_prefix": "inbound",
+        "forward_client_cert_details": "APPEND_FORWARD",
+        "set_current_client_cert_details": {"subject": true, "dns": true, "uri": true},
+        "http_filters": [
+            filter("envoy.filters.http.rbac", json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+                "rules": {"action": "ALLOW", "policies": {"mesh": {
+                    "permissions": [{"any": true}],
+                    "principals": [{"authenticated": {"principal_name": {"prefix": "spiffe://cluster.local/ns/default/"}}}],
+                }}},
+            })),
+            filter("istio.stats", json!({"@type": "type.googleapis.com/stats.PluginConfig"})),
+            filter("envoy.filters.http.router", json!({"@type": ROUTER})),
+        ],
+    });
+    let mut tls = common(json!([]));
+    merge(&mut tls, json!({"alpn_protocols": ["h2", "http/1.1"]}));
+    let chain = json!({
+        "filters": [hcm(route_to("app", json!({})), extra)],
+        "transport_socket": filter("envoy.transport_sockets.tls", json!({
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": tls,
+            "require_client_certificate": true,
+        })),
+    });
+    let mut listener = listener("inbound", json!([chain]));
+    merge(&mut listener, json!({"traffic_direction": "INBOUND"}));
+    vec![listener, cluster("app", &[app], json!({}))]
+}
+
+/// The client's side: plain text in, mTLS out to a server that has to be `account`.
+fn outbound(server: std::net::SocketAddr, account: &str) -> Vec<Value> {
+    let mut tls = common(spiffe(account));
+    merge(&mut tls, json!({"alpn_protocols": ["istio"]}));
+    let socket = json!({"transport_socket": filter("envoy.transport_sockets.tls", json!({
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": tls,
+        "sni": "outbound_.80_._.server.default.svc.cluster.local",
+    }))});
+    vec![
+        listener(
+            "outbound",
+            json!([{"filters": [hcm(route_to("server", json!({})), json!({}))]}]),
+        ),
+        cluster("server", &[server], socket),
+    ]
+}
+
+#[tokio::test]
+async fn two_proxies_speak_mtls_and_the_application_learns_who_calls() {
+    let root = Root::new();
+    let app = backend(|request| async move {
+        text(
+            request.headers()["x-forwarded-client-cert"]
+                .to_str()
+                .unwrap()
+                .to_owned(),
+        )
+    })
+    .await;
+    let server = start_with(inbound(app), Some(root.workload("server")), |_| {}).await;
+    let client = start_with(
+        outbound(server.address("inbound"), "server"),
+        Some(root.workload("client")),
+        |_| {},
+    )
+    .await;
+    let (status, _, told) = get(client.address("outbound"), "/").await;
+    assert_eq!(status, 200, "{told}");
+    assert!(
+        told.starts_with("By=spiffe://cluster.local/ns/default/sa/server;Hash="),
+        "{told}"
+    );
+    assert!(
+        told.ends_with("URI=spiffe://cluster.local/ns/default/sa/client"),
+        "{told}"
+    );
+
+    let labels = [
+        ("reporter", "destination"),
+        (
+            "source_principal",
+            "spiffe://cluster.local/ns/default/sa/client",
+        ),
+        (
+            "destination_principal",
+            "spiffe://cluster.local/ns/default/sa/server",
+        ),
+        ("connection_security_policy", "mutual_tls"),
+        ("response_code", "200"),
+    ];
+    assert_eq!(
+        server
+            .handle
+            .metrics()
+            .counter("istio_requests_total", &labels),
+        1
+    );
+    client.handle.shutdown().await;
+    server.handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn strangers_are_refused_on_either_side() {
+    let (root, other) = (Root::new(), Root::new());
+    let app = backend(|_| async { text("in") }).await;
+    let server = start_with(inbound(app), Some(root.workload("server")), |_| {}).await;
+    let address = server.address("inbound");
+
+    // The server is not who it has to be.
+    let client = start_with(
+        outbound(address, "somebody-else"),
+        Some(root.workload("client")),
+        |_| {},
+    )
+    .await;
+    let (status, _, body) = get(client.address("outbound"), "/").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("TLS_error"), "{body}");
+    client.handle.shutdown().await;
+
+    // The client's root is not the server's.
+    let client = start_with(
+        outbound(address, "server"),
+        Some(other.workload("client")),
+        |_| {},
+    )
+    .await;
+    assert_eq!(get(client.address("outbound"), "/").await.0, 503);
+    client.handle.shutdown().await;
+
+    // Plain text.
+    let mut plain = TcpStream::connect(address).await.unwrap();
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = Vec::new();
+    let _ = plain.read_to_end(&mut answer).await;
+    assert!(
+        !answer.starts_with(b"HTTP"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    server.handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_rotated_certificate_is_used_and_open_connections_stay() {
+    let root = Root::new();
+    let app = backend(|request| async move {
+        text(
+            request.headers()["x-forwarded-client-cert"]
+                .to_str()
+                .unwrap()
+                .to_owned(),
+        )
+    })
+    .await;
+    let server = start_with(inbound(app), Some(root.workload("server")), |_| {}).await;
+    let proxy = start_with(
+        outbound(server.address("inbound"), "server"),
+        Some(root.workload("before")),
+        |_| {},
+    )
+    .await;
+    let mut kept = client(proxy.address("outbound")).await;
+    let ask = || {
+        Request::get("/")
+            .header("host", "a")
+            .body(Full::<Bytes>::default())
+            .unwrap()
+    };
+    let first = kept
+        .send_request(ask())
+        .await
+        .unwrap()
+        .into_body()
+        .collect()
+        .await
+        .unwrap()
+        .to_bytes();
+    assert!(String::from_utf8_lossy(&first).contains("sa/before"));
+
+    proxy.identity.send_replace(Some(root.workload("after")));
+    wait_for(|| async {
+        get(proxy.address("outbound"), "/")
+            .await
+            .2
+            .contains("sa/after")
+    })
+    .await;
+    kept.ready().await.unwrap();
+    let again = kept.send_request(ask()).await.unwrap();
+    assert_eq!(again.status(), 200);
+    proxy.handle.shutdown().await;
+    server.handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn without_an_identity_the_proxy_does_not_become_ready() {
+    let root = Root::new();
+    let app = backend(|_| async { text("in") }).await;
+    let set = Arc::new(resources(inbound(app)));
+    let (sender, identity) = tokio::sync::watch::channel(None);
+    let source = lateen_proxy::ConfigSource::Resources(tokio::sync::watch::channel(set).1);
+    let mut config = lateen_proxy::ProxyConfig::new(Default::default(), source, identity);
+    (config.admin, config.prometheus, config.health) = (None, None, None);
+    let handle = lateen_proxy::Proxy::start(config).unwrap();
+    assert!(
+        tokio::time::timeout(Duration::from_millis(300), handle.ready())
+            .await
+            .is_err()
+    );
+    sender.send_replace(Some(root.workload("server")));
+    assert!(
+        tokio::time::timeout(Duration::from_secs(10), handle.ready())
+            .await
+            .unwrap()
+    );
+    handle.shutdown().await;
+}
