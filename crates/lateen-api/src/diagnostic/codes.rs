@@ -50,10 +50,6 @@ pub const BAD_FORM: &str = "LAT0302";
 pub const DUPLICATE: &str = "LAT0303";
 /// Fields that do not go together.
 pub const CONFLICT: &str = "LAT0304";
-/// A field that is deprecated.
-pub const DEPRECATED: &str = "LAT0305";
-/// Something that is read but does nothing, or rarely what was meant.
-pub const INEFFECTIVE: &str = "LAT0306";
 
 /// The effect of every error: nothing of the object is used.
 pub const EFFECT_REFUSED: &str = "the object is refused; its last good version stays in force";

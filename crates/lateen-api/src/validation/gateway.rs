@@ -7,12 +7,6 @@ use crate::networking::{
 };
 
 pub(crate) fn check(spec: &Gateway, report: &mut Report<'_>) {
-    let name = &report.resource.meta.name;
-    if !name.is_empty() && !forms::is_dns_label(name) {
-        let message = format!("`{name}` is not a gateway's name: it has to be a DNS label");
-        // `check` runs below `spec`.
-        report.error(message);
-    }
     if spec.servers.is_empty() {
         report.error("a gateway needs at least one entry in `servers`");
     }

@@ -34,6 +34,8 @@ fn name(report: &mut Report<'_>) {
     let why = match report.resource.kind {
         // DNS labels: their names become host names.
         Kind::Namespace | Kind::Service => is_lower_label(&meta.name).err(),
+        // Istio names gateways as namespace/name, and listeners after them.
+        Kind::Gateway => is_lower_label(&meta.name).err(),
         _ => is_subdomain(&meta.name).err(),
     };
     if let Some(why) = why {

@@ -312,15 +312,10 @@ fn complete(frame: Frame, flow_end: Option<u32>) -> (Node, usize) {
     )
 }
 
-/// A value that is not written stands right behind its key.
+/// A value that is not written stands where its key does.
 fn placed(mut node: Node, key: Span) -> Node {
     if matches!(node.tree, Tree::Empty) {
-        node.span = Span {
-            start: key.end,
-            end: key.end,
-            column: key.column + key.len(),
-            ..key
-        };
+        node.span = key;
     }
     node
 }
