@@ -8,7 +8,7 @@ pub(crate) mod host;
 pub(crate) mod outlier;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(crate) struct ClusterState {
     /// Limits over all workers.
     pub(crate) breakers: Arc<Breakers>,
     outliers: Arc<Outliers>,
-    hosts: RefCell<HashMap<SocketAddr, Rc<HostState>, foldhash::fast::RandomState>>,
+    hosts: RefCell<BTreeMap<SocketAddr, Rc<HostState>>>,
     current: RefCell<Option<Rc<Members>>>,
     tls: RefCell<TlsInUse>,
 }
@@ -240,7 +240,7 @@ impl ClusterState {
 
     fn build(&self, cluster: &Arc<Cluster>, endpoints: &Arc<EndpointSet>, epoch: u64) -> Members {
         let mut old = self.hosts.borrow_mut();
-        let mut kept = HashMap::default();
+        let mut kept = BTreeMap::new();
         let states: Vec<Option<Rc<HostState>>> = endpoints
             .endpoints
             .iter()
@@ -259,7 +259,7 @@ impl ClusterState {
             })
             .collect();
         // Hosts that are gone finish what they have; their idle connections are closed.
-        for (_, gone) in old.drain() {
+        for gone in std::mem::take(&mut *old).into_values() {
             gone.close_idle();
         }
         *old = kept;

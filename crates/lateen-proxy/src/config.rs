@@ -81,7 +81,7 @@ pub enum ConfigSource {
     /// Delta ADS at an xDS server.
     ///
     /// In a lock only because the configuration is shared: it is taken once, at the start.
-    Xds(Mutex<Option<XdsSource>>),
+    Xds(Box<Mutex<Option<XdsSource>>>),
     /// Resources handed over by the embedder; each new value replaces all of the last.
     Resources(watch::Receiver<Arc<ResourceSet>>),
 }
@@ -89,7 +89,7 @@ pub enum ConfigSource {
 impl ConfigSource {
     /// An xDS server.
     pub fn xds(source: XdsSource) -> Self {
-        Self::Xds(Mutex::new(Some(source)))
+        Self::Xds(Box::new(Mutex::new(Some(source))))
     }
 
     /// Resources that never change.

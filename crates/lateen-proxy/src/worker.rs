@@ -59,6 +59,9 @@ impl std::ops::Deref for Now {
     }
 }
 
+/// The service a cluster was found to stand for.
+type KnownService = (Arc<Cluster>, ServiceId);
+
 /// One worker's state.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -75,7 +78,7 @@ pub(crate) struct Worker {
     pub(crate) connections: Cell<usize>,
     now: RefCell<Rc<Now>>,
     clusters: RefCell<Map<Arc<str>, Rc<ClusterState>>>,
-    services: RefCell<Map<Arc<str>, (Arc<Cluster>, ServiceId)>>,
+    services: RefCell<Map<Arc<str>, KnownService>>,
     managers: RefCell<Map<usize, Rc<Manager>>>,
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
     logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,

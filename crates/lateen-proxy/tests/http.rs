@@ -1,5 +1,7 @@
 //! HTTP through the proxy on loopback: versions, bodies, trailers, upgrades, retries, timeouts, local replies, reloads.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! mTLS between two proxies: identities, refusals, rotation, what the application and metrics are told.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
 mod support;
 
 use std::sync::Arc;

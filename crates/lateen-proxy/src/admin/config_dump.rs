@@ -97,7 +97,6 @@ fn listeners(dump: &Dump) -> Any {
                     version_info: version(entry),
                     listener: body(entry),
                     last_updated: time(entry.updated),
-                    ..Default::default()
                 }),
                 ..Default::default()
             });

@@ -24,7 +24,7 @@ pub(super) const TYPES: [TypeUrl; 5] = [
 /// A source, before it runs.
 pub(super) enum Source {
     /// An xDS server.
-    Xds(XdsSource),
+    Xds(Box<XdsSource>),
     /// The embedder.
     Resources(watch::Receiver<Arc<ResourceSet>>),
 }
@@ -72,7 +72,7 @@ pub(super) fn take(source: &ConfigSource) -> Result<Source, ControlError> {
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             source
                 .take()
-                .map(Source::Xds)
+                .map(|source| Source::Xds(Box::new(source)))
                 .ok_or(ControlError::SourceTaken)
         }
     }
@@ -89,10 +89,11 @@ impl Running {
                 },
                 None,
             ),
-            Source::Xds(XdsSource {
-                connect,
-                mut client,
-            }) => {
+            Source::Xds(source) => {
+                let XdsSource {
+                    connect,
+                    mut client,
+                } = *source;
                 client.node = shared.config.node.clone();
                 client.subscriptions = vec![
                     Subscription::All(TypeUrl::Cluster),

@@ -247,7 +247,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream { body, next: 0, .. } => body.state.borrow().hint.clone(),
+            Self::Stream { body, next: 0, .. } => body.state.borrow().hint,
             Self::Stream { .. } => SizeHint::default(),
         }
     }

@@ -139,7 +139,7 @@ fn cors(
             Ok(())
         }
         CorsDecision::Preflight(headers) => Err(LocalReply {
-            headers,
+            headers: Box::new(headers),
             ..LocalReply::new(StatusCode::OK, "", "cors_response")
         }),
     }

@@ -212,9 +212,7 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
             if let Some(host) = failure.host {
                 tried.push(host);
             }
-            if let Err(reply) = judge(exchange, plan, failure, retries) {
-                return Err(reply);
-            }
+            judge(exchange, plan, failure, retries)?;
         }
         let Some(permit) =
             plan.state
@@ -230,6 +228,7 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
     }
 }
 
+#[expect(clippy::large_enum_variant, reason = "one lives at a time")]
 enum Failed {
     Response(Response),
     Failure(Failure),

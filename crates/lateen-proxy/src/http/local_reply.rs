@@ -25,7 +25,7 @@ pub(crate) struct LocalReply {
     /// `%RESPONSE_CODE_DETAILS%`.
     pub(crate) details: Cow<'static, str>,
     /// Further headers.
-    pub(crate) headers: HeaderMap,
+    pub(crate) headers: Box<HeaderMap>,
     /// The gRPC status, if another than the HTTP status's counterpart.
     pub(crate) grpc_status: Option<u32>,
 }
@@ -88,7 +88,7 @@ impl LocalReply {
             body: body.into(),
             flags: ResponseFlags::NONE,
             details: details.into(),
-            headers: HeaderMap::new(),
+            headers: Box::default(),
             grpc_status: None,
         }
     }
@@ -225,7 +225,7 @@ impl LocalReply {
     /// Turns it into a response. A gRPC caller gets status 200 and a gRPC status; HEAD gets no body.
     pub(crate) fn into_parts(self, caller: Caller) -> (http::response::Parts, Bytes) {
         let (mut parts, ()) = Response::new(()).into_parts();
-        parts.headers = self.headers;
+        parts.headers = *self.headers;
         if caller == Caller::Grpc {
             parts.headers.insert(
                 header::CONTENT_TYPE,

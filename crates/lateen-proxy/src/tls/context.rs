@@ -90,10 +90,13 @@ struct ServerEntry {
     made: ServerTls,
 }
 
+/// A context by its address, the ALPN protocols, the name to verify.
+type ClientKey = (usize, Vec<Arc<str>>, Option<Arc<str>>);
+
 #[derive(Debug, Default)]
 struct ClientCache {
     next_id: u64,
-    entries: HashMap<(usize, Vec<Arc<str>>, Option<Arc<str>>), ClientEntry>,
+    entries: HashMap<ClientKey, ClientEntry>,
 }
 
 #[derive(Debug)]

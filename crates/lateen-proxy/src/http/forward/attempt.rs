@@ -26,6 +26,10 @@ use crate::upstream::{AcquireError, Lease, Protocol, Route, acquire};
 const PICKS: u32 = 3;
 
 /// How a try ended.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "moved once; a failure is the rare case"
+)]
 pub(super) enum Try {
     /// A response began.
     Response(Response),
