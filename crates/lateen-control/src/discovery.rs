@@ -46,7 +46,6 @@ pub enum Trust {
 }
 
 /// What all streams share.
-#[derive(Debug)]
 pub struct Proxies {
     published: watch::Receiver<Arc<Published>>,
     compiler: Arc<Compiler>,
@@ -56,6 +55,12 @@ pub struct Proxies {
     next: AtomicU64,
     authenticators: Authenticators,
     pub(crate) metrics: Metrics,
+}
+
+impl std::fmt::Debug for Proxies {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Proxies").field("connected", &self.lock().len()).finish_non_exhaustive()
+    }
 }
 
 impl Proxies {

@@ -75,6 +75,14 @@ pub fn enter_pod(pid: u32) -> Result<(), ExecError> {
     enter(pid, &["user", "net", "uts", "ipc", "pid", "mnt"])
 }
 
+/// Enters a pod's network only, to ask its proxy something from here.
+///
+/// # Errors
+/// See [`ExecError`].
+pub fn enter_network(pid: u32) -> Result<(), ExecError> {
+    enter(pid, &["user", "net"])
+}
+
 /// Runs a command in a container and waits for it. Standard streams, terminal included, are this process's own.
 ///
 /// Environment and working directory are the container's.

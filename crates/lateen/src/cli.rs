@@ -60,7 +60,11 @@ pub(crate) enum Command {
     Proxy(ProxyArgs),
     /// Run one pod from its plan on standard input (started by `up`)
     #[command(hide = true)]
-    Pod,
+    Pod {
+        /// The stage, and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Run a built-in stand-in for a sample's image
     App {
         /// The application, and its arguments.

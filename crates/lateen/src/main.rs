@@ -14,6 +14,7 @@ mod state;
 mod suggest;
 mod table;
 mod target;
+mod up;
 
 use std::process::ExitCode;
 
@@ -52,7 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Completion { shell } => done(cmd::completion(shell)),
         Command::Istiod(args) => cmd::istiod::run(&state()?, namespace, &args),
         Command::Proxy(args) => cmd::proxy::run(&args),
-        Command::Pod => Ok(lateen_local::pod::main()),
+        Command::Pod { arguments } => Ok(lateen_local::pod::main(&arguments)),
         Command::App { argv } => Ok(cmd::app::run(&argv)),
         Command::Version { output } => done(cmd::version(output)),
     }

@@ -74,6 +74,10 @@ impl StateDir {
         self.root.join("ca")
     }
 
+    pub(crate) fn token_key(&self) -> PathBuf {
+        self.run().join("tokens.key")
+    }
+
     pub(crate) fn pods(&self) -> PathBuf {
         self.run().join("pods.json")
     }

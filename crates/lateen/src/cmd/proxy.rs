@@ -1,0 +1,130 @@
+//! `lateen proxy`: the agent of a pod and the proxy beside it, ours in this process or a stock Envoy as its child.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use lateen_agent::http_client::HttpError;
+use lateen_agent::{
+    Agent, AgentConfig, AgentOptions, DataPlane as AgentDataPlane, DataPlaneKind, NodeType, NotReady,
+};
+use lateen_identity::BoxFuture;
+use lateen_local::addresses::PROXY_MARK;
+use lateen_proxy::{ConfigSource, Proxy, ProxyConfig, ProxyHandle, State, XdsSource};
+use lateen_telemetry::metrics::render::{Filter, prometheus};
+use lateen_xds::grpc::{ClientConfig, Link};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{DataPlane, ProxyArgs, ProxyKind};
+
+pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode> {
+    super::start_logging("warn");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    runtime.block_on(serve(args))
+}
+
+async fn serve(args: &ProxyArgs) -> Result<ExitCode> {
+    let node_type = match args.kind {
+        ProxyKind::Sidecar => NodeType::Sidecar,
+        ProxyKind::Router => NodeType::Router,
+    };
+    let kind = match args.data_plane {
+        DataPlane::Lateen => DataPlaneKind::Lateen,
+        DataPlane::Envoy => DataPlaneKind::Envoy,
+    };
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let options = AgentOptions { mark: Some(PROXY_MARK), ..AgentOptions::new(node_type, kind) };
+    let config = AgentConfig::from_env(environment, options).context("reading the environment")?;
+    let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let agent = Agent::start(config, &resolv_conf).await.context("starting the agent")?;
+    match args.data_plane {
+        DataPlane::Lateen => run_ours(agent).await?,
+        DataPlane::Envoy => {
+            let path = std::env::var_os("PATH");
+            agent.run_envoy(path.as_deref(), ended()).await.context("running Envoy")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// SIGTERM or SIGINT.
+async fn ended() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        // Without handlers the signals end the process by themselves.
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+async fn run_ours(mut agent: Agent) -> Result<()> {
+    let node = agent.node();
+    let channel = agent.xds();
+    let source = XdsSource {
+        connect: Box::new(move || {
+            let link = Link::from(channel.clone());
+            Box::pin(async move { Ok(link) })
+        }),
+        client: ClientConfig::new(node.clone()),
+    };
+    let mut config = ProxyConfig::new(node, ConfigSource::xds(source), agent.identity().watch());
+    config.socket_mark = agent.config().mark;
+    if let Some(workers) = agent.config().proxy_config.concurrency {
+        config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
+    }
+    config.drain.time = agent.config().proxy_config.termination_drain_duration;
+    let proxy = Arc::new(Proxy::start(config).context("starting the proxy")?);
+    agent.serve_status(Arc::new(Beside(proxy.clone()))).await.context("serving the pod's status")?;
+    let quit = agent.quit();
+    tokio::select! {
+        () = ended() => proxy.drain().await,
+        () = quit.cancelled() => {}
+    }
+    drop(agent);
+    if let Some(proxy) = Arc::into_inner(proxy) {
+        proxy.shutdown().await;
+    }
+    Ok(())
+}
+
+/// Our own proxy as its agent sees it.
+struct Beside(Arc<ProxyHandle>);
+
+impl AgentDataPlane for Beside {
+    fn ready(&self) -> BoxFuture<'_, Result<(), NotReady>> {
+        let state = *self.0.state().borrow();
+        Box::pin(async move {
+            match state {
+                State::Live => Ok(()),
+                State::Initializing => Err(NotReady("no configuration from istiod yet".to_owned())),
+                State::Draining => Err(NotReady("the proxy is draining".to_owned())),
+                State::Stopped => Err(NotReady("the proxy has stopped".to_owned())),
+            }
+        })
+    }
+
+    fn metrics<'a>(&'a self, _query: Option<&'a str>) -> BoxFuture<'a, Result<Bytes, HttpError>> {
+        Box::pin(async move {
+            let mut text = String::new();
+            prometheus(&self.0.metrics(), &Filter::default(), &mut text);
+            Ok(Bytes::from(text))
+        })
+    }
+
+    fn drain(&self) -> BoxFuture<'_, Result<(), HttpError>> {
+        Box::pin(async move {
+            self.0.drain().await;
+            Ok(())
+        })
+    }
+}

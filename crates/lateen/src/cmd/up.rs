@@ -1,0 +1,61 @@
+//! `lateen up`: a mesh from files, in this process and its children.
+
+mod detach;
+mod report;
+mod run;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use lateen_local::node::{self, NodeOptions};
+
+use crate::cli::UpArgs;
+use crate::output::now;
+use crate::state::{StateDir, Up, start_ticks};
+use crate::up::images;
+use crate::up::publish::Publish;
+
+/// Starts a mesh and keeps it until it is told to end.
+pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> Result<ExitCode> {
+    if let Some(up) = state.running()? {
+        bail!("a mesh already runs (process {}); `lateen down` ends it, --state DIR makes a second one", up.pid);
+    }
+    for path in &args.paths {
+        std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
+    }
+    let publish: Vec<Publish> = args.publish.iter().map(|p| p.parse()).collect::<Result<_>>()?;
+    let images = images::table(&args.image)?;
+    state.create()?;
+    if args.detach {
+        return detach::run(state);
+    }
+    let listen: Vec<SocketAddr> = publish.iter().map(|p| p.host).collect();
+    // From here on this process is in a network of its own.
+    let node = node::enter(&NodeOptions { listen }).context("entering the node's namespaces")?;
+    super::start_logging("warn");
+    let up = record(namespace, args)?;
+    state.write_up(&up)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let result = runtime.block_on(run::run(run::Mesh { state, args, up: &up, publish, images, node }));
+    state.clear_up();
+    result
+}
+
+fn record(namespace: Option<&str>, args: &UpArgs) -> Result<Up> {
+    let pid = std::process::id();
+    let paths = args.paths.iter().map(std::path::absolute).collect::<std::io::Result<_>>();
+    Ok(Up {
+        pid,
+        start_ticks: start_ticks(pid).context("reading this process's start time")?,
+        paths: paths.context("resolving the paths")?,
+        namespace: namespace.unwrap_or("default").to_owned(),
+        data_plane: args.data_plane.as_str().to_owned(),
+        started_at: now().unsigned_abs(),
+        publish: args.publish.clone(),
+    })
+}

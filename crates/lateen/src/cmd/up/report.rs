@@ -1,0 +1,44 @@
+//! What `lateen up` tells about its pods.
+
+use std::time::Duration;
+
+use lateen_sources::plan::{Phase, PodRole, PodState};
+
+/// Whether every pod is ready, or done. An empty list means that the supervisor has not looked yet.
+pub(crate) fn all_settled(pods: &[PodState]) -> bool {
+    !pods.is_empty() && pods.iter().all(settled)
+}
+
+fn settled(pod: &PodState) -> bool {
+    pod.ready || pod.terminating || matches!(pod.phase, Phase::Succeeded | Phase::Failed)
+}
+
+/// The line that says everything is ready.
+pub(crate) fn ready(pods: &[PodState], took: Duration) -> String {
+    let count = |role| pods.iter().filter(|p| p.role == role).count();
+    let failed = pods.iter().filter(|p| p.phase == Phase::Failed).count();
+    let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    format!(
+        "ready in {:.1} s: {} pods ({} with a sidecar, {} without, {} gateways{failed})\n",
+        took.as_secs_f64(),
+        pods.len(),
+        count(PodRole::Sidecar),
+        count(PodRole::Plain),
+        count(PodRole::Gateway),
+    )
+}
+
+/// A line for each pod that is not ready, with the container that holds it up.
+pub(crate) fn not_ready(pods: &[PodState]) -> String {
+    let mut text = String::new();
+    for pod in pods.iter().filter(|pod| !settled(pod)) {
+        let waiting: Vec<String> = pod
+            .containers
+            .iter()
+            .filter(|c| !c.ready)
+            .map(|c| format!("{} ({})", c.name, c.status))
+            .collect();
+        text.push_str(&format!("not ready: {}/{}: {}\n", pod.namespace, pod.name, waiting.join(", ")));
+    }
+    text
+}

@@ -1,0 +1,293 @@
+//! The running mesh: files to desired pods, the supervisor, cluster DNS, published ports, and what the user is told.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+use lateen_agent::dns::{DnsServer, Scope, Upstream, UpstreamOptions};
+use lateen_api::Diagnostic;
+use lateen_envoy::istio::nds::{NameTable, name_table::NameInfo};
+use lateen_identity::ca::{CaOptions, CaSource, CertificateAuthority};
+use lateen_identity::token::{PodRef, TokenKey};
+use lateen_local::addresses::{DNS_V4, DNS_V6, ISTIOD_V4, ISTIOD_V6};
+use lateen_local::images::Images;
+use lateen_local::node::Node;
+use lateen_local::publish::publish;
+use lateen_local::state::StateDir as LocalState;
+use lateen_local::supervisor::{
+    CommandLine, Credentials, Desired, Options, Supervisor, Target,
+};
+use lateen_sources::files::{Loaded, Reader};
+use lateen_sources::plan::{PodPlan, PodRole, PodState};
+use lateen_sources::watch::watch_files;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::report;
+use crate::cli::UpArgs;
+use crate::cmd::validate::rendered;
+use crate::output::{self, print};
+use crate::state::{StateDir, Up};
+use crate::up::desired::{Planned, cluster_names, desired};
+use crate::up::publish::Publish;
+
+/// How long a workload's token is good for, and when it is replaced.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
+/// How long a pod that is to end still serves, so that every proxy learns of it first. A change takes well under 500 ms.
+const DRAIN_DELAY: Duration = Duration::from_secs(2);
+/// How long a container waits for its proxy at most.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// What a mesh is started from.
+pub(crate) struct Mesh<'a> {
+    pub(crate) state: &'a StateDir,
+    pub(crate) args: &'a UpArgs,
+    pub(crate) up: &'a Up,
+    pub(crate) publish: Vec<Publish>,
+    pub(crate) images: Images,
+    pub(crate) node: Node,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let started = Instant::now();
+    let dual_stack = mesh.args.dual_stack && mesh.node.ipv6;
+    let reader = Reader::new(mesh.up.paths.clone(), mesh.up.namespace.as_str());
+    let mut files = watch_files(reader);
+    let loaded = files.borrow_and_update().clone();
+    let mut told = Told::default();
+    let mut planned = desired(&loaded, dual_stack);
+    told.tell(&loaded, &planned)?;
+    let (wanted, desired_seen) = watch::channel(Arc::new(planned.desired.clone()));
+    let supervisor = start(&mesh, dual_stack, desired_seen)?;
+    let mut tasks = JoinSet::new();
+    let (names, names_seen) = watch::channel(None);
+    names.send_replace(Some(name_table(&planned, &[])));
+    serve_dns(&mut tasks, names_seen).await?;
+    serve_ports(&mut tasks, &mesh, &supervisor, &planned).await?;
+    let mut pods = supervisor.pods();
+    let mut settled = false;
+    loop {
+        tokio::select! {
+            () = signals.received() => break,
+            changed = files.changed() => {
+                changed.context("the file watch has ended")?;
+                let loaded = files.borrow_and_update().clone();
+                planned = desired(&loaded, dual_stack);
+                told.tell(&loaded, &planned)?;
+                send_if_changed(&wanted, &planned.desired);
+                names.send_replace(Some(name_table(&planned, &pods.borrow())));
+            }
+            changed = pods.changed() => {
+                changed.context("the supervisor has failed")?;
+                let now = pods.borrow_and_update().clone();
+                names.send_replace(Some(name_table(&planned, &now)));
+                if !settled && report::all_settled(&now) && now.len() >= planned.desired.pods.len() {
+                    settled = true;
+                    print(&report::ready(&now, started.elapsed()))?;
+                    print(&hints(&mesh))?;
+                }
+            }
+        }
+    }
+    print("ending …\n")?;
+    supervisor.shutdown().await.context("ending the pods")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn send_if_changed(wanted: &watch::Sender<Arc<Desired>>, desired: &Desired) {
+    wanted.send_if_modified(|last| {
+        let changed = **last != *desired;
+        if changed {
+            *last = Arc::new(desired.clone());
+        }
+        changed
+    });
+}
+
+/// What to try next.
+fn hints(mesh: &Mesh<'_>) -> String {
+    let mut text = String::new();
+    for publish in &mesh.publish {
+        text.push_str(&format!("  http://{} leads to {}:{}\n", publish.host, publish.service, publish.port));
+    }
+    text.push_str("edits are picked up live; Ctrl-C ends the mesh\n");
+    text
+}
+
+fn start(
+    mesh: &Mesh<'_>,
+    dual_stack: bool,
+    desired: watch::Receiver<Arc<Desired>>,
+) -> Result<Supervisor> {
+    let state = LocalState::open(mesh.state.root()).context("opening the state directory")?;
+    let options = CaOptions::default();
+    let trust_domain = options.trust_domain.to_string();
+    let ca = CertificateAuthority::open(
+        CaSource::SelfMade { dir: mesh.state.ca() },
+        options,
+        SystemTime::now(),
+    );
+    let ca = ca.context("opening the certificate authority")?;
+    let key = TokenKey::open(&mesh.state.token_key()).context("opening the key of workload tokens")?;
+    let data_plane = mesh.args.data_plane.as_str();
+    let envoy: Vec<(String, String)> = ["PATH", "HOME", "LATEEN_ENVOY", "RUST_LOG"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), std::env::var(name).ok()?)))
+        .collect();
+    let options = Options {
+        state,
+        images: mesh.images.clone(),
+        proxy: Arc::new(move |pod| proxy_command(pod, data_plane, &envoy)),
+        credentials: Arc::new(move |pod| credentials(pod, &key, &ca)),
+        control_plane: Some(control_plane(mesh, dual_stack)),
+        trust_domain,
+        cluster_id: "Kubernetes".to_owned(),
+        drain_delay: DRAIN_DELAY,
+        hold_for_proxy: Some(HOLD),
+    };
+    Supervisor::start(options, desired).context("starting the supervisor")
+}
+
+fn proxy_command(pod: &PodPlan, data_plane: &str, env: &[(String, String)]) -> CommandLine {
+    let kind = if pod.role == PodRole::Gateway { "router" } else { "sidecar" };
+    let argv = ["/proc/self/exe", "proxy", kind, "--data-plane", data_plane];
+    CommandLine { argv: argv.map(str::to_owned).into(), env: env.to_vec() }
+}
+
+fn credentials(pod: &PodPlan, key: &TokenKey, ca: &CertificateAuthority) -> Credentials {
+    let uid = format!("{}/{}", pod.namespace, pod.name);
+    let token = key.issue(
+        PodRef {
+            namespace: &pod.namespace,
+            service_account: &pod.service_account,
+            name: &pod.name,
+            uid: &uid,
+        },
+        TOKEN_LIFETIME,
+        SystemTime::now(),
+    );
+    let root_cert_pem = ca.bundle().borrow().to_pem();
+    Credentials { token, root_cert_pem, refresh_after: Some(TOKEN_LIFETIME / 2) }
+}
+
+fn control_plane(mesh: &Mesh<'_>, dual_stack: bool) -> CommandLine {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut argv: Vec<String> = ["/proc/self/exe", "--state"].map(str::to_owned).into();
+    argv.push(text(mesh.state.root()));
+    argv.extend(["--namespace".to_owned(), mesh.up.namespace.clone(), "istiod".to_owned()]);
+    argv.extend(["--pods".to_owned(), text(&mesh.state.pods())]);
+    argv.extend(["--listen".to_owned(), ISTIOD_V4.to_string()]);
+    if mesh.node.ipv6 {
+        argv.extend(["--listen".to_owned(), ISTIOD_V6.to_string()]);
+    }
+    if dual_stack {
+        argv.push("--dual-stack".to_owned());
+    }
+    argv.extend(mesh.up.paths.iter().map(|path| text(path)));
+    CommandLine { argv, env: Vec::new() }
+}
+
+/// The cluster's own DNS, for pods without a sidecar and for finding istiod.
+async fn serve_dns(
+    tasks: &mut JoinSet<()>,
+    names: watch::Receiver<Option<Arc<NameTable>>>,
+) -> Result<()> {
+    let addresses = [IpAddr::from(DNS_V4), IpAddr::from(DNS_V6)].map(|ip| SocketAddr::new(ip, 53));
+    let scope = Scope {
+        domain: "svc.cluster.local".to_owned(),
+        authority: vec!["cluster.local".to_owned()],
+        ..Scope::default()
+    };
+    let upstream = Upstream::new(UpstreamOptions {
+        servers: Vec::new(),
+        timeout: Duration::from_secs(5),
+        mark: None,
+    });
+    let server = DnsServer::bind(&addresses, names, scope, upstream).await;
+    tasks.spawn(server.context("starting the cluster's DNS")?.run());
+    Ok(())
+}
+
+fn name_table(planned: &Planned, pods: &[PodState]) -> Arc<NameTable> {
+    let names = cluster_names(&planned.resources, &planned.plan, pods);
+    let table = names.into_iter().map(|(host, ips)| {
+        let ips = ips.iter().map(ToString::to_string).collect();
+        (host, NameInfo { ips, registry: "Kubernetes".to_owned(), ..NameInfo::default() })
+    });
+    Arc::new(NameTable { table: table.collect() })
+}
+
+async fn serve_ports(
+    tasks: &mut JoinSet<()>,
+    mesh: &Mesh<'_>,
+    supervisor: &Supervisor,
+    planned: &Planned,
+) -> Result<()> {
+    for (wanted, listener) in mesh.publish.iter().zip(&mesh.node.listeners) {
+        let target = Target {
+            namespace: wanted.namespace(&planned.resources)?,
+            service: wanted.service.clone(),
+            port: wanted.port,
+        };
+        let endpoints = supervisor.endpoints(target).await.context("asking for endpoints")?;
+        let listener = listener.try_clone().context("sharing a listener")?;
+        let host = wanted.host;
+        tasks.spawn(async move {
+            if let Err(error) = publish(listener, endpoints).await {
+                tracing::error!(%error, %host, "a published port is closed");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// What the user was told already, so that an edit repeats nothing.
+#[derive(Default)]
+struct Told {
+    last: BTreeSet<String>,
+}
+
+impl Told {
+    fn tell(&mut self, loaded: &Loaded, planned: &Planned) -> Result<()> {
+        let all: Vec<&Diagnostic> = loaded.diagnostics.iter().chain(&planned.diagnostics).collect();
+        let texts: BTreeSet<String> =
+            all.iter().map(|d| rendered(d, loaded, output::colour())).collect();
+        for text in texts.difference(&self.last) {
+            print(&format!("{text}\n"))?;
+        }
+        let mended = self.last.difference(&texts).count();
+        if mended > 0 {
+            print(&format!("{mended} earlier findings are gone\n"))?;
+        }
+        self.last = texts;
+        Ok(())
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("listening for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("listening for SIGINT")?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The pieces of `lateen up` that are plain functions.
+
+pub(crate) mod desired;
+pub(crate) mod images;
+pub(crate) mod publish;
