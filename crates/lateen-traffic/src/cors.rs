@@ -1,7 +1,5 @@
 //! CORS policies: which origins a browser may call from (`envoy.filters.http.cors`).
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::matcher::{Fraction, StringMatcher};
@@ -127,9 +125,6 @@ fn set(headers: &mut HeaderMap, name: header::HeaderName, value: Option<&HeaderV
         headers.insert(name, value.clone());
     }
 }
-
-/// Shared by virtual hosts and routes.
-pub type SharedCors = Arc<CorsPolicy>;
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,6 @@ use crate::headers::HeaderMutations;
 use crate::matcher::{Fraction, HeaderMatcher};
 use crate::rbac::RbacConfig;
 use crate::tcp::TcpProxy;
-use crate::value::Value;
 
 /// A network filter of a filter chain, or of a cluster's upstream connections.
 #[derive(Clone, Debug)]
@@ -139,8 +138,6 @@ pub enum HttpFilterKind {
     PeerMetadata(Arc<PeerMetadata>),
     /// `istio.stats`.
     IstioStats(Arc<IstioStats>),
-    /// `istio_authn` and others that this proxy has built in and that need no settings.
-    BuiltIn,
 }
 
 /// A filter's settings as written, for a part of the proxy that reads them itself.
@@ -246,8 +243,6 @@ pub enum PeerDiscovery {
     WorkloadDiscovery,
     /// `x-envoy-peer-metadata` and `x-envoy-peer-metadata-id`.
     IstioHeaders,
-    /// The filter state of the upstream connection.
-    UpstreamFilterState(Arc<str>),
 }
 
 /// How this proxy tells a peer who it is.
@@ -258,8 +253,6 @@ pub enum PeerPropagation {
         /// Not to clusters outside the mesh.
         skip_external_clusters: bool,
     },
-    /// `baggage`.
-    Baggage,
 }
 
 /// `istio.stats`: Istio's standard metrics.
@@ -318,6 +311,4 @@ pub enum FilterOverride {
     Buffer(u32),
     /// Settings as written (`jwt_authn`, `ext_authz`).
     Raw(Arc<RawConfig>),
-    /// Settings given as a struct.
-    Struct(Arc<Value>),
 }

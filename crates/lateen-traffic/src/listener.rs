@@ -140,10 +140,6 @@ pub enum ListenerFilterKind {
         /// Connections without it are accepted.
         allow_without: bool,
     },
-    /// Puts strings into the filter state (`set_filter_state`).
-    SetFilterState(Vec<Arc<str>>),
-    /// Passed over: optional and not known.
-    Ignored,
 }
 
 /// Where a listener filter does not run: `ListenerFilterChainMatchPredicate`.

@@ -19,7 +19,7 @@ pub use action::{
     RouteAction, RouteTimeouts, RouteUpgrade, Target, WeightedCluster, WeightedClusters,
     WeightedTarget,
 };
-pub use decision::{Effective, RouteDecision, RouteOutcome};
+pub use decision::{RouteDecision, RouteOutcome};
 pub use explain::{RejectedRoute, RouteTrace, VhostTrace};
 pub use hash::{HashCookie, HashPolicy, HashPolicyKind, HashResult, request_hash, xx_hash64};
 pub use host::{Domain, HostIndex, HostMatch, HostMatchKind};

@@ -410,11 +410,7 @@ pub(super) fn direct_response(
         let reason = format!("the body has {length} bytes, which is more than {max_body}");
         return Err(XdsError::new(reason).within("body"));
     }
-    Ok(DirectResponse {
-        status,
-        body,
-        content_type: None,
-    })
+    Ok(DirectResponse { status, body })
 }
 
 /// A CORS policy in a route or virtual host.

@@ -223,8 +223,6 @@ pub struct DirectResponse {
     pub status: u16,
     /// The body.
     pub body: Option<DataSource>,
-    /// Its content type, if given.
-    pub content_type: Option<Arc<str>>,
 }
 
 impl Forward {

@@ -39,15 +39,6 @@ pub struct RouteDecision<'a> {
     pub weighted: Option<&'a WeightedCluster>,
 }
 
-/// What the levels of a configuration together say of a filter, most specific first.
-#[derive(Clone, Copy, Debug)]
-pub enum Effective<'a> {
-    /// Nothing: the filter's own settings hold.
-    Chain,
-    /// This.
-    Override(&'a FilterOverride),
-}
-
 impl<'a> RouteDecision<'a> {
     /// The forwarding action, if it is one.
     pub fn forward(&self) -> Option<&'a Forward> {
