@@ -1,3 +1,5 @@
+//! Whole files: kinds, versions, lists, what is refused, and where things stand.
+
 use super::*;
 use crate::networking::VirtualService;
 

@@ -1,3 +1,5 @@
+//! What validation says of small manifests: code, path and message.
+
 use crate::{Diagnostic, SourceFile, parse_file, validate};
 
 /// The findings of every document in `text`, as `severity code field: message`.

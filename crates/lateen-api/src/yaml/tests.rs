@@ -1,3 +1,5 @@
+//! Text in, trees with spans out; and what is said of text that is no YAML.
+
 use super::*;
 use crate::tree::Tree;
 use crate::value::Value;
