@@ -14,6 +14,7 @@ use super::basic::{
 };
 use super::error::Within as _;
 use super::{XdsError, extension, headers, matchers, overrides, rbac, retry};
+use crate::access_log::LogFormat;
 use crate::cors::CorsPolicy;
 use crate::matcher::Fraction;
 use crate::route::{
@@ -394,9 +395,6 @@ pub(super) fn direct_response(
         .filter(|status| (200..600).contains(status));
     let status = status
         .ok_or_else(|| XdsError::new(format!("{} is no status", from.status)).within("status"))?;
-    if from.body_format.is_some() {
-        return Err(XdsError::new("is not supported").within("body_format"));
-    }
     let body = from
         .body
         .as_ref()
@@ -410,7 +408,30 @@ pub(super) fn direct_response(
         let reason = format!("the body has {length} bytes, which is more than {max_body}");
         return Err(XdsError::new(reason).within("body"));
     }
-    Ok(DirectResponse { status, body })
+    let content_type = from
+        .body_format
+        .as_ref()
+        .map(content_type)
+        .transpose()
+        .within("body_format")?
+        .flatten();
+    Ok(DirectResponse {
+        status,
+        body,
+        content_type,
+    })
+}
+
+/// A body format may only name the content type: the body itself is not formatted.
+fn content_type(from: &core::SubstitutionFormatString) -> Result<Option<Arc<str>>, XdsError> {
+    match headers::log_format(from)? {
+        LogFormat::Text(text) if &*text == "%LOCAL_REPLY_BODY%" => {
+            Ok(non_empty(&from.content_type))
+        }
+        _ => Err(XdsError::new(
+            "only the format %LOCAL_REPLY_BODY% is supported",
+        )),
+    }
 }
 
 /// A CORS policy in a route or virtual host.

@@ -223,6 +223,8 @@ pub struct DirectResponse {
     pub status: u16,
     /// The body.
     pub body: Option<DataSource>,
+    /// Its content type, if given; `text/plain` otherwise.
+    pub content_type: Option<Arc<str>>,
 }
 
 impl Forward {
