@@ -10,7 +10,7 @@ use std::time::Duration;
 use lateen_api::kube;
 use lateen_sources::plan::{PodPlan, PodRole};
 
-use crate::addresses::{DNS_V4, NODE_V4};
+use crate::addresses::{DNS_V4, ISTIOD_V4, NODE_V4};
 use crate::images::Images;
 use crate::probe::ContainerProbes;
 use crate::redirect::Redirection;
@@ -316,6 +316,11 @@ fn files(plan: &PodPlan) -> BTreeMap<String, String> {
     let host = host_name(plan);
     let mut hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     hosts.push_str(&format!("{}\t{}\n", plan.ipv4, qualified(plan, &host)));
+    if plan.role != PodRole::Plain {
+        // The proxy finds its control plane without asking DNS, which it answers itself once it has been configured.
+        let names = "istiod.istio-system.svc istiod.istio-system.svc.cluster.local";
+        hosts.push_str(&format!("{ISTIOD_V4}\t{names}\n"));
+    }
     for alias in &plan.spec.host_aliases {
         hosts.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.join("\t")));
     }

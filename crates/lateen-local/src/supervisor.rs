@@ -54,8 +54,6 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
-    /// Endpoints that are not pods of this mesh, used as they stand (`EndpointSlice`s without a selector).
-    pub fixed: Vec<SocketAddr>,
 }
 
 /// A port of a service.
@@ -69,6 +67,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Where on the pod.
     pub target: TargetPort,
+    /// Endpoints that are not pods of this mesh, used as they stand (`EndpointSlice`s of a service without a selector).
+    pub fixed: Vec<SocketAddr>,
 }
 
 /// `targetPort`.

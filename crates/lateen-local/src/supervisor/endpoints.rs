@@ -60,7 +60,7 @@ pub(crate) fn of_target(
 }
 
 fn ready(service: &Service, port: &ServicePort, pods: &[PodState]) -> Vec<SocketAddr> {
-    let mut endpoints = service.fixed.clone();
+    let mut endpoints = port.fixed.clone();
     if service.selector.is_empty() {
         return endpoints;
     }

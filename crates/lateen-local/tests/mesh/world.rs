@@ -180,7 +180,6 @@ pub fn service(app: &str, number: u8, protocol: Protocol) -> Service {
             protocol,
             target: TargetPort::Name("http".to_owned()),
         }],
-        fixed: Vec::new(),
     }
 }
 

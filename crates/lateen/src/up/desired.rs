@@ -50,18 +50,19 @@ pub(crate) fn desired(loaded: &Loaded, dual_stack: bool) -> Planned {
 
 fn service(resource: &Resource, service: &KubeService, plan: &Plan, all: &[Resource]) -> Service {
     let key = (resource.meta.namespace.clone(), resource.meta.name.clone());
+    let slices = if service.spec.selector.is_empty() { slices(resource, all) } else { Vec::new() };
     Service {
         ips: plan.cluster_ips.get(&key).cloned().unwrap_or_default(),
         selector: service.spec.selector.clone(),
-        ports: service.spec.ports.iter().map(port).collect(),
-        fixed: if service.spec.selector.is_empty() { fixed(resource, all) } else { Vec::new() },
+        ports: service.spec.ports.iter().map(|p| port(p, &slices)).collect(),
         namespace: key.0,
         name: key.1,
     }
 }
 
-fn port(port: &lateen_api::kube::ServicePort) -> ServicePort {
+fn port(port: &lateen_api::kube::ServicePort, slices: &[&EndpointSlice]) -> ServicePort {
     ServicePort {
+        fixed: slices.iter().flat_map(|slice| slice_addresses(slice, &port.name)).collect(),
         name: port.name.clone(),
         port: port.port,
         protocol: if port.protocol == "UDP" { Protocol::Udp } else { Protocol::Tcp },
@@ -73,21 +74,21 @@ fn port(port: &lateen_api::kube::ServicePort) -> ServicePort {
     }
 }
 
-/// The addresses of a service's own endpoint slices.
-fn fixed(service: &Resource, all: &[Resource]) -> Vec<SocketAddr> {
+/// A service's own endpoint slices.
+fn slices<'a>(service: &Resource, all: &'a [Resource]) -> Vec<&'a EndpointSlice> {
     const SERVICE: &str = "kubernetes.io/service-name";
     all.iter()
         .filter(|r| r.meta.namespace == service.meta.namespace)
         .filter(|r| r.meta.labels.get(SERVICE) == Some(&service.meta.name))
         .filter_map(|r| r.spec_as::<EndpointSlice>())
-        .flat_map(slice_addresses)
         .collect()
 }
 
-fn slice_addresses(slice: &EndpointSlice) -> Vec<SocketAddr> {
+/// The ready addresses of a slice on the port of that name, which is how slices and services refer to each other's ports.
+fn slice_addresses(slice: &EndpointSlice, port: &str) -> Vec<SocketAddr> {
     let ready = slice.endpoints.iter().filter(|e| e.conditions.ready != Some(false));
     let ips: Vec<IpAddr> = ready.flat_map(|e| &e.addresses).filter_map(|a| a.parse().ok()).collect();
-    let ports = slice.ports.iter().filter_map(|p| p.port);
+    let ports = slice.ports.iter().filter(|p| p.name == port).filter_map(|p| p.port);
     ports.flat_map(|port| ips.iter().map(move |ip| SocketAddr::new(*ip, port))).collect()
 }
 
