@@ -494,3 +494,85 @@ async fn the_admin_interface_shows_what_runs() {
     }
     proxy.handle.shutdown().await;
 }
+
+#[tokio::test]
+async fn proxies_introduce_their_workloads_to_each_other_and_to_nobody_else() {
+    let exchange = |discovery: &str, propagation: &str| {
+        filter(
+            "istio.peer_metadata",
+            json!({
+                "@type": "type.googleapis.com/io.istio.http.peer_metadata.Config",
+                discovery: [{"istio_headers": {}}],
+                propagation: [{"istio_headers": {}}],
+            }),
+        )
+    };
+    let stats = filter(
+        "istio.stats",
+        json!({"@type": "type.googleapis.com/stats.PluginConfig"}),
+    );
+    let router = filter("envoy.filters.http.router", json!({"@type": ROUTER}));
+    let workload = |name: &'static str| {
+        move |config: &mut lateen_proxy::ProxyConfig| {
+            let metadata =
+                json!({"WORKLOAD_NAME": name, "NAMESPACE": "default", "LABELS": {"app": name}});
+            config.node.metadata = metadata.as_object().map(lateen_envoy::struct_from_json);
+        }
+    };
+    let app = backend(|request| async move {
+        let introduced = request.headers().contains_key("x-envoy-peer-metadata");
+        text(format!("introduced: {introduced}"))
+    })
+    .await;
+    let inbound = json!({"http_filters": [exchange("downstream_discovery", "downstream_propagation"), stats, router]});
+    let mut listener_in = listener(
+        "in",
+        json!([{"filters": [hcm(route_to("app", json!({})), inbound)]}]),
+    );
+    merge(&mut listener_in, json!({"traffic_direction": "INBOUND"}));
+    let server = start_with(
+        vec![listener_in, cluster("app", &[app], json!({}))],
+        None,
+        workload("server"),
+    )
+    .await;
+    let outbound = json!({"http_filters": [exchange("upstream_discovery", "upstream_propagation"), stats, router]});
+    let mut listener_out = listener(
+        "out",
+        json!([{"filters": [hcm(route_to("up", json!({})), outbound)]}]),
+    );
+    merge(&mut listener_out, json!({"traffic_direction": "OUTBOUND"}));
+    let up = cluster("up", &[server.address("in")], json!({}));
+    let caller = start_with(vec![listener_out, up], None, workload("caller")).await;
+
+    let (status, headers, body) = get(caller.address("out"), "/").await;
+    assert_eq!((status, body.as_str()), (200, "introduced: false"));
+    assert!(!headers.contains_key("x-envoy-peer-metadata"));
+    let ends = [
+        ("source_workload", "caller"),
+        ("destination_workload", "server"),
+        ("response_code", "200"),
+    ];
+    let at_server = [&ends[..], &[("reporter", "destination")]].concat();
+    let at_caller = [
+        &ends[..],
+        &[("reporter", "source"), ("destination_app", "server")],
+    ]
+    .concat();
+    assert_eq!(
+        server
+            .handle
+            .metrics()
+            .counter("istio_requests_total", &at_server),
+        1
+    );
+    assert_eq!(
+        caller
+            .handle
+            .metrics()
+            .counter("istio_requests_total", &at_caller),
+        1
+    );
+    caller.handle.shutdown().await;
+    server.handle.shutdown().await;
+}

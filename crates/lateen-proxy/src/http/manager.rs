@@ -47,6 +47,8 @@ pub(crate) struct Introductions {
     pub(crate) tell_client: bool,
     /// Requests tell upstreams who this is.
     pub(crate) tell_upstream: bool,
+    /// Requests to clusters outside the mesh tell it, too.
+    pub(crate) tell_outside: bool,
     /// Responses tell who the upstream is.
     pub(crate) read_response: bool,
 }
@@ -109,6 +111,12 @@ impl Introductions {
             read_response: self.read_response || reads(&settings.upstream_discovery),
             tell_client: self.tell_client || tells(&settings.downstream_propagation),
             tell_upstream: self.tell_upstream || tells(&settings.upstream_propagation),
+            tell_outside: self.tell_outside
+                || settings
+                    .upstream_propagation
+                    .contains(&PeerPropagation::IstioHeaders {
+                        skip_external_clusters: false,
+                    }),
         }
     }
 }

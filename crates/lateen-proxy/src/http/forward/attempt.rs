@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_traffic::route::HostRewrite;
+use lateen_traffic::value::Value;
 use tokio::time::Instant;
 
 use super::{Plan, TIMEOUT, TRY_TIMEOUT};
@@ -255,7 +256,8 @@ fn request(
         let attempt = HeaderValue::from(exchange.record.upstream.attempts);
         head.headers.insert(&headers::ATTEMPT_COUNT, attempt);
     }
-    if exchange.manager.exchange.tell_upstream {
+    let tells = exchange.manager.exchange;
+    if tells.tell_upstream && (tells.tell_outside || !is_external(&plan.cluster)) {
         exchange.introduce_self(&mut head.headers);
     }
     if let Some(heads) = &mut exchange.record.heads {
@@ -264,6 +266,14 @@ fn request(
         heads.authority.clone_from(&head.authority);
     }
     build(plan, head, h2).ok_or_else(|| LocalReply::bad_request("http.invalid_authority_or_path"))
+}
+
+/// Whether a cluster is outside the mesh, by the mark Istio's control plane puts on it.
+fn is_external(cluster: &lateen_traffic::Cluster) -> bool {
+    matches!(
+        cluster.metadata.get("istio", &["external"]),
+        Some(Value::Bool(true))
+    )
 }
 
 fn rewrite_host(plan: &Plan<'_>, host: &Host, head: &mut crate::http::head::Head) {
