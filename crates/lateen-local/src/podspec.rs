@@ -35,6 +35,8 @@ const DEFAULT_GRACE: u64 = 30;
 pub(crate) const TOKEN_VOLUME: &str = "istio-token";
 /// The volume with `root-cert.pem`.
 pub(crate) const ROOT_VOLUME: &str = "istiod-ca-cert";
+/// The volume of the proxy's own files, as injection names it.
+pub(crate) const RUN_VOLUME: &str = "istio-envoy";
 /// The volume at `/var/run/secrets/kubernetes.io/serviceaccount`.
 const ACCOUNT_VOLUME: &str = "kube-api-access";
 
@@ -290,6 +292,7 @@ fn mesh_volumes(plan: &PodPlan, around: &Surroundings<'_>) -> BTreeMap<String, V
             ROOT_VOLUME.to_owned(),
             Volume::Files(root_files(around.credentials)),
         );
+        volumes.insert(RUN_VOLUME.to_owned(), Volume::Empty);
     }
     volumes
 }
