@@ -183,7 +183,7 @@ async fn strangers_are_refused_on_either_side() {
     .await;
     let (status, _, body) = get(client.address("outbound"), "/").await;
     assert_eq!(status, 503);
-    assert!(body.contains("TLS_error"), "{body}");
+    assert!(body.contains("remote connection failure"), "{body}");
     client.handle.shutdown().await;
 
     // The client's root is not the server's.

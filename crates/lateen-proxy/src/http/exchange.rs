@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
@@ -128,9 +129,25 @@ impl Exchange {
             _ => None,
         };
         // Filters run before a missing route is told: what a client may not do it may not probe for either.
-        filters::run(self, &manager.config.filters, &view, decision).await?;
+        if let Some(decision) = decision {
+            self.note_route(decision);
+        }
+        let filtered = filters::run(self, &manager.config.filters, &view, decision).await;
         match outcome {
-            RouteOutcome::Route(decision) => self.act(&head, &view, &decision, inbound).await,
+            RouteOutcome::Route(decision) => {
+                let answered = match filtered {
+                    Ok(()) => self.act(&head, &view, &decision, inbound).await,
+                    Err(reply) => Err(reply),
+                };
+                // The route's headers go onto the proxy's own answers, too; a preflight is the filter's alone.
+                answered.map_err(|mut reply| {
+                    if reply.details != "cors_response" {
+                        self.mutate_response(&mut reply.headers, &decision, &view, None);
+                    }
+                    reply
+                })
+            }
+            _ if filtered.is_err() => filtered.and(Err(LocalReply::route_not_found())),
             RouteOutcome::RequireTls(_) => Err(redirect(
                 StatusCode::MOVED_PERMANENTLY,
                 &https_location(&view),
@@ -146,10 +163,12 @@ impl Exchange {
     fn prepare(&mut self, head: &mut Head) -> Result<SocketAddr, LocalReply> {
         let config = &self.manager.config;
         if head.version == Version::HTTP_10 && !config.http1.accept_http_10 {
-            return Err(
-                LocalReply::new(StatusCode::UPGRADE_REQUIRED, "", "low_version")
-                    .flagged(ResponseFlag::DownstreamProtocolError),
-            );
+            return Err(LocalReply::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "Upgrade Required",
+                "low_version",
+            )
+            .flagged(ResponseFlag::DownstreamProtocolError));
         }
         if head
             .protocol
@@ -240,6 +259,19 @@ impl Exchange {
         }
     }
 
+    /// Notes where the request is to go, so that filters' answers are counted and logged under it.
+    fn note_route(&mut self, decision: &RouteDecision<'_>) {
+        let record = &mut self.record;
+        record.route = Some(decision.route.name.clone()).filter(|name| !name.is_empty());
+        if let Some(cluster) = decision
+            .cluster
+            .and_then(|name| self.now.program.cluster(name))
+        {
+            record.upstream.cluster = Some(Arc::clone(&cluster.name));
+            record.upstream.service = self.connection.worker.service(cluster);
+        }
+    }
+
     /// Does what the route says.
     async fn act(
         &mut self,
@@ -248,7 +280,6 @@ impl Exchange {
         decision: &RouteDecision<'_>,
         inbound: Inbound,
     ) -> Result<Answer, LocalReply> {
-        self.record.route = Some(decision.route.name.clone()).filter(|name| !name.is_empty());
         match &decision.route.action {
             RouteAction::Forward(action) => {
                 Box::pin(forward::forward(
@@ -260,15 +291,11 @@ impl Exchange {
                 self.manager.stats.rq_redirect.inc();
                 let status =
                     StatusCode::from_u16(action.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
-                let mut reply = redirect(status, &decision.redirect_location(action, view));
-                self.mutate_response(&mut reply.headers, decision, view);
-                Err(reply)
+                Err(redirect(status, &decision.redirect_location(action, view)))
             }
             RouteAction::DirectResponse(action) => {
                 self.manager.stats.rq_direct_response.inc();
-                let mut reply = direct_response(action);
-                self.mutate_response(&mut reply.headers, decision, view);
-                Err(reply)
+                Err(direct_response(action, view))
             }
             RouteAction::NonForwarding => Err(LocalReply::route_not_found()),
         }
@@ -280,11 +307,15 @@ impl Exchange {
         headers: &mut HeaderMap,
         decision: &RouteDecision<'_>,
         view: &RequestView<'_>,
+        path: Option<&str>,
     ) {
         let values = super::filters::CommandValues {
-            view,
+            view: &RequestView {
+                path: path.unwrap_or(view.path),
+                ..*view
+            },
             connection: &self.connection,
-            upstream: None,
+            upstream: self.record.upstream.host,
         };
         for mutations in decision.response_headers() {
             mutations.apply(headers, &values);
@@ -378,7 +409,7 @@ fn redirect(status: StatusCode, location: &str) -> LocalReply {
     }
 }
 
-fn direct_response(action: &DirectResponse) -> LocalReply {
+fn direct_response(action: &DirectResponse, view: &RequestView<'_>) -> LocalReply {
     let status = StatusCode::from_u16(action.status).unwrap_or(StatusCode::OK);
     let body = action
         .body
@@ -386,7 +417,12 @@ fn direct_response(action: &DirectResponse) -> LocalReply {
         .and_then(|source| crate::secrets::read(source).ok())
         .unwrap_or_default();
     let body = String::from_utf8_lossy(&body).into_owned();
-    let reply = LocalReply::new(status, body, "direct_response");
+    let mut reply = LocalReply::new(status, body, "direct_response");
+    if status == StatusCode::CREATED {
+        // What was created is where the request went (Envoy: `DirectResponseEntry::newUri`).
+        let location = format!("{}://{}{}", view.scheme, view.authority, view.path);
+        headers::set(&mut reply.headers, &header::LOCATION, &location);
+    }
     match action
         .content_type
         .as_deref()

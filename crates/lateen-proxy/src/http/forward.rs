@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use lateen_telemetry::ResponseFlag;
-use lateen_traffic::retry::{Attempt, Outcome, Reset, RetryDecision, RetryPolicy};
+use lateen_traffic::retry::{Attempt, NoRetry, Outcome, Reset, RetryDecision, RetryPolicy};
 use lateen_traffic::route::{Forward, HashResult, RouteDecision, request_hash};
 use lateen_traffic::{Cluster, RequestView};
 use tokio::time::Instant;
@@ -63,6 +63,8 @@ pub(super) struct Plan<'a> {
     hash: Option<u64>,
     policy: Option<Arc<RetryPolicy>>,
     try_timeout: Option<Duration>,
+    timeout: Option<Duration>,
+    began: Instant,
 }
 
 /// Forwards a request.
@@ -86,10 +88,7 @@ pub(super) async fn forward(
             status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
         ));
     };
-    let worker = &exchange.connection.worker;
-    let state = worker.cluster(&cluster.name);
-    exchange.record.upstream.cluster = Some(Arc::clone(&cluster.name));
-    exchange.record.upstream.service = worker.service(cluster);
+    let state = exchange.connection.worker.cluster(&cluster.name);
 
     let hashed = request_hash(&action.hash_policy, view);
     set_cookie(exchange, &hashed);
@@ -102,6 +101,8 @@ pub(super) async fn forward(
     let plan = Plan {
         path: decision.rewritten_path(view),
         hash: hashed.hash,
+        timeout: overall_timeout(action, head),
+        began: Instant::now(),
         try_timeout: try_timeout(policy.as_deref(), &head.headers),
         body: exchange.replayable(inbound.body, limit),
         cluster: Arc::clone(cluster),
@@ -123,8 +124,8 @@ pub(super) async fn forward(
             false,
         ));
     };
-    let limit = overall_timeout(action, head);
-    let started = Instant::now();
+    let limit = plan.timeout;
+    let started = plan.began;
     let idle = action
         .timeouts
         .idle
@@ -194,7 +195,8 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
                     tried.push(response.index);
                     Failed::Response(response)
                 }
-                RetryDecision::Stop(_) => {
+                RetryDecision::Stop(reason) => {
+                    note_limit(exchange, plan, reason, retries);
                     if retries > 0 && response.parts.status.is_success() {
                         plan.state.stats.upstream_rq_retry_success.inc();
                     }
@@ -266,6 +268,17 @@ fn should_retry(plan: &Plan<'_>, response: &Response, retries: u32) -> RetryDeci
     decide(plan, outcome, retries, true)
 }
 
+/// Notes that all retries are used, if there were any.
+fn note_limit(exchange: &mut Exchange, plan: &Plan<'_>, reason: NoRetry, retries: u32) {
+    if reason == NoRetry::LimitExceeded && retries > 0 {
+        plan.state.stats.upstream_rq_retry_limit_exceeded.inc();
+        exchange
+            .record
+            .flags
+            .insert(ResponseFlag::UpstreamRetryLimitExceeded);
+    }
+}
+
 /// Whether a failure is tried again; the answer if not.
 fn judge(
     exchange: &mut Exchange,
@@ -273,17 +286,10 @@ fn judge(
     failure: &Failure,
     retries: u32,
 ) -> Result<(), LocalReply> {
-    use lateen_traffic::retry::NoRetry;
     match decide(plan, Outcome::Reset(failure.reset()), retries, failure.sent) {
         RetryDecision::Retry(_) => Ok(()),
         RetryDecision::Stop(reason) => {
-            if reason == NoRetry::LimitExceeded && retries > 0 {
-                plan.state.stats.upstream_rq_retry_limit_exceeded.inc();
-                exchange
-                    .record
-                    .flags
-                    .insert(ResponseFlag::UpstreamRetryLimitExceeded);
-            }
+            note_limit(exchange, plan, reason, retries);
             Err(failure.reply(retries > 0))
         }
     }
@@ -296,7 +302,7 @@ fn decide(
     request_sent: bool,
 ) -> RetryDecision {
     let Some(policy) = &plan.policy else {
-        return RetryDecision::Stop(lateen_traffic::retry::NoRetry::NotRetriable);
+        return RetryDecision::Stop(NoRetry::NotRetriable);
     };
     let attempt = Attempt {
         method: plan.view.method,
@@ -353,7 +359,12 @@ fn finish(
         let attempts = HeaderValue::from(exchange.record.upstream.attempts);
         parts.headers.insert(&headers::ATTEMPT_COUNT, attempts);
     }
-    exchange.mutate_response(&mut parts.headers, plan.decision, plan.view);
+    exchange.mutate_response(
+        &mut parts.headers,
+        plan.decision,
+        plan.view,
+        plan.path.as_deref(),
+    );
     if let (Some(client), Some(upstream)) = (upgrade, upstream_side) {
         upgrade::answer(&mut parts, plan.head);
         let tunnel = Tunnel::new(client, upstream, active, lease);

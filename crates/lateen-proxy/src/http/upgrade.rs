@@ -38,6 +38,10 @@ pub(super) fn permitted(
     if decision.upgrade_allowed(token, by_default) && head.protocol.is_some() {
         return Ok(true);
     }
+    if head.version != Version::HTTP_2 {
+        // What follows on the connection may be of the protocol that was refused.
+        exchange.connection.draining.set(true);
+    }
     Err(LocalReply::new(StatusCode::FORBIDDEN, "", "upgrade_failed"))
 }
 

@@ -1,6 +1,7 @@
 //! One try: pick a host, get a connection, send, wait for the response's head.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use hyper::body::Incoming;
@@ -25,6 +26,10 @@ use crate::upstream::{AcquireError, Lease, Protocol, Route, acquire};
 
 /// How often another host is picked in place of one that was tried, if the policy does not say.
 const PICKS: u32 = 3;
+
+static EXPECTED_TIMEOUT: http::HeaderName =
+    http::HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+static ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
 
 /// How a try ended.
 #[expect(
@@ -243,6 +248,13 @@ fn request(
         mutations.apply(&mut head.headers, &values);
     }
     head.headers.remove(&TIMEOUT);
+    if !exchange.manager.suppress_envoy_headers
+        && let Some(expected) = expected_timeout(plan)
+    {
+        let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
+        head.headers
+            .insert(&EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
+    }
     head.headers.remove(&TRY_TIMEOUT);
     head.headers.remove(&headers::DECORATOR);
     if let Some(path) = &plan.path {
@@ -268,6 +280,14 @@ fn request(
     build(plan, head, h2).ok_or_else(|| LocalReply::bad_request("http.invalid_authority_or_path"))
 }
 
+/// How long this try has: its own time, or what is left of the whole request's.
+fn expected_timeout(plan: &Plan<'_>) -> Option<Duration> {
+    let left = plan
+        .timeout
+        .map(|timeout| timeout.saturating_sub(plan.began.elapsed()));
+    plan.try_timeout.into_iter().chain(left).min()
+}
+
 /// Whether a cluster is outside the mesh, by the mark Istio's control plane puts on it.
 fn is_external(cluster: &lateen_traffic::Cluster) -> bool {
     matches!(
@@ -290,6 +310,7 @@ fn rewrite_host(plan: &Plan<'_>, host: &Host, head: &mut crate::http::head::Head
         static FORWARDED_HOST: http::HeaderName = http::HeaderName::from_static("x-forwarded-host");
         headers::append(&mut head.headers, &FORWARDED_HOST, &head.authority);
     }
+    headers::set(&mut head.headers, &ORIGINAL_HOST, &head.authority);
     head.authority = rewritten;
 }
 
