@@ -11,7 +11,7 @@ use rustix::process::{Gid, Uid};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::mounts::{self, Mounts};
+use super::mounts::{self, Mounts, Source};
 use crate::sys::{self, Unshare};
 
 /// What to become.
@@ -69,11 +69,20 @@ pub(super) fn main() -> io::Result<ExitCode> {
 fn mount_all(launch: &Launch) -> io::Result<()> {
     sys::unshare(Unshare::Mounts)?;
     mounts::make_private()?;
-    let mut mounts = Mounts::new(&launch.vault);
+    let vault = Source::open(&launch.vault)?;
+    let mut binds = Vec::with_capacity(launch.binds.len());
     for (source, target, read_only) in &launch.binds {
+        binds.push((Source::open(source)?, target, *read_only));
+    }
+    // A volume on `/tmp` hides a vault below it; new roots are built in the vault, so such volumes come last.
+    let hiders: Vec<&PathBuf> =
+        launch.binds.iter().map(|(_, target, _)| target).filter(|t| launch.vault.starts_with(t)).collect();
+    binds.sort_by_key(|(_, target, _)| hiders.iter().any(|hider| target.starts_with(hider)));
+    let mut mounts = Mounts::new(&launch.vault);
+    for (source, target, read_only) in &binds {
         mounts.bind(source, target, *read_only)?;
     }
-    mounts::unmount(&launch.vault)
+    vault.unmount()
 }
 
 /// Takes rights away that the container's user would get by becoming root in it.

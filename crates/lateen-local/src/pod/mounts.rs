@@ -17,6 +17,27 @@ use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
 /// Memory for volumes of a pod may take half of the machine's: the kernel's default for tmpfs.
 const TMPFS_OPTIONS: &std::ffi::CStr = c"mode=0755";
 
+/// Something to bind, opened while it can still be found: a later mount may hide the place where it is.
+#[derive(Debug)]
+pub(super) struct Source {
+    path: PathBuf,
+    opened: OwnedFd,
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened = with_path("open", path, rustix::fs::open(path, flags, Mode::empty()))?;
+        Ok(Self { path: path.to_owned(), opened })
+    }
+
+    /// Removes a mount from this namespace; what was bound from it stays.
+    pub(super) fn unmount(&self) -> io::Result<()> {
+        let result = mount::unmount(fd_path(&self.opened), UnmountFlags::DETACH);
+        with_path("unmount", &self.path, result)
+    }
+}
+
 /// Mounts something in the current mount namespace.
 #[derive(Debug)]
 pub(super) struct Mounts {
@@ -51,15 +72,6 @@ pub(super) fn mount_proc() -> io::Result<()> {
     }
 }
 
-/// Removes a mount from this namespace; what was bound from it stays.
-pub(super) fn unmount(target: &Path) -> io::Result<()> {
-    with_path(
-        "unmount",
-        target,
-        mount::unmount(target, UnmountFlags::DETACH),
-    )
-}
-
 impl Mounts {
     pub(super) fn new(staging: &Path) -> Self {
         Self {
@@ -69,18 +81,19 @@ impl Mounts {
     }
 
     /// Makes `source`, a file or directory, appear at `target`.
-    pub(super) fn bind(&mut self, source: &Path, target: &Path, read_only: bool) -> io::Result<()> {
-        let directory = source.is_dir();
+    pub(super) fn bind(&mut self, source: &Source, target: &Path, read_only: bool) -> io::Result<()> {
+        let opened = fd_path(&source.opened);
+        let directory = opened.is_dir();
         let target = self.mount_point(target, directory)?;
         with_path(
             "bind",
             &target,
-            mount::mount_bind_recursive(source, &target),
+            mount::mount_bind_recursive(&opened, &target),
         )?;
         if read_only {
             make_read_only(&target)?;
         }
-        if directory && source.starts_with(&self.staging) {
+        if directory && source.path.starts_with(&self.staging) {
             self.own.insert(target);
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::mounts::{self, Mounts};
+use super::mounts::{self, Mounts, Source};
 use crate::addresses::NODE_V4;
 use crate::netlink::NetlinkError;
 use crate::netlink::link::{self, Links, Route};
@@ -102,7 +102,7 @@ fn own_files(spec: &Spec) -> io::Result<()> {
     for (path, content) in &spec.files {
         let source = directory.join(path.trim_start_matches('/').replace('/', "-"));
         fs::write(&source, content)?;
-        mounts.bind(&source, Path::new(path), false)?;
+        mounts.bind(&Source::open(&source)?, Path::new(path), false)?;
     }
     Ok(())
 }
