@@ -14,8 +14,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lateen_telemetry::metrics::Shard;
 use lateen_telemetry::metrics::envoy::ClusterStats;
+use lateen_telemetry::metrics::{Gauge, Shard};
 use lateen_traffic::cluster::{CircuitBreaker, Discovery, TransportSocket};
 use lateen_traffic::endpoint::{Endpoint, EndpointAddress, Locality};
 use lateen_traffic::lb::{HostHealth, HostSet, LbState, PickRequest};
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use self::breaker::{Breakers, Permit, Resource};
 use self::host::HostState;
 use self::outlier::{Ended, Outliers};
+use crate::level::Level;
 use crate::net::socket::{ConnectOptions, Keepalive};
 use crate::shared::{Live, Shared};
 use crate::tls::{ClientTls, ContextError, TlsContexts};
@@ -397,22 +398,28 @@ pub(crate) fn connect_options(
     }
 }
 
-/// Counts a request as active on its host until dropped.
+/// Counts a request (or TCP connection) as active on its host and on its cluster's gauge until dropped.
 #[derive(Debug)]
-pub(crate) struct ActiveRequest(Rc<HostState>);
+pub(crate) struct ActiveRequest {
+    host: Rc<HostState>,
+    _level: Level,
+}
 
 impl ActiveRequest {
-    /// Counts it.
-    pub(crate) fn begin(host: &Rc<HostState>) -> Self {
+    /// Counts one.
+    pub(crate) fn begin(host: &Rc<HostState>, gauge: &Gauge) -> Self {
         host.active.set(host.active.get() + 1);
-        Self(Rc::clone(host))
+        Self {
+            host: Rc::clone(host),
+            _level: Level::hold(gauge),
+        }
     }
 }
 
 impl Drop for ActiveRequest {
     fn drop(&mut self) {
-        let active: &Cell<u32> = &self.0.active;
+        let active: &Cell<u32> = &self.host.active;
         active.set(active.get().saturating_sub(1));
-        self.0.last_used.set(Instant::now());
+        self.host.last_used.set(Instant::now());
     }
 }

@@ -37,6 +37,7 @@ pub(crate) use self::facts::Facts;
 
 use self::detect::{Detected, detect};
 use crate::http::server;
+use crate::level::Level;
 use crate::net::{Prefixed, Stream, socket};
 use crate::tcp;
 use crate::tls::PeerCertificate;
@@ -152,14 +153,14 @@ pub(crate) async fn serve(
     remote: SocketAddr,
 ) {
     handle.stats.downstream_cx_total.inc();
-    handle.stats.downstream_cx_active.inc();
+    let level = Level::hold(&handle.stats.downstream_cx_active);
     let started = tokio::time::Instant::now();
     let stats = handle.stats.clone();
     // Boxed: a connection spends its life in one of two protocols, and its task should not hold room for all steps.
     if let Err(refused) = Box::pin(establish(worker, &handle, tcp, remote)).await {
         note_refusal(&handle, remote, &refused);
     }
-    stats.downstream_cx_active.dec();
+    drop(level);
     stats.downstream_cx_destroy.inc();
     stats
         .downstream_cx_length_ms

@@ -15,6 +15,7 @@ mod control;
 mod handle;
 mod http;
 mod inspect;
+mod level;
 mod net;
 mod node;
 mod rate_limit;

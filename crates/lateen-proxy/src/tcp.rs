@@ -214,7 +214,7 @@ async fn connect(
             Ok(stream) => {
                 state.stats.upstream_cx_total.inc();
                 let facts = ConnectionFacts::of(&stream, None);
-                let active = ActiveRequest::begin(&host.state);
+                let active = ActiveRequest::begin(&host.state, &state.stats.upstream_cx_active);
                 return Some(Connected {
                     stream,
                     host,

@@ -16,6 +16,7 @@ use lateen_telemetry::metrics::Gauge;
 use tokio::sync::Notify;
 
 use crate::cluster::breaker::Permit;
+use crate::level::Level;
 
 /// Runs hyper's tasks on the worker that made them; nothing ever moves to another thread.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +39,7 @@ pub(crate) struct OpenConnection {
     _permit: Permit,
     in_pool: Rc<Cell<usize>>,
     freed: Rc<Notify>,
-    gauge: Gauge,
+    _level: Level,
 }
 
 impl OpenConnection {
@@ -50,12 +51,11 @@ impl OpenConnection {
         gauge: &Gauge,
     ) -> Self {
         in_pool.set(in_pool.get() + 1);
-        gauge.inc();
         Self {
             _permit: permit,
             in_pool: Rc::clone(in_pool),
             freed: Rc::clone(freed),
-            gauge: gauge.clone(),
+            _level: Level::hold(gauge),
         }
     }
 }
@@ -63,7 +63,6 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.in_pool.set(self.in_pool.get().saturating_sub(1));
-        self.gauge.dec();
         self.freed.notify_one();
     }
 }

@@ -575,3 +575,38 @@ async fn proxies_introduce_their_workloads_to_each_other_and_to_nobody_else() {
     caller.handle.shutdown().await;
     server.handle.shutdown().await;
 }
+
+#[tokio::test]
+async fn clients_that_go_away_leave_nothing_behind() {
+    let slow = backend(|_| async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        text("late")
+    })
+    .await;
+    let proxy = start(hop(
+        route_to("up", json!({})),
+        vec![cluster("up", &[slow], json!({}))],
+    ))
+    .await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(proxy.address("in")).await.unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let gauge = |name: &str| match proxy.handle.metrics().value(name, &[]) {
+        Some(lateen_telemetry::metrics::Value::Gauge(value)) => value,
+        other => panic!("{name}: {other:?}"),
+    };
+    let active = [
+        "envoy_cluster_upstream_rq_active",
+        "envoy_cluster_upstream_cx_active",
+        "envoy_http_downstream_rq_active",
+        "envoy_http_downstream_cx_active",
+        "envoy_listener_downstream_cx_active",
+    ];
+    wait_for(|| async { active.iter().all(|name| gauge(name) == 0) }).await;
+    proxy.handle.shutdown().await;
+}

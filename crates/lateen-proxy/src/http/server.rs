@@ -23,6 +23,7 @@ use super::manager::Manager;
 use super::response::ResponseBody;
 use crate::connection::Connection;
 use crate::inspect::{Verdict, http as detect_http};
+use crate::level::Level;
 use crate::net::Stream;
 use crate::upstream::LocalExecutor;
 
@@ -47,7 +48,7 @@ pub(crate) struct Session {
 pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stream: Stream) {
     let stats = manager.stats.clone();
     stats.downstream_cx_total.inc();
-    stats.downstream_cx_active.inc();
+    let level = Level::hold(&stats.downstream_cx_active);
     if connection.secure {
         stats.downstream_cx_ssl_total.inc();
     }
@@ -73,7 +74,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
         }
         None => {}
     }
-    stats.downstream_cx_active.dec();
+    drop(level);
     stats.downstream_cx_destroy.inc();
     stats
         .downstream_cx_length_ms

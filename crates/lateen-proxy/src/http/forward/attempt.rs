@@ -148,7 +148,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         protocol: Protocol::of(plan.cluster.http.protocol, plan.head.is_h2()),
         high_priority: plan.action.high_priority,
     };
-    let active = ActiveRequest::begin(&host.state);
+    let active = ActiveRequest::begin(&host.state, &plan.state.stats.upstream_rq_active);
     let mut lease = match acquire(&route).await {
         Ok(lease) => lease,
         Err(AcquireError::Overflow) => {
@@ -160,9 +160,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     let request = request(exchange, plan, host, lease.is_h2())?;
     let reused = lease.is_reused();
     let started = Instant::now();
-    plan.state.stats.upstream_rq_active.inc();
     let sent = lease.send(request).await;
-    plan.state.stats.upstream_rq_active.dec();
     let mut response = match sent {
         Ok(response) => response,
         Err(failed) => return Ok(Try::Failed(Failure::of(plan, failed, reused, &lease))),
