@@ -156,17 +156,17 @@ impl Connections {
         open.iter().find_map(Connection::place)
     }
 
-    /// A place, making a connection if there is none. Requests that come while one is being made wait for that one.
+    /// A place, making a connection if there is none. Requests that come while one is being made wait for that one. `count`
+    /// gives a place for another connection.
     ///
     /// # Errors
-    /// The connection cannot be made.
+    /// The connection cannot be made; `None` if there may not be another one.
     pub(crate) async fn place_or_open(
         self: &Rc<Self>,
         target: &Target,
         options: Http2Options,
-        count: impl FnOnce() -> Option<super::OpenConnection>,
-    ) -> Result<StreamPlace, ConnectError> {
-        let mut count = Some(count);
+        count: impl Fn() -> Option<super::OpenConnection>,
+    ) -> Result<StreamPlace, Option<ConnectError>> {
         loop {
             if let Some(place) = self.place() {
                 return Ok(place);
@@ -174,44 +174,41 @@ impl Connections {
             let joined = self.opening.borrow().clone();
             let opening = match joined {
                 Some(opening) => opening,
-                None => self.start(
-                    target.clone(),
-                    options,
-                    count.take().and_then(|count| count()),
-                ),
+                None => self.start(target.clone(), options, count().ok_or(None)?),
             };
             let made = opening.clone().await;
             self.finish(&opening);
-            let made = made?;
+            let made = made.map_err(Some)?;
             // A connection that cannot take even this stream (closed at once) is a failure, not a reason to spin.
             if made.sender.is_closed() {
                 let reason = "upstream closed the HTTP/2 connection at once";
-                return Err(ConnectError::Transport(reason.into()));
+                return Err(Some(ConnectError::Transport(reason.into())));
             }
         }
     }
 
     fn start(
-        &self,
+        self: &Rc<Self>,
         target: Target,
         options: Http2Options,
-        open: Option<super::OpenConnection>,
+        open: super::OpenConnection,
     ) -> Opening {
         let future = async move {
             let stream = connect::connect(&target).await?;
-            Connection::over(stream, &target, options, open).await
+            Connection::over(stream, &target, options, Some(open)).await
         };
         let opening = future.boxed_local().shared();
         *self.opening.borrow_mut() = Some(opening.clone());
-        // Driven on its own: the request that asked may go away, and whoever joins later finds it current.
-        let driven = opening.clone();
+        // Driven and finished on its own: the request that asked may go away, and no later one is to meet an old failure.
+        let (driven, this) = (opening.clone(), Rc::clone(self));
         tokio::task::spawn_local(async move {
-            let _ = driven.await; // every waiter gets the same result
+            let _ = driven.clone().await; // every waiter gets the same result
+            this.finish(&driven);
         });
         opening
     }
 
-    /// The first of the waiters to wake keeps the connection for all.
+    /// The first to wake keeps the connection for all.
     fn finish(&self, opening: &Opening) {
         let mut current = self.opening.borrow_mut();
         if !current

@@ -178,7 +178,7 @@ async fn http2(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
         .h2
         .place_or_open(route.target, route.cluster.http.http2, open)
         .await
-        .map_err(|error| failed(route, error))?;
+        .map_err(|error| error.map_or(AcquireError::Overflow, |error| failed(route, error)))?;
     if !place.is_reused() {
         count_connection(route, Protocol::Http2);
     }
