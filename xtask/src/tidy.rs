@@ -32,7 +32,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "lateen-agent",
-        &["lateen-envoy", "lateen-identity", "lateen-xds"],
+        &[
+            "lateen-api",
+            "lateen-envoy",
+            "lateen-identity",
+            "lateen-xds",
+        ],
     ),
     (
         "lateen-proxy",

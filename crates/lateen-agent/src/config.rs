@@ -187,13 +187,22 @@ impl AgentConfig {
     ///
     /// # Errors
     /// A variable is missing or has an unusable value; the error names it.
-    pub fn from_env(environment: Environment, options: AgentOptions) -> Result<Self, ConfigError> {
+    pub fn from_env(
+        mut environment: Environment,
+        options: AgentOptions,
+    ) -> Result<Self, ConfigError> {
+        let proxy_config = ProxyConfig::from_env(Reader(&environment).text("PROXY_CONFIG"))?;
+        // Injection makes variables of `proxyMetadata`; what is set already wins.
+        for (name, value) in &proxy_config.proxy_metadata {
+            environment
+                .entry(name.clone())
+                .or_insert_with(|| value.clone());
+        }
         let env = Reader(&environment);
         let namespace = env.required("POD_NAMESPACE")?;
         let service_account = env
             .text("SERVICE_ACCOUNT")
             .unwrap_or_else(|| "default".to_owned());
-        let proxy_config = ProxyConfig::from_env(env.text("PROXY_CONFIG"))?;
         let trust_domain = env.text("TRUST_DOMAIN").map_or_else(
             || Ok(TrustDomain::cluster_local()),
             |text| text.parse().map_err(ConfigError::Identity),

@@ -14,7 +14,7 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
         "/ready" => Reply::text("ready\n"),
         "/version" => Reply::text(concat!(env!("CARGO_PKG_VERSION"), "\n")),
         "/debug" | "/debug/list" => Reply::text(PATHS.join("\n") + "\n"),
-        "/debug/syncz" => Reply::json(&proxies.connected().iter().map(|p| sync(p)).collect()),
+        "/debug/syncz" => Reply::json(&syncz(proxies)),
         "/debug/config_dump" => config_dump(proxies, query),
         "/debug/diagnosticsz" => diagnostics(proxies),
         "/debug/snapshotz" => {
@@ -38,7 +38,28 @@ const PATHS: [&str; 6] = [
     "/debug/snapshotz",
 ];
 
-/// One proxy's line of `proxy-status`.
+/// One line for each proxy. An agent has a stream of its own for the name table; its types belong to the same proxy.
+fn syncz(proxies: &Proxies) -> Value {
+    let mut lines: Vec<Value> = Vec::new();
+    for line in proxies.connected().iter().map(|p| sync(p)) {
+        match lines
+            .iter_mut()
+            .find(|known| known["proxy"] == line["proxy"])
+        {
+            Some(known) => {
+                if let (Some(all), Value::Object(more)) =
+                    (known["types"].as_object_mut(), &line["types"])
+                {
+                    all.extend(more.iter().map(|(ty, state)| (ty.clone(), state.clone())));
+                }
+            }
+            None => lines.push(line),
+        }
+    }
+    Value::Array(lines)
+}
+
+/// One stream's line of `proxy-status`.
 fn sync(proxy: &Proxy) -> Value {
     let status = proxy.status.borrow();
     let wanted = proxy.resources.borrow();

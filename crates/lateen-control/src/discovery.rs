@@ -59,7 +59,9 @@ pub struct Proxies {
 
 impl std::fmt::Debug for Proxies {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Proxies").field("connected", &self.lock().len()).finish_non_exhaustive()
+        f.debug_struct("Proxies")
+            .field("connected", &self.lock().len())
+            .finish_non_exhaustive()
     }
 }
 

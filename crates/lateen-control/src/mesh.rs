@@ -93,13 +93,12 @@ async fn changed(
         changed = next_change(sources) => changed,
     };
     let deadline = tokio::time::Instant::now() + debounce.longest;
-    while alive {
+    loop {
         let pause = (tokio::time::Instant::now() + debounce.after).min(deadline);
-        if tokio::time::timeout_at(pause, next_change(sources)).await != Ok(true) {
-            break;
+        if !alive || tokio::time::timeout_at(pause, next_change(sources)).await != Ok(true) {
+            return alive;
         }
     }
-    alive
 }
 
 async fn next_change(sources: &mut Sources) -> bool {

@@ -67,7 +67,6 @@ impl Metrics {
     /// The Prometheus text.
     pub(crate) fn render(&self, connected: usize, ca: &CaCounters) -> String {
         let mut text = String::new();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         metric(
             &mut text,
             "pilot_xds",
@@ -75,12 +74,11 @@ impl Metrics {
             "Proxies connected.",
             &[("", connected as u64)],
         );
-        let by_type = |map: &BTreeMap<TypeUrl, AtomicU64>| -> Vec<(String, u64)> {
-            map.iter()
-                .map(|(ty, n)| (format!("{{type=\"{}\"}}", short(*ty)), read(n)))
-                .collect()
-        };
-        let pushes = by_type(&self.pushes);
+        let pushes: Vec<(String, u64)> = self
+            .pushes
+            .iter()
+            .map(|(ty, n)| (format!("{{type=\"{}\"}}", short(*ty)), read(n)))
+            .collect();
         metric(
             &mut text,
             "pilot_xds_pushes",
@@ -98,14 +96,22 @@ impl Metrics {
                 &[("", read(rejected))],
             );
         }
-        let total: u64 = self.rejects.values().map(read).sum();
-        let seconds = self.started.elapsed().as_secs();
-        for (name, kind, help, value) in [
+        for (name, kind, help, value) in self.totals().into_iter().chain(authority(ca)) {
+            metric(&mut text, name, kind, help, &[("", value)]);
+        }
+        text
+    }
+
+    fn totals(&self) -> [Line; 5] {
+        let rejects = self.rejects.values().map(read).sum();
+        let uptime = self.started.elapsed().as_secs();
+        let compiling = read(&self.compile_micros);
+        [
             (
                 "pilot_total_xds_rejects",
                 "counter",
                 "Responses rejected, of any type.",
-                total,
+                rejects,
             ),
             (
                 "lateen_xds_sent_bytes_total",
@@ -123,49 +129,62 @@ impl Metrics {
                 "lateen_compile_microseconds_total",
                 "counter",
                 "Time spent in compilations.",
-                read(&self.compile_micros),
+                compiling,
             ),
             (
                 "istiod_uptime_seconds",
                 "gauge",
                 "Seconds since the start.",
-                seconds,
+                uptime,
             ),
-            (
-                "citadel_server_csr_count",
-                "counter",
-                "Signing requests.",
-                read(&ca.csr_count),
-            ),
-            (
-                "citadel_server_authentication_failure_count",
-                "counter",
-                "Signing requests of nobody known.",
-                read(&ca.authentication_failure_count),
-            ),
-            (
-                "citadel_server_csr_parsing_err_count",
-                "counter",
-                "Signing requests that cannot be read.",
-                read(&ca.csr_parsing_err_count),
-            ),
-            (
-                "citadel_server_csr_sign_err_count",
-                "counter",
-                "Signings that failed.",
-                read(&ca.csr_sign_err_count),
-            ),
-            (
-                "citadel_server_success_cert_issuance_count",
-                "counter",
-                "Certificates issued.",
-                read(&ca.success_cert_issuance_count),
-            ),
-        ] {
-            metric(&mut text, name, kind, help, &[("", value)]);
-        }
-        text
+        ]
     }
+}
+
+/// Name, type, help and value of a metric without labels.
+type Line = (&'static str, &'static str, &'static str, u64);
+
+fn authority(ca: &CaCounters) -> [Line; 5] {
+    let failures = read(&ca.authentication_failure_count);
+    let unreadable = read(&ca.csr_parsing_err_count);
+    let unsigned = read(&ca.csr_sign_err_count);
+    let issued = read(&ca.success_cert_issuance_count);
+    [
+        (
+            "citadel_server_csr_count",
+            "counter",
+            "Signing requests.",
+            read(&ca.csr_count),
+        ),
+        (
+            "citadel_server_authentication_failure_count",
+            "counter",
+            "Signing requests of nobody known.",
+            failures,
+        ),
+        (
+            "citadel_server_csr_parsing_err_count",
+            "counter",
+            "Signing requests that cannot be read.",
+            unreadable,
+        ),
+        (
+            "citadel_server_csr_sign_err_count",
+            "counter",
+            "Signings that failed.",
+            unsigned,
+        ),
+        (
+            "citadel_server_success_cert_issuance_count",
+            "counter",
+            "Certificates issued.",
+            issued,
+        ),
+    ]
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
 }
 
 fn add(counters: &BTreeMap<TypeUrl, AtomicU64>, ty: TypeUrl) {

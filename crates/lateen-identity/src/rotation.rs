@@ -316,7 +316,11 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         let jitter = (rand::random::<f64>() * 2.0 - 1.0) * self.options.jitter;
         let grace = lifetime.mul_f64((self.options.grace_ratio + jitter).clamp(0.0, 1.0));
         // At least the first wait after a failure: a lifetime shorter than the backdating must not make a busy loop.
-        (facts.not_after - grace).max(self.clock.now() + self.options.backoff)
+        // A certificate that lives no longer than its backdating is past half of its life when it is issued; renewing it at
+        // once, again and again, would only load the authority.
+        let now = self.clock.now();
+        let left = facts.not_after.duration_since(now).unwrap_or_default();
+        (facts.not_after - grace).max(now + (left / 4).max(self.options.backoff))
     }
 
     /// Doubles from the first wait to the longest, then takes a random part of it between a half and the whole.

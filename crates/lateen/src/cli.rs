@@ -7,9 +7,16 @@ use clap_complete::Shell;
 
 /// Lateen: an Istio-compatible service mesh in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "lateen", version, propagate_version = true, max_term_width = 110)]
-#[command(after_help = "Examples:\n  lateen up examples/bookinfo --publish 18080:istio-ingressgateway:80\n  \
-    lateen exec deploy/reviews-v1 -- curl -s http://ratings:9080/ratings/0\n  lateen validate -f examples/\n  lateen proxy-status")]
+#[command(
+    name = "lateen",
+    version,
+    propagate_version = true,
+    max_term_width = 110
+)]
+#[command(
+    after_help = "Examples:\n  lateen up examples/bookinfo --publish 18080:istio-ingressgateway:80\n  \
+    lateen exec deploy/reviews-v1 -- curl -s http://ratings:9080/ratings/0\n  lateen validate -f examples/\n  lateen proxy-status"
+)]
 pub(crate) struct Cli {
     /// Where the mesh keeps its CA, logs and state.
     #[arg(long, global = true, env = "LATEEN_STATE", value_name = "DIR")]
@@ -30,14 +37,18 @@ pub(crate) enum Command {
     /// End the running mesh
     Down,
     /// Run a command in a workload's network and with its environment
-    #[command(after_help = "Examples:\n  lateen exec deploy/reviews-v1 -- curl -s http://ratings:9080/ratings/0\n  \
-        lateen exec -n plain deploy/outsider -- curl -sv http://reviews.default:9080/")]
+    #[command(
+        after_help = "Examples:\n  lateen exec deploy/reviews-v1 -- curl -s http://ratings:9080/ratings/0\n  \
+        lateen exec -n plain deploy/outsider -- curl -sv http://reviews.default:9080/"
+    )]
     Exec(ExecArgs),
     /// Print a container's log
     #[command(alias = "log")]
     Logs(LogsArgs),
     /// List pods, services or any configured object
-    #[command(after_help = "Examples:\n  lateen get pods -A\n  lateen get vs,dr -o yaml\n  lateen get svc reviews -o json")]
+    #[command(
+        after_help = "Examples:\n  lateen get pods -A\n  lateen get vs,dr -o yaml\n  lateen get svc reviews -o json"
+    )]
     Get(GetArgs),
     /// Check files: every problem with file, line and fix; exit status 1 on errors
     #[command(visible_alias = "v")]

@@ -51,7 +51,9 @@ pub(crate) fn version(output: Option<Structured>) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     let value = json!({"version": version, "istioVersion": ISTIO_VERSION});
     match output {
-        None => print(&format!("lateen {version} (Istio {ISTIO_VERSION} configuration)\n")),
+        None => print(&format!(
+            "lateen {version} (Istio {ISTIO_VERSION} configuration)\n"
+        )),
         Some(Structured::Json) => print_json(&value),
         Some(Structured::Yaml) => print_yaml(&value),
     }

@@ -50,11 +50,21 @@ async fn connect_and_send(admin: &Admin, method: &str, path: &str) -> Result<Byt
     match admin {
         Admin::Unix(socket) => {
             let stream = UnixStream::connect(socket).await;
-            send(stream.with_context(|| format!("connecting to {admin}"))?, method, path).await
+            send(
+                stream.with_context(|| format!("connecting to {admin}"))?,
+                method,
+                path,
+            )
+            .await
         }
         Admin::Tcp(address) => {
             let stream = TcpStream::connect(address).await;
-            send(stream.with_context(|| format!("connecting to {admin}"))?, method, path).await
+            send(
+                stream.with_context(|| format!("connecting to {admin}"))?,
+                method,
+                path,
+            )
+            .await
         }
     }
 }
@@ -64,8 +74,9 @@ async fn send(
     method: &str,
     path: &str,
 ) -> Result<Bytes> {
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.context("starting HTTP")?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .context("starting HTTP")?;
     // Ends with the runtime of `request`; its errors are the sender's errors.
     tokio::spawn(connection);
     let request = http::Request::builder()
@@ -74,12 +85,20 @@ async fn send(
         .header(http::header::HOST, "localhost")
         .body(Full::<Bytes>::default())
         .context("building the request")?;
-    let response = sender.send_request(request).await.context("sending the request")?;
+    let response = sender
+        .send_request(request)
+        .await
+        .context("sending the request")?;
     let status = response.status();
     let body = Limited::new(response.into_body(), LARGEST).collect().await;
-    let body = body.map_err(|e| anyhow::anyhow!("reading the answer: {e}"))?.to_bytes();
+    let body = body
+        .map_err(|e| anyhow::anyhow!("reading the answer: {e}"))?
+        .to_bytes();
     if !status.is_success() {
-        bail!("{method} {path} answered {status}: {}", String::from_utf8_lossy(&body).trim());
+        bail!(
+            "{method} {path} answered {status}: {}",
+            String::from_utf8_lossy(&body).trim()
+        );
     }
     Ok(body)
 }

@@ -49,7 +49,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Get(args) => done(cmd::get::run(&state()?, namespace, &args)),
         Command::Validate(args) => cmd::validate::run(namespace, &args),
         Command::ProxyStatus(args) => done(cmd::proxy_status::run(&state()?, namespace, &args)),
-        Command::ProxyConfig(command) => done(cmd::proxy_config::run(&state()?, namespace, command)),
+        Command::ProxyConfig(command) => {
+            done(cmd::proxy_config::run(&state()?, namespace, command))
+        }
         Command::Completion { shell } => done(cmd::completion(shell)),
         Command::Istiod(args) => cmd::istiod::run(&state()?, namespace, &args),
         Command::Proxy(args) => cmd::proxy::run(&args),

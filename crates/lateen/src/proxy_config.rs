@@ -30,7 +30,10 @@ pub(crate) struct Rows {
 
 impl Rows {
     pub(crate) fn new(header: &[&'static str]) -> Self {
-        Self { header: header.to_vec(), rows: Vec::new() }
+        Self {
+            header: header.to_vec(),
+            rows: Vec::new(),
+        }
     }
 
     pub(crate) fn push(&mut self, cells: Vec<String>) {

@@ -23,13 +23,23 @@ impl FromStr for Selector {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        Ok(Self { requirements: parts.map(requirement).collect::<Result<_>>()? })
+        let parts = text
+            .split(',')
+            .map(str::trim)
+            .filter(|part| !part.is_empty());
+        Ok(Self {
+            requirements: parts.map(requirement).collect::<Result<_>>()?,
+        })
     }
 }
 
 fn requirement(part: &str) -> Result<Requirement> {
-    let pair = |key: &str, value: &str| (key.trim().to_owned(), value.trim_start_matches('=').trim().to_owned());
+    let pair = |key: &str, value: &str| {
+        (
+            key.trim().to_owned(),
+            value.trim_start_matches('=').trim().to_owned(),
+        )
+    };
     let found = if let Some((key, value)) = part.split_once("!=") {
         let (key, value) = pair(key, value);
         Requirement::NotEqual(key, value)
@@ -53,12 +63,14 @@ fn requirement(part: &str) -> Result<Requirement> {
 
 impl Selector {
     pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.requirements.iter().all(|requirement| match requirement {
-            Requirement::Equal(key, value) => labels.get(key) == Some(value),
-            Requirement::NotEqual(key, value) => labels.get(key) != Some(value),
-            Requirement::Exists(key) => labels.contains_key(key),
-            Requirement::Absent(key) => !labels.contains_key(key),
-        })
+        self.requirements
+            .iter()
+            .all(|requirement| match requirement {
+                Requirement::Equal(key, value) => labels.get(key) == Some(value),
+                Requirement::NotEqual(key, value) => labels.get(key) != Some(value),
+                Requirement::Exists(key) => labels.contains_key(key),
+                Requirement::Absent(key) => !labels.contains_key(key),
+            })
     }
 }
 
@@ -70,7 +82,9 @@ mod tests {
     fn all_requirements_must_hold() {
         let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
         let check = |text: &str| text.parse::<Selector>().expect(text).matches(&labels);
-        assert!(check("app=web") && check("app==web") && check("app") && check("!tier") && check(""));
+        assert!(
+            check("app=web") && check("app==web") && check("app") && check("!tier") && check("")
+        );
         assert!(check("app=web,version!=v1"));
         assert!(!check("app=db") && !check("tier") && !check("app!=web") && !check("!app"));
         assert!("in (a, b)".parse::<Selector>().is_err());

@@ -36,13 +36,18 @@ pub(crate) struct Up {
 impl StateDir {
     /// The directory given, or the one that `$LATEEN_STATE`, `$XDG_STATE_HOME` or `$HOME` imply.
     pub(crate) fn locate(given: Option<PathBuf>) -> Result<Self> {
-        let from_env = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let from_env = |name: &str| {
+            std::env::var_os(name)
+                .filter(|v| !v.is_empty())
+                .map(PathBuf::from)
+        };
         let root = given
             .or_else(|| from_env("LATEEN_STATE"))
             .or_else(|| from_env("XDG_STATE_HOME").map(|d| d.join("lateen")))
             .or_else(|| from_env("HOME").map(|d| d.join(".local/state/lateen")))
             .context("no place for state: set --state, LATEEN_STATE or HOME")?;
-        let root = std::path::absolute(&root).with_context(|| format!("resolving {}", root.display()))?;
+        let root =
+            std::path::absolute(&root).with_context(|| format!("resolving {}", root.display()))?;
         Ok(Self { root })
     }
 
@@ -110,7 +115,9 @@ impl StateDir {
     /// The mesh that runs, if its process is still the one recorded.
     pub(crate) fn running(&self) -> Result<Option<Up>> {
         let path = self.up();
-        let Ok(text) = fs::read(&path) else { return Ok(None) };
+        let Ok(text) = fs::read(&path) else {
+            return Ok(None);
+        };
         let up: Up =
             serde_json::from_slice(&text).with_context(|| format!("reading {}", path.display()))?;
         Ok((start_ticks(up.pid) == Some(up.start_ticks)).then_some(up))
@@ -120,7 +127,10 @@ impl StateDir {
     pub(crate) fn expect_running(&self) -> Result<Up> {
         match self.running()? {
             Some(up) => Ok(up),
-            None => bail!("no mesh is running (state in {}); start one with `lateen up DIR`", self.root.display()),
+            None => bail!(
+                "no mesh is running (state in {}); start one with `lateen up DIR`",
+                self.root.display()
+            ),
         }
     }
 
@@ -132,11 +142,15 @@ impl StateDir {
     }
 }
 
-/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22).
+/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22); none for one that has ended, even if its
+/// parent has not looked yet.
 pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the command in parentheses and may hold anything; count from its end.
-    let rest = stat.rsplit_once(')')?.1;
+    let rest = stat.rsplit_once(')')?.1.trim_start();
+    if rest.starts_with(['Z', 'X']) {
+        return None;
+    }
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
@@ -189,7 +203,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let state = StateDir::locate(Some(dir.path().join("state"))).expect("located");
         state.create().expect("created");
-        let mode = fs::metadata(state.root()).expect("metadata").permissions().mode();
+        let mode = fs::metadata(state.root())
+            .expect("metadata")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o700);
     }
 }

@@ -1,7 +1,10 @@
 //! "Did you mean": the known word nearest to what was typed.
 
 /// The candidate within a third of the word's length in edits, if any.
-pub(crate) fn closest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn closest<'a>(
+    word: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
     let limit = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -33,7 +36,10 @@ mod tests {
 
     #[test]
     fn the_nearest_word_wins_and_a_far_one_is_not_offered() {
-        assert_eq!(closest("listner", ["listener", "cluster"]), Some("listener"));
+        assert_eq!(
+            closest("listner", ["listener", "cluster"]),
+            Some("listener")
+        );
         assert_eq!(closest("banana", ["listener", "cluster"]), None);
     }
 }

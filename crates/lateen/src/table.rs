@@ -10,15 +10,12 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table without rows.
-    pub(crate) fn new<const N: usize>(header: [&str; N]) -> Self {
-        Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows: Vec::new() }
-    }
-
     /// A table of rows made elsewhere.
     pub(crate) fn from_parts(header: &[&str], rows: Vec<Vec<String>>) -> Self {
-        let mut table =
-            Self { header: header.iter().map(|h| (*h).to_owned()).collect(), rows: Vec::new() };
+        let mut table = Self {
+            header: header.iter().map(|h| (*h).to_owned()).collect(),
+            rows: Vec::new(),
+        };
         for row in rows {
             table.push(row);
         }
@@ -26,25 +23,21 @@ impl Table {
     }
 
     /// Adds a row. Cells beyond the header are dropped, missing ones are empty.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.push(cells.into());
-    }
-
     fn push(&mut self, mut cells: Vec<String>) {
         cells.resize(self.header.len(), String::new());
         self.rows.push(cells);
-    }
-
-    /// Whether there are no rows.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     /// The text, every line ended.
     pub(crate) fn render(&self) -> String {
         let lines = || std::iter::once(&self.header).chain(&self.rows);
         let widths: Vec<usize> = (0..self.header.len())
-            .map(|column| lines().map(|line| line[column].chars().count()).max().unwrap_or(0))
+            .map(|column| {
+                lines()
+                    .map(|line| line[column].chars().count())
+                    .max()
+                    .unwrap_or(0)
+            })
             .collect();
         let mut text = String::new();
         for line in lines() {
@@ -85,9 +78,11 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new(["NAME", "AGE"]);
-        table.row(["reviews-v1".to_owned(), "3s".to_owned()]);
-        table.row(["db".to_owned()]);
+        let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect();
+        let table = Table::from_parts(
+            &["NAME", "AGE"],
+            vec![row(&["reviews-v1", "3s"]), row(&["db"])],
+        );
         assert_eq!(table.render(), "NAME         AGE\nreviews-v1   3s\ndb\n");
     }
 

@@ -16,7 +16,10 @@ struct Target<'a> {
 
 /// Kinds that own pods, with kubectl's short names.
 const KINDS: &[(&str, &[&str])] = &[
-    ("Deployment", &["deploy", "deployment", "deployments", "deployment.apps"]),
+    (
+        "Deployment",
+        &["deploy", "deployment", "deployments", "deployment.apps"],
+    ),
     ("StatefulSet", &["sts", "statefulset", "statefulsets"]),
     ("DaemonSet", &["ds", "daemonset", "daemonsets"]),
     ("ReplicaSet", &["rs", "replicaset", "replicasets"]),
@@ -25,27 +28,44 @@ const KINDS: &[(&str, &[&str])] = &[
 
 fn parse(text: &str) -> Result<Target<'_>> {
     let Some((kind, name)) = text.split_once('/') else {
-        return Ok(Target { kind: None, name: text });
+        return Ok(Target {
+            kind: None,
+            name: text,
+        });
     };
     let lower = kind.to_ascii_lowercase();
     if matches!(lower.as_str(), "pod" | "pods" | "po") {
         return Ok(Target { kind: None, name });
     }
-    match KINDS.iter().find(|(_, names)| names.contains(&lower.as_str())) {
-        Some((kind, _)) => Ok(Target { kind: Some(kind), name }),
-        None => bail!("`{kind}` is no kind that owns pods; use pod/, deploy/, sts/, ds/, rs/ or job/"),
+    match KINDS
+        .iter()
+        .find(|(_, names)| names.contains(&lower.as_str()))
+    {
+        Some((kind, _)) => Ok(Target {
+            kind: Some(kind),
+            name,
+        }),
+        None => {
+            bail!("`{kind}` is no kind that owns pods; use pod/, deploy/, sts/, ds/, rs/ or job/")
+        }
     }
 }
 
 /// The pod a user named. Of a workload's pods the first that is ready, as `kubectl exec deploy/…` picks one.
-pub(crate) fn find<'a>(pods: &'a [PodState], text: &str, namespace: Option<&str>) -> Result<&'a PodState> {
+pub(crate) fn find<'a>(
+    pods: &'a [PodState],
+    text: &str,
+    namespace: Option<&str>,
+) -> Result<&'a PodState> {
     let target = parse(text)?;
     let (bare, dotted) = match (namespace, target.name.rsplit_once('.')) {
         (None, Some((bare, namespace))) => (bare, Some(namespace)),
         _ => (target.name, None),
     };
     let in_namespace = |pod: &PodState| {
-        namespace.or(dotted).is_none_or(|wanted| pod.namespace == wanted)
+        namespace
+            .or(dotted)
+            .is_none_or(|wanted| pod.namespace == wanted)
     };
     let matching = |pod: &&PodState| {
         in_namespace(pod)
@@ -72,14 +92,18 @@ pub(crate) fn find<'a>(pods: &'a [PodState], text: &str, namespace: Option<&str>
 fn not_found(pods: &[PodState], target: &Target<'_>, bare: &str) -> anyhow::Error {
     let known: Vec<&str> = match target.kind {
         None => pods.iter().map(|p| p.name.as_str()).collect(),
-        Some(kind) => {
-            pods.iter().filter(|p| p.owner.kind == kind).map(|p| p.owner.name.as_str()).collect()
-        }
+        Some(kind) => pods
+            .iter()
+            .filter(|p| p.owner.kind == kind)
+            .map(|p| p.owner.name.as_str())
+            .collect(),
     };
     let what = target.kind.unwrap_or("pod").to_lowercase();
     match closest(bare, known.iter().copied()) {
         Some(near) => anyhow::anyhow!("no {what} `{bare}` is running; did you mean `{near}`?"),
-        None => anyhow::anyhow!("no {what} `{bare}` is running; `lateen get pods -A` lists what is"),
+        None => {
+            anyhow::anyhow!("no {what} `{bare}` is running; `lateen get pods -A` lists what is")
+        }
     }
 }
 
@@ -89,9 +113,14 @@ pub(crate) fn container<'a>(pod: &'a PodState, wanted: Option<&'a str>) -> Resul
     match wanted {
         Some(name) if names().any(|n| n == name) => Ok(name),
         Some(name) => {
-            let hint = closest(name, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+            let hint =
+                closest(name, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
             let all: Vec<&str> = names().collect();
-            bail!("{} has no container `{name}`{hint} (it has {})", pod.name, all.join(", "))
+            bail!(
+                "{} has no container `{name}`{hint} (it has {})",
+                pod.name,
+                all.join(", ")
+            )
         }
         None => names()
             .find(|n| *n != "istio-proxy")
@@ -112,7 +141,10 @@ mod tests {
         PodState {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
-            owner: Owner { kind: "Deployment".to_owned(), name: owner.to_owned() },
+            owner: Owner {
+                kind: "Deployment".to_owned(),
+                name: owner.to_owned(),
+            },
             template_hash: 0,
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
@@ -132,23 +164,50 @@ mod tests {
 
     #[test]
     fn a_deployment_stands_for_its_first_ready_pod() {
-        let pods = [pod("shop", "web", "web-1", false), pod("shop", "web", "web-2", true)];
-        assert_eq!(find(&pods, "deploy/web", None).expect("found").name, "web-2");
-        assert_eq!(find(&pods, "deployment/web.shop", None).expect("found").name, "web-2");
-        assert_eq!(find(&pods, "web-1", Some("shop")).expect("found").name, "web-1");
+        let pods = [
+            pod("shop", "web", "web-1", false),
+            pod("shop", "web", "web-2", true),
+        ];
+        assert_eq!(
+            find(&pods, "deploy/web", None).expect("found").name,
+            "web-2"
+        );
+        assert_eq!(
+            find(&pods, "deployment/web.shop", None)
+                .expect("found")
+                .name,
+            "web-2"
+        );
+        assert_eq!(
+            find(&pods, "web-1", Some("shop")).expect("found").name,
+            "web-1"
+        );
     }
 
     #[test]
     fn a_name_in_two_namespaces_must_be_told_apart() {
-        let pods = [pod("a", "web", "web-1", true), pod("b", "web", "web-2", true)];
-        assert!(find(&pods, "deploy/web", None).expect_err("ambiguous").to_string().contains("-n"));
-        assert_eq!(find(&pods, "deploy/web", Some("b")).expect("found").name, "web-2");
+        let pods = [
+            pod("a", "web", "web-1", true),
+            pod("b", "web", "web-2", true),
+        ];
+        assert!(
+            find(&pods, "deploy/web", None)
+                .expect_err("ambiguous")
+                .to_string()
+                .contains("-n")
+        );
+        assert_eq!(
+            find(&pods, "deploy/web", Some("b")).expect("found").name,
+            "web-2"
+        );
     }
 
     #[test]
     fn a_misspelt_name_is_answered_with_the_nearest() {
         let pods = [pod("shop", "reviews-v1", "reviews-v1-x", true)];
-        let error = find(&pods, "deploy/review-v1", None).expect_err("unknown").to_string();
+        let error = find(&pods, "deploy/review-v1", None)
+            .expect_err("unknown")
+            .to_string();
         assert!(error.contains("did you mean `reviews-v1`"), "{error}");
         assert!(find(&pods, "cake/x", None).is_err());
     }

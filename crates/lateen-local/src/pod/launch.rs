@@ -75,8 +75,12 @@ fn mount_all(launch: &Launch) -> io::Result<()> {
         binds.push((Source::open(source)?, target, *read_only));
     }
     // A volume on `/tmp` hides a vault below it; new roots are built in the vault, so such volumes come last.
-    let hiders: Vec<&PathBuf> =
-        launch.binds.iter().map(|(_, target, _)| target).filter(|t| launch.vault.starts_with(t)).collect();
+    let hiders: Vec<&PathBuf> = launch
+        .binds
+        .iter()
+        .map(|(_, target, _)| target)
+        .filter(|t| launch.vault.starts_with(t))
+        .collect();
     binds.sort_by_key(|(_, target, _)| hiders.iter().any(|hider| target.starts_with(hider)));
     let mut mounts = Mounts::new(&launch.vault);
     for (source, target, read_only) in &binds {

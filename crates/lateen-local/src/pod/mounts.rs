@@ -28,7 +28,10 @@ impl Source {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let opened = with_path("open", path, rustix::fs::open(path, flags, Mode::empty()))?;
-        Ok(Self { path: path.to_owned(), opened })
+        Ok(Self {
+            path: path.to_owned(),
+            opened,
+        })
     }
 
     /// Removes a mount from this namespace; what was bound from it stays.
@@ -81,7 +84,12 @@ impl Mounts {
     }
 
     /// Makes `source`, a file or directory, appear at `target`.
-    pub(super) fn bind(&mut self, source: &Source, target: &Path, read_only: bool) -> io::Result<()> {
+    pub(super) fn bind(
+        &mut self,
+        source: &Source,
+        target: &Path,
+        read_only: bool,
+    ) -> io::Result<()> {
         let opened = fd_path(&source.opened);
         let directory = opened.is_dir();
         let target = self.mount_point(target, directory)?;

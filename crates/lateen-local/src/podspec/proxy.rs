@@ -9,7 +9,9 @@ use lateen_api::kube;
 use lateen_sources::plan::{PodPlan, PodRole};
 use serde_json::json;
 
-use super::{NODE_NAME, ROOT_VOLUME, RUN_VOLUME, Surroundings, TOKEN_VOLUME, environment, mount, probes};
+use super::{
+    NODE_NAME, ROOT_VOLUME, RUN_VOLUME, Surroundings, TOKEN_VOLUME, environment, mount, probes,
+};
 use crate::addresses::NODE_V4;
 use crate::probe::{Check, ContainerProbes, Probe};
 use crate::sandbox::{Container, Mount, PROXY_CONTAINER, RestartPolicy, Start};
@@ -44,7 +46,10 @@ pub(super) fn container(plan: &PodPlan, around: &Surroundings<'_>) -> Container 
             mount(TOKEN_VOLUME, "/var/run/secrets/tokens"),
             mount(ROOT_VOLUME, "/var/run/secrets/istio"),
             // Sockets and the bootstrap of a stock Envoy: nothing of one pod may be seen by another.
-            Mount { read_only: false, ..mount(RUN_VOLUME, "/etc/istio/proxy") },
+            Mount {
+                read_only: false,
+                ..mount(RUN_VOLUME, "/etc/istio/proxy")
+            },
         ],
         restart: RestartPolicy::Always,
         ..Container::default()

@@ -54,11 +54,6 @@ impl Schedule {
         }
     }
 
-    /// Whether it may take traffic.
-    pub(crate) fn is_ready(&self) -> bool {
-        self.ready
-    }
-
     /// The probe of a kind.
     pub(crate) fn probe(&self, kind: Kind) -> Option<&Probe> {
         match kind {

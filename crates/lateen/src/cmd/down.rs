@@ -15,13 +15,20 @@ pub(crate) fn run(state: &StateDir) -> Result<()> {
         println!("no mesh is running");
         return Ok(());
     };
-    let pid = i32::try_from(up.pid).ok().and_then(Pid::from_raw).context("the recorded pid is not one")?;
+    let pid = i32::try_from(up.pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .context("the recorded pid is not one")?;
     kill_process(pid, Signal::TERM).with_context(|| format!("signalling process {}", up.pid))?;
     let started = Instant::now();
     let mut told = false;
     while start_ticks(up.pid) == Some(up.start_ticks) {
         if started.elapsed() > PATIENCE {
-            bail!("process {} has not ended after {PATIENCE:?}; `kill -9 {}` ends it and all its pods", up.pid, up.pid);
+            bail!(
+                "process {} has not ended after {PATIENCE:?}; `kill -9 {}` ends it and all its pods",
+                up.pid,
+                up.pid
+            );
         }
         if !told && started.elapsed() > Duration::from_secs(1) {
             eprintln!("waiting for the pods to end …");

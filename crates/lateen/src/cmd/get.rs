@@ -33,7 +33,11 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &GetArgs) -> 
         }
         if found.is_empty() {
             let name = args.name.as_deref().unwrap_or_default();
-            bail!("no {} `{name}` in namespace {}", kind.info().plural, view.namespace());
+            bail!(
+                "no {} `{name}` in namespace {}",
+                kind.info().plural,
+                view.namespace()
+            );
         }
     }
     match args.output {
@@ -50,12 +54,21 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &GetArgs) -> 
 
 /// The kinds a user listed, by any of their names.
 fn kinds(text: &str) -> Result<Vec<Kind>> {
-    text.split(',').map(|name| kind(name.trim())).collect::<Result<Vec<_>>>().map(|mut kinds| {
-        if text == "all" {
-            kinds = vec![Kind::Pod, Kind::Service, Kind::Deployment, Kind::StatefulSet, Kind::Job];
-        }
-        kinds
-    })
+    text.split(',')
+        .map(|name| kind(name.trim()))
+        .collect::<Result<Vec<_>>>()
+        .map(|mut kinds| {
+            if text == "all" {
+                kinds = vec![
+                    Kind::Pod,
+                    Kind::Service,
+                    Kind::Deployment,
+                    Kind::StatefulSet,
+                    Kind::Job,
+                ];
+            }
+            kinds
+        })
 }
 
 fn kind(name: &str) -> Result<Kind> {
@@ -67,8 +80,11 @@ fn kind(name: &str) -> Result<Kind> {
         let info = kind.info();
         let singular = info.name.to_ascii_lowercase();
         let qualified = format!("{}.{}", info.plural, info.group);
-        [vec![singular, qualified, info.plural.to_owned()], info.short_names.iter().map(|s| (*s).to_owned()).collect()]
-            .concat()
+        [
+            vec![singular, qualified, info.plural.to_owned()],
+            info.short_names.iter().map(|s| (*s).to_owned()).collect(),
+        ]
+        .concat()
     };
     if let Some(kind) = Kind::ALL.iter().find(|kind| names(kind).contains(&lower)) {
         return Ok(*kind);
@@ -76,7 +92,9 @@ fn kind(name: &str) -> Result<Kind> {
     let all: Vec<String> = Kind::ALL.iter().flat_map(names).collect();
     match closest(&lower, all.iter().map(String::as_str)) {
         Some(near) => bail!("there is no kind `{name}`; did you mean `{near}`?"),
-        None => bail!("there is no kind `{name}`; try pods, services, virtualservices, destinationrules, gateways, …"),
+        None => bail!(
+            "there is no kind `{name}`; try pods, services, virtualservices, destinationrules, gateways, …"
+        ),
     }
 }
 
@@ -103,8 +121,16 @@ impl Object<'_> {
 
     fn slashed(&self, kind: Kind) -> String {
         let info = kind.info();
-        let group = if info.group.is_empty() { String::new() } else { format!(".{}", info.group) };
-        format!("{}{group}/{}\n", info.name.to_ascii_lowercase(), self.name())
+        let group = if info.group.is_empty() {
+            String::new()
+        } else {
+            format!(".{}", info.group)
+        };
+        format!(
+            "{}{group}/{}\n",
+            info.name.to_ascii_lowercase(),
+            self.name()
+        )
     }
 
     fn json(&self) -> Value {
@@ -161,19 +187,31 @@ struct View<'a> {
 
 impl<'a> View<'a> {
     fn open(state: &StateDir, namespace: Option<&str>, args: &'a GetArgs) -> Result<Self> {
-        let running = if args.filename.is_empty() { Some(state.expect_running()?) } else { None };
+        let running = if args.filename.is_empty() {
+            Some(state.expect_running()?)
+        } else {
+            None
+        };
         let (paths, default) = match &running {
             Some(up) => (up.paths.clone(), up.namespace.clone()),
             None => (args.filename.clone(), "default".to_owned()),
         };
-        let loaded = Reader::new(paths, default.as_str()).read().unwrap_or_default();
+        let loaded = Reader::new(paths, default.as_str())
+            .read()
+            .unwrap_or_default();
         let resources = defaults::with_defaults(&loaded.resources);
         let (plan, _) = plan(&resources, false);
-        let pods = if running.is_some() { state.read_pods()? } else { Vec::new() };
+        let pods = if running.is_some() {
+            state.read_pods()?
+        } else {
+            Vec::new()
+        };
         let selector = args.selector.as_deref().unwrap_or_default().parse();
         Ok(Self {
             args,
-            namespace: namespace.map(str::to_owned).or_else(|| (!args.all_namespaces).then_some(default)),
+            namespace: namespace
+                .map(str::to_owned)
+                .or_else(|| (!args.all_namespaces).then_some(default)),
             selector: selector.context("reading the selector")?,
             resources,
             pods,
@@ -191,7 +229,11 @@ impl<'a> View<'a> {
             Object::Configured(resource) => self.selector.matches(&resource.meta.labels),
             Object::Running(pod) => self.selector.matches(&pod.labels),
         };
-        let running = self.pods.iter().filter(|_| kind == Kind::Pod).map(Object::Running);
+        let running = self
+            .pods
+            .iter()
+            .filter(|_| kind == Kind::Pod)
+            .map(Object::Running);
         let files_only = !self.args.filename.is_empty();
         let configured = self
             .resources
@@ -201,7 +243,8 @@ impl<'a> View<'a> {
         let mut found: Vec<Object<'_>> = running
             .chain(configured)
             .filter(|o| {
-                o.namespace().is_empty() || self.namespace.as_deref().is_none_or(|n| n == o.namespace())
+                o.namespace().is_empty()
+                    || self.namespace.as_deref().is_none_or(|n| n == o.namespace())
             })
             .filter(|o| self.args.name.as_deref().is_none_or(|n| n == o.name()))
             .filter(labels)
@@ -235,7 +278,9 @@ impl<'a> View<'a> {
         let mut cells = vec![resource.meta.name.clone()];
         match &*resource.spec {
             Spec::Service(service) => cells.extend(self.service_cells(resource, service)),
-            Spec::Deployment(d) => cells.extend(self.deployment_cells(resource, d.spec.replicas.unwrap_or(1))),
+            Spec::Deployment(d) => {
+                cells.extend(self.deployment_cells(resource, d.spec.replicas.unwrap_or(1)))
+            }
             Spec::VirtualService(vs) => cells.extend([join(&vs.gateways), join(&vs.hosts)]),
             Spec::DestinationRule(dr) => cells.push(dr.host.clone()),
             Spec::ServiceEntry(se) => cells.extend([
@@ -248,28 +293,48 @@ impl<'a> View<'a> {
         }
         cells.push(age(self.age));
         if wide && let Spec::Service(service) = &*resource.spec {
-            let pairs: Vec<String> =
-                service.spec.selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
-            cells.push(if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") });
+            let pairs: Vec<String> = service
+                .spec
+                .selector
+                .iter()
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect();
+            cells.push(if pairs.is_empty() {
+                "<none>".to_owned()
+            } else {
+                pairs.join(",")
+            });
         }
         cells
     }
 
     fn service_cells(&self, resource: &Resource, service: &Service) -> [String; 4] {
         let spec = &service.spec;
-        let kind = if spec.r#type.is_empty() { "ClusterIP" } else { spec.r#type.as_str() };
+        let kind = if spec.r#type.is_empty() {
+            "ClusterIP"
+        } else {
+            spec.r#type.as_str()
+        };
         let key = (resource.meta.namespace.clone(), resource.meta.name.clone());
         let ip = match self.cluster_ips.get(&key).and_then(|ips| ips.first()) {
             Some(ip) => ip.to_string(),
             None if kind == "ExternalName" => "<none>".to_owned(),
             None => "None".to_owned(),
         };
-        let external = if kind == "ExternalName" { spec.external_name.clone() } else { "<none>".to_owned() };
+        let external = if kind == "ExternalName" {
+            spec.external_name.clone()
+        } else {
+            "<none>".to_owned()
+        };
         let ports: Vec<String> = spec
             .ports
             .iter()
             .map(|p| {
-                let protocol = if p.protocol.is_empty() { "TCP" } else { p.protocol.as_str() };
+                let protocol = if p.protocol.is_empty() {
+                    "TCP"
+                } else {
+                    p.protocol.as_str()
+                };
                 format!("{}/{protocol}", p.port)
             })
             .collect();
@@ -287,7 +352,11 @@ impl<'a> View<'a> {
             current += u32::from(!pod.terminating);
             ready += u32::from(pod.ready);
         }
-        [format!("{ready}/{wanted}"), current.to_string(), ready.to_string()]
+        [
+            format!("{ready}/{wanted}"),
+            current.to_string(),
+            ready.to_string(),
+        ]
     }
 }
 
@@ -352,7 +421,12 @@ mod tests {
 
     #[test]
     fn kinds_are_known_by_every_name_kubectl_knows() {
-        for name in ["vs", "VirtualService", "virtualservices", "virtualservices.networking.istio.io"] {
+        for name in [
+            "vs",
+            "VirtualService",
+            "virtualservices",
+            "virtualservices.networking.istio.io",
+        ] {
             assert_eq!(kind(name).expect(name), Kind::VirtualService);
         }
         assert_eq!(kinds("po,svc").expect("known"), [Kind::Pod, Kind::Service]);

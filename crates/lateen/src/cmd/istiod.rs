@@ -12,7 +12,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::cli::IstiodArgs;
 use crate::state::StateDir;
 
-pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &IstiodArgs) -> Result<ExitCode> {
+pub(crate) fn run(
+    state: &StateDir,
+    namespace: Option<&str>,
+    args: &IstiodArgs,
+) -> Result<ExitCode> {
     super::start_logging("info");
     state.create()?;
     let config = Config {
@@ -23,7 +27,10 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &IstiodArgs) 
         token_key: state.token_key(),
         listen: args.listen.clone(),
         debug_socket: state.istiod_socket(),
-        settings: Settings { dual_stack: args.dual_stack, ..Settings::default() },
+        settings: Settings {
+            dual_stack: args.dual_stack,
+            ..Settings::default()
+        },
         debounce: Debounce::default(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -36,7 +43,9 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &IstiodArgs) 
 async fn serve(config: Config) -> Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
-    let mut plane = ControlPlane::start(config).await.context("starting the control plane")?;
+    let mut plane = ControlPlane::start(config)
+        .await
+        .context("starting the control plane")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

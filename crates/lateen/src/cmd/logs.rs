@@ -23,7 +23,10 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &LogsArgs) ->
     let path = path(state, pod, container, args.previous);
     let file = File::open(&path).with_context(|| match args.previous {
         true => format!("container {container} of {} has no previous run", pod.name),
-        false => format!("container {container} of {} has written no log yet", pod.name),
+        false => format!(
+            "container {container} of {} has written no log yet",
+            pod.name
+        ),
     })?;
     let out = io::stdout().lock();
     match print(file, &path, args, out) {
@@ -35,7 +38,11 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &LogsArgs) ->
 
 fn path(state: &StateDir, pod: &PodState, container: &str, previous: bool) -> PathBuf {
     let suffix = if previous { "previous.log" } else { "log" };
-    state.logs().join(&pod.namespace).join(&pod.name).join(format!("{container}.{suffix}"))
+    state
+        .logs()
+        .join(&pod.namespace)
+        .join(&pod.name)
+        .join(format!("{container}.{suffix}"))
 }
 
 fn print(mut file: File, path: &Path, args: &LogsArgs, mut out: impl Write) -> io::Result<()> {
@@ -79,7 +86,11 @@ fn seek_to_tail(file: &mut File, lines: usize) -> io::Result<()> {
         }
         // The last start is the end of the file; the first is a line's start only at the file's own.
         starts.pop();
-        let complete = if from == 0 { starts.len() } else { starts.len().saturating_sub(1) };
+        let complete = if from == 0 {
+            starts.len()
+        } else {
+            starts.len().saturating_sub(1)
+        };
         if from == 0 || complete >= lines {
             let skip = starts.len().saturating_sub(lines);
             let start = starts.get(skip).copied().unwrap_or(end);

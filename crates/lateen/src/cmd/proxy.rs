@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use lateen_agent::http_client::HttpError;
 use lateen_agent::{
-    Agent, AgentConfig, AgentOptions, DataPlane as AgentDataPlane, DataPlaneKind, NodeType, NotReady,
+    Agent, AgentConfig, AgentOptions, DataPlane as AgentDataPlane, DataPlaneKind, NodeType,
+    NotReady,
 };
 use lateen_identity::BoxFuture;
 use lateen_local::addresses::PROXY_MARK;
@@ -39,15 +40,23 @@ async fn serve(args: &ProxyArgs) -> Result<ExitCode> {
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let options = AgentOptions { mark: Some(PROXY_MARK), ..AgentOptions::new(node_type, kind) };
+    let options = AgentOptions {
+        mark: Some(PROXY_MARK),
+        ..AgentOptions::new(node_type, kind)
+    };
     let config = AgentConfig::from_env(environment, options).context("reading the environment")?;
     let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let agent = Agent::start(config, &resolv_conf).await.context("starting the agent")?;
+    let agent = Agent::start(config, &resolv_conf)
+        .await
+        .context("starting the agent")?;
     match args.data_plane {
         DataPlane::Lateen => run_ours(agent).await?,
         DataPlane::Envoy => {
             let path = std::env::var_os("PATH");
-            agent.run_envoy(path.as_deref(), ended()).await.context("running Envoy")?;
+            agent
+                .run_envoy(path.as_deref(), ended())
+                .await
+                .context("running Envoy")?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -55,9 +64,10 @@ async fn serve(args: &ProxyArgs) -> Result<ExitCode> {
 
 /// SIGTERM or SIGINT.
 async fn ended() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         // Without handlers the signals end the process by themselves.
         return std::future::pending().await;
     };
@@ -84,7 +94,10 @@ async fn run_ours(mut agent: Agent) -> Result<()> {
     }
     config.drain.time = agent.config().proxy_config.termination_drain_duration;
     let proxy = Arc::new(Proxy::start(config).context("starting the proxy")?);
-    agent.serve_status(Arc::new(Beside(proxy.clone()))).await.context("serving the pod's status")?;
+    agent
+        .serve_status(Arc::new(Beside(proxy.clone())))
+        .await
+        .context("serving the pod's status")?;
     let quit = agent.quit();
     tokio::select! {
         () = ended() => proxy.drain().await,

@@ -23,28 +23,71 @@ pub(crate) fn run(
 ) -> Result<()> {
     let ask = Ask { state, namespace };
     match command {
-        ProxyConfigCommand::Listener { target, address, port, kind } => {
-            let filter = Filter { address, port, kind, ..Filter::default() };
+        ProxyConfigCommand::Listener {
+            target,
+            address,
+            port,
+            kind,
+        } => {
+            let filter = Filter {
+                address,
+                port,
+                kind,
+                ..Filter::default()
+            };
             let dump = ask.dump(&target)?;
             let chosen = listener::select(dump.listeners(), &filter);
             print(&target, &chosen, || listener::rows(&chosen))
         }
-        ProxyConfigCommand::Cluster { target, fqdn, direction, port, subset } => {
-            let filter = Filter { fqdn, direction, port, subset, ..Filter::default() };
+        ProxyConfigCommand::Cluster {
+            target,
+            fqdn,
+            direction,
+            port,
+            subset,
+        } => {
+            let filter = Filter {
+                fqdn,
+                direction,
+                port,
+                subset,
+                ..Filter::default()
+            };
             let dump = ask.dump(&target)?;
             let chosen = cluster::select(dump.clusters(), &filter);
             print(&target, &chosen, || cluster::rows(&chosen))
         }
         ProxyConfigCommand::Route { target, name } => {
             let dump = ask.dump(&target)?;
-            let chosen = route::select(dump.routes(), &Filter { name, ..Filter::default() });
+            let chosen = route::select(
+                dump.routes(),
+                &Filter {
+                    name,
+                    ..Filter::default()
+                },
+            );
             print(&target, &chosen, || route::rows(&chosen))
         }
-        ProxyConfigCommand::Endpoint { target, address, port, cluster, status } => {
-            let filter = Filter { address, port, cluster, status, ..Filter::default() };
+        ProxyConfigCommand::Endpoint {
+            target,
+            address,
+            port,
+            cluster,
+            status,
+        } => {
+            let filter = Filter {
+                address,
+                port,
+                cluster,
+                status,
+                ..Filter::default()
+            };
             let clusters = ask.clusters(&target)?;
-            let statuses: Vec<&Value> = crate::proxy_config::dump::list(&clusters, "cluster_statuses").collect();
-            print(&target, &statuses, || cluster::endpoint_rows(&clusters, &filter))
+            let statuses: Vec<&Value> =
+                crate::proxy_config::dump::list(&clusters, "cluster_statuses").collect();
+            print(&target, &statuses, || {
+                cluster::endpoint_rows(&clusters, &filter)
+            })
         }
         ProxyConfigCommand::Secret { target } => {
             let dump = ask.dump(&target)?;
@@ -56,7 +99,11 @@ pub(crate) fn run(
             }
         }
         ProxyConfigCommand::Bootstrap { target } => bootstrap(&ask, &target),
-        ProxyConfigCommand::Log { target, level, reset } => log(&ask, &target, level.as_deref(), reset),
+        ProxyConfigCommand::Log {
+            target,
+            level,
+            reset,
+        } => log(&ask, &target, level.as_deref(), reset),
         ProxyConfigCommand::All { target } => all(&ask, &target),
     }
 }
@@ -81,7 +128,10 @@ impl Ask<'_> {
         if let Some(file) = &target.file {
             return std::fs::read(file).with_context(|| format!("reading {}", file.display()));
         }
-        let name = target.target.as_deref().context("name a pod, or a file with -f")?;
+        let name = target
+            .target
+            .as_deref()
+            .context("name a pod, or a file with -f")?;
         self.admin(name, "GET", path)
     }
 
@@ -90,14 +140,18 @@ impl Ask<'_> {
         self.state.expect_running()?;
         let pods = self.state.read_pods()?;
         let pod = target::find(&pods, target, self.namespace)?;
-        let pid = pod.pid.with_context(|| format!("{} is not running", pod.name))?;
+        let pid = pod
+            .pid
+            .with_context(|| format!("{} is not running", pod.name))?;
         if !pod.containers.iter().any(|c| c.name == "istio-proxy") {
             bail!("{} has no proxy: it is not in the mesh", pod.name);
         }
         lateen_local::exec::enter_network(pid)
             .with_context(|| format!("entering the network of {}", pod.name))?;
         let answer = http::request(&Admin::Tcp(ADMIN), method, path);
-        Ok(answer.with_context(|| format!("asking the proxy of {}", pod.name))?.to_vec())
+        Ok(answer
+            .with_context(|| format!("asking the proxy of {}", pod.name))?
+            .to_vec())
     }
 }
 
@@ -115,14 +169,18 @@ fn print_rows(rows: &Rows) -> Result<()> {
 
 fn bootstrap(ask: &Ask<'_>, target: &ProxyTarget) -> Result<()> {
     let dump = ask.dump(target)?;
-    let bootstrap = dump.bootstrap().context("the config dump holds no bootstrap")?;
+    let bootstrap = dump
+        .bootstrap()
+        .context("the config dump holds no bootstrap")?;
     // istioctl's default here is JSON, and `short` is the versions only.
     match target.output {
         None | Some(ConfigOutput::Json) => print_json(&json!({ "bootstrap": bootstrap })),
         Some(ConfigOutput::Yaml) => print_yaml(&json!({ "bootstrap": bootstrap })),
         Some(ConfigOutput::Short) => {
             let node = &bootstrap["node"];
-            let version = node["metadata"]["ISTIO_VERSION"].as_str().unwrap_or("unknown");
+            let version = node["metadata"]["ISTIO_VERSION"]
+                .as_str()
+                .unwrap_or("unknown");
             let agent = node["user_agent_name"].as_str().unwrap_or("unknown");
             crate::output::print(&format!("Istio Version: {version}\nProxy: {agent}\n"))
         }

@@ -12,17 +12,30 @@ use crate::table::Table;
 /// The types shown, with istioctl's column titles.
 const TYPES: [(&str, &str); 5] = [
     ("CDS", "type.googleapis.com/envoy.config.cluster.v3.Cluster"),
-    ("LDS", "type.googleapis.com/envoy.config.listener.v3.Listener"),
-    ("EDS", "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"),
-    ("RDS", "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"),
-    ("ECDS", "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"),
+    (
+        "LDS",
+        "type.googleapis.com/envoy.config.listener.v3.Listener",
+    ),
+    (
+        "EDS",
+        "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+    ),
+    (
+        "RDS",
+        "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    ),
+    (
+        "ECDS",
+        "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+    ),
 ];
 
 pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &ProxyStatusArgs) -> Result<()> {
     state.expect_running()?;
     let socket = Admin::Unix(state.istiod_socket());
     let text = http::request(&socket, "GET", "/debug/syncz").context("asking the control plane")?;
-    let all: Vec<Value> = serde_json::from_slice(&text).context("the control plane's answer is not JSON")?;
+    let all: Vec<Value> =
+        serde_json::from_slice(&text).context("the control plane's answer is not JSON")?;
     let wanted: Vec<Value> = all
         .into_iter()
         .filter(|proxy| namespace.is_none_or(|n| proxy["namespace"] == n))
@@ -48,7 +61,12 @@ fn table(proxies: &[Value]) -> Table {
     let rows = proxies.iter().map(|proxy| {
         let text = |key: &str| proxy[key].as_str().unwrap_or("-").to_owned();
         let mut cells = vec![text("proxy"), text("cluster")];
-        cells.extend(TYPES.map(|(_, url)| proxy["types"][url]["status"].as_str().unwrap_or("IGNORED").to_owned()));
+        cells.extend(TYPES.map(|(_, url)| {
+            proxy["types"][url]["status"]
+                .as_str()
+                .unwrap_or("IGNORED")
+                .to_owned()
+        }));
         cells.extend([text("istiod"), text("version")]);
         cells
     });
@@ -72,6 +90,9 @@ mod tests {
         let proxy = json!({"proxy": "web-1.shop", "cluster": "Kubernetes", "types": {
             "type.googleapis.com/envoy.config.cluster.v3.Cluster": {"status": "SYNCED"}}});
         let text = table(&[proxy]).render();
-        assert!(text.contains("web-1.shop   Kubernetes   SYNCED   IGNORED"), "{text}");
+        assert!(
+            text.contains("web-1.shop   Kubernetes   SYNCED   IGNORED"),
+            "{text}"
+        );
     }
 }

@@ -19,12 +19,19 @@ use crate::up::publish::Publish;
 /// Starts a mesh and keeps it until it is told to end.
 pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> Result<ExitCode> {
     if let Some(up) = state.running()? {
-        bail!("a mesh already runs (process {}); `lateen down` ends it, --state DIR makes a second one", up.pid);
+        bail!(
+            "a mesh already runs (process {}); `lateen down` ends it, --state DIR makes a second one",
+            up.pid
+        );
     }
     for path in &args.paths {
         std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
     }
-    let publish: Vec<Publish> = args.publish.iter().map(|p| p.parse()).collect::<Result<_>>()?;
+    let publish: Vec<Publish> = args
+        .publish
+        .iter()
+        .map(|p| p.parse())
+        .collect::<Result<_>>()?;
     let images = images::table(&args.image)?;
     state.create()?;
     if args.detach {
@@ -41,14 +48,25 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> R
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(run::run(run::Mesh { state, args, up: &up, publish, images, node }));
+    let result = runtime.block_on(run::run(run::Mesh {
+        state,
+        args,
+        up: &up,
+        publish,
+        images,
+        node,
+    }));
     state.clear_up();
     result
 }
 
 fn record(namespace: Option<&str>, args: &UpArgs) -> Result<Up> {
     let pid = std::process::id();
-    let paths = args.paths.iter().map(std::path::absolute).collect::<std::io::Result<_>>();
+    let paths = args
+        .paths
+        .iter()
+        .map(std::path::absolute)
+        .collect::<std::io::Result<_>>();
     Ok(Up {
         pid,
         start_ticks: start_ticks(pid).context("reading this process's start time")?,

@@ -24,7 +24,9 @@ pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCo
     };
     let (_, more) = mesh::config(&loaded.resources);
     loaded.diagnostics.extend(more);
-    loaded.diagnostics.sort_by(|a, b| (&a.span, a.severity, a.code).cmp(&(&b.span, b.severity, b.code)));
+    loaded
+        .diagnostics
+        .sort_by(|a, b| (&a.span, a.severity, a.code).cmp(&(&b.span, b.severity, b.code)));
     loaded.diagnostics.dedup();
     match args.output {
         ReportOutput::Text => output::print(&report(&loaded, output::colour()))?,
@@ -34,13 +36,23 @@ pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCo
             "diagnostics": loaded.diagnostics,
         }))?,
     }
-    Ok(if loaded.has_errors() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if loaded.has_errors() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 fn standard_input(namespace: &str) -> Result<Loaded> {
     let mut text = String::new();
-    std::io::stdin().lock().read_to_string(&mut text).context("reading standard input")?;
-    Ok(Reader::parse_text(SourceFile::new("<stdin>", &text), namespace))
+    std::io::stdin()
+        .lock()
+        .read_to_string(&mut text)
+        .context("reading standard input")?;
+    Ok(Reader::parse_text(
+        SourceFile::new("<stdin>", &text),
+        namespace,
+    ))
 }
 
 /// The findings with their snippets, and a last line that counts them.
@@ -50,7 +62,13 @@ pub(crate) fn report(loaded: &Loaded, color: bool) -> String {
         text.push_str(&rendered(diagnostic, loaded, color));
         text.push('\n');
     }
-    let count = |severity| loaded.diagnostics.iter().filter(|d| d.severity == severity).count();
+    let count = |severity| {
+        loaded
+            .diagnostics
+            .iter()
+            .filter(|d| d.severity == severity)
+            .count()
+    };
     let objects = loaded.resources.len() + loaded.others.len();
     let files = loaded.files.len();
     text.push_str(&format!(
@@ -67,7 +85,9 @@ pub(crate) fn report(loaded: &Loaded, color: bool) -> String {
 /// One finding with its snippet.
 pub(crate) fn rendered(diagnostic: &Diagnostic, loaded: &Loaded, color: bool) -> String {
     let path = diagnostic.span.as_ref().map(|span| Path::new(&*span.path));
-    let source = path.and_then(|path| loaded.files.get(path)).map(|file| &*file.text);
+    let source = path
+        .and_then(|path| loaded.files.get(path))
+        .map(|file| &*file.text);
     render(diagnostic, source, Style { color })
 }
 

@@ -12,23 +12,30 @@ pub(crate) struct ConfigDump {
 impl ConfigDump {
     /// Parses the body of `/config_dump`.
     pub(crate) fn parse(text: &[u8]) -> Result<Self> {
-        let mut value: Value = serde_json::from_slice(text).context("the config dump is not JSON")?;
+        let mut value: Value =
+            serde_json::from_slice(text).context("the config dump is not JSON")?;
         match value.get_mut("configs").map(Value::take) {
             Some(Value::Array(sections)) => Ok(Self { sections }),
-            _ => bail!("the config dump has no `configs` list; is it the output of Envoy's /config_dump?"),
+            _ => bail!(
+                "the config dump has no `configs` list; is it the output of Envoy's /config_dump?"
+            ),
         }
     }
 
     /// One section, by the last part of its type: `ListenersConfigDump`.
     pub(crate) fn section(&self, name: &str) -> Option<&Value> {
         self.sections.iter().find(|section| {
-            section["@type"].as_str().is_some_and(|ty| ty.rsplit('.').next() == Some(name))
+            section["@type"]
+                .as_str()
+                .is_some_and(|ty| ty.rsplit('.').next() == Some(name))
         })
     }
 
     /// Listeners that are active or static.
     pub(crate) fn listeners(&self) -> Vec<&Value> {
-        let Some(section) = self.section("ListenersConfigDump") else { return Vec::new() };
+        let Some(section) = self.section("ListenersConfigDump") else {
+            return Vec::new();
+        };
         let active = list(section, "dynamic_listeners").map(|l| &l["active_state"]["listener"]);
         let fixed = list(section, "static_listeners").map(|l| &l["listener"]);
         active.chain(fixed).filter(|l| l.is_object()).collect()
@@ -36,7 +43,9 @@ impl ConfigDump {
 
     /// Clusters that are active or static.
     pub(crate) fn clusters(&self) -> Vec<&Value> {
-        let Some(section) = self.section("ClustersConfigDump") else { return Vec::new() };
+        let Some(section) = self.section("ClustersConfigDump") else {
+            return Vec::new();
+        };
         let active = list(section, "dynamic_active_clusters").map(|c| &c["cluster"]);
         let fixed = list(section, "static_clusters").map(|c| &c["cluster"]);
         active.chain(fixed).filter(|c| c.is_object()).collect()
@@ -44,7 +53,9 @@ impl ConfigDump {
 
     /// Route configurations, dynamic and static.
     pub(crate) fn routes(&self) -> Vec<&Value> {
-        let Some(section) = self.section("RoutesConfigDump") else { return Vec::new() };
+        let Some(section) = self.section("RoutesConfigDump") else {
+            return Vec::new();
+        };
         let dynamic = list(section, "dynamic_route_configs").map(|r| &r["route_config"]);
         let fixed = list(section, "static_route_configs").map(|r| &r["route_config"]);
         dynamic.chain(fixed).filter(|r| r.is_object()).collect()
@@ -52,13 +63,18 @@ impl ConfigDump {
 
     /// Secrets with their state: `ACTIVE`, `WARMING` or `STATIC`.
     pub(crate) fn secrets(&self) -> Vec<(&'static str, &Value)> {
-        let Some(section) = self.section("SecretsConfigDump") else { return Vec::new() };
+        let Some(section) = self.section("SecretsConfigDump") else {
+            return Vec::new();
+        };
         let states = [
             ("ACTIVE", "dynamic_active_secrets"),
             ("WARMING", "dynamic_warming_secrets"),
             ("STATIC", "static_secrets"),
         ];
-        states.into_iter().flat_map(|(state, key)| list(section, key).map(move |s| (state, s))).collect()
+        states
+            .into_iter()
+            .flat_map(|(state, key)| list(section, key).map(move |s| (state, s)))
+            .collect()
     }
 
     /// The bootstrap section's content.
@@ -69,7 +85,11 @@ impl ConfigDump {
 
 /// The elements of a list field; none when it is absent.
 pub(crate) fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> + use<'a> {
-    value[key].as_array().map(Vec::as_slice).unwrap_or_default().iter()
+    value[key]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+        .iter()
 }
 
 /// A string field, or nothing.
@@ -84,10 +104,21 @@ pub(crate) fn number(value: &Value) -> Option<u64> {
 
 /// The user's object behind an Envoy object, from Istio's filter metadata, as istioctl shows it: `name.namespace`.
 pub(crate) fn origin(value: &Value) -> String {
-    let path = value["metadata"]["filter_metadata"]["istio"]["config"].as_str().unwrap_or_default();
+    let path = value["metadata"]["filter_metadata"]["istio"]["config"]
+        .as_str()
+        .unwrap_or_default();
     let parts: Vec<&str> = path.split('/').collect();
     match parts[..] {
-        ["", "apis", "networking.istio.io", _, "namespaces", namespace, _, name] => {
+        [
+            "",
+            "apis",
+            "networking.istio.io",
+            _,
+            "namespaces",
+            namespace,
+            _,
+            name,
+        ] => {
             format!("{name}.{namespace}")
         }
         _ => String::new(),

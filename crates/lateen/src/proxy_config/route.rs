@@ -9,7 +9,12 @@ use super::{Filter, Rows};
 pub(crate) fn select<'a>(routes: Vec<&'a Value>, filter: &Filter) -> Vec<&'a Value> {
     let mut chosen: Vec<&Value> = routes
         .into_iter()
-        .filter(|r| filter.name.as_ref().is_none_or(|wanted| text(r, "name") == wanted))
+        .filter(|r| {
+            filter
+                .name
+                .as_ref()
+                .is_none_or(|wanted| text(r, "name") == wanted)
+        })
         .collect();
     chosen.sort_by_key(|r| {
         let name = text(r, "name");
@@ -26,7 +31,13 @@ pub(crate) fn rows(routes: &[&Value]) -> Rows {
         for host in list(config, "virtual_hosts") {
             let mut row = |matches: String, owner: String| {
                 let host_name = text(host, "name").to_owned();
-                rows.push(vec![name.to_owned(), host_name, describe_domains(host), matches, owner]);
+                rows.push(vec![
+                    name.to_owned(),
+                    host_name,
+                    describe_domains(host),
+                    matches,
+                    owner,
+                ]);
             };
             if host["routes"].as_array().is_none_or(Vec::is_empty) {
                 row("/*".to_owned(), "404".to_owned());
@@ -50,9 +61,13 @@ pub(crate) fn describe_match(matches: &Value) -> String {
         }
     };
     add(text(matches, "prefix"), |t| format!("{t}*"));
-    add(text(matches, "path_separated_prefix"), |t| format!("PathPrefix:{t}"));
+    add(text(matches, "path_separated_prefix"), |t| {
+        format!("PathPrefix:{t}")
+    });
     add(text(matches, "path"), str::to_owned);
-    add(text(&matches["safe_regex"], "regex"), |t| format!("regex {t}"));
+    add(text(&matches["safe_regex"], "regex"), |t| {
+        format!("regex {t}")
+    });
     parts.join(" ")
 }
 
@@ -70,16 +85,28 @@ fn describe_domains(host: &Value) -> String {
             .filter_map(|suffix| domain.strip_suffix(suffix))
             .any(|short| without_port.contains(&short))
     };
-    let kept: Vec<&str> = without_port.iter().copied().filter(|d| !shorter_form(d)).collect();
+    let kept: Vec<&str> = without_port
+        .iter()
+        .copied()
+        .filter(|d| !shorter_form(d))
+        .collect();
     if kept.len() <= SHOWN {
         return kept.join(", ");
     }
-    format!("{} + {} more...", kept[..SHOWN].join(", "), kept.len() - SHOWN)
+    format!(
+        "{} + {} more...",
+        kept[..SHOWN].join(", "),
+        kept.len() - SHOWN
+    )
 }
 
 fn has_port(domain: &str) -> bool {
     let is_ipv6 = domain.matches(':').count() > 2;
-    if is_ipv6 { !domain.ends_with(']') } else { domain.contains(':') }
+    if is_ipv6 {
+        !domain.ends_with(']')
+    } else {
+        domain.contains(':')
+    }
 }
 
 #[cfg(test)]
@@ -94,7 +121,10 @@ mod tests {
             "reviews.default.svc.cluster.local", "reviews.default.svc.cluster.local:9080", "reviews",
             "reviews:9080", "reviews.default.svc", "reviews.default", "10.96.3.4", "[fd00:10:96::7fc7]:9080"
         ]});
-        assert_eq!(describe_domains(&host), "reviews, reviews.default + 1 more...");
+        assert_eq!(
+            describe_domains(&host),
+            "reviews, reviews.default + 1 more..."
+        );
     }
 
     #[test]
@@ -108,9 +138,18 @@ mod tests {
                     "config": "/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews"}}}
             }]
         }, {"name": "empty", "domains": ["x"]}]});
-        assert_eq!(rows(&[&config]).cells(), [
-            ["9080", "reviews.default.svc.cluster.local:9080", "reviews", "/*", "reviews.default"],
-            ["9080", "empty", "x", "/*", "404"],
-        ]);
+        assert_eq!(
+            rows(&[&config]).cells(),
+            [
+                [
+                    "9080",
+                    "reviews.default.svc.cluster.local:9080",
+                    "reviews",
+                    "/*",
+                    "reviews.default"
+                ],
+                ["9080", "empty", "x", "/*", "404"],
+            ]
+        );
     }
 }

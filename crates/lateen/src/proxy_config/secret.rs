@@ -5,8 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use x509_parser::pem::Pem;
 
-use super::dump::text;
 use super::Rows;
+use super::dump::text;
 
 /// One certificate of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,10 @@ pub(crate) struct Item {
 
 /// The certificates in a config dump's secrets. `now` decides which are valid, in seconds since the Unix epoch.
 pub(crate) fn items(secrets: &[(&'static str, &Value)], now: i64) -> Vec<Item> {
-    let mut items: Vec<Item> =
-        secrets.iter().flat_map(|(state, secret)| of_secret(state, secret, now)).collect();
+    let mut items: Vec<Item> = secrets
+        .iter()
+        .flat_map(|(state, secret)| of_secret(state, secret, now))
+        .collect();
     items.sort_by(|a, b| (&a.name, &a.serial).cmp(&(&b.name, &b.serial)));
     items
 }
@@ -38,14 +40,24 @@ fn of_secret(state: &str, dynamic: &Value, now: i64) -> Vec<Item> {
         (Some(chain), _) => ("Cert Chain", chain),
         (None, Some(roots)) => ("CA", roots),
         (None, None) => {
-            return vec![Item { state: "WARMING".to_owned(), ..empty(name, "-") }];
+            return vec![Item {
+                state: "WARMING".to_owned(),
+                ..empty(name, "-")
+            }];
         }
     };
     let parsed: Vec<Item> = Pem::iter_from_buffer(&pem)
         .filter_map(Result::ok)
         .filter_map(|block| certificate(name, kind, state, &block, now))
         .collect();
-    if parsed.is_empty() { vec![Item { state: state.to_owned(), ..empty(name, kind) }] } else { parsed }
+    if parsed.is_empty() {
+        vec![Item {
+            state: state.to_owned(),
+            ..empty(name, kind)
+        }]
+    } else {
+        parsed
+    }
 }
 
 fn empty(name: &str, kind: &'static str) -> Item {
@@ -65,7 +77,11 @@ fn certificate(name: &str, kind: &'static str, state: &str, block: &Pem, now: i6
     let certificate = block.parse_x509().ok()?;
     let validity = certificate.validity();
     let valid = (validity.not_before.timestamp()..validity.not_after.timestamp()).contains(&now);
-    let serial: String = certificate.raw_serial().iter().map(|b| format!("{b:02x}")).collect();
+    let serial: String = certificate
+        .raw_serial()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
     Some(Item {
         name: name.to_owned(),
         kind,
@@ -81,13 +97,19 @@ fn certificate(name: &str, kind: &'static str, state: &str, block: &Pem, now: i6
 fn rfc3339(seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(seconds)
         .ok()
-        .and_then(|t| t.format(&time::format_description::well_known::Rfc3339).ok())
+        .and_then(|t| {
+            t.format(&time::format_description::well_known::Rfc3339)
+                .ok()
+        })
         .unwrap_or_default()
 }
 
 /// A data source's bytes, inline in either form.
 fn bytes(source: &Value) -> Option<Vec<u8>> {
-    match (source["inline_bytes"].as_str(), source["inline_string"].as_str()) {
+    match (
+        source["inline_bytes"].as_str(),
+        source["inline_string"].as_str(),
+    ) {
         (Some(encoded), _) => STANDARD.decode(encoded).ok(),
         (None, Some(text)) => Some(text.as_bytes().to_vec()),
         (None, None) => None,

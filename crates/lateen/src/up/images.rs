@@ -8,15 +8,18 @@ pub(crate) fn table(own: &[String]) -> Result<Images> {
     let mut images = Images::with_fallback(stand_in);
     // Prepending reverses, so the last given is put in first and the first one wins.
     for rule in own.iter().rev() {
-        images.prepend(rule).with_context(|| format!("--image {rule}"))?;
+        images
+            .prepend(rule)
+            .with_context(|| format!("--image {rule}"))?;
     }
     Ok(images)
 }
 
 fn stand_in(image: &str) -> Option<ImageRule> {
     let known = lateen_apps::images::find(image)?;
-    let mut argv: Vec<String> =
-        ["/proc/self/exe", "app", known.application].map(str::to_owned).into();
+    let mut argv: Vec<String> = ["/proc/self/exe", "app", known.application]
+        .map(str::to_owned)
+        .into();
     argv.extend(known.arguments);
     Some(ImageRule {
         pattern: image.to_owned(),
@@ -33,10 +36,17 @@ mod tests {
     #[test]
     fn a_users_rule_wins_over_a_built_in_stand_in() {
         let images = table(&["*/go-httpbin:*=./mine --port 1".to_owned()]).expect("a table");
-        let own = images.find("docker.io/mccutchen/go-httpbin:v2").expect("found");
+        let own = images
+            .find("docker.io/mccutchen/go-httpbin:v2")
+            .expect("found");
         assert_eq!(own.argv, ["./mine", "--port", "1"]);
-        let built_in = images.find("docker.io/istio/examples-bookinfo-reviews-v2:1.20.2").expect("found");
-        assert_eq!(built_in.argv[..3], ["/proc/self/exe", "app", "bookinfo-reviews"]);
+        let built_in = images
+            .find("docker.io/istio/examples-bookinfo-reviews-v2:1.20.2")
+            .expect("found");
+        assert_eq!(
+            built_in.argv[..3],
+            ["/proc/self/exe", "app", "bookinfo-reviews"]
+        );
         assert!(images.find("example.com/unknown:1").is_none());
     }
 

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail};
-use lateen_api::meta::Kind;
 use lateen_api::Resource;
+use lateen_api::meta::Kind;
 
 use crate::suggest::closest;
 
@@ -33,7 +33,9 @@ impl FromStr for Publish {
 }
 
 fn parse(text: &str) -> Result<Publish> {
-    let (rest, port) = text.rsplit_once(':').context("there is no port of the service")?;
+    let (rest, port) = text
+        .rsplit_once(':')
+        .context("there is no port of the service")?;
     let (host, service) = rest.rsplit_once(':').context("there is no service")?;
     let (address, host_port) = match host.rsplit_once(':') {
         Some((address, port)) => (address.trim_start_matches('[').trim_end_matches(']'), port),
@@ -42,9 +44,14 @@ fn parse(text: &str) -> Result<Publish> {
     let ip = match address {
         // Published to this machine only, unless the user says otherwise.
         "" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        address => address.parse().with_context(|| format!("`{address}` is no address"))?,
+        address => address
+            .parse()
+            .with_context(|| format!("`{address}` is no address"))?,
     };
-    let number = |text: &str| text.parse::<u16>().with_context(|| format!("`{text}` is no port"));
+    let number = |text: &str| {
+        text.parse::<u16>()
+            .with_context(|| format!("`{text}` is no port"))
+    };
     let (service, namespace) = match service.split_once('.') {
         Some((name, namespace)) => (name, Some(namespace.to_owned())),
         None => (service, None),
@@ -74,7 +81,11 @@ impl Publish {
             [] => {
                 let near = closest(&self.service, services().map(|r| r.meta.name.as_str()));
                 let hint = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-                bail!("--publish {}: there is no service `{}`{hint}", self.host.port(), self.service)
+                bail!(
+                    "--publish {}: there is no service `{}`{hint}",
+                    self.host.port(),
+                    self.service
+                )
             }
             [first, second, ..] => bail!(
                 "--publish {}: service `{}` is in {first} and {second}; write {}.{first}",
@@ -94,7 +105,10 @@ mod tests {
     fn a_port_is_published_to_this_machine_unless_an_address_is_given() {
         let short: Publish = "18080:istio-ingressgateway:80".parse().expect("parsed");
         assert_eq!(short.host, SocketAddr::from(([127, 0, 0, 1], 18080)));
-        assert_eq!((short.service.as_str(), short.namespace, short.port), ("istio-ingressgateway", None, 80));
+        assert_eq!(
+            (short.service.as_str(), short.namespace, short.port),
+            ("istio-ingressgateway", None, 80)
+        );
         let wide: Publish = "0.0.0.0:8080:web.shop:80".parse().expect("parsed");
         assert_eq!(wide.host, SocketAddr::from(([0, 0, 0, 0], 8080)));
         assert_eq!(wide.namespace.as_deref(), Some("shop"));
@@ -106,7 +120,10 @@ mod tests {
     fn what_cannot_be_read_is_answered_with_an_example() {
         for text in ["", "80", "80:web", "x:web:80", "80::80", "80:web:http"] {
             let error = text.parse::<Publish>().expect_err(text);
-            assert!(format!("{error:#}").contains("18080:istio-ingressgateway:80"), "{error:#}");
+            assert!(
+                format!("{error:#}").contains("18080:istio-ingressgateway:80"),
+                "{error:#}"
+            );
         }
     }
 }

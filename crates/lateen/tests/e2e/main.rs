@@ -1,12 +1,16 @@
 //! Whole meshes: real processes, network namespaces, certificates and traffic, on both data planes.
 
 #![expect(clippy::print_stderr, reason = "tests say loudly what they skip")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod lifecycle;
+mod load;
 mod mesh;
 mod scenario;
+mod views;
 
 use std::fs;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mesh::{DataPlane, available, repository};
 use scenario::Scenario;
@@ -14,13 +18,50 @@ use scenario::Scenario;
 /// Meshes are started one at a time: each is a dozen processes, and the tests' timing is part of what they check.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+fn my_turn() -> MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a scenario on each data plane that can run here; the outcomes it states must hold on both, so they agree.
 fn run_scenario(file: &str) {
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = repository().join("crates/lateen/tests/scenarios").join(file);
-    let scenario = Scenario::parse(&fs::read_to_string(path).expect("the scenario"));
+    let _turn = my_turn();
+    let path = repository()
+        .join("crates/lateen/tests/scenarios")
+        .join(file);
+    let scenario = Scenario::parse(&fs::read_to_string(path).unwrap());
     let mut failures = Vec::new();
     for data_plane in DataPlane::BOTH.into_iter().filter(|d| available(*d)) {
         failures.extend(scenario.run(data_plane));
     }
-    assert!(failures.is_empty(), "{}:\n{}", scenario.title, failures.join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{}:\n{}",
+        scenario.title,
+        failures.join("\n")
+    );
+}
+
+#[test]
+fn routes_are_tried_in_order_and_the_first_match_decides() {
+    run_scenario("routing.md");
+}
+
+#[test]
+fn mutual_tls_is_automatic_and_strict_refuses_plain_text() {
+    run_scenario("mtls.md");
+}
+
+#[test]
+fn the_ingress_gateway_admits_its_hosts_and_routes_by_virtual_service() {
+    run_scenario("gateway.md");
+}
+
+#[test]
+fn raw_tcp_and_what_nobody_configured_pass_through() {
+    run_scenario("tcp.md");
+}
+
+#[test]
+fn seed_003_canary_with_strict_mutual_tls_runs_as_written() {
+    run_scenario("seed-003-canary.md");
 }

@@ -67,13 +67,21 @@ impl Mesh {
             .arg(&dir)
             .args(["--data-plane", data_plane.as_str()])
             .arg("--publish")
-            .arg(format!("127.0.0.1:{ingress}:istio-ingressgateway.istio-system:80"))
+            .arg(format!(
+                "127.0.0.1:{ingress}:istio-ingressgateway.istio-system:80"
+            ))
             .stdin(Stdio::null())
             .stdout(out.try_clone().expect("a second handle"))
             .stderr(out)
             .spawn()
             .expect("lateen starts");
-        let mut mesh = Self { process, dir, home, ingress, log };
+        let mut mesh = Self {
+            process,
+            dir,
+            home,
+            ingress,
+            log,
+        };
         mesh.wait_until_ready();
         mesh
     }
@@ -88,7 +96,11 @@ impl Mesh {
             if !pods.is_empty() && pods.iter().all(settled) {
                 return;
             }
-            assert!(Instant::now() < deadline, "not ready after {START:?}: {pods:#?}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "not ready after {START:?}: {pods:#?}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(50));
         }
     }
@@ -100,7 +112,12 @@ impl Mesh {
 
     /// Runs a `lateen` command on this mesh.
     pub(crate) fn lateen(&self, args: &[&str]) -> Output {
-        lateen().arg("--state").arg(self.state()).args(args).output().expect("lateen runs")
+        lateen()
+            .arg("--state")
+            .arg(self.state())
+            .args(args)
+            .output()
+            .expect("lateen runs")
     }
 
     /// Runs a command in a workload's network and gives its standard output.
@@ -134,11 +151,44 @@ impl Mesh {
         fs::rename(temporary, self.dir.join(name)).expect("renamed");
     }
 
+    /// The body of a request through the ingress gateway.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let url = format!("http://127.0.0.1:{}{path}", self.ingress);
+        let output = Command::new("curl")
+            .args(["-s", "-m", "10", &url])
+            .output()
+            .expect("curl runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Ends the control plane as a crash would.
+    pub(crate) fn kill_control_plane(&self) {
+        let state = self.state().to_string_lossy().into_owned();
+        let pids = fs::read_dir("/proc").expect("/proc").filter_map(|e| {
+            let pid: u32 = e.ok()?.file_name().to_str()?.parse().ok()?;
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            (line.contains(&state) && line.contains("\0istiod\0")).then_some(pid)
+        });
+        for pid in pids {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        }
+    }
+
     /// Waits until `check` holds.
-    pub(crate) fn wait_for(&self, what: &str, longest: Duration, mut check: impl FnMut(&Self) -> bool) {
+    pub(crate) fn wait_for(
+        &self,
+        what: &str,
+        longest: Duration,
+        mut check: impl FnMut(&Self) -> bool,
+    ) {
         let deadline = Instant::now() + longest;
         while !check(self) {
-            assert!(Instant::now() < deadline, "{what}: not within {longest:?}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not within {longest:?}\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
@@ -146,7 +196,11 @@ impl Mesh {
     /// Ends the mesh with SIGTERM and checks that it ends.
     pub(crate) fn down(mut self) {
         let output = self.lateen(&["down"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let deadline = Instant::now() + STOP;
         while self.process.try_wait().expect("waited").is_none() {
             assert!(Instant::now() < deadline, "still running after {STOP:?}");
@@ -162,7 +216,10 @@ impl Drop for Mesh {
                 .map(|f| BufReader::new(f).lines().map_while(Result::ok).collect())
                 .unwrap_or_default();
             let from = lines.len().saturating_sub(40);
-            eprintln!("--- the end of lateen up's output ---\n{}", lines[from..].join("\n"));
+            eprintln!(
+                "--- the end of lateen up's output ---\n{}",
+                lines[from..].join("\n")
+            );
         }
         // Its pods die with it.
         let _ = self.process.kill();
@@ -171,10 +228,11 @@ impl Drop for Mesh {
 }
 
 /// Ready, or a job that is done.
-fn settled(pod: &Value) -> bool {
-    let ready = pod["status"]["conditions"]
-        .as_array()
-        .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+pub(crate) fn settled(pod: &Value) -> bool {
+    let ready = pod["status"]["conditions"].as_array().is_some_and(|all| {
+        all.iter()
+            .any(|c| c["type"] == "Ready" && c["status"] == "True")
+    });
     ready || pod["status"]["phase"] == "Succeeded"
 }
 
@@ -206,7 +264,8 @@ fn envoy() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("LATEEN_ENVOY") {
         return Some(PathBuf::from(path)).filter(|p| p.exists());
     }
-    let script = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
+    let script =
+        "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
     let output = Command::new("python3").args(["-c", script]).output().ok()?;
     let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
     path.exists().then_some(path)

@@ -35,7 +35,11 @@ pub(crate) struct Call {
 
 impl Scenario {
     pub(crate) fn parse(text: &str) -> Self {
-        let title = text.lines().find_map(|l| l.strip_prefix("# ")).expect("a title").to_owned();
+        let title = text
+            .lines()
+            .find_map(|l| l.strip_prefix("# "))
+            .expect("a title")
+            .to_owned();
         let mut yaml = String::new();
         let mut inside = false;
         let mut calls = Vec::new();
@@ -60,8 +64,10 @@ impl Scenario {
     /// Runs the calls on a fresh mesh and gives what went wrong.
     pub(crate) fn run(&self, data_plane: DataPlane) -> Vec<String> {
         let mesh = Mesh::up(&[("scenario.yaml", &self.yaml)], data_plane);
-        let failures =
-            self.calls.iter().filter_map(|call| call.run(&mesh).err().map(|e| call.failure(data_plane, &e)));
+        let failures = self
+            .calls
+            .iter()
+            .filter_map(|call| call.run(&mesh).err().map(|e| call.failure(data_plane, &e)));
         let failures = failures.collect();
         mesh.down();
         failures
@@ -69,47 +75,90 @@ impl Scenario {
 }
 
 fn call(line: &str) -> Option<Call> {
-    let cells: Vec<&str> = line.strip_prefix('|')?.trim_end().trim_end_matches('|').split('|').map(str::trim).collect();
-    let [from, request, outcome] = cells[..] else { return None };
+    let cells: Vec<&str> = line
+        .strip_prefix('|')?
+        .trim_end()
+        .trim_end_matches('|')
+        .split('|')
+        .map(str::trim)
+        .collect();
+    let [from, request, outcome] = cells[..] else {
+        return None;
+    };
     if from == "from" || from.starts_with("--") {
         return None;
     }
-    Some(Call { from: from.to_owned(), request: request.to_owned(), outcome: outcome.to_owned() })
+    Some(Call {
+        from: from.to_owned(),
+        request: request.to_owned(),
+        outcome: outcome.to_owned(),
+    })
 }
 
 impl Call {
     fn failure(&self, data_plane: DataPlane, error: &str) -> String {
-        format!("{}: {} from {}: {error}", data_plane.as_str(), self.request, self.from)
+        format!(
+            "{}: {} from {}: {error}",
+            data_plane.as_str(),
+            self.request,
+            self.from
+        )
     }
 
     fn run(&self, mesh: &Mesh) -> Result<(), String> {
         let (times, request) = match self.request.split_once(" x ") {
-            Some((count, rest)) => (count.parse().map_err(|_| "a count was expected before x")?, rest),
+            Some((count, rest)) => (
+                count.parse().map_err(|_| "a count was expected before x")?,
+                rest,
+            ),
             None => (1, self.request.as_str()),
         };
         let answers: Vec<Answer> = (0..times).map(|_| self.send(mesh, request)).collect();
         let Some((range, check)) = self.outcome.split_once(" of ") else {
-            return answers.iter().try_for_each(|answer| answer.check(&self.outcome));
+            return answers
+                .iter()
+                .try_for_each(|answer| answer.check(&self.outcome));
         };
-        let (low, high) = range.split_once("..").ok_or("LOW..HIGH was expected before of")?;
-        let bounds = low.parse::<usize>().ok().zip(high.parse::<usize>().ok()).ok_or("numbers were expected")?;
+        let (low, high) = range
+            .split_once("..")
+            .ok_or("LOW..HIGH was expected before of")?;
+        let bounds = low
+            .parse::<usize>()
+            .ok()
+            .zip(high.parse::<usize>().ok())
+            .ok_or("numbers were expected")?;
         let met = answers.iter().filter(|a| a.check(check).is_ok()).count();
         if (bounds.0..=bounds.1).contains(&met) {
             return Ok(());
         }
-        Err(format!("{met} of {times} were `{check}`, wanted {low} to {high}"))
+        Err(format!(
+            "{met} of {times} were `{check}`, wanted {low} to {high}"
+        ))
     }
 
     fn send(&self, mesh: &Mesh, request: &str) -> Answer {
         let mut words = shell_words(request);
         let method = words.remove(0);
-        let mut curl = vec!["curl".to_owned(), "-sS".to_owned(), "-m".to_owned(), "10".to_owned()];
-        curl.extend(["-X".to_owned(), method, "-w".to_owned(), "\n%{http_code}".to_owned()]);
+        let mut curl = vec![
+            "curl".to_owned(),
+            "-sS".to_owned(),
+            "-m".to_owned(),
+            "10".to_owned(),
+        ];
+        curl.extend([
+            "-X".to_owned(),
+            method,
+            "-w".to_owned(),
+            "\n%{http_code}".to_owned(),
+        ]);
         let output = if self.from == "ingress" {
             let path = words.remove(0);
             curl.push(format!("http://127.0.0.1:{}{path}", mesh.ingress));
             curl.extend(words);
-            std::process::Command::new("curl").args(&curl[1..]).output().expect("curl runs")
+            std::process::Command::new("curl")
+                .args(&curl[1..])
+                .output()
+                .expect("curl runs")
         } else {
             curl.extend(words);
             let argv: Vec<&str> = curl.iter().map(String::as_str).collect();
@@ -131,25 +180,41 @@ impl Answer {
     fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let (body, status) = text.rsplit_once('\n').unwrap_or(("", ""));
-        let status = status.parse().ok().filter(|s| *s != 0 && output.status.success());
+        let status = status
+            .parse()
+            .ok()
+            .filter(|s| *s != 0 && output.status.success());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        Self { status, body: body.to_owned(), error }
+        Self {
+            status,
+            body: body.to_owned(),
+            error,
+        }
     }
 
     /// `200`, `200 body contains "x"`, `body contains "x"`, or `refused`.
     fn check(&self, outcome: &str) -> Result<(), String> {
         let seen = || match self.status {
-            Some(status) => format!("{status} {:?}", self.body.chars().take(300).collect::<String>()),
+            Some(status) => format!(
+                "{status} {:?}",
+                self.body.chars().take(300).collect::<String>()
+            ),
             None => format!("no answer: {}", self.error.trim()),
         };
-        let (status, wanted) = outcome.split_once("body contains ").unwrap_or((outcome, ""));
+        let (status, wanted) = outcome
+            .split_once("body contains ")
+            .unwrap_or((outcome, ""));
         let body_fits = self.body.contains(wanted.trim().trim_matches('"'));
         let status_fits = match status.trim() {
             "" => true,
             "refused" => self.status.is_none(),
             code => self.status.is_some_and(|s| s.to_string() == code),
         };
-        if status_fits && body_fits { Ok(()) } else { Err(format!("wanted {outcome}, saw {}", seen())) }
+        if status_fits && body_fits {
+            Ok(())
+        } else {
+            Err(format!("wanted {outcome}, saw {}", seen()))
+        }
     }
 }
 

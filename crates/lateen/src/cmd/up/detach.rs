@@ -17,7 +17,9 @@ pub(crate) fn run(state: &StateDir) -> Result<ExitCode> {
     let log = state.root().join("up.log");
     let out = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
     let program = std::env::current_exe().context("finding this program")?;
-    let arguments = std::env::args_os().skip(1).filter(|a| a != "--detach" && a != "-d");
+    let arguments = std::env::args_os()
+        .skip(1)
+        .filter(|a| a != "--detach" && a != "-d");
     let mut child = Command::new(program)
         .args(arguments)
         .env("LATEEN_STATE", state.root())
@@ -37,12 +39,18 @@ pub(crate) fn run(state: &StateDir) -> Result<ExitCode> {
         let pods = state.read_pods().unwrap_or_default();
         if report::all_settled(&pods) && state.running()?.is_some() {
             crate::output::print(&report::ready(&pods, started.elapsed()))?;
-            crate::output::print(&format!("running in the background; log: {}\n", log.display()))?;
+            crate::output::print(&format!(
+                "running in the background; log: {}\n",
+                log.display()
+            ))?;
             return Ok(ExitCode::SUCCESS);
         }
         if started.elapsed() > PATIENCE {
             crate::output::print(&report::not_ready(&pods))?;
-            bail!("not everything is ready after {PATIENCE:?}; the mesh keeps running, log: {}", log.display());
+            bail!(
+                "not everything is ready after {PATIENCE:?}; the mesh keeps running, log: {}",
+                log.display()
+            );
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -17,7 +17,11 @@ fn settled(pod: &PodState) -> bool {
 pub(crate) fn ready(pods: &[PodState], took: Duration) -> String {
     let count = |role| pods.iter().filter(|p| p.role == role).count();
     let failed = pods.iter().filter(|p| p.phase == Phase::Failed).count();
-    let failed = if failed == 0 { String::new() } else { format!(", {failed} failed") };
+    let failed = if failed == 0 {
+        String::new()
+    } else {
+        format!(", {failed} failed")
+    };
     format!(
         "ready in {:.1} s: {} pods ({} with a sidecar, {} without, {} gateways{failed})\n",
         took.as_secs_f64(),
@@ -38,7 +42,12 @@ pub(crate) fn not_ready(pods: &[PodState]) -> String {
             .filter(|c| !c.ready)
             .map(|c| format!("{} ({})", c.name, c.status))
             .collect();
-        text.push_str(&format!("not ready: {}/{}: {}\n", pod.namespace, pod.name, waiting.join(", ")));
+        text.push_str(&format!(
+            "not ready: {}/{}: {}\n",
+            pod.namespace,
+            pod.name,
+            waiting.join(", ")
+        ));
     }
     text
 }

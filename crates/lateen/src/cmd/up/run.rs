@@ -18,9 +18,7 @@ use lateen_local::images::Images;
 use lateen_local::node::Node;
 use lateen_local::publish::publish;
 use lateen_local::state::StateDir as LocalState;
-use lateen_local::supervisor::{
-    CommandLine, Credentials, Desired, Options, Supervisor, Target,
-};
+use lateen_local::supervisor::{CommandLine, Credentials, Desired, Options, Supervisor, Target};
 use lateen_sources::files::{Loaded, Reader};
 use lateen_sources::plan::{PodPlan, PodRole, PodState};
 use lateen_sources::watch::watch_files;
@@ -115,7 +113,10 @@ fn send_if_changed(wanted: &watch::Sender<Arc<Desired>>, desired: &Desired) {
 fn hints(mesh: &Mesh<'_>) -> String {
     let mut text = String::new();
     for publish in &mesh.publish {
-        text.push_str(&format!("  http://{} leads to {}:{}\n", publish.host, publish.service, publish.port));
+        text.push_str(&format!(
+            "  http://{} leads to {}:{}\n",
+            publish.host, publish.service, publish.port
+        ));
     }
     text.push_str("edits are picked up live; Ctrl-C ends the mesh\n");
     text
@@ -130,12 +131,15 @@ fn start(
     let options = CaOptions::default();
     let trust_domain = options.trust_domain.to_string();
     let ca = CertificateAuthority::open(
-        CaSource::SelfMade { dir: mesh.state.ca() },
+        CaSource::SelfMade {
+            dir: mesh.state.ca(),
+        },
         options,
         SystemTime::now(),
     );
     let ca = ca.context("opening the certificate authority")?;
-    let key = TokenKey::open(&mesh.state.token_key()).context("opening the key of workload tokens")?;
+    let key =
+        TokenKey::open(&mesh.state.token_key()).context("opening the key of workload tokens")?;
     let data_plane = mesh.args.data_plane.as_str();
     let envoy: Vec<(String, String)> = ["PATH", "HOME", "LATEEN_ENVOY", "RUST_LOG"]
         .into_iter()
@@ -156,9 +160,16 @@ fn start(
 }
 
 fn proxy_command(pod: &PodPlan, data_plane: &str, env: &[(String, String)]) -> CommandLine {
-    let kind = if pod.role == PodRole::Gateway { "router" } else { "sidecar" };
+    let kind = if pod.role == PodRole::Gateway {
+        "router"
+    } else {
+        "sidecar"
+    };
     let argv = ["/proc/self/exe", "proxy", kind, "--data-plane", data_plane];
-    CommandLine { argv: argv.map(str::to_owned).into(), env: env.to_vec() }
+    CommandLine {
+        argv: argv.map(str::to_owned).into(),
+        env: env.to_vec(),
+    }
 }
 
 fn credentials(pod: &PodPlan, key: &TokenKey, ca: &CertificateAuthority) -> Credentials {
@@ -174,14 +185,22 @@ fn credentials(pod: &PodPlan, key: &TokenKey, ca: &CertificateAuthority) -> Cred
         SystemTime::now(),
     );
     let root_cert_pem = ca.bundle().borrow().to_pem();
-    Credentials { token, root_cert_pem, refresh_after: Some(TOKEN_LIFETIME / 2) }
+    Credentials {
+        token,
+        root_cert_pem,
+        refresh_after: Some(TOKEN_LIFETIME / 2),
+    }
 }
 
 fn control_plane(mesh: &Mesh<'_>, dual_stack: bool) -> CommandLine {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut argv: Vec<String> = ["/proc/self/exe", "--state"].map(str::to_owned).into();
     argv.push(text(mesh.state.root()));
-    argv.extend(["--namespace".to_owned(), mesh.up.namespace.clone(), "istiod".to_owned()]);
+    argv.extend([
+        "--namespace".to_owned(),
+        mesh.up.namespace.clone(),
+        "istiod".to_owned(),
+    ]);
     argv.extend(["--pods".to_owned(), text(&mesh.state.pods())]);
     argv.extend(["--listen".to_owned(), ISTIOD_V4.to_string()]);
     if mesh.node.ipv6 {
@@ -191,7 +210,10 @@ fn control_plane(mesh: &Mesh<'_>, dual_stack: bool) -> CommandLine {
         argv.push("--dual-stack".to_owned());
     }
     argv.extend(mesh.up.paths.iter().map(|path| text(path)));
-    CommandLine { argv, env: Vec::new() }
+    CommandLine {
+        argv,
+        env: Vec::new(),
+    }
 }
 
 /// The cluster's own DNS, for pods without a sidecar and for finding istiod.
@@ -219,9 +241,18 @@ fn name_table(planned: &Planned, pods: &[PodState]) -> Arc<NameTable> {
     let names = cluster_names(&planned.resources, &planned.plan, pods);
     let table = names.into_iter().map(|(host, ips)| {
         let ips = ips.iter().map(ToString::to_string).collect();
-        (host, NameInfo { ips, registry: "Kubernetes".to_owned(), ..NameInfo::default() })
+        (
+            host,
+            NameInfo {
+                ips,
+                registry: "Kubernetes".to_owned(),
+                ..NameInfo::default()
+            },
+        )
     });
-    Arc::new(NameTable { table: table.collect() })
+    Arc::new(NameTable {
+        table: table.collect(),
+    })
 }
 
 async fn serve_ports(
@@ -236,7 +267,10 @@ async fn serve_ports(
             service: wanted.service.clone(),
             port: wanted.port,
         };
-        let endpoints = supervisor.endpoints(target).await.context("asking for endpoints")?;
+        let endpoints = supervisor
+            .endpoints(target)
+            .await
+            .context("asking for endpoints")?;
         let listener = listener.try_clone().context("sharing a listener")?;
         let host = wanted.host;
         tasks.spawn(async move {
@@ -256,9 +290,15 @@ struct Told {
 
 impl Told {
     fn tell(&mut self, loaded: &Loaded, planned: &Planned) -> Result<()> {
-        let all: Vec<&Diagnostic> = loaded.diagnostics.iter().chain(&planned.diagnostics).collect();
-        let texts: BTreeSet<String> =
-            all.iter().map(|d| rendered(d, loaded, output::colour())).collect();
+        let all: Vec<&Diagnostic> = loaded
+            .diagnostics
+            .iter()
+            .chain(&planned.diagnostics)
+            .collect();
+        let texts: BTreeSet<String> = all
+            .iter()
+            .map(|d| rendered(d, loaded, output::colour()))
+            .collect();
         for text in texts.difference(&self.last) {
             print(&format!("{text}\n"))?;
         }
