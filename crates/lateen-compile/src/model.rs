@@ -181,6 +181,8 @@ pub enum Health {
     Healthy,
     /// It said it is not ready.
     Unhealthy,
+    /// It is being ended: it finishes what it has.
+    Terminating,
 }
 
 /// One endpoint of a service port.

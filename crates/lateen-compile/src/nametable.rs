@@ -57,7 +57,11 @@ fn addresses(named: &NamedService) -> Vec<String> {
             .endpoints
             .iter()
             .flat_map(|endpoints| endpoints.iter())
-            .filter(|endpoint| endpoint.health == Health::Healthy || service.publish_not_ready)
+            .filter(|endpoint| match endpoint.health {
+                Health::Healthy => true,
+                Health::Unhealthy => service.publish_not_ready,
+                Health::Terminating => false,
+            })
             .flat_map(|endpoint| endpoint.addresses.clone())
             .collect();
         out.sort();

@@ -424,3 +424,26 @@ fn policies_become_filters_in_istios_order_and_a_custom_one_denies() {
             .contains("rbac")
     );
 }
+
+#[test]
+fn a_pod_being_ended_gets_no_traffic_but_keeps_its_own_configuration() {
+    let mut pods = bookinfo_pods();
+    let node = sidecar(&pods[1]);
+    let before = World::new(BOOKINFO, pods.clone()).compile(&node);
+    pods[1].terminating = true;
+    pods[1].ready = false;
+    let after = World::new(BOOKINFO, pods).compile(&node);
+    for ty in [TypeUrl::Listener, TypeUrl::Cluster] {
+        assert_eq!(before.resources.get(ty), after.resources.get(ty));
+    }
+    let endpoints = |compiled| {
+        get(
+            compiled,
+            TypeUrl::ClusterLoadAssignment,
+            &format!("outbound|9080|v1|{REVIEWS}"),
+        )["endpoints"]
+            .clone()
+    };
+    assert!(endpoints(&before).is_array());
+    assert_eq!(endpoints(&after), json!(null));
+}

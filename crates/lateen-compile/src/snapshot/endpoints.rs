@@ -41,6 +41,7 @@ struct Sources<'a> {
     mesh: &'a Mesh,
     peer_authentication: &'a PeerAuthIndex,
     pods: BTreeMap<&'a str, Vec<&'a Pod>>,
+    pods_by_ip: BTreeMap<IpAddr, &'a Pod>,
     workloads: BTreeMap<&'a str, Vec<(&'a Resource, &'a WorkloadEntry)>>,
     kubernetes: BTreeMap<ObjectRef, &'a kube::Service>,
     entries: BTreeMap<ObjectRef, &'a ServiceEntry>,
@@ -146,6 +147,11 @@ impl<'a> Sources<'a> {
             inputs,
             mesh,
             peer_authentication,
+            pods_by_ip: inputs
+                .pods
+                .iter()
+                .flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod)))
+                .collect(),
             pods,
             workloads,
             slices,
@@ -215,7 +221,7 @@ impl<'a> Sources<'a> {
     ) -> impl Iterator<Item = &'a Pod> + use<'a> {
         let pods = self.pods.get(namespace).cloned().unwrap_or_default();
         pods.into_iter()
-            .filter(|pod| !pod.terminating && labels::is_subset(selector, &pod.labels))
+            .filter(|pod| labels::is_subset(selector, &pod.labels))
     }
 
     fn workloads_of(
@@ -280,15 +286,11 @@ impl<'a> Sources<'a> {
         zone: &str,
     ) -> Endpoint {
         let ip: Option<IpAddr> = address.parse().ok();
-        let pod = self
-            .inputs
-            .pods
-            .iter()
-            .find(|pod| ip.is_some_and(|ip| pod.ips.contains(&ip)));
+        let pod = ip.and_then(|ip| self.pods_by_ip.get(&ip));
         if let Some(pod) = pod {
             return Endpoint {
                 health: if ready {
-                    Health::Healthy
+                    health(pod, true)
                 } else {
                     Health::Unhealthy
                 },
@@ -391,11 +393,7 @@ impl<'a> Sources<'a> {
             }),
             locality: pod.locality.clone(),
             weight: 1,
-            health: if pod.ready || publish_not_ready {
-                Health::Healthy
-            } else {
-                Health::Unhealthy
-            },
+            health: health(pod, publish_not_ready),
             mtls_capable: capable,
             mtls_accepted: self.accepts_mtls(&pod.namespace, &pod.labels, port),
             workload: if pod.workload_name.is_empty() {
@@ -459,6 +457,18 @@ impl<'a> Sources<'a> {
             .effective(namespace, labels)
             .port(port)
             != MtlsMode::Disable
+    }
+}
+
+/// A pod that is being ended keeps its place behind its services, so that its own sidecar goes on serving what it has; it is
+/// only not sent to clients.
+fn health(pod: &Pod, publish_not_ready: bool) -> Health {
+    if pod.terminating {
+        Health::Terminating
+    } else if pod.ready || publish_not_ready {
+        Health::Healthy
+    } else {
+        Health::Unhealthy
     }
 }
 
