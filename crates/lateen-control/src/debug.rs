@@ -1,8 +1,10 @@
 //! istiod's debug answers: who is connected, what they have, what is wrong. Served on a unix socket that only its owner can
 //! open, since they show every namespace's configuration.
 
+use std::sync::atomic::Ordering;
+
 use lateen_envoy::{TypeUrl, json};
-use lateen_xds::server::TypeStatus;
+use lateen_xds::server::{SyncState, TypeStatus};
 use serde_json::{Map, Value, json};
 
 use crate::discovery::{Proxies, Proxy};
@@ -19,7 +21,15 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
         "/debug/diagnosticsz" => diagnostics(proxies),
         "/debug/snapshotz" => {
             let published = proxies.published();
+            let connected = proxies.connected();
+            let behind = connected
+                .iter()
+                .filter(|p| !is_current(p, published.generation))
+                .count();
             Reply::json(&json!({
+                "readyPods": published.ready_pods,
+                "connected": connected.len(),
+                "behind": behind,
                 "generation": published.generation,
                 "buildMicroseconds": u64::try_from(published.took.as_micros()).unwrap_or(u64::MAX),
                 "diagnostics": published.diagnostics.len(),
@@ -27,6 +37,15 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
         }
         _ => Reply::not_found("no such page; /debug lists them"),
     }
+}
+
+/// Whether a proxy has acknowledged everything of a snapshot.
+fn is_current(proxy: &Proxy, generation: u64) -> bool {
+    let status = proxy.status.borrow();
+    let waits = |state: &TypeStatus| matches!(state.sync(), SyncState::Stale | SyncState::Error);
+    proxy.generation.load(Ordering::Relaxed) >= generation
+        && !status.types.is_empty()
+        && !status.types.values().any(waits)
 }
 
 const PATHS: [&str; 6] = [

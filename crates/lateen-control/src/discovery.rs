@@ -34,6 +34,8 @@ pub struct Proxy {
     pub status: watch::Receiver<SessionStatus>,
     /// What it is to have.
     pub resources: watch::Receiver<Option<ResourceSet>>,
+    /// The newest snapshot that was compiled for it.
+    pub generation: AtomicU64,
 }
 
 /// Whether streams must prove who they are.
@@ -147,6 +149,7 @@ impl Proxies {
             connected_at: SystemTime::now(),
             status: status_seen,
             resources: resources_seen.clone(),
+            generation: AtomicU64::new(0),
         });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         info!(proxy = proxy.raw.id, variant = ?request.variant, "connected");
@@ -170,11 +173,12 @@ impl Proxies {
         let mut last: Option<ResourceSet> = None;
         loop {
             let newest = published.borrow_and_update().clone();
-            if let Some(compiled) = self.compile(&newest, &proxy.node).await
-                && last.as_ref() != Some(&compiled)
-            {
-                last = Some(compiled.clone());
-                resources.send_replace(Some(compiled));
+            if let Some(compiled) = self.compile(&newest, &proxy.node).await {
+                if last.as_ref() != Some(&compiled) {
+                    last = Some(compiled.clone());
+                    resources.send_replace(Some(compiled));
+                }
+                proxy.generation.store(newest.generation, Ordering::Relaxed);
             }
             let go_on = tokio::select! {
                 changed = published.changed() => changed.is_ok(),

@@ -45,6 +45,8 @@ pub struct Published {
     pub diagnostics: Vec<Diagnostic>,
     /// How long it took to build.
     pub took: Duration,
+    /// Pods that are ready in it.
+    pub ready_pods: usize,
 }
 
 /// The newest inputs.
@@ -132,6 +134,7 @@ fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u
         cluster_ips: plan.cluster_ips,
         settings,
     };
+    let ready_pods = pods.iter().filter(|pod| pod.ready).count();
     let (snapshot, found) = Snapshot::new(inputs);
     diagnostics.extend(found);
     Published {
@@ -139,5 +142,6 @@ fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u
         snapshot,
         diagnostics,
         took: started.elapsed(),
+        ready_pods,
     }
 }

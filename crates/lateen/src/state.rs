@@ -27,6 +27,8 @@ pub(crate) struct Up {
     pub(crate) namespace: String,
     /// `lateen` or `envoy`.
     pub(crate) data_plane: String,
+    /// Whether everything was ready once.
+    pub(crate) ready: bool,
     /// When it was started, in seconds since the Unix epoch.
     pub(crate) started_at: u64,
     /// Published ports, as given.
@@ -179,6 +181,7 @@ mod tests {
             paths: vec![],
             namespace: "default".to_owned(),
             data_plane: "lateen".to_owned(),
+            ready: false,
             started_at: 0,
             publish: vec![],
         }

@@ -50,7 +50,10 @@ fn print(mut file: File, path: &Path, args: &LogsArgs, mut out: impl Write) -> i
         seek_to_tail(&mut file, lines)?;
     }
     io::copy(&mut file, &mut out)?;
-    while args.follow {
+    if !args.follow {
+        return out.flush();
+    }
+    loop {
         std::thread::sleep(LOOK);
         // A log that was rotated or restarted is another file, or a shorter one.
         let here = file.stream_position()?;
@@ -60,7 +63,6 @@ fn print(mut file: File, path: &Path, args: &LogsArgs, mut out: impl Write) -> i
         io::copy(&mut file, &mut out)?;
         out.flush()?;
     }
-    out.flush()
 }
 
 /// Moves to the start of the last `lines` lines.

@@ -89,15 +89,7 @@ pub(crate) fn run(
                 cluster::endpoint_rows(&clusters, &filter)
             })
         }
-        ProxyConfigCommand::Secret { target } => {
-            let dump = ask.dump(&target)?;
-            let items = secret::items(&dump.secrets(), now());
-            match target.output.unwrap_or_default() {
-                ConfigOutput::Short => print_rows(&secret::rows(&items)),
-                ConfigOutput::Json => print_json(&secret::json(&items)),
-                ConfigOutput::Yaml => print_yaml(&secret::json(&items)),
-            }
-        }
+        ProxyConfigCommand::Secret { target } => secrets(&ask, &target),
         ProxyConfigCommand::Bootstrap { target } => bootstrap(&ask, &target),
         ProxyConfigCommand::Log {
             target,
@@ -165,6 +157,15 @@ fn print(target: &ProxyTarget, chosen: &[&Value], rows: impl FnOnce() -> Rows) -
 
 fn print_rows(rows: &Rows) -> Result<()> {
     crate::output::print(&rows.table().render())
+}
+
+fn secrets(ask: &Ask<'_>, target: &ProxyTarget) -> Result<()> {
+    let items = secret::items(&ask.dump(target)?.secrets(), now());
+    match target.output.unwrap_or_default() {
+        ConfigOutput::Short => print_rows(&secret::rows(&items)),
+        ConfigOutput::Json => print_json(&secret::json(&items)),
+        ConfigOutput::Yaml => print_yaml(&secret::json(&items)),
+    }
 }
 
 fn bootstrap(ask: &Ask<'_>, target: &ProxyTarget) -> Result<()> {

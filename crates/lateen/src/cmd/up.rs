@@ -73,6 +73,7 @@ fn record(namespace: Option<&str>, args: &UpArgs) -> Result<Up> {
         paths: paths.context("resolving the paths")?,
         namespace: namespace.unwrap_or("default").to_owned(),
         data_plane: args.data_plane.as_str().to_owned(),
+        ready: false,
         started_at: now().unsigned_abs(),
         publish: args.publish.clone(),
     })

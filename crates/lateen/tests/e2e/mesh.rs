@@ -92,13 +92,14 @@ impl Mesh {
             if let Some(status) = self.process.try_wait().expect("waited") {
                 panic!("lateen up ended with {status}:\n{}", self.log());
             }
-            let pods = self.pods();
-            if !pods.is_empty() && pods.iter().all(settled) {
+            if self.log().contains("ready in ") {
                 return;
             }
+            let late = Instant::now() > deadline;
             assert!(
-                Instant::now() < deadline,
-                "not ready after {START:?}: {pods:#?}\n{}",
+                !late,
+                "not ready after {START:?}: {:#?}\n{}",
+                self.pods(),
                 self.log()
             );
             std::thread::sleep(Duration::from_millis(50));
@@ -108,6 +109,20 @@ impl Mesh {
     /// What `lateen up` has printed.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// What helps to understand a failure: who has what, and the end of the control plane's log.
+    pub(crate) fn evidence(&self) -> String {
+        let status = self.lateen(&["proxy-status"]);
+        let log = self.state().join("logs/istio-system/istiod/discovery.log");
+        let log = fs::read_to_string(log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(12);
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&status.stdout),
+            lines[from..].join("\n")
+        )
     }
 
     /// Runs a `lateen` command on this mesh.

@@ -64,11 +64,13 @@ impl Scenario {
     /// Runs the calls on a fresh mesh and gives what went wrong.
     pub(crate) fn run(&self, data_plane: DataPlane) -> Vec<String> {
         let mesh = Mesh::up(&[("scenario.yaml", &self.yaml)], data_plane);
-        let failures = self
-            .calls
-            .iter()
-            .filter_map(|call| call.run(&mesh).err().map(|e| call.failure(data_plane, &e)));
-        let failures = failures.collect();
+        let mut failures = Vec::new();
+        for call in &self.calls {
+            if let Err(error) = call.run(&mesh) {
+                failures.push(call.failure(data_plane, &error));
+                failures.push(mesh.evidence());
+            }
+        }
         mesh.down();
         failures
     }

@@ -34,7 +34,9 @@ fn check_views(data_plane: DataPlane) {
         .map(|(n, t)| (n.as_str(), t.as_str()))
         .collect();
     let mesh = Mesh::up(&borrowed, data_plane);
-    assert!(mesh.get("/productpage").contains("The Comedy of Errors"));
+    for _ in 0..20 {
+        assert!(mesh.get("/productpage").contains("The Comedy of Errors"));
+    }
     let status = text(&mesh, &["proxy-status"]);
     assert_eq!(
         status.matches("reviews-v1-").count(),

@@ -37,7 +37,7 @@ pub(crate) fn run(state: &StateDir) -> Result<ExitCode> {
             bail!("the mesh ended at once ({status}):\n{text}");
         }
         let pods = state.read_pods().unwrap_or_default();
-        if report::all_settled(&pods) && state.running()?.is_some() {
+        if state.running()?.is_some_and(|up| up.ready) {
             crate::output::print(&report::ready(&pods, started.elapsed()))?;
             crate::output::print(&format!(
                 "running in the background; log: {}\n",

@@ -29,6 +29,7 @@ use tokio::task::JoinSet;
 use super::report;
 use crate::cli::UpArgs;
 use crate::cmd::validate::rendered;
+use crate::http::{self, Admin};
 use crate::output::{self, print};
 use crate::state::{StateDir, Up};
 use crate::up::desired::{Planned, cluster_names, desired};
@@ -38,6 +39,10 @@ use crate::up::publish::Publish;
 const TOKEN_LIFETIME: Duration = Duration::from_secs(12 * 3600);
 /// How long a pod that is to end still serves, so that every proxy learns of it first. A change takes well under 500 ms.
 const DRAIN_DELAY: Duration = Duration::from_secs(2);
+/// How often it is asked whether everything is ready, until it is.
+const LOOK: Duration = Duration::from_millis(50);
+/// How often in a row it must be: a stream may not have looked yet at what was just compiled for it.
+const STEADY: u32 = 4;
 /// How long a container waits for its proxy at most.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -70,10 +75,23 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
     serve_dns(&mut tasks, names_seen).await?;
     serve_ports(&mut tasks, &mesh, &supervisor, &planned).await?;
     let mut pods = supervisor.pods();
-    let mut settled = false;
+    let mut told_ready = false;
+    let mut steady = 0;
+    let mut look = tokio::time::interval(LOOK);
     loop {
         tokio::select! {
             () = signals.received() => break,
+            _ = look.tick(), if !told_ready => {
+                let now = pods.borrow().clone();
+                let ready = is_ready(&mesh, &planned.desired, &now).await;
+                steady = if ready { steady + 1 } else { 0 };
+                if steady >= STEADY {
+                    told_ready = true;
+                    print(&report::ready(&now, started.elapsed()))?;
+                    print(&hints(&mesh))?;
+                    mesh.state.write_up(&Up { ready: true, ..mesh.up.clone() })?;
+                }
+            }
             changed = files.changed() => {
                 changed.context("the file watch has ended")?;
                 let loaded = files.borrow_and_update().clone();
@@ -86,17 +104,36 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
                 changed.context("the supervisor has failed")?;
                 let now = pods.borrow_and_update().clone();
                 names.send_replace(Some(name_table(&planned, &now)));
-                if !settled && report::all_settled(&now) && now.len() >= planned.desired.pods.len() {
-                    settled = true;
-                    print(&report::ready(&now, started.elapsed()))?;
-                    print(&hints(&mesh))?;
-                }
             }
         }
     }
     print("ending …\n")?;
     supervisor.shutdown().await.context("ending the pods")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether every pod is ready and every proxy has been told so: from then on a request finds its way.
+async fn is_ready(mesh: &Mesh<'_>, desired: &Desired, pods: &[PodState]) -> bool {
+    if !report::all_settled(pods) || pods.len() < desired.pods.len() {
+        return false;
+    }
+    let socket = Admin::Unix(mesh.state.istiod_socket());
+    let ask = move || http::request(&socket, "GET", "/debug/snapshotz");
+    let Ok(Ok(text)) = tokio::task::spawn_blocking(ask).await else {
+        return false;
+    };
+    let Ok(state) = serde_json::from_slice::<serde_json::Value>(&text) else {
+        return false;
+    };
+    let ready = pods.iter().filter(|pod| pod.ready).count();
+    let proxies = pods
+        .iter()
+        .filter(|pod| pod.ready && pod.role != PodRole::Plain)
+        .count();
+    let number = |key: &str| state[key].as_u64().and_then(|n| usize::try_from(n).ok());
+    number("readyPods") == Some(ready)
+        && number("behind") == Some(0)
+        && number("connected").is_some_and(|connected| connected >= proxies)
 }
 
 fn send_if_changed(wanted: &watch::Sender<Arc<Desired>>, desired: &Desired) {
