@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,7 @@ pub fn run(pod: &PodProcesses, container: &str, argv: &[String]) -> Result<ExitS
         .map(|(_, pid)| *pid);
     let inside = inside.filter(|pid| *pid != 0).ok_or_else(not_running)?;
     enter_pod(pod.pid)?;
+    wait_until_set_up(inside);
     let process = PathBuf::from(format!("/proc/{inside}"));
     let environment = fs::read(process.join("environ")).map_err(|_| not_running())?;
     let directory = fs::read_link(process.join("cwd")).unwrap_or_else(|_| PathBuf::from("/"));
@@ -157,6 +159,27 @@ fn enter(pid: u32, kinds: &[&'static str]) -> Result<(), ExecError> {
         join_link(link, kind).map_err(|source| ExecError::Enter { kind, pid, source })?;
     }
     Ok(())
+}
+
+/// Waits until a container's last stage has made its mounts: then it starts a session of its own.
+///
+/// Bounded; a container that is slower is entered as it is.
+pub(crate) fn wait_until_set_up(pid: u32) {
+    const STEP: Duration = Duration::from_millis(5);
+    for _ in 0..400 {
+        match session(pid) {
+            Some(leader) if leader != pid => std::thread::sleep(STEP),
+            _ => return,
+        }
+    }
+}
+
+/// The session of a process; `None` when there is no such process.
+fn session(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may contain anything; after it come state, parent, group, session.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(3)?.parse().ok()
 }
 
 /// Enters one namespace of a process of the current pid namespace.

@@ -31,15 +31,18 @@ const CONTROL_QUEUE: usize = 16;
 /// The keys of a `ConfigMap` or `Secret` and what they hold.
 pub type Data = Arc<BTreeMap<String, Vec<u8>>>;
 
+/// `ConfigMap`s or `Secret`s by namespace and name.
+pub type Objects = BTreeMap<(String, String), Data>;
+
 /// What is to run. A new value replaces the whole; what did not change is not touched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Pods, in the order in which they are started.
     pub pods: Vec<PodPlan>,
     /// `ConfigMap`s by namespace and name.
-    pub config_maps: BTreeMap<(String, String), Data>,
+    pub config_maps: Objects,
     /// `Secret`s by namespace and name, decoded.
-    pub secrets: BTreeMap<(String, String), Data>,
+    pub secrets: Objects,
     /// Services by namespace and name, for the node's own balancing of plain pods' traffic.
     pub services: Vec<Service>,
 }

@@ -38,7 +38,10 @@ pub(super) fn main() -> io::Result<ExitCode> {
     io::stdin().read_to_string(&mut text)?;
     let launch: Launch = serde_json::from_str(&text)?;
     match launch.join {
-        Some(pid) => crate::exec::join(pid, "mnt").map_err(io::Error::other)?,
+        Some(pid) => {
+            crate::exec::wait_until_set_up(pid);
+            crate::exec::join(pid, "mnt").map_err(io::Error::other)?;
+        }
         None => mount_all(&launch)?,
     }
     // A session of its own: signals meant for one container do not reach another.
@@ -69,24 +72,22 @@ pub(super) fn main() -> io::Result<ExitCode> {
 fn mount_all(launch: &Launch) -> io::Result<()> {
     sys::unshare(Unshare::Mounts)?;
     mounts::make_private()?;
-    let vault = Source::open(&launch.vault)?;
     let mut binds = Vec::with_capacity(launch.binds.len());
     for (source, target, read_only) in &launch.binds {
-        binds.push((Source::open(source)?, target, *read_only));
+        binds.push((Source::take(source)?, target, *read_only));
     }
-    // A volume on `/tmp` hides a vault below it; new roots are built in the vault, so such volumes come last.
-    let hiders: Vec<&PathBuf> = launch
-        .binds
-        .iter()
-        .map(|(_, target, _)| target)
-        .filter(|t| launch.vault.starts_with(t))
+    mounts::unmount(&launch.vault)?;
+    // A volume on `/tmp` hides a vault below it; new roots are built there, so such volumes come last.
+    let targets = launch.binds.iter().map(|(_, target, _)| target);
+    let hiders: Vec<&PathBuf> = targets
+        .filter(|target| launch.vault.starts_with(target))
         .collect();
     binds.sort_by_key(|(_, target, _)| hiders.iter().any(|hider| target.starts_with(hider)));
     let mut mounts = Mounts::new(&launch.vault);
     for (source, target, read_only) in &binds {
         mounts.bind(source, target, *read_only)?;
     }
-    vault.unmount()
+    Ok(())
 }
 
 /// Takes rights away that the container's user would get by becoming root in it.

@@ -10,35 +10,50 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{self, MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{
+    self, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
 
 /// Memory for volumes of a pod may take half of the machine's: the kernel's default for tmpfs.
 const TMPFS_OPTIONS: &std::ffi::CStr = c"mode=0755";
 
-/// Something to bind, opened while it can still be found: a later mount may hide the place where it is.
+/// Something to bind, taken while it can still be found: later mounts, and a new root, may hide the place where it is.
 #[derive(Debug)]
 pub(super) struct Source {
     path: PathBuf,
-    opened: OwnedFd,
+    /// A copy of the mount that is attached nowhere yet.
+    copy: OwnedFd,
 }
 
 impl Source {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let opened = with_path("open", path, rustix::fs::open(path, flags, Mode::empty()))?;
+    pub(super) fn take(path: &Path) -> io::Result<Self> {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let copy = with_path("open", path, mount::open_tree(CWD, path, flags))?;
         Ok(Self {
             path: path.to_owned(),
-            opened,
+            copy,
         })
     }
 
-    /// Removes a mount from this namespace; what was bound from it stays.
-    pub(super) fn unmount(&self) -> io::Result<()> {
-        let result = mount::unmount(fd_path(&self.opened), UnmountFlags::DETACH);
-        with_path("unmount", &self.path, result)
+    fn is_directory(&self) -> io::Result<bool> {
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(&self.copy)?.st_mode);
+        Ok(kind == FileType::Directory)
     }
+
+    fn attach(&self, target: &Path) -> rustix::io::Result<()> {
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        mount::move_mount(&self.copy, "", CWD, target, flags)
+    }
+}
+
+/// Removes a mount from this namespace; what was bound from it stays.
+pub(super) fn unmount(target: &Path) -> io::Result<()> {
+    let result = mount::unmount(target, UnmountFlags::DETACH);
+    with_path("unmount", target, result)
 }
 
 /// Mounts something in the current mount namespace.
@@ -90,14 +105,9 @@ impl Mounts {
         target: &Path,
         read_only: bool,
     ) -> io::Result<()> {
-        let opened = fd_path(&source.opened);
-        let directory = opened.is_dir();
+        let directory = source.is_directory()?;
         let target = self.mount_point(target, directory)?;
-        with_path(
-            "bind",
-            &target,
-            mount::mount_bind_recursive(&opened, &target),
-        )?;
+        with_path("bind", &target, source.attach(&target))?;
         if read_only {
             make_read_only(&target)?;
         }
@@ -154,15 +164,16 @@ impl Mounts {
 
     /// Replaces the root by memory with everything bound in.
     fn graft_root(&self) -> io::Result<()> {
-        let root = self.staging.join("root");
-        fs::create_dir_all(&root)?;
-        mount_memory(&root)?;
-        copy_view(Path::new("/"), &root)?;
-        rustix::process::chdir(&root)?;
+        let root = self.staging.as_path();
+        mount_memory(root)?;
+        copy_view(Path::new("/"), root)?;
+        rustix::process::chdir(root)?;
         // With both arguments the same, the old root ends on top of the new one, from where it is taken off.
-        with_path("pivot to", &root, rustix::process::pivot_root(".", "."))?;
+        with_path("pivot to", root, rustix::process::pivot_root(".", "."))?;
         mount::unmount(".", UnmountFlags::DETACH)?;
-        Ok(rustix::process::chdir("/")?)
+        rustix::process::chdir("/")?;
+        // The view contains the place where it was built.
+        unmount(root)
     }
 }
 

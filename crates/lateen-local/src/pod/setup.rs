@@ -102,7 +102,7 @@ fn own_files(spec: &Spec) -> io::Result<()> {
     for (path, content) in &spec.files {
         let source = directory.join(path.trim_start_matches('/').replace('/', "-"));
         fs::write(&source, content)?;
-        mounts.bind(&Source::open(&source)?, Path::new(path), false)?;
+        mounts.bind(&Source::take(&source)?, Path::new(path), false)?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! Volumes: the kinds that need no storage system. Others become empty memory, and a problem is reported.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use lateen_api::kube;
 use lateen_api::value::Value;
@@ -9,11 +8,10 @@ use lateen_sources::plan::PodPlan;
 
 use super::{Surroundings, environment, field};
 use crate::sandbox::{File, Mount, Volume};
+use crate::supervisor::Objects;
 
 /// Kubernetes' `defaultMode`.
 const DEFAULT_MODE: u32 = 0o644;
-
-type Objects = BTreeMap<(String, String), Arc<BTreeMap<String, Vec<u8>>>>;
 
 /// Adds the pod's own volumes. One whose object is missing is left out, so that containers that mount it wait.
 pub(super) fn add(

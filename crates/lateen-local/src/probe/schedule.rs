@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_container_without_probes_is_ready_at_once() {
-        assert!(Schedule::new(ContainerProbes::default()).is_ready());
+        assert!(Schedule::new(ContainerProbes::default()).ready);
     }
 
     #[test]

@@ -172,6 +172,12 @@ impl Group<'_> {
             );
             return;
         }
+        // The next one goes when the one renewed before it is ready.
+        let is_obsolete = |pod: &Existing| obsolete.iter().any(|old| old.key == pod.key);
+        let mut renewed = self.existing.iter().filter(|pod| !is_obsolete(pod));
+        if !renewed.all(|pod| pod.ready) {
+            return;
+        }
         actions.stop.extend(
             obsolete
                 .iter()

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// `app KIND ARGUMENTS…`
-pub fn main(arguments: &[String]) -> ExitCode {
+pub(crate) fn main(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["echo", port] => serve(port.parse().unwrap(), "app"),
@@ -97,7 +97,7 @@ fn http(port: u16, good: impl Fn() -> bool) {
 }
 
 /// Connects and gives the line that comes back. A server that does not listen yet is given a moment.
-pub fn call(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
+pub(crate) fn call(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
     for _ in 0..50 {
         match call_once(address, mark) {
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {}
@@ -109,7 +109,7 @@ pub fn call(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
 }
 
 /// Connects and gives the line that comes back.
-pub fn call_once(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
+pub(crate) fn call_once(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM,
@@ -126,7 +126,7 @@ pub fn call_once(address: SocketAddr, mark: Option<u32>) -> std::io::Result<Stri
 }
 
 /// Asks a UDP server for its name.
-pub fn call_udp(address: (IpAddr, u16)) -> std::io::Result<String> {
+pub(crate) fn call_udp(address: (IpAddr, u16)) -> std::io::Result<String> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     socket.send_to(b"?", address)?;

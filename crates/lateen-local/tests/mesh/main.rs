@@ -3,6 +3,11 @@
 //! Pods are made by executing the current binary, so this test has a `main` of its own: without arguments it runs every
 //! scenario in a process of its own, as root and as an ordinary user, and looks for what was left behind.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "all of this is a test: a panic is a failure"
+)]
+
 use std::process::ExitCode;
 
 mod apps;

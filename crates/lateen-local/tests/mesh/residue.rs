@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 /// A picture of the machine.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Machine {
+pub(crate) struct Machine {
     interfaces: BTreeSet<String>,
     mounts: BTreeSet<String>,
     rules: String,
 }
 
 /// Takes the picture.
-pub fn machine() -> Machine {
+pub(crate) fn machine() -> Machine {
     let interfaces = fs::read_dir("/sys/class/net").unwrap().flatten();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let rules = Command::new("nft").args(["list", "ruleset"]).output();
@@ -30,7 +30,7 @@ pub fn machine() -> Machine {
 }
 
 /// Processes of this binary other than this one.
-pub fn processes() -> Vec<u32> {
+pub(crate) fn processes() -> Vec<u32> {
     let own = fs::read_link("/proc/self/exe").unwrap();
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok()));
@@ -40,7 +40,7 @@ pub fn processes() -> Vec<u32> {
 }
 
 /// Waits until no process of this binary is left; gives those that are.
-pub fn processes_after(limit: Duration) -> Vec<u32> {
+pub(crate) fn processes_after(limit: Duration) -> Vec<u32> {
     let until = Instant::now() + limit;
     loop {
         let left = processes();

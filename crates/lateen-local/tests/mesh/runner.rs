@@ -15,7 +15,7 @@ enum User {
 }
 
 /// `main [--list] [FILTER]`: the parts of libtest's command line that tools use.
-pub fn main(arguments: &[String]) -> ExitCode {
+pub(crate) fn main(arguments: &[String]) -> ExitCode {
     if arguments.iter().any(|a| a == "--list") {
         for (name, _) in scenarios::ALL {
             println!("{name}: test");

@@ -11,7 +11,7 @@ use lateen_api::value::IntOrString;
 use lateen_local::exec::{self, PodProcesses};
 use lateen_local::services::Protocol;
 use lateen_local::supervisor::Desired;
-use lateen_sources::plan::{Phase, PodRole};
+use lateen_sources::plan::{Phase, PodPlan, PodRole};
 
 use crate::apps::{call, call_once, call_udp};
 use crate::world::{World, at, container, edit, pod, run, service, vip};
@@ -19,7 +19,7 @@ use crate::world::{World, at, container, edit, pod, run, service, vip};
 type Scenario = fn(&Path);
 
 /// By name. Those with "killed" in it say "ready" and are killed then.
-pub const ALL: &[(&str, Scenario)] = &[
+pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("plain_pods_reach_each_other_through_a_service", |p| {
         run(p, services)
     }),
@@ -41,7 +41,7 @@ pub const ALL: &[(&str, Scenario)] = &[
 ];
 
 /// `scenario NAME STATE`, or `scenario exec STATE NAMESPACE POD CONTAINER COMMAND…`.
-pub fn main(arguments: &[String]) -> ExitCode {
+pub(crate) fn main(arguments: &[String]) -> ExitCode {
     let (name, state) = (&arguments[0], Path::new(&arguments[1]));
     if name == "exec" {
         return exec_in(state, &arguments[2..]);
@@ -201,16 +201,19 @@ async fn redirection(mut world: World) {
     world.shutdown().await;
 }
 
-async fn surroundings(mut world: World) {
-    let plan = edit(pod("pod", 11, PodRole::Sidecar, &["sleep"]), |spec| {
+/// A pod whose volumes lie where the machine has nothing, and where it has the state directory.
+fn pod_with_volumes() -> PodPlan {
+    edit(pod("pod", 11, PodRole::Sidecar, &["sleep"]), |spec| {
         let volume = |name: &str| Volume {
             name: name.to_owned(),
             ..Volume::default()
         };
-        spec.volumes.push(Volume {
-            empty_dir: Some(Default::default()),
-            ..volume("scratch")
-        });
+        for name in ["scratch", "temporary"] {
+            spec.volumes.push(Volume {
+                empty_dir: Some(Default::default()),
+                ..volume(name)
+            });
+        }
         let config_map = ConfigMapVolumeSource {
             name: "settings".to_owned(),
             ..Default::default()
@@ -220,6 +223,7 @@ async fn surroundings(mut world: World) {
             ..volume("settings")
         });
         for (name, path) in [
+            ("temporary", "/tmp"),
             ("scratch", "/made/up/scratch"),
             ("settings", "/etc/app/settings"),
         ] {
@@ -230,11 +234,14 @@ async fn surroundings(mut world: World) {
                 ..Default::default()
             });
         }
-    });
+    })
+}
+
+async fn surroundings(mut world: World) {
     let settings = std::collections::BTreeMap::from([("a".to_owned(), b"1".to_vec())]);
     let key = ("default".to_owned(), "settings".to_owned());
     let mut desired = Desired {
-        pods: vec![plan],
+        pods: vec![pod_with_volumes()],
         ..Desired::default()
     };
     desired.config_maps.insert(key.clone(), settings.into());
@@ -245,6 +252,7 @@ async fn surroundings(mut world: World) {
     assert_eq!(sh("app", "hostname; cat /etc/hostname"), "pod\npod\n");
     assert!(sh("app", "cat /etc/resolv.conf").contains("nameserver 10.96.0.10\noptions ndots:5"));
     assert!(sh("app", "cat /etc/hosts").contains("10.244.1.11\tpod"));
+    assert_eq!(sh("app", "ls -A /tmp; pwd"), "/\n");
     assert_eq!(
         sh(
             "app",

@@ -21,15 +21,15 @@ use tokio::sync::watch;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running mesh.
-pub struct World {
-    pub supervisor: Supervisor,
-    pub state: StateDir,
+pub(crate) struct World {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) state: StateDir,
     desired: watch::Sender<Arc<Desired>>,
     pods: watch::Receiver<Arc<Vec<PodState>>>,
 }
 
 /// Enters the node and runs a scenario in it.
-pub fn run<F: Future<Output = ()>>(state: &Path, scenario: impl FnOnce(World) -> F) {
+pub(crate) fn run<F: Future<Output = ()>>(state: &Path, scenario: impl FnOnce(World) -> F) {
     // Before any thread exists.
     let node = node::enter(&NodeOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     assert!(node.listeners.is_empty());
@@ -83,12 +83,16 @@ impl World {
         }
     }
 
-    pub fn want(&self, desired: Desired) {
+    pub(crate) fn want(&self, desired: Desired) {
         self.desired.send_replace(Arc::new(desired));
     }
 
     /// Waits until the pods are as described; fails with how they are instead.
-    pub async fn until(&mut self, what: &str, fits: impl Fn(&[PodState]) -> bool) -> Vec<PodState> {
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        fits: impl Fn(&[PodState]) -> bool,
+    ) -> Vec<PodState> {
         let wait = self.pods.wait_for(|pods| fits(pods));
         let found = tokio::time::timeout(PATIENCE, wait)
             .await
@@ -96,19 +100,19 @@ impl World {
         found.unwrap_or_else(|_| panic!("{what}: not so, but {:#?}", self.pods.borrow().to_vec()))
     }
 
-    pub async fn until_ready(&mut self, count: usize) -> Vec<PodState> {
+    pub(crate) async fn until_ready(&mut self, count: usize) -> Vec<PodState> {
         self.until("all pods are ready", |pods| {
             pods.len() == count && pods.iter().all(|pod| pod.ready)
         })
         .await
     }
 
-    pub async fn shutdown(self) {
+    pub(crate) async fn shutdown(self) {
         self.supervisor.shutdown().await.unwrap();
     }
 
     /// Runs a command in a pod, as `lateen exec` does: in a process of its own.
-    pub fn exec(&self, pod: &PodState, container: &str, argv: &[&str]) -> String {
+    pub(crate) fn exec(&self, pod: &PodState, container: &str, argv: &[&str]) -> String {
         let mut command = Command::new("/proc/self/exe");
         command.args(["scenario", "exec"]).arg(self.state.root());
         command
@@ -124,7 +128,7 @@ impl World {
 }
 
 /// A plan for a pod with one container.
-pub fn pod(name: &str, number: u8, role: PodRole, app: &[&str]) -> PodPlan {
+pub(crate) fn pod(name: &str, number: u8, role: PodRole, app: &[&str]) -> PodPlan {
     let mut spec = PodSpec::default();
     spec.containers.push(container("app", app));
     spec.termination_grace_period_seconds = Some(5);
@@ -147,7 +151,7 @@ pub fn pod(name: &str, number: u8, role: PodRole, app: &[&str]) -> PodPlan {
 }
 
 /// A container that runs an app of this binary.
-pub fn container(name: &str, app: &[&str]) -> Container {
+pub(crate) fn container(name: &str, app: &[&str]) -> Container {
     let words = ["/proc/self/exe", "app"].iter().chain(app);
     Container {
         name: name.to_owned(),
@@ -162,13 +166,13 @@ pub fn container(name: &str, app: &[&str]) -> Container {
 }
 
 /// Changes a plan's spec.
-pub fn edit(mut plan: PodPlan, change: impl FnOnce(&mut PodSpec)) -> PodPlan {
+pub(crate) fn edit(mut plan: PodPlan, change: impl FnOnce(&mut PodSpec)) -> PodPlan {
     change(Arc::make_mut(&mut plan.spec));
     plan
 }
 
 /// A service at 10.96.1.N:80 for the pods with label `app`.
-pub fn service(app: &str, number: u8, protocol: Protocol) -> Service {
+pub(crate) fn service(app: &str, number: u8, protocol: Protocol) -> Service {
     Service {
         namespace: "default".to_owned(),
         name: app.to_owned(),
@@ -179,14 +183,15 @@ pub fn service(app: &str, number: u8, protocol: Protocol) -> Service {
             port: 80,
             protocol,
             target: TargetPort::Name("http".to_owned()),
+            fixed: Vec::new(),
         }],
     }
 }
 
-pub fn vip(number: u8) -> IpAddr {
+pub(crate) fn vip(number: u8) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 96, 1, number))
 }
 
-pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
+pub(crate) fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
     SocketAddr::new(ip.into(), port)
 }
