@@ -7,6 +7,7 @@ mod lifecycle;
 mod load;
 mod mesh;
 mod scenario;
+mod seeds;
 mod views;
 
 use std::fs;

@@ -51,6 +51,13 @@ fn lateen() -> Command {
 impl Mesh {
     /// Starts a mesh from files and waits until every pod is ready.
     pub(crate) fn up(files: &[(&str, &str)], data_plane: DataPlane) -> Self {
+        let mut mesh = Self::up_unready(files, data_plane);
+        mesh.wait_until_ready();
+        mesh
+    }
+
+    /// Starts a mesh from files.
+    pub(crate) fn up_unready(files: &[(&str, &str)], data_plane: DataPlane) -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let dir = home.path().join("config");
         fs::create_dir(&dir).expect("created");
@@ -75,15 +82,13 @@ impl Mesh {
             .stderr(out)
             .spawn()
             .expect("lateen starts");
-        let mut mesh = Self {
+        Self {
             process,
             dir,
             home,
             ingress,
             log,
-        };
-        mesh.wait_until_ready();
-        mesh
+        }
     }
 
     fn wait_until_ready(&mut self) {
