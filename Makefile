@@ -14,7 +14,7 @@ build:
 
 # Formatting, lints, layering; then unit and end-to-end tests: whole meshes in network namespaces, on both data planes.
 test: lint
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 lint:
 	$(CARGO) fmt --all --check

@@ -696,8 +696,12 @@ fn sigterm_ends_an_application_in_order() {
 fn every_image_of_the_examples_has_a_stand_in() {
     let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
     let mut images = 0;
-    for example in std::fs::read_dir(examples).unwrap() {
-        for file in std::fs::read_dir(example.unwrap().path()).unwrap() {
+    let directories = std::fs::read_dir(examples)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir());
+    for example in directories {
+        for file in std::fs::read_dir(example).unwrap() {
             let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
             for line in text.lines() {
                 let line = line.trim_start().trim_start_matches("- ");
