@@ -1,1 +1,0 @@
-//! Scenario runner and launchers of real peers, for tests only.
