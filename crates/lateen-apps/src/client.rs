@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client without a pool: one connection per request, as the samples do, so that load balancing shows.
+//! An HTTP/1.1 client: one connection per request, as most of the samples do so that load balancing shows, or a pool.
 
 use std::time::Duration;
 
@@ -8,11 +8,15 @@ use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper_util::client::legacy::{self, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 /// The largest response body that is read.
 const LARGEST_BODY: usize = 64 << 20;
+
+/// How long a pool keeps a connection that nobody uses: as long as Go's `http.DefaultTransport`.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Why a request got no response.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +41,12 @@ pub(crate) enum ClientError {
         #[source]
         source: hyper::Error,
     },
+    #[error("exchanging with {target}")]
+    Pooled {
+        target: String,
+        #[source]
+        source: hyper_util::client::legacy::Error,
+    },
     #[error("reading the response's body")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("no complete response within {0:?}")]
@@ -50,7 +60,7 @@ impl ClientError {
             ClientError::Url(_) => "url",
             ClientError::Resolve { .. } => "resolve",
             ClientError::Connect { .. } => "connect",
-            ClientError::Exchange { .. } => "exchange",
+            ClientError::Exchange { .. } | ClientError::Pooled { .. } => "exchange",
             ClientError::Body(_) => "body",
             ClientError::Timeout(_) => "timeout",
         }
@@ -107,6 +117,13 @@ impl Target {
 
     fn name(&self) -> String {
         format!("{}:{}", self.host, self.port)
+    }
+
+    /// The whole URL, from which a pool learns whom to connect to.
+    fn uri(&self) -> Result<Uri, ClientError> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let url = format!("http://{}{}", text(&self.authority), self.path);
+        url.parse().map_err(|_| ClientError::Url(url))
     }
 }
 
@@ -207,12 +224,60 @@ impl Connection {
 
     /// Sends one request and reads its response.
     pub(crate) async fn exchange(&mut self, call: &Call) -> Result<Response<Bytes>, ClientError> {
-        let (head, body) = self.send(call).await?.into_parts();
-        let body = Limited::new(body, LARGEST_BODY)
-            .collect()
+        read(self.send(call).await?).await
+    }
+}
+
+async fn read(response: Response<Incoming>) -> Result<Response<Bytes>, ClientError> {
+    let (head, body) = response.into_parts();
+    let body = Limited::new(body, LARGEST_BODY)
+        .collect()
+        .await
+        .map_err(ClientError::Body)?;
+    Ok(Response::from_parts(head, body.to_bytes()))
+}
+
+fn pooled(target: &Target, source: legacy::Error) -> ClientError {
+    let target = target.name();
+    if source.is_connect() {
+        let source = std::io::Error::other(source);
+        return ClientError::Connect { target, source };
+    }
+    ClientError::Pooled { target, source }
+}
+
+/// Connections kept open between requests, as Go's default client keeps them.
+#[derive(Clone, Debug)]
+pub(crate) struct Pool {
+    client: legacy::Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Pool {
+    pub(crate) fn new() -> Pool {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let client = legacy::Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build(connector);
+        Pool { client }
+    }
+
+    /// Sends `call` on a free connection, and reads the response, within `timeout` in all.
+    pub(crate) async fn send(
+        &self,
+        call: &Call,
+        timeout: Duration,
+    ) -> Result<Response<Bytes>, ClientError> {
+        let mut request = call.request();
+        *request.uri_mut() = call.target.uri()?;
+        let exchange = async {
+            let response = self.client.request(request).await;
+            read(response.map_err(|error| pooled(&call.target, error))?).await
+        };
+        tokio::time::timeout(timeout, exchange)
             .await
-            .map_err(ClientError::Body)?;
-        Ok(Response::from_parts(head, body.to_bytes()))
+            .map_err(|_| ClientError::Timeout(timeout))?
     }
 }
 

@@ -58,7 +58,7 @@ impl From<ClientError> for Failure {
             ClientError::Resolve { .. } => 6,
             ClientError::Connect { .. } => 7,
             ClientError::Timeout(_) => 28,
-            ClientError::Exchange { .. } | ClientError::Body(_) => 52,
+            ClientError::Exchange { .. } | ClientError::Pooled { .. } | ClientError::Body(_) => 52,
         };
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
         Failure {

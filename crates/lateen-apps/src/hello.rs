@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{self, Call, ClientError, Target};
+use crate::client::{Call, ClientError, Pool, Target};
 use crate::options::{Options, port};
 use crate::propagation::passed_on;
 use crate::server::{self, Body, Service, reply, text};
@@ -25,6 +25,7 @@ pub(crate) struct Hello {
     version: String,
     hostname: String,
     target: Option<String>,
+    pool: Pool,
 }
 
 pub(crate) async fn app(
@@ -51,6 +52,7 @@ impl Hello {
             version: version.to_owned(),
             hostname: environment.get("HOSTNAME").cloned().unwrap_or_default(),
             target: target.map(|target| target.trim().to_owned()),
+            pool: Pool::new(),
         }
     }
 
@@ -61,7 +63,7 @@ impl Hello {
     ) -> Result<(StatusCode, String), ClientError> {
         let mut call = Call::get(Target::parse(target)?);
         call.headers = passed_on(headers);
-        let response = client::send(&call, TARGET_TIMEOUT).await?;
+        let response = self.pool.send(&call, TARGET_TIMEOUT).await?;
         Ok((
             response.status(),
             String::from_utf8_lossy(response.body()).into_owned(),

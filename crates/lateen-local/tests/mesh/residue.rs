@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -29,21 +30,19 @@ pub(crate) fn machine() -> Machine {
     }
 }
 
-/// Processes of this binary other than this one.
-pub(crate) fn processes() -> Vec<u32> {
-    let own = fs::read_link("/proc/self/exe").unwrap();
+/// Processes of `program`.
+pub(crate) fn processes(program: &Path) -> Vec<u32> {
     let pids = fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok()));
-    pids.filter(|pid| *pid != std::process::id())
-        .filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == own))
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program))
         .collect()
 }
 
-/// Waits until no process of this binary is left; gives those that are.
-pub(crate) fn processes_after(limit: Duration) -> Vec<u32> {
+/// Waits until no process of `program` is left; gives those that are.
+pub(crate) fn processes_after(program: &Path, limit: Duration) -> Vec<u32> {
     let until = Instant::now() + limit;
     loop {
-        let left = processes();
+        let left = processes(program);
         if left.is_empty() || Instant::now() >= until {
             return left;
         }

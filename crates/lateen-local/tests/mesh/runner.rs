@@ -1,6 +1,9 @@
 //! Runs every scenario in a process of its own, bounded in time, and checks that nothing is left.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,6 +30,13 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         .find(|a| !a.starts_with('-'))
         .cloned()
         .unwrap_or_default();
+    let program = match Program::new() {
+        Ok(program) => program,
+        Err(why) => {
+            println!("FAILED: no copy of the test program: {why}");
+            return ExitCode::FAILURE;
+        }
+    };
     let mut failed = Vec::new();
     for user in [User::Root, User::Ordinary] {
         if let Some(reason) = impossible(user) {
@@ -38,7 +48,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
             .filter(|(name, _)| name.contains(&filter))
         {
             let began = Instant::now();
-            let result = run(name, user);
+            let result = run(&program, name, user);
             let took = began.elapsed().as_millis();
             match result {
                 Ok(()) => println!("test {name} ({user:?}) ... ok ({took} ms)"),
@@ -76,10 +86,29 @@ fn impossible(user: User) -> Option<String> {
     }
 }
 
-fn run(name: &str, user: User) -> Result<(), String> {
+/// A copy of this program where everybody may run it: a target directory is often under a home that only its owner enters.
+struct Program {
+    directory: tempfile::TempDir,
+}
+
+impl Program {
+    fn new() -> std::io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        std::fs::set_permissions(directory.path(), Permissions::from_mode(0o755))?;
+        let program = Self { directory };
+        std::fs::copy(std::env::current_exe()?, program.path())?;
+        Ok(program)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("mesh")
+    }
+}
+
+fn run(program: &Program, name: &str, user: User) -> Result<(), String> {
     let before = residue::machine();
     let directory = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+    let mut command = Command::new(program.path());
     command
         .args(["scenario", name])
         .arg(directory.path().join("state"));
@@ -91,11 +120,11 @@ fn run(name: &str, user: User) -> Result<(), String> {
     }
     let mut child = command.spawn().map_err(|e| e.to_string())?;
     let outcome = if name.contains("killed") {
-        kill_when_ready(&mut child)
+        kill_when_ready(&program.path(), &mut child)
     } else {
         wait(&mut child)
     };
-    let left = residue::processes_after(Duration::from_secs(5));
+    let left = residue::processes_after(&program.path(), Duration::from_secs(5));
     let after = residue::machine();
     let log = || logs(directory.path());
     outcome.map_err(|why| format!("{why}\n{}", log()))?;
@@ -124,14 +153,14 @@ fn wait(child: &mut Child) -> Result<(), String> {
     }
 }
 
-fn kill_when_ready(child: &mut Child) -> Result<(), String> {
+fn kill_when_ready(program: &Path, child: &mut Child) -> Result<(), String> {
     use std::io::BufRead;
     let output = child.stdout.take().ok_or("no output")?;
     let mut line = String::new();
     std::io::BufReader::new(output)
         .read_line(&mut line)
         .map_err(|e| e.to_string())?;
-    let running = residue::processes().len();
+    let running = residue::processes(program).len();
     let _ = child.kill();
     let _ = child.wait();
     // The supervisor, and for each pod the shim, process 1 and its containers.
