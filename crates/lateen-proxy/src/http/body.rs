@@ -11,10 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::grpc::MessageCounter;
+use super::source::Source;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,8 @@ impl Meter {
         }
     }
 
-    fn record(&self, frame: &Frame<Bytes>) {
+    /// Counts a frame that was read from the client.
+    pub(crate) fn record(&self, frame: &Frame<Bytes>) {
         self.moved.set(Some(Instant::now()));
         if let Some(data) = frame.data_ref() {
             self.bytes.set(self.bytes.get() + data.len() as u64);
@@ -119,10 +120,12 @@ pub(crate) struct Replayable {
 
 #[derive(Debug)]
 struct ReplayState {
-    source: Option<Incoming>,
+    source: Option<Source>,
     hint: SizeHint,
     kept: Vec<Bytes>,
     kept_bytes: usize,
+    /// Bytes that tries took.
+    taken: u64,
     trailers: Option<HeaderMap>,
     ended: bool,
     overflowed: bool,
@@ -130,16 +133,15 @@ struct ReplayState {
 
 impl Replayable {
     /// Takes a body of which up to `limit` bytes are remembered; 0 remembers nothing.
-    pub(crate) fn new(source: Incoming, limit: usize, meter: Rc<Meter>) -> Self {
+    pub(crate) fn new(source: Source, limit: usize) -> Self {
+        let meter = Rc::clone(source.meter());
         let ended = source.is_end_stream();
-        if ended {
-            meter.end();
-        }
         let state = ReplayState {
             hint: source.size_hint(),
             source: (!ended).then_some(source),
             kept: Vec::new(),
             kept_bytes: 0,
+            taken: 0,
             trailers: None,
             ended,
             overflowed: limit == 0,
@@ -154,12 +156,7 @@ impl Replayable {
     /// Whether another try would carry the same body: nothing was taken yet, or all that was taken is remembered.
     pub(crate) fn can_replay(&self) -> bool {
         let state = self.state.borrow();
-        (state.ended
-            && state.kept.is_empty()
-            && state.trailers.is_none()
-            && self.meter.bytes.get() == 0)
-            || !state.overflowed
-            || self.meter.bytes.get() == 0
+        !state.overflowed || state.taken == 0
     }
 
     /// What passed through it.
@@ -169,7 +166,8 @@ impl Replayable {
 
     /// Whether there is no body at all.
     pub(crate) fn is_empty(&self) -> bool {
-        self.state.borrow().ended && self.meter.bytes.get() == 0
+        let state = self.state.borrow();
+        state.ended && state.taken == 0
     }
 }
 
@@ -226,7 +224,7 @@ impl Body for RequestBody {
             *done = true;
             return Poll::Ready(state.trailers.clone().map(|t| Ok(Frame::trailers(t))));
         }
-        let frame = ready!(state.pull(cx, &body.meter, body.limit));
+        let frame = ready!(state.pull(cx, body.limit));
         match &frame {
             Some(Ok(frame)) if frame.is_data() => *next = state.kept.len(),
             _ => *done = true,
@@ -257,7 +255,6 @@ impl ReplayState {
     fn pull(
         &mut self,
         cx: &mut Context<'_>,
-        meter: &Meter,
         limit: usize,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(source) = self.source.as_mut() else {
@@ -265,7 +262,7 @@ impl ReplayState {
         };
         match ready!(Pin::new(source).poll_frame(cx)) {
             None => {
-                self.finish(meter);
+                self.finish();
                 Poll::Ready(None)
             }
             Some(Err(error)) => {
@@ -273,15 +270,14 @@ impl ReplayState {
                 Poll::Ready(Some(Err(BodyError::Source(error))))
             }
             Some(Ok(frame)) => {
-                meter.record(&frame);
                 if let Some(data) = frame.data_ref() {
                     self.keep(data, limit);
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.trailers = Some(trailers.clone());
-                    self.finish(meter);
+                    self.finish();
                 }
                 if self.source.as_ref().is_some_and(Body::is_end_stream) {
-                    self.finish(meter);
+                    self.finish();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -289,6 +285,7 @@ impl ReplayState {
     }
 
     fn keep(&mut self, data: &Bytes, limit: usize) {
+        self.taken += data.len() as u64;
         if self.overflowed {
             return;
         }
@@ -302,9 +299,8 @@ impl ReplayState {
         }
     }
 
-    fn finish(&mut self, meter: &Meter) {
+    fn finish(&mut self) {
         self.ended = true;
         self.source = None;
-        meter.end();
     }
 }

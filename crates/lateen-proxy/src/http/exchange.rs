@@ -11,16 +11,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Versio
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_telemetry::ResponseFlag;
+use lateen_traffic::RequestView;
 use lateen_traffic::headers::normalize_authority;
 use lateen_traffic::path::Normalized;
-use lateen_traffic::request::FilterState;
 use lateen_traffic::route::{
     DirectResponse, RouteAction, RouteDecision, RouteOutcome, https_location,
 };
-use lateen_traffic::value::Metadata;
-use lateen_traffic::{PeerTls, RequestView};
 
-use super::body::Replayable;
 use super::filters;
 use super::forward;
 use super::grpc;
@@ -28,8 +25,10 @@ use super::head::Head;
 use super::headers::{self, Client};
 use super::local_reply::{Caller, LocalReply};
 use super::manager::Manager;
+use super::passage::Passage;
 use super::record::{Heads, Record};
 use super::response::ResponseBody;
+use super::source::Source;
 use crate::connection::Connection;
 use crate::worker::Now;
 
@@ -57,7 +56,7 @@ pub(crate) struct Exchange {
 /// Where a request's bytes come from.
 pub(crate) struct Inbound {
     /// Its body, of which tries take what they need.
-    pub(crate) body: Incoming,
+    pub(crate) body: Source,
     /// The client's side of an upgrade.
     pub(crate) upgrade: Option<OnUpgrade>,
 }
@@ -94,7 +93,10 @@ pub(crate) async fn handle(
         caller,
     };
     let answered = match Head::take(request, exchange.connection.secure) {
-        Ok((head, body)) => exchange.run(head, Inbound { body, upgrade }).await,
+        Ok((head, body)) => {
+            let body = Source::new(body, Rc::clone(&exchange.record.request));
+            exchange.run(head, Inbound { body, upgrade }).await
+        }
         Err((malformed, _)) => Err(LocalReply::bad_request(malformed.0)),
     };
     match answered {
@@ -115,24 +117,28 @@ impl Exchange {
         let now = Rc::clone(&self.now);
         let connection = Rc::clone(&self.connection);
         let (info, peer) = (connection.facts.info(), connection.peer_tls());
-        let (metadata, state) = (Metadata::default(), FilterState::default());
-        let view = head.view(remote, &info, &peer, &metadata, &state);
-
         let manager = Rc::clone(&self.manager);
         let Some(routes) = now.program.routes_of(&manager.config.routes) else {
             manager.stats.no_route.inc();
             return Err(LocalReply::route_not_found());
         };
-        let outcome = routes.route(&view, rand::random());
-        let decision = match &outcome {
-            RouteOutcome::Route(decision) => Some(decision),
-            _ => None,
-        };
+        let Inbound { body, upgrade } = inbound;
+        let mut passage = Passage::new(head, body, remote, (&info, &peer), routes);
         // Filters run before a missing route is told: what a client may not do it may not probe for either.
-        if let Some(decision) = decision {
+        if let Some(decision) = passage.decision() {
             self.note_route(decision);
         }
-        let filtered = filters::run(self, &manager.config.filters, &view, decision).await;
+        let filtered = filters::run(self, &manager.config.filters, &mut passage).await;
+        let Passage {
+            head,
+            body,
+            metadata,
+            state,
+            outcome,
+            ..
+        } = passage;
+        let view = head.view(remote, &info, &peer, &metadata, &state);
+        let inbound = Inbound { body, upgrade };
         match outcome {
             RouteOutcome::Route(decision) => {
                 let answered = match filtered {
@@ -265,6 +271,7 @@ impl Exchange {
         record.route = Some(decision.route.name.clone()).filter(|name| !name.is_empty());
         if let Some(cluster) = decision
             .cluster
+            .as_deref()
             .and_then(|name| self.now.program.cluster(name))
         {
             record.upstream.cluster = Some(Arc::clone(&cluster.name));
@@ -383,20 +390,6 @@ impl Exchange {
     pub(super) fn take_introduction(headers: &mut HeaderMap) -> Option<HeaderValue> {
         headers.remove(&PEER_METADATA_ID);
         headers.remove(&PEER_METADATA)
-    }
-
-    /// The request's body, remembered up to `limit` bytes.
-    pub(super) fn replayable(&self, body: Incoming, limit: usize) -> Rc<Replayable> {
-        Rc::new(Replayable::new(
-            body,
-            limit,
-            Rc::clone(&self.record.request),
-        ))
-    }
-
-    /// The peer as decisions see it.
-    pub(super) fn peer(&self) -> PeerTls<'_> {
-        self.connection.peer_tls()
     }
 }
 

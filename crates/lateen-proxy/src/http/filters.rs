@@ -11,11 +11,13 @@ use lateen_traffic::cors::CorsDecision;
 use lateen_traffic::fault::{AbortStatus, Fault};
 use lateen_traffic::filter::{FilterOverride, HttpFilter, HttpFilterKind};
 use lateen_traffic::format::{Command, Values};
+use lateen_traffic::matcher::HeaderMatcher;
 use lateen_traffic::rbac::{RbacConfig, Subject};
 use lateen_traffic::route::RouteDecision;
 
 use super::exchange::Exchange;
 use super::local_reply::LocalReply;
+use super::passage::Passage;
 use crate::connection::Connection;
 
 /// Runs the filters.
@@ -25,10 +27,10 @@ use crate::connection::Connection;
 pub(super) async fn run(
     exchange: &mut Exchange,
     filters: &[HttpFilter],
-    view: &RequestView<'_>,
-    decision: Option<&RouteDecision<'_>>,
+    passage: &mut Passage<'_>,
 ) -> Result<(), LocalReply> {
     for filter in filters {
+        let decision = passage.decision();
         let told = decision.and_then(|decision| decision.filter_override(&filter.name));
         if matches!(told, Some(FilterOverride::Disabled)) || (filter.disabled && told.is_none()) {
             continue;
@@ -40,16 +42,16 @@ pub(super) async fn run(
                     Some(FilterOverride::Rbac(Some(route))) => route,
                     _ => chain,
                 };
-                access(exchange, rules, view)?;
+                access(rules, &passage.view())?;
             }
             HttpFilterKind::Fault(chain) => {
                 let fault = match told {
                     Some(FilterOverride::Fault(route)) => route,
                     _ => chain,
                 };
-                inject(exchange, fault, view, decision).await?;
+                inject(exchange, fault, passage).await?;
             }
-            HttpFilterKind::Cors => cors(exchange, view, decision)?,
+            HttpFilterKind::Cors => cors(exchange, &passage.view(), decision)?,
             HttpFilterKind::LocalRateLimit(chain) => {
                 let limit = match told {
                     Some(FilterOverride::LocalRateLimit(route)) => route,
@@ -57,13 +59,17 @@ pub(super) async fn run(
                 };
                 rate_limit(exchange, limit)?;
             }
-            HttpFilterKind::HealthCheck(settings)
-                if !settings.pass_through
-                    && settings.headers.iter().all(|matcher| matcher.matches(view)) =>
-            {
-                return Err(LocalReply::new(StatusCode::OK, "", "health_check_ok"));
+            HttpFilterKind::HealthCheck(settings) if !settings.pass_through => {
+                health_check(&settings.headers, &passage.view())?;
             }
-            HttpFilterKind::JwtAuthn(_) => jwt(view)?,
+            HttpFilterKind::Buffer { max_request_bytes } => {
+                let most = match told {
+                    Some(FilterOverride::Buffer(route)) => *route,
+                    _ => *max_request_bytes,
+                };
+                buffer(passage, most).await?;
+            }
+            HttpFilterKind::JwtAuthn(_) => jwt(&passage.view())?,
             HttpFilterKind::ExtAuthz(_) => {
                 return Err(
                     LocalReply::new(StatusCode::FORBIDDEN, "", "ext_authz_error")
@@ -76,23 +82,40 @@ pub(super) async fn run(
     Ok(())
 }
 
-fn access(
-    exchange: &Exchange,
-    rbac: &RbacConfig,
-    view: &RequestView<'_>,
-) -> Result<(), LocalReply> {
+/// Waits for the whole body, which then has a length. Source: Envoy's buffer filter.
+async fn buffer(passage: &mut Passage<'_>, most: u32) -> Result<(), LocalReply> {
+    if passage.head.protocol.is_some() {
+        return Ok(()); // an upgrade's bytes are no body
+    }
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let body = &mut passage.body;
+    let read = body.read_ahead(most.saturating_add(1)).await;
+    match read {
+        Ok(_) if body.ahead_bytes() > most => Err(LocalReply::payload_too_large()),
+        Ok(_) => {
+            let length = HeaderValue::from(body.ahead_bytes());
+            let headers = &mut passage.head.headers;
+            if body.ahead_bytes() > 0 && !headers.contains_key(header::CONTENT_LENGTH) {
+                headers.insert(header::CONTENT_LENGTH, length);
+            }
+            Ok(())
+        }
+        Err(_) => Err(LocalReply::downstream_ended()),
+    }
+}
+
+fn health_check(headers: &[HeaderMatcher], view: &RequestView<'_>) -> Result<(), LocalReply> {
+    if headers.iter().all(|matcher| matcher.matches(view)) {
+        return Err(LocalReply::new(StatusCode::OK, "", "health_check_ok"));
+    }
+    Ok(())
+}
+
+fn access(rbac: &RbacConfig, view: &RequestView<'_>) -> Result<(), LocalReply> {
     let Some(rules) = &rbac.rules else {
         return Ok(());
     };
-    let peer = exchange.peer();
-    let subject = Subject {
-        connection: view.connection,
-        peer: &peer,
-        request: Some(view),
-        dynamic_metadata: view.dynamic_metadata,
-        filter_state: view.filter_state,
-    };
-    let verdict = rules.decide(&subject);
+    let verdict = rules.decide(&Subject::of_request(view));
     if verdict.allowed {
         Ok(())
     } else {
@@ -103,13 +126,14 @@ fn access(
 async fn inject(
     exchange: &mut Exchange,
     fault: &Fault,
-    view: &RequestView<'_>,
-    decision: Option<&RouteDecision<'_>>,
+    passage: &Passage<'_>,
 ) -> Result<(), LocalReply> {
-    let cluster = decision
-        .and_then(|decision| decision.cluster)
+    let cluster = passage
+        .decision()
+        .and_then(|decision| decision.cluster.as_deref())
         .unwrap_or_default();
-    let injection = fault.decide(view, cluster, 0, (rand::random(), rand::random()));
+    let view = passage.view();
+    let injection = fault.decide(&view, cluster, 0, (rand::random(), rand::random()));
     if let Some(delay) = injection.delay {
         exchange.record.flags.insert(ResponseFlag::DelayInjected);
         tokio::time::sleep(delay).await;

@@ -81,7 +81,11 @@ pub(super) async fn forward(
 ) -> Result<Answer, LocalReply> {
     let upgrade = upgrade::permitted(exchange, head, decision)?;
     let now = Rc::clone(&exchange.now);
-    let Some(cluster) = decision.cluster.and_then(|name| now.program.cluster(name)) else {
+    let Some(cluster) = decision
+        .cluster
+        .as_deref()
+        .and_then(|name| now.program.cluster(name))
+    else {
         exchange.manager.stats.no_cluster.inc();
         let status = StatusCode::from_u16(action.cluster_not_found_status);
         return Err(LocalReply::cluster_not_found(
@@ -104,7 +108,7 @@ pub(super) async fn forward(
         timeout: overall_timeout(action, head),
         began: Instant::now(),
         try_timeout: try_timeout(policy.as_deref(), &head.headers),
-        body: exchange.replayable(inbound.body, limit),
+        body: Rc::new(Replayable::new(inbound.body, limit)),
         cluster: Arc::clone(cluster),
         head,
         view,

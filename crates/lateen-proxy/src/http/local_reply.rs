@@ -205,6 +205,21 @@ impl LocalReply {
         }
     }
 
+    /// The body is longer than what may be held.
+    pub(crate) fn payload_too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "Payload Too Large",
+            "request_payload_too_large",
+        )
+    }
+
+    /// The client broke its body off: nobody may be left to read this.
+    pub(crate) fn downstream_ended() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "", "downstream_remote_disconnect")
+            .flagged(ResponseFlag::DownstreamConnectionTermination)
+    }
+
     /// A fault rule aborted the request.
     pub(crate) fn fault_abort(status: StatusCode, grpc_status: Option<u32>) -> Self {
         let reply = Self::new(status, "fault filter abort", "fault_filter_abort")

@@ -334,7 +334,7 @@ fn istios_weighted_routes_compile_and_route() {
         panic!("no route")
     };
     assert_eq!(
-        decision.cluster,
+        decision.cluster.as_deref(),
         Some("outbound|9080|v2|reviews.default.svc.cluster.local")
     );
     assert_eq!(decision.forward().unwrap().timeouts.request, None);
@@ -348,7 +348,7 @@ fn istios_weighted_routes_compile_and_route() {
         let RouteOutcome::Route(decision) = config.route(&view, random) else {
             panic!("no route")
         };
-        assert_eq!(decision.cluster, Some(cluster), "{random}");
+        assert_eq!(decision.cluster.as_deref(), Some(cluster), "{random}");
         assert_eq!(
             decision.rewritten_path(&view).as_deref(),
             Some("/api/x?y=1")
@@ -563,7 +563,7 @@ fn filter_overrides_are_most_specific_first() {
         decision.forward().unwrap().target,
         Target::Header(_)
     ));
-    assert_eq!(decision.cluster, Some("chosen"));
+    assert_eq!(decision.cluster.as_deref(), Some("chosen"));
     assert!(decision.filter_override("other").is_none());
 }
 

@@ -1,5 +1,6 @@
 //! What a route does: forward, redirect, answer.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -231,12 +232,12 @@ impl Forward {
     /// Draws the cluster for a request.
     pub(super) fn pick_cluster<'a>(
         &'a self,
-        request: &RequestView<'a>,
+        request: &RequestView<'_>,
         random: u64,
-    ) -> (Option<&'a str>, Option<&'a WeightedCluster>) {
+    ) -> (Option<Cow<'a, str>>, Option<&'a WeightedCluster>) {
         match &self.target {
-            Target::Cluster(name) => (Some(name), None),
-            Target::Header(header) => (header_text(request, header), None),
+            Target::Cluster(name) => (Some(Cow::Borrowed(name)), None),
+            Target::Header(header) => (header_text(request, header).map(owned), None),
             Target::Weighted(weighted) => {
                 let entry = weighted.pick(self.weighted_number(weighted, request, random));
                 (entry.target.name(request), Some(entry))
@@ -297,12 +298,16 @@ impl WeightedClusters {
 
 impl WeightedTarget {
     /// The cluster's name; `None` if the header that names it is absent.
-    pub fn name<'a>(&'a self, request: &RequestView<'a>) -> Option<&'a str> {
+    pub fn name<'a>(&'a self, request: &RequestView<'_>) -> Option<Cow<'a, str>> {
         match self {
-            Self::Cluster(name) => Some(name),
-            Self::Header(header) => header_text(request, header),
+            Self::Cluster(name) => Some(Cow::Borrowed(name)),
+            Self::Header(header) => header_text(request, header).map(owned),
         }
     }
+}
+
+fn owned<'a>(text: &str) -> Cow<'a, str> {
+    Cow::Owned(text.to_owned())
 }
 
 fn header_text<'a>(request: &RequestView<'a>, name: &HeaderName) -> Option<&'a str> {

@@ -12,7 +12,7 @@ use crate::request::RequestView;
 use crate::retry::RetryPolicy;
 
 /// What routing found.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum RouteOutcome<'a> {
     /// A route.
     Route(RouteDecision<'a>),
@@ -24,8 +24,8 @@ pub enum RouteOutcome<'a> {
     NoVirtualHost,
 }
 
-/// A route, and what was drawn for this request. Borrows from the configuration and the request.
-#[derive(Clone, Copy, Debug)]
+/// A route, and what was drawn for this request. Borrows from the configuration alone, so that filters may change the request.
+#[derive(Clone, Debug)]
 pub struct RouteDecision<'a> {
     /// The configuration.
     pub config: &'a RouteConfig,
@@ -34,7 +34,7 @@ pub struct RouteDecision<'a> {
     /// The route.
     pub route: &'a Arc<Route>,
     /// The cluster, if the route forwards. `None` with a forwarding route means that the header that names it is absent.
-    pub cluster: Option<&'a str>,
+    pub cluster: Option<Cow<'a, str>>,
     /// The entry of the weighted list that was drawn.
     pub weighted: Option<&'a WeightedCluster>,
 }
@@ -144,7 +144,7 @@ impl<'a> RouteDecision<'a> {
 
 impl RouteConfig {
     /// The route of a request. `random` draws among weighted clusters and fractions.
-    pub fn route<'a>(&'a self, request: &RequestView<'a>, random: u64) -> RouteOutcome<'a> {
+    pub fn route<'a>(&'a self, request: &RequestView<'_>, random: u64) -> RouteOutcome<'a> {
         let Some(vhost) = self.find_vhost(request) else {
             return RouteOutcome::NoVirtualHost;
         };
@@ -176,7 +176,7 @@ impl RouteConfig {
         &'a self,
         vhost: &'a VirtualHost,
         route: &'a Arc<Route>,
-        request: &RequestView<'a>,
+        request: &RequestView<'_>,
         random: u64,
     ) -> RouteDecision<'a> {
         let (cluster, weighted) = match &route.action {

@@ -54,7 +54,7 @@ impl RouteConfig {
     /// The route of a request, and how it was found.
     pub fn explain<'a>(
         &'a self,
-        request: &RequestView<'a>,
+        request: &RequestView<'_>,
         random: u64,
     ) -> (RouteOutcome<'a>, RouteTrace) {
         let host = self.host_of(request);

@@ -1,0 +1,148 @@
+//! A request's body as it comes from the client, of which filters may read ahead.
+//!
+//! What was read ahead is handed out first, so that whoever reads the body afterwards sees all of it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::body::Meter;
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) struct Source {
+    /// None once all of it was read.
+    incoming: Option<Incoming>,
+    ahead: VecDeque<Bytes>,
+    ahead_bytes: usize,
+    trailers: Option<HeaderMap>,
+    meter: Rc<Meter>,
+}
+
+/// How much of a body was read ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// All of it.
+    Whole,
+    /// As much as was asked for, and there may be more.
+    Part,
+}
+
+impl Source {
+    /// A body whose bytes are counted as they are read.
+    pub(crate) fn new(incoming: Incoming, meter: Rc<Meter>) -> Self {
+        let ended = incoming.is_end_stream();
+        if ended {
+            meter.end();
+        }
+        Self {
+            incoming: (!ended).then_some(incoming),
+            ahead: VecDeque::new(),
+            ahead_bytes: 0,
+            trailers: None,
+            meter,
+        }
+    }
+
+    /// What counts it.
+    pub(crate) const fn meter(&self) -> &Rc<Meter> {
+        &self.meter
+    }
+
+    /// Reads until the body has ended or `enough` bytes are there; the last frame may bring more than that.
+    ///
+    /// # Errors
+    /// The client broke it off.
+    pub(crate) async fn read_ahead(&mut self, enough: usize) -> Result<Ahead, hyper::Error> {
+        while self.incoming.is_some() {
+            if self.ahead_bytes >= enough {
+                return Ok(Ahead::Part);
+            }
+            let next = std::future::poll_fn(|cx| self.poll_incoming(cx)).await;
+            let Some(frame) = next.transpose()? else {
+                break;
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    self.ahead_bytes += data.len();
+                    self.ahead.push_back(data);
+                }
+                Err(frame) => self.trailers = frame.into_trailers().ok(),
+            }
+        }
+        Ok(Ahead::Whole)
+    }
+
+    /// Bytes that were read ahead.
+    pub(crate) const fn ahead_bytes(&self) -> usize {
+        self.ahead_bytes
+    }
+
+    fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(incoming) = self.incoming.as_mut() else {
+            return Poll::Ready(None);
+        };
+        let next = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let ended = match &next {
+            None | Some(Err(_)) => true,
+            Some(Ok(frame)) => {
+                self.meter.record(frame);
+                frame.is_trailers() || incoming.is_end_stream()
+            }
+        };
+        if ended {
+            self.incoming = None;
+            if !matches!(next, Some(Err(_))) {
+                self.meter.end();
+            }
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(data) = self.ahead.pop_front() {
+            self.ahead_bytes -= data.len();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if self.incoming.is_none() {
+            let trailers = self.trailers.take();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        self.poll_incoming(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_none() && self.ahead.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let ahead = self.ahead_bytes as u64;
+        let Some(incoming) = &self.incoming else {
+            return SizeHint::with_exact(ahead);
+        };
+        let rest = incoming.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower().saturating_add(ahead));
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper.saturating_add(ahead));
+        }
+        hint
+    }
+}
