@@ -5,6 +5,7 @@
 
 mod apply;
 mod dns;
+mod resident;
 mod source;
 
 use std::net::SocketAddr;
@@ -185,7 +186,8 @@ async fn attend(shared: Arc<Shared>, source: source::Source, ports: Ports, order
         ports,
         admin::Context::new(Arc::clone(&shared), dump, orders.clone()),
     );
-    tokio::join!(applying, serving, tick(&shared, &orders));
+    let trimming = resident::trim(Arc::clone(&shared));
+    tokio::join!(applying, serving, tick(&shared, &orders), trimming);
 }
 
 /// Once a second: lets ejected hosts back in, keeps gauges current, forgets what is gone.
