@@ -4,7 +4,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 LATEEN := $(TARGET_DIR)/release/lateen
 
-.PHONY: demo build test lint fmt bench
+.PHONY: demo build test conformance lint fmt bench
 
 demo: build
 	@LATEEN=$(LATEEN) ./examples/demo.sh
@@ -15,6 +15,12 @@ build:
 # Formatting, lints, layering; then unit and end-to-end tests: whole meshes in network namespaces, on both data planes.
 test: lint
 	$(CARGO) test --workspace --no-fail-fast
+
+# Istio's own cases, read in place: a line per failing case, a line per suite. SUITE is simulation, crd-validation, authz or all.
+DIR ?= ../shared/conformance
+SUITE ?= all
+conformance: # exits non-zero if a case fails that KNOWN does not list
+	$(CARGO) run --quiet --package lateen-testkit --bin conformance -- --dir $(DIR) --suite $(SUITE) $(if $(KNOWN),--known $(KNOWN))
 
 lint:
 	$(CARGO) fmt --all --check

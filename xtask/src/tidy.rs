@@ -54,12 +54,21 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["lateen-api", "lateen-identity", "lateen-sources"],
     ),
     ("lateen-apps", &[]),
+    (
+        "lateen-testkit",
+        &[
+            "lateen-api",
+            "lateen-compile",
+            "lateen-envoy",
+            "lateen-traffic",
+        ],
+    ),
     ("xtask", &[]),
 ];
 
 /// The binary may use every crate but the development ones.
 const BINARY: &str = "lateen";
-const DEVELOPMENT: &[&str] = &["xtask"];
+const DEVELOPMENT: &[&str] = &["lateen-testkit", "xtask"];
 
 /// Crates without I/O, and what they must therefore not depend on directly.
 const PURE: &[&str] = &[

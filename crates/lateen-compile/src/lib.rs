@@ -12,6 +12,7 @@ mod clusters;
 mod compiler;
 mod diagnostics;
 mod endpoints;
+mod features;
 mod filters;
 mod gateways;
 mod host;
@@ -35,6 +36,7 @@ mod shared;
 mod snapshot;
 
 pub use compiler::{Compiled, Compiler, CompilerStats};
+pub use features::Features;
 pub use memo::MemoStats;
 pub use mesh::Settings;
 pub use model::{Distribution, Endpoint, Health, Port, Registry, Resolution, Service, Visibility};

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::features::Features;
 use lateen_api::networking::{
     ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
 };
@@ -24,6 +25,8 @@ pub struct Settings {
     pub network: String,
     /// Whether services and pods have addresses of both families.
     pub dual_stack: bool,
+    /// Switches that change what is generated.
+    pub features: Features,
 }
 
 impl Default for Settings {
@@ -35,6 +38,7 @@ impl Default for Settings {
             cluster_id: "Kubernetes".to_owned(),
             network: String::new(),
             dual_stack: false,
+            features: Features::default(),
         }
     }
 }
