@@ -9,6 +9,7 @@ mod forward;
 pub(crate) mod grpc;
 pub(crate) mod head;
 pub(crate) mod headers;
+mod jwt;
 pub(crate) mod local_reply;
 pub(crate) mod log;
 pub(crate) mod manager;

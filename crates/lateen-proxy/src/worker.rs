@@ -21,6 +21,7 @@ use lateen_telemetry::metrics::istio::{
 };
 use lateen_traffic::Cluster;
 use lateen_traffic::hcm::HttpConnectionManager;
+use lateen_traffic::jwt::TokenCache;
 use lateen_traffic::listener::TrafficDirection;
 use lateen_traffic::value::Value;
 use tokio::time::MissedTickBehavior;
@@ -82,6 +83,8 @@ pub(crate) struct Worker {
     managers: RefCell<Map<usize, Rc<Manager>>>,
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
     logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,
+    /// Tokens whose signatures were verified.
+    pub(crate) tokens: RefCell<TokenCache>,
     open: Arc<AtomicUsize>,
 }
 
@@ -132,6 +135,7 @@ impl Worker {
             managers: RefCell::default(),
             tcp_stats: RefCell::default(),
             logs: RefCell::default(),
+            tokens: RefCell::default(),
             open,
         })
     }

@@ -11,6 +11,7 @@ use crate::fault::Fault;
 use crate::format::Format;
 use crate::hcm::HttpConnectionManager;
 use crate::headers::HeaderMutations;
+use crate::jwt::{JwtAuthn, RouteRequirement};
 use crate::matcher::{Fraction, HeaderMatcher};
 use crate::rbac::RbacConfig;
 use crate::tcp::TcpProxy;
@@ -111,8 +112,8 @@ pub enum HttpFilterKind {
     Cors,
     /// `envoy.filters.http.rbac`.
     Rbac(RbacConfig),
-    /// `envoy.filters.http.jwt_authn`: kept as written.
-    JwtAuthn(Arc<RawConfig>),
+    /// `envoy.filters.http.jwt_authn`.
+    JwtAuthn(Arc<JwtAuthn>),
     /// `envoy.filters.http.ext_authz`: kept as written.
     ExtAuthz(Arc<RawConfig>),
     /// `envoy.filters.http.local_ratelimit`.
@@ -309,6 +310,8 @@ pub enum FilterOverride {
     HeaderMutation(Arc<HeaderMutationFilter>),
     /// Another buffer limit, bytes.
     Buffer(u32),
-    /// Settings as written (`jwt_authn`, `ext_authz`).
+    /// Another requirement on tokens.
+    Jwt(RouteRequirement),
+    /// Settings as written (`ext_authz`).
     Raw(Arc<RawConfig>),
 }

@@ -13,6 +13,7 @@ mod extension;
 mod hcm;
 mod headers;
 mod http_filter;
+mod jwt;
 mod listener;
 mod matchers;
 mod network_filter;
@@ -74,6 +75,14 @@ pub fn endpoints(any: &Any) -> Result<EndpointSet, XdsError> {
 /// It is not valid, or asks for something that is not supported.
 pub fn secret(any: &Any) -> Result<Secret, XdsError> {
     tls::secret(&extension::message::<sds::Secret>(any)?)
+}
+
+/// Compiles the configuration of the JWT filter, for who runs that filter alone.
+///
+/// # Errors
+/// It is not valid, or asks for something that is not supported.
+pub fn jwt_authn(any: &Any) -> Result<crate::jwt::JwtAuthn, XdsError> {
+    jwt::compile(&extension::message(any)?)
 }
 
 #[cfg(test)]

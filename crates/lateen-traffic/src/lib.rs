@@ -22,6 +22,7 @@ pub mod format;
 pub mod from_xds;
 pub mod hcm;
 pub mod headers;
+pub mod jwt;
 pub mod lb;
 pub mod listener;
 pub mod matcher;

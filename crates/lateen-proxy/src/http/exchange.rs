@@ -266,7 +266,7 @@ impl Exchange {
     }
 
     /// Notes where the request is to go, so that filters' answers are counted and logged under it.
-    fn note_route(&mut self, decision: &RouteDecision<'_>) {
+    pub(super) fn note_route(&mut self, decision: &RouteDecision<'_>) {
         let record = &mut self.record;
         record.route = Some(decision.route.name.clone()).filter(|name| !name.is_empty());
         if let Some(cluster) = decision

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::RequestView;
 use lateen_traffic::cors::CorsDecision;
@@ -16,6 +16,7 @@ use lateen_traffic::rbac::{RbacConfig, Subject};
 use lateen_traffic::route::RouteDecision;
 
 use super::exchange::Exchange;
+use super::jwt;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
 use crate::connection::Connection;
@@ -69,7 +70,13 @@ pub(super) async fn run(
                 };
                 buffer(passage, most).await?;
             }
-            HttpFilterKind::JwtAuthn(_) => jwt(&passage.view())?,
+            HttpFilterKind::JwtAuthn(chain) => {
+                let route = match told {
+                    Some(FilterOverride::Jwt(route)) => Some(route),
+                    _ => None,
+                };
+                jwt::authenticate(exchange, chain, route, passage)?;
+            }
             HttpFilterKind::ExtAuthz(_) => {
                 return Err(
                     LocalReply::new(StatusCode::FORBIDDEN, "", "ext_authz_error")
@@ -197,28 +204,6 @@ fn rate_limit(
         .insert("x-envoy-ratelimited", HeaderValue::from_static("true"));
     limit.response_headers.apply(&mut reply.headers, &NoValues);
     Err(reply)
-}
-
-/// Tokens cannot be verified yet: who presents one is refused, who presents none is what he was, and access rules that ask for a
-/// principal do not match.
-fn jwt(view: &RequestView<'_>) -> Result<(), LocalReply> {
-    let presents = |headers: &HeaderMap| {
-        let bearer = |value: &HeaderValue| {
-            value
-                .as_bytes()
-                .get(..7)
-                .is_some_and(|b| b.eq_ignore_ascii_case(b"bearer "))
-        };
-        headers.get_all(header::AUTHORIZATION).iter().any(bearer)
-    };
-    if !presents(view.headers) {
-        return Ok(());
-    }
-    Err(LocalReply::new(
-        StatusCode::UNAUTHORIZED,
-        "Jwt verification is not available",
-        "jwt_authn_access_denied",
-    ))
 }
 
 struct NoValues;

@@ -11,7 +11,7 @@ use lateen_envoy::pb::envoy::extensions::filters::http::{
 use lateen_envoy::pb::google::protobuf::Any;
 
 use super::error::Within as _;
-use super::{XdsError, extension, http_filter, rbac};
+use super::{XdsError, extension, http_filter, jwt, rbac};
 use crate::filter::{FilterOverride, PerFilter};
 
 /// Compiles the overrides of one level.
@@ -78,9 +78,8 @@ fn specific(any: &Any) -> Result<FilterOverride, XdsError> {
                 FilterOverride::HeaderMutation(Arc::new(http_filter::header_mutations(&mutations)?))
             }
             "buffer.v3.BufferPerRoute" => buffer_override(&extension::message(any)?)?,
-            "jwt_authn.v3.PerRouteConfig"
-            | "ext_authz.v3.ExtAuthzPerRoute"
-            | "stateful_session.v3.StatefulSessionPerRoute" => {
+            "jwt_authn.v3.PerRouteConfig" => jwt::per_route(&extension::message(any)?)?,
+            "ext_authz.v3.ExtAuthzPerRoute" | "stateful_session.v3.StatefulSessionPerRoute" => {
                 FilterOverride::Raw(Arc::new(extension::raw(any)))
             }
             other => {

@@ -244,7 +244,8 @@ fn mark_default_retries(forward: &mut crate::route::Forward, metadata: &Metadata
     }
 }
 
-fn route_match(from: &rds::RouteMatch) -> Result<RouteMatch, XdsError> {
+/// Compiles the conditions of a route, or of a rule that is written like one.
+pub(super) fn route_match(from: &rds::RouteMatch) -> Result<RouteMatch, XdsError> {
     if !from.cookies.is_empty() {
         return Err(XdsError::new("is not supported; match the header `cookie`").within("cookies"));
     }
