@@ -93,6 +93,8 @@ pub(crate) struct Host {
     pub(crate) transport: TransportSocket,
     /// Its index, for not picking it again.
     pub(crate) index: usize,
+    /// Its priority, for not picking that again.
+    pub(crate) priority: u32,
 }
 
 /// What a pick goes by.
@@ -104,6 +106,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) hash: Option<u64>,
     /// Hosts tried already that are to be avoided.
     pub(crate) avoid: &'a [usize],
+    /// Priorities tried already that are to be avoided.
+    pub(crate) avoid_priorities: &'a [u32],
     /// How often to pick again for that.
     pub(crate) attempts: u32,
     /// Where the connection was going, for ORIGINAL_DST.
@@ -196,7 +200,7 @@ impl ClusterState {
             avoid: wanted.avoid,
             attempts: wanted.attempts,
             load: &load,
-            avoid_priorities: &[],
+            avoid_priorities: wanted.avoid_priorities,
         };
         let pick = members.lb.borrow_mut().pick(&members.set, &request).ok()?;
         let endpoint = Arc::clone(members.endpoints.endpoints.get(pick.host)?);
@@ -213,6 +217,7 @@ impl ClusterState {
             endpoint,
             transport,
             index: pick.host,
+            priority: pick.priority,
         })
     }
 
@@ -306,6 +311,7 @@ impl ClusterState {
             endpoint: Arc::new(endpoint),
             transport,
             index: 0,
+            priority: 0,
         }
     }
 
@@ -329,6 +335,10 @@ impl ClusterState {
         let limit = match resource {
             Resource::Connections => limits.max_connections,
             Resource::Pending => limits.max_pending_requests,
+            // A budget is a share of the requests, so they are counted even where they are not limited.
+            Resource::Requests if limits.retry_budget.is_some() => {
+                limits.max_requests.min(breaker::UNLIMITED - 1)
+            }
             Resource::Requests => limits.max_requests,
             Resource::Retries => {
                 let active = self.breakers.taken(high_priority, Resource::Requests);

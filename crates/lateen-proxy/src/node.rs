@@ -4,6 +4,7 @@
 //! Source: Istio 1.30, the `peer_metadata` filter of its proxy; field names as in its `BootstrapNodeMetadata`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -33,6 +34,8 @@ pub(crate) struct Identity {
     pub(crate) metadata: HeaderValue,
     /// `x-envoy-peer-metadata-id`.
     pub(crate) id: HeaderValue,
+    /// Its address, as the second part of Istio's node ids says.
+    pub(crate) address: Option<IpAddr>,
 }
 
 impl Identity {
@@ -48,6 +51,7 @@ impl Identity {
         Self {
             metadata: header(&STANDARD_NO_PAD.encode(shown.encode_to_vec())),
             id: header(&node.id),
+            address: node.id.split('~').nth(1).and_then(|ip| ip.parse().ok()),
             peer,
         }
     }

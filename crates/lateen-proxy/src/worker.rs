@@ -77,6 +77,8 @@ pub(crate) struct Worker {
     pub(crate) own_peer: PeerId,
     /// Connections open.
     pub(crate) connections: Cell<usize>,
+    /// Mirrored requests under way.
+    pub(crate) mirrors: Cell<usize>,
     now: RefCell<Rc<Now>>,
     clusters: RefCell<Map<Arc<str>, Rc<ClusterState>>>,
     services: RefCell<Map<Arc<str>, KnownService>>,
@@ -129,6 +131,7 @@ impl Worker {
             metrics: RefCell::new(metrics),
             own_peer,
             connections: Cell::new(0),
+            mirrors: Cell::new(0),
             now: RefCell::new(now),
             clusters: RefCell::default(),
             services: RefCell::default(),

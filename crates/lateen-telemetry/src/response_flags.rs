@@ -3,13 +3,18 @@
 //! Holds the set and its spelling; who sets which flag is the proxy's business.
 //! Source: Envoy 1.40 `envoy/stream_info/stream_info.h` (order) and its access-log documentation (names).
 
-/// A set of [`ResponseFlag`]s, as one word.
+/// A set of [`ResponseFlag`]s in the order in which they were set, which is the order Envoy prints them in: as one word, six bits
+/// for each, the first lowest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ResponseFlags(u32);
+pub struct ResponseFlags(u64);
+
+const BITS: u32 = 6;
+/// More flags than a request can have at the same time; what goes beyond is not kept.
+const MOST: u32 = u64::BITS / BITS;
 
 macro_rules! flags {
     ($($variant:ident $short:literal $long:literal $doc:literal,)*) => {
-        /// One response flag, in Envoy's order (which is also the order of printing).
+        /// One response flag, in Envoy's order.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum ResponseFlag {
@@ -72,13 +77,17 @@ impl ResponseFlags {
 
     /// The set of one flag.
     pub const fn of(flag: ResponseFlag) -> ResponseFlags {
-        ResponseFlags(1 << flag as u8)
+        ResponseFlags(flag as u64 + 1)
     }
 
     /// This set with `flag` added.
     #[must_use]
     pub const fn with(self, flag: ResponseFlag) -> ResponseFlags {
-        ResponseFlags(self.0 | (1 << flag as u8))
+        let count = self.len();
+        if self.contains(flag) || count == MOST {
+            return self;
+        }
+        ResponseFlags(self.0 | ((flag as u64 + 1) << (count * BITS)))
     }
 
     /// Adds `flag`.
@@ -88,7 +97,18 @@ impl ResponseFlags {
 
     /// Whether `flag` is set.
     pub const fn contains(self, flag: ResponseFlag) -> bool {
-        self.0 & (1 << flag as u8) != 0
+        let mut left = self.0;
+        while left != 0 {
+            if left & ((1 << BITS) - 1) == flag as u64 + 1 {
+                return true;
+            }
+            left >>= BITS;
+        }
+        false
+    }
+
+    const fn len(self) -> u32 {
+        (u64::BITS - self.0.leading_zeros()).div_ceil(BITS)
     }
 
     /// Whether no flag is set.
@@ -96,12 +116,13 @@ impl ResponseFlags {
         self.0 == 0
     }
 
-    /// The flags that are set, in Envoy's order.
+    /// The flags that are set, in the order in which they were.
     pub fn iter(self) -> impl Iterator<Item = ResponseFlag> {
-        ResponseFlag::ALL
-            .iter()
-            .copied()
-            .filter(move |flag| self.contains(*flag))
+        (0..self.len()).filter_map(move |place| {
+            let number = self.0 >> (place * BITS) & ((1 << BITS) - 1);
+            let index = usize::try_from(number).ok()?.checked_sub(1)?;
+            ResponseFlag::ALL.get(index).copied()
+        })
     }
 
     /// Appends the short names joined by commas; nothing for an empty set.
@@ -157,19 +178,20 @@ mod tests {
     }
 
     #[test]
-    fn flags_print_in_envoys_order_whatever_the_order_of_insertion() {
+    fn flags_print_in_the_order_of_insertion_and_once() {
         let flags: ResponseFlags = [
             ResponseFlag::UpstreamRetryLimitExceeded,
             ResponseFlag::UpstreamConnectionFailure,
+            ResponseFlag::UpstreamRetryLimitExceeded,
         ]
         .into_iter()
         .collect();
-        assert_eq!(flags.to_string(), "UF,URX");
+        assert_eq!(flags.to_string(), "URX,UF");
         let mut long = Vec::new();
         flags.write_long(&mut long);
         assert_eq!(
             long,
-            b"UpstreamConnectionFailure,UpstreamRetryLimitExceeded"
+            b"UpstreamRetryLimitExceeded,UpstreamConnectionFailure"
         );
     }
 
@@ -179,6 +201,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), ResponseFlag::ALL.len());
-        assert!(ResponseFlag::ALL.len() <= 32);
+        assert!(ResponseFlag::ALL.len() < 1 << BITS);
+        let all: ResponseFlags = ResponseFlag::ALL.iter().copied().collect();
+        assert_eq!(all.iter().count(), MOST as usize);
     }
 }

@@ -61,7 +61,9 @@ impl CorsPolicy {
         match (preflight, allowed) {
             (true, true) => CorsDecision::Preflight(self.preflight(request, origin)),
             (true, false) if !self.forward_not_matching_preflights => {
-                CorsDecision::Preflight(HeaderMap::new())
+                let mut out = HeaderMap::new();
+                self.allowances(&mut out);
+                CorsDecision::Preflight(out)
             }
             (_, false) => CorsDecision::Pass,
             (false, true) => CorsDecision::Annotate(self.annotations(origin)),
@@ -69,22 +71,8 @@ impl CorsPolicy {
     }
 
     fn preflight(&self, request: &RequestView<'_>, origin: &HeaderValue) -> HeaderMap {
-        let mut out = self.common(origin);
-        set(
-            &mut out,
-            header::ACCESS_CONTROL_ALLOW_METHODS,
-            self.allow_methods.as_ref(),
-        );
-        set(
-            &mut out,
-            header::ACCESS_CONTROL_ALLOW_HEADERS,
-            self.allow_headers.as_ref(),
-        );
-        set(
-            &mut out,
-            header::ACCESS_CONTROL_MAX_AGE,
-            self.max_age.as_ref(),
-        );
+        let mut out = self.annotations(origin);
+        self.allowances(&mut out);
         let asks = request
             .headers
             .get("access-control-request-private-network");
@@ -95,6 +83,23 @@ impl CorsPolicy {
             );
         }
         out
+    }
+
+    /// What is allowed, whoever asks.
+    fn allowances(&self, out: &mut HeaderMap) {
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, &self.allow_methods),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, &self.allow_headers),
+            (header::ACCESS_CONTROL_MAX_AGE, &self.max_age),
+        ] {
+            set(out, name, value.as_ref());
+        }
+        if self.allow_credentials {
+            out.insert(
+                header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
+                HeaderValue::from_static("true"),
+            );
+        }
     }
 
     fn annotations(&self, origin: &HeaderValue) -> HeaderMap {
@@ -182,10 +187,12 @@ mod tests {
             forward_not_matching_preflights: false,
             ..policy()
         };
-        assert_eq!(
-            decide(&strict, &preflight("https://b.example")),
-            CorsDecision::Preflight(HeaderMap::new())
-        );
+        let CorsDecision::Preflight(headers) = decide(&strict, &preflight("https://b.example"))
+        else {
+            panic!("not answered")
+        };
+        assert!(!headers.contains_key("access-control-allow-origin"));
+        assert_eq!(headers["access-control-allow-methods"], "GET,POST");
     }
 
     #[test]

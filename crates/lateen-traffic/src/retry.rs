@@ -341,7 +341,6 @@ impl RetryPolicy {
     /// Whether retries are possible at all for a request: what the proxy keeps a body for.
     pub fn applies_to(&self, request: &RequestView<'_>) -> bool {
         !self.on.is_empty()
-            && self.num_retries > 0
             && (self.retriable_request_headers.is_empty()
                 || self
                     .retriable_request_headers
@@ -349,15 +348,16 @@ impl RetryPolicy {
                     .any(|matcher| matcher.matches(request)))
     }
 
-    /// The policy with what the request's `x-envoy-retry-on`, `x-envoy-retry-grpc-on`, `x-envoy-max-retries` and
-    /// `x-envoy-retriable-status-codes` ask for; `None` if they ask for nothing. Only for requests from inside the mesh.
+    /// The policy with what the request's `x-envoy-retry-on`, `x-envoy-retry-grpc-on`, `x-envoy-max-retries`,
+    /// `x-envoy-retriable-status-codes` and `x-envoy-retriable-header-names` ask for; `None` if they ask for nothing. Only for requests from inside the mesh.
     pub fn with_headers(&self, headers: &HeaderMap) -> Option<Self> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let on = text("x-envoy-retry-on");
         let grpc_on = text("x-envoy-retry-grpc-on");
         let max = text("x-envoy-max-retries").and_then(|text| text.trim().parse::<u32>().ok());
         let codes = text("x-envoy-retriable-status-codes");
-        if on.is_none() && grpc_on.is_none() && max.is_none() && codes.is_none() {
+        let names = text("x-envoy-retriable-header-names");
+        if [on, grpc_on, codes, names].iter().all(Option::is_none) && max.is_none() {
             return None;
         }
         let mut policy = self.clone();
@@ -376,6 +376,13 @@ impl RetryPolicy {
             .split(',')
             .filter_map(|code| code.trim().parse::<u16>().ok());
         policy.retriable_status_codes.extend(codes);
+        let names = names
+            .unwrap_or_default()
+            .split(',')
+            .filter_map(|name| name.trim().parse().ok());
+        policy
+            .retriable_headers
+            .extend(names.map(HeaderMatcher::present));
         Some(policy)
     }
 

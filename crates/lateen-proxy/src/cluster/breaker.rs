@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Limits from here on mean "none".
-const UNLIMITED: u32 = 1 << 30;
+pub(super) const UNLIMITED: u32 = 1 << 30;
 
 /// The counts of one cluster, for the default and the high priority.
 #[derive(Debug, Default)]

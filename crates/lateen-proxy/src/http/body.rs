@@ -2,6 +2,8 @@
 //!
 //! Nothing is buffered beyond that memory: a frame is asked for when the other side can take it, which is the back-pressure.
 
+mod tee;
+
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +15,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
+use self::tee::{CopyReader, CopyWriter};
 use super::grpc::MessageCounter;
 use super::source::Source;
 
@@ -129,6 +132,7 @@ struct ReplayState {
     trailers: Option<HeaderMap>,
     ended: bool,
     overflowed: bool,
+    copies: Vec<CopyWriter>,
 }
 
 impl Replayable {
@@ -145,6 +149,7 @@ impl Replayable {
             trailers: None,
             ended,
             overflowed: limit == 0,
+            copies: Vec::new(),
         };
         Self {
             state: RefCell::new(state),
@@ -164,6 +169,16 @@ impl Replayable {
         &self.meter
     }
 
+    /// A copy of the body for a mirror, of which up to `limit` bytes wait for their reader. To be asked for before the first try.
+    pub(crate) fn copy(&self, limit: usize) -> RequestBody {
+        if self.is_empty() {
+            return RequestBody::Empty;
+        }
+        let (writer, reader) = tee::copy(limit);
+        self.state.borrow_mut().copies.push(writer);
+        RequestBody::Copy(reader)
+    }
+
     /// Whether there is no body at all.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.state.borrow();
@@ -176,6 +191,8 @@ impl Replayable {
 pub(crate) enum RequestBody {
     /// None.
     Empty,
+    /// A copy for a mirror.
+    Copy(CopyReader),
     /// The remembered part, then the rest.
     Stream {
         /// The request's body.
@@ -209,8 +226,10 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self::Stream { body, next, done } = self.get_mut() else {
-            return Poll::Ready(None);
+        let (body, next, done) = match self.get_mut() {
+            Self::Empty => return Poll::Ready(None),
+            Self::Copy(copy) => return copy.poll(cx),
+            Self::Stream { body, next, done } => (body, next, done),
         };
         if *done {
             return Poll::Ready(None);
@@ -235,6 +254,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
+            Self::Copy(copy) => copy.is_end(),
             Self::Stream { body, next, done } => {
                 let state = body.state.borrow();
                 *done || (state.ended && state.trailers.is_none() && *next >= state.kept.len())
@@ -246,7 +266,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream { body, next: 0, .. } => body.state.borrow().hint,
-            Self::Stream { .. } => SizeHint::default(),
+            Self::Copy(_) | Self::Stream { .. } => SizeHint::default(),
         }
     }
 }
@@ -272,7 +292,9 @@ impl ReplayState {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.keep(data, limit);
+                    self.copies.iter().for_each(|copy| copy.data(data));
                 } else if let Some(trailers) = frame.trailers_ref() {
+                    self.copies.iter().for_each(|copy| copy.trailers(trailers));
                     self.trailers = Some(trailers.clone());
                     self.finish();
                 }
@@ -302,5 +324,8 @@ impl ReplayState {
     fn finish(&mut self) {
         self.ended = true;
         self.source = None;
+        for copy in self.copies.drain(..) {
+            copy.complete();
+        }
     }
 }

@@ -8,10 +8,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::RequestView;
+use lateen_traffic::hcm::UnderscoreHeaders;
 use lateen_traffic::headers::normalize_authority;
 use lateen_traffic::path::Normalized;
 use lateen_traffic::route::{
@@ -51,6 +53,8 @@ pub(crate) struct Exchange {
     pub(crate) additions: HeaderMap,
     request_id: Option<HeaderValue>,
     caller: Caller,
+    /// A body is coming that nothing has taken.
+    pub(super) body_waits: bool,
 }
 
 /// Where a request's bytes come from.
@@ -91,6 +95,7 @@ pub(crate) async fn handle(
         additions: HeaderMap::new(),
         request_id: None,
         caller,
+        body_waits: !request.body().is_end_stream(),
     };
     let answered = match Head::take(request, exchange.connection.secure) {
         Ok((head, body)) => {
@@ -111,8 +116,10 @@ pub(super) type Answer = (http::response::Parts, forward::Source);
 impl Exchange {
     async fn run(&mut self, mut head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
         let remote = self.prepare(&mut head)?;
-        self.canonicalise(&mut head)?;
+        let canonical = self.canonicalise(&mut head);
         self.remember(&head);
+        canonical?;
+        self.request_id = head.headers.get(&headers::REQUEST_ID).cloned();
 
         let now = Rc::clone(&self.now);
         let connection = Rc::clone(&self.connection);
@@ -148,7 +155,14 @@ impl Exchange {
                 // The route's headers go onto the proxy's own answers, too; a preflight is the filter's alone.
                 answered.map_err(|mut reply| {
                     if reply.details != "cors_response" {
-                        self.mutate_response(&mut reply.headers, &decision, &view, None);
+                        self.count_attempts(&mut reply.headers, &decision);
+                        self.mutate_response(
+                            &mut reply.headers,
+                            &decision,
+                            &view,
+                            None,
+                            reply.status,
+                        );
                     }
                     reply
                 })
@@ -176,6 +190,7 @@ impl Exchange {
             )
             .flagged(ResponseFlag::DownstreamProtocolError));
         }
+        self.underscores(head)?;
         if head
             .protocol
             .as_deref()
@@ -202,13 +217,40 @@ impl Exchange {
                 .as_ref()
                 .filter(|_| self.connection.validated),
             own_principal: self.now.own_principal.as_deref(),
+            own_address: self.connection.worker.shared.identity.address,
         };
         let remote = headers::prepare_request(head, config, &client, || {
             headers::random_uuid(rand::random())
         });
         self.record.remote = remote;
-        self.request_id = head.headers.get(&headers::REQUEST_ID).cloned();
         Ok(remote)
+    }
+
+    /// Header names with underscores, which some servers take for the same names with dashes.
+    fn underscores(&self, head: &mut Head) -> Result<(), LocalReply> {
+        let action = self.manager.config.underscores;
+        if action == UnderscoreHeaders::Allow {
+            return Ok(());
+        }
+        let names: Vec<http::HeaderName> = head
+            .headers
+            .keys()
+            .filter(|name| name.as_str().contains('_'))
+            .cloned()
+            .collect();
+        if action == UnderscoreHeaders::RejectRequest && !names.is_empty() {
+            self.connection.draining.set(true);
+            let details = if head.is_h2() {
+                "http2.unexpected_underscore"
+            } else {
+                "http1.unexpected_underscore"
+            };
+            return Err(LocalReply::bad_request(details));
+        }
+        for name in names {
+            head.headers.remove(name);
+        }
+        Ok(())
     }
 
     /// Brings path and authority into the one form that everything after this sees.
@@ -220,12 +262,14 @@ impl Exchange {
                 Normalized::Changed(path) => head.path = path,
                 Normalized::Redirect(path) => {
                     let reply = redirect(StatusCode::TEMPORARY_REDIRECT, &path);
+                    head.path = path;
                     return Err(LocalReply {
-                        details: "path_normalization_redirect".into(),
+                        details: "path_normalization_failed".into(),
                         ..reply
                     });
                 }
                 Normalized::Rejected => {
+                    self.connection.draining.set(true);
                     return Err(LocalReply::new(
                         StatusCode::BAD_REQUEST,
                         "",
@@ -251,7 +295,7 @@ impl Exchange {
 
     /// Keeps the head for the access log.
     fn remember(&mut self, head: &Head) {
-        if self.manager.logs_requests() {
+        if self.manager.keeps_heads() {
             self.record.heads = Some(Box::new(Heads {
                 method: head.method.clone(),
                 scheme: head.scheme,
@@ -315,17 +359,29 @@ impl Exchange {
         decision: &RouteDecision<'_>,
         view: &RequestView<'_>,
         path: Option<&str>,
+        status: StatusCode,
     ) {
+        // Values may be taken from the very headers that are changed.
+        let before = decision.response_headers().next().map(|_| headers.clone());
         let values = super::filters::CommandValues {
             view: &RequestView {
                 path: path.unwrap_or(view.path),
                 ..*view
             },
             connection: &self.connection,
-            upstream: self.record.upstream.host,
+            record: &self.record,
+            response: before.as_ref().map(|before| (status, before)),
         };
         for mutations in decision.response_headers() {
             mutations.apply(headers, &values);
+        }
+    }
+
+    /// Tells the client how many tries there were, if it is to know.
+    pub(super) fn count_attempts(&self, headers: &mut HeaderMap, decision: &RouteDecision<'_>) {
+        let attempts = self.record.upstream.attempts;
+        if decision.vhost.include_response_attempt_count && attempts > 0 {
+            headers.insert(&headers::ATTEMPT_COUNT, HeaderValue::from(attempts));
         }
     }
 
@@ -349,11 +405,20 @@ impl Exchange {
     }
 
     /// Gives an answer of the proxy's own.
-    fn reply(mut self, reply: LocalReply) -> Response<ResponseBody> {
+    fn reply(mut self, mut reply: LocalReply) -> Response<ResponseBody> {
         self.record.local_reply(&reply);
+        if !self.manager.replies.is_empty() {
+            let manager = Rc::clone(&self.manager);
+            manager.replies.apply(&mut self.record, &mut reply);
+        }
+        let reply_status = reply.status;
         let (mut parts, body) = reply.into_parts(self.caller);
         self.finish_head(&mut parts.headers, parts.status);
-        // A body the client is still sending is not read: its connection cannot carry another request.
+        let unfinished = self.body_waits || reply_status == StatusCode::REQUEST_TIMEOUT;
+        if unfinished && self.record.version != Version::HTTP_2 {
+            // What the client is still sending is not read: its connection cannot carry another request.
+            self.connection.draining.set(true);
+        }
         self.record.answered(parts.status.as_u16(), &parts.headers);
         Response::from_parts(parts, ResponseBody::full(body, self.record))
     }

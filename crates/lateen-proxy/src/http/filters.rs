@@ -19,6 +19,7 @@ use super::exchange::Exchange;
 use super::jwt;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
+use super::record::Record;
 use crate::connection::Connection;
 
 /// Runs the filters.
@@ -199,9 +200,6 @@ fn rate_limit(
     let status = StatusCode::from_u16(limit.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
     let mut reply = LocalReply::new(status, "local_rate_limited", "local_rate_limited")
         .flagged(ResponseFlag::RateLimited);
-    reply
-        .headers
-        .insert("x-envoy-ratelimited", HeaderValue::from_static("true"));
     limit.response_headers.apply(&mut reply.headers, &NoValues);
     Err(reply)
 }
@@ -220,8 +218,10 @@ pub(super) struct CommandValues<'a> {
     pub(super) view: &'a RequestView<'a>,
     /// Its connection.
     pub(super) connection: &'a Connection,
-    /// The host it goes to.
-    pub(super) upstream: Option<std::net::SocketAddr>,
+    /// What is known of it so far: where it goes, how it went.
+    pub(super) record: &'a Record,
+    /// Status and headers of the response, once there is one.
+    pub(super) response: Option<(StatusCode, &'a HeaderMap)>,
 }
 
 impl CommandValues<'_> {
@@ -239,6 +239,26 @@ impl CommandValues<'_> {
                     .get(name)
                     .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
             })
+    }
+}
+
+impl CommandValues<'_> {
+    fn response_header(&self, argument: &str) -> Option<String> {
+        let (status, headers) = self.response?;
+        argument.split('?').find_map(|name| match name {
+            ":status" => Some(status.as_u16().to_string()),
+            name => headers
+                .get(name.to_ascii_lowercase())
+                .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()),
+        })
+    }
+}
+
+fn protocol_name(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2",
+        _ => "HTTP/1.1",
     }
 }
 
@@ -261,7 +281,14 @@ impl Values for CommandValues<'_> {
             "DOWNSTREAM_PEER_SUBJECT" => peer.map(|p| p.subject.clone()),
             "DOWNSTREAM_PEER_FINGERPRINT_256" => peer.map(|p| p.sha256_fingerprint.clone()),
             "REQUESTED_SERVER_NAME" => facts.server_name.clone(),
-            "UPSTREAM_HOST" => self.upstream.map(|host| host.to_string()),
+            "UPSTREAM_HOST" => self.record.upstream.host.map(|host| host.to_string()),
+            "UPSTREAM_CLUSTER" => self.record.upstream.cluster.as_deref().map(str::to_owned),
+            "ROUTE_NAME" => self.record.route.as_deref().map(str::to_owned),
+            "PROTOCOL" => Some(protocol_name(self.record.version).to_owned()),
+            "RESP" => self.response_header(&command.argument),
+            "RESPONSE_CODE" => self.response.map(|(status, _)| status.as_u16().to_string()),
+            "RESPONSE_FLAGS" => self.response.map(|_| self.record.flags.to_string()),
+            "RESPONSE_CODE_DETAILS" => self.response.map(|_| self.record.details.to_string()),
             "HOSTNAME" => std::env::var("HOSTNAME").ok(),
             _ => None,
         };

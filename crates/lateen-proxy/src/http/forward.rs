@@ -5,6 +5,7 @@
 //! race is the proxy's own doing.
 
 mod attempt;
+mod mirror;
 
 use std::future::Future;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use lateen_traffic::route::{Forward, HashResult, RouteDecision, request_hash};
 use lateen_traffic::{Cluster, RequestView};
 use tokio::time::Instant;
 
-use self::attempt::{Failure, Response, Try};
+use self::attempt::{Failure, Response, Tried, Try};
 use super::body::Replayable;
 use super::exchange::{Answer, Exchange, Inbound};
 use super::head::Head;
@@ -31,15 +32,18 @@ use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::outlier::Ended;
 
 static TIMEOUT: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
+static ALTERNATIVE: http::HeaderName =
+    http::HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 static TRY_TIMEOUT: http::HeaderName =
     http::HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
 
 /// Headers by which a caller inside the mesh asks for retries.
-const RETRY_HEADERS: [&str; 4] = [
+const RETRY_HEADERS: [&str; 5] = [
     "x-envoy-retry-on",
     "x-envoy-retry-grpc-on",
     "x-envoy-max-retries",
     "x-envoy-retriable-status-codes",
+    "x-envoy-retriable-header-names",
 ];
 
 /// What an answer's body is made of.
@@ -97,11 +101,12 @@ pub(super) async fn forward(
     let hashed = request_hash(&action.hash_policy, view);
     set_cookie(exchange, &hashed);
     let policy = retry_policy(decision, view, head);
-    let limit = if policy.is_some() {
+    let limit = if policy.as_ref().is_some_and(|policy| policy.num_retries > 0) {
         replay_limit(exchange, decision)
     } else {
         0
     };
+    exchange.body_waits = false;
     let plan = Plan {
         path: decision.rewritten_path(view),
         hash: hashed.hash,
@@ -128,62 +133,125 @@ pub(super) async fn forward(
             false,
         ));
     };
+    if !upgrade {
+        mirror::start(exchange, &plan);
+    }
     let limit = plan.timeout;
     let started = plan.began;
-    let idle = action
-        .timeouts
-        .idle
-        .unwrap_or(exchange.manager.config.timeouts.stream_idle);
-    let response = within(limit, idle, &plan, Box::pin(tries(exchange, &plan))).await?;
+    let times = Times::of(exchange, &plan);
+    let response = times
+        .within(&plan, Box::pin(tries(exchange, &plan)))
+        .await?;
     finish(
         exchange,
         &plan,
         response,
         vec![permit],
-        (started, limit),
+        (started, limit, times.life),
         inbound.upgrade.filter(|_| upgrade),
     )
 }
 
-/// Gives the tries the route's timeout, which begins when the whole request was received, and the stream's idle time, which
-/// begins anew with every part of it.
-async fn within(
-    limit: Option<Duration>,
+/// The times a request has until its response begins.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// The route's timeout, which begins when the whole request was received.
+    overall: Option<Duration>,
+    /// The stream's idle time, which begins anew with every part of the request.
     idle: Option<Duration>,
-    plan: &Plan<'_>,
-    tries: impl Future<Output = Result<Response, LocalReply>>,
-) -> Result<Response, LocalReply> {
-    if limit.is_none() && idle.is_none() {
-        return tries.await;
-    }
-    let request = plan.body.meter();
-    let timeout = async {
-        let Some(limit) = limit else {
-            return std::future::pending().await;
-        };
-        request.ended().await;
-        tokio::time::sleep(limit).await;
-    };
-    tokio::select! {
-        biased;
-        response = tries => response,
-        () = timeout => {
-            plan.state.stats.upstream_rq_timeout.inc();
-            Err(LocalReply::response_timeout())
+    /// The end of the stream's longest life.
+    life: Option<Instant>,
+    /// Until when the client has to have sent its request.
+    request: Option<Instant>,
+}
+
+impl Times {
+    fn of(exchange: &Exchange, plan: &Plan<'_>) -> Self {
+        let timeouts = &exchange.manager.config.timeouts;
+        let began = exchange.record.started;
+        let life = stream_life(plan.action, plan.head)
+            .or(plan.action.timeouts.max_stream)
+            .unwrap_or(timeouts.max_stream_duration);
+        Self {
+            overall: plan.timeout,
+            idle: plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle),
+            life: life.map(|life| began + life),
+            request: timeouts.request.map(|time| began + time),
         }
-        () = request.idle_for(idle) => Err(LocalReply::stream_idle_timeout()),
+    }
+
+    async fn within(
+        self,
+        plan: &Plan<'_>,
+        tries: impl Future<Output = Result<Response, LocalReply>>,
+    ) -> Result<Response, LocalReply> {
+        let request = plan.body.meter();
+        let timeout = async {
+            let Some(limit) = self.overall else {
+                return std::future::pending().await;
+            };
+            request.ended().await;
+            tokio::time::sleep(limit).await;
+        };
+        let sending = async {
+            at(self.request).await;
+            if request.has_ended() {
+                std::future::pending().await
+            }
+        };
+        tokio::select! {
+            biased;
+            response = tries => response,
+            () = timeout => {
+                plan.state.stats.upstream_rq_timeout.inc();
+                Err(timed_out(plan, LocalReply::response_timeout()))
+            }
+            () = request.idle_for(self.idle) => {
+                Err(LocalReply::stream_idle_timeout(request.has_ended()))
+            }
+            () = at(self.life) => Err(LocalReply::max_stream_duration()),
+            () = sending => Err(LocalReply::request_timeout()),
+        }
+    }
+}
+
+/// Waits for a moment; for ever without one.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How long a gRPC stream may live by its own deadline, where the route lets that count for the stream; outer `None` where not.
+fn stream_life(action: &Forward, head: &Head) -> Option<Option<Duration>> {
+    let longest = action.timeouts.max_grpc_stream?;
+    let asked = head.headers.get("grpc-timeout").and_then(grpc_timeout)?;
+    let asked = asked.saturating_sub(action.timeouts.grpc_offset);
+    Some(Some(longest.map_or(asked, |longest| asked.min(longest))))
+}
+
+/// The answer to a timeout: an empty one, if the caller asked for that.
+fn timed_out(plan: &Plan<'_>, reply: LocalReply) -> LocalReply {
+    if !plan.head.headers.contains_key(&ALTERNATIVE) {
+        return reply;
+    }
+    LocalReply {
+        status: StatusCode::NO_CONTENT,
+        body: "".into(),
+        ..reply
     }
 }
 
 /// Tries until there is an answer or no further try.
 async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, LocalReply> {
-    let mut tried = Vec::new();
+    let mut tried = Tried::default();
     let mut retries = 0;
     let mut races = 0;
     let mut retry_permit: Option<Permit> = None;
     loop {
         exchange.record.upstream.attempts += 1;
-        let outcome = attempt::once(exchange, plan, &tried).await;
+        let outcome = attempt::once(exchange, plan, &mut tried).await;
         drop(retry_permit.take());
         let failure = match outcome {
             Ok(Try::Response(response)) => match should_retry(plan, &response, retries) {
@@ -196,11 +264,10 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
                         Ended::Status(status),
                         rand::random(),
                     );
-                    tried.push(response.index);
                     Failed::Response(response)
                 }
                 RetryDecision::Stop(reason) => {
-                    note_limit(exchange, plan, reason, retries);
+                    note_limit(exchange, plan, reason);
                     if retries > 0 && response.parts.status.is_success() {
                         plan.state.stats.upstream_rq_retry_success.inc();
                     }
@@ -214,9 +281,6 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
             if failure.is_race && races < 2 && plan.body.can_replay() {
                 races += 1;
                 continue;
-            }
-            if let Some(host) = failure.host {
-                tried.push(host);
             }
             judge(exchange, plan, failure, retries)?;
         }
@@ -272,9 +336,9 @@ fn should_retry(plan: &Plan<'_>, response: &Response, retries: u32) -> RetryDeci
     decide(plan, outcome, retries, true)
 }
 
-/// Notes that all retries are used, if there were any.
-fn note_limit(exchange: &mut Exchange, plan: &Plan<'_>, reason: NoRetry, retries: u32) {
-    if reason == NoRetry::LimitExceeded && retries > 0 {
+/// Notes that all retries are used.
+fn note_limit(exchange: &mut Exchange, plan: &Plan<'_>, reason: NoRetry) {
+    if reason == NoRetry::LimitExceeded {
         plan.state.stats.upstream_rq_retry_limit_exceeded.inc();
         exchange
             .record
@@ -293,7 +357,7 @@ fn judge(
     match decide(plan, Outcome::Reset(failure.reset()), retries, failure.sent) {
         RetryDecision::Retry(_) => Ok(()),
         RetryDecision::Stop(reason) => {
-            note_limit(exchange, plan, reason, retries);
+            note_limit(exchange, plan, reason);
             Err(failure.reply(retries > 0))
         }
     }
@@ -326,7 +390,7 @@ fn finish(
     plan: &Plan<'_>,
     response: Response,
     permits: Vec<Permit>,
-    (started, limit): (Instant, Option<Duration>),
+    (started, limit, life): (Instant, Option<Duration>, Option<Instant>),
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Result<Answer, LocalReply> {
     let Response {
@@ -336,7 +400,6 @@ fn finish(
         active,
         service_time,
         host,
-        index: _,
         upgrade: upstream_side,
     } = response;
     let status = parts.status.as_u16();
@@ -359,22 +422,20 @@ fn finish(
             .headers
             .insert(&headers::SERVICE_TIME, HeaderValue::from(service_time));
     }
-    if plan.decision.vhost.include_response_attempt_count {
-        let attempts = HeaderValue::from(exchange.record.upstream.attempts);
-        parts.headers.insert(&headers::ATTEMPT_COUNT, attempts);
-    }
+    exchange.count_attempts(&mut parts.headers, plan.decision);
     exchange.mutate_response(
         &mut parts.headers,
         plan.decision,
         plan.view,
         plan.path.as_deref(),
+        parts.status,
     );
     if let (Some(client), Some(upstream)) = (upgrade, upstream_side) {
         upgrade::answer(&mut parts, plan.head);
         let tunnel = Tunnel::new(client, upstream, active, lease);
         return Ok((parts, Source::Tunnel(tunnel)));
     }
-    let deadlines = deadlines(exchange, plan, started, limit);
+    let deadlines = deadlines(exchange, plan, (started, limit), life);
     let upstream = Upstream {
         body,
         lease,
@@ -389,23 +450,18 @@ fn finish(
 fn deadlines(
     exchange: &Exchange,
     plan: &Plan<'_>,
-    started: Instant,
-    limit: Option<Duration>,
+    (started, limit): (Instant, Option<Duration>),
+    life: Option<Instant>,
 ) -> Deadlines {
     let timeouts = &exchange.manager.config.timeouts;
     let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
-    let longest = plan
-        .action
-        .timeouts
-        .max_stream
-        .unwrap_or(timeouts.max_stream_duration);
     let until = |at: Instant| Box::pin(tokio::time::sleep_until(at));
     Deadlines {
         // A request that is still being sent has not started the clock.
         overall: limit
             .filter(|_| plan.body.meter().has_ended())
             .map(|limit| until(started + limit)),
-        stream: longest.map(|longest| until(started + longest)),
+        stream: life.map(until),
         idle: idle.map(|idle| (idle, until(Instant::now() + idle))),
     }
 }

@@ -2,6 +2,9 @@
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
+/// `DEADLINE_EXCEEDED`.
+pub(crate) const DEADLINE_EXCEEDED: u32 = 4;
+
 /// Counts length-prefixed messages in a stream of data frames, whatever way they are cut.
 ///
 /// Source: "gRPC over HTTP2", section "Length-Prefixed-Message": one byte of flags, four of length, then the message.

@@ -25,6 +25,8 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// Everything else, without `Host`.
     pub(crate) headers: HeaderMap,
+    /// What the HTTP library keeps of the head beside it: the case of header names, where that is to be preserved.
+    pub(crate) extensions: http::Extensions,
 }
 
 /// What is wrong with a head, as Envoy's response code details name it.
@@ -39,6 +41,9 @@ impl Head {
     pub(crate) fn take<B>(request: Request<B>, secure: bool) -> Result<(Self, B), (Malformed, B)> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
+        if parts.version == Version::HTTP_2 {
+            join_cookies(&mut headers);
+        }
         let authority = match authority(&parts.uri, &mut headers) {
             Ok(authority) => authority,
             Err(malformed) => return Err((malformed, body)),
@@ -63,6 +68,7 @@ impl Head {
             protocol,
             version: parts.version,
             headers,
+            extensions: parts.extensions,
         };
         Ok((head, body))
     }
@@ -131,6 +137,21 @@ impl Head {
             .sum();
         let pseudo = self.method.as_str().len() + self.path.len() + self.authority.len();
         (fields + pseudo) as u64
+    }
+}
+
+/// HTTP/2 may send each cookie in a header of its own; everything after this sees one (RFC 9113 section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 

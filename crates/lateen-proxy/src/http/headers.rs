@@ -3,7 +3,7 @@
 //!
 //! Source: Envoy's "HTTP header sanitizing" and its HTTP connection manager's header documentation.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
@@ -19,7 +19,7 @@ pub(crate) static SERVICE_TIME: HeaderName =
 pub(crate) static ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 pub(crate) static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub(crate) static DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
-static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 static EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
@@ -28,7 +28,7 @@ static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// Headers only internal clients may send. Envoy: `ConnectionManagerUtility::cleanInternalHeaders`.
-const INTERNAL_ONLY: [&str; 16] = [
+const INTERNAL_ONLY: [&str; 14] = [
     "x-envoy-retriable-status-codes",
     "x-envoy-retriable-header-names",
     "x-envoy-retry-on",
@@ -43,14 +43,14 @@ const INTERNAL_ONLY: [&str; 16] = [
     "x-envoy-ip-tags",
     "x-envoy-original-url",
     "x-envoy-hedge-on-per-try-timeout",
-    "x-envoy-original-path",
-    "x-envoy-original-host",
 ];
 /// Headers that only the inner side of an edge may have set.
-const EDGE_ONLY: [&str; 3] = [
+const EDGE_ONLY: [&str; 5] = [
     "x-envoy-decorator-operation",
     "x-envoy-downstream-service-cluster",
     "x-envoy-downstream-service-node",
+    "x-envoy-original-path",
+    "x-envoy-original-host",
 ];
 
 /// What is known of the client's connection.
@@ -64,6 +64,8 @@ pub(crate) struct Client<'a> {
     pub(crate) certificate: Option<&'a PeerCertificate>,
     /// The proxy's own identity on this connection (`By=` of the client certificate header).
     pub(crate) own_principal: Option<&'a str>,
+    /// The proxy's own address, which stands for clients on loopback.
+    pub(crate) own_address: Option<IpAddr>,
 }
 
 /// Brings a request's headers into the form routing and upstreams may rely on. Returns the client's address after
@@ -204,12 +206,24 @@ fn forwarding_headers(
     let trusts_hops = manager.xff_num_trusted_hops > 0;
     if manager.use_remote_address {
         if !manager.skip_xff_append {
-            append(headers, &FORWARDED_FOR, &client.remote.ip().to_string());
+            // Loopback says nothing to the next hop: Envoy names itself then.
+            let ip = client.remote.ip();
+            let loopback = ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST;
+            let named = client.own_address.filter(|_| loopback).unwrap_or(ip);
+            append(headers, &FORWARDED_FOR, &named.to_string());
         }
         if !trusts_hops {
             // At the edge only the connection itself says how the client came.
             headers.remove(&FORWARDED_PROTO);
         }
+    }
+    match manager.scheme_override.as_deref() {
+        Some("https") => head.scheme = "https",
+        Some("http") => head.scheme = "http",
+        _ => {}
+    }
+    if manager.scheme_override.is_some() {
+        headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
     }
     match headers.get(&FORWARDED_PROTO).map(HeaderValue::as_bytes) {
         Some(b"https") => head.scheme = "https",

@@ -160,14 +160,36 @@ impl LocalReply {
         .flagged(ResponseFlag::UpstreamRequestTimeout)
     }
 
-    /// Nothing moved for the stream's idle time.
-    pub(crate) fn stream_idle_timeout() -> Self {
+    /// Nothing moved for the stream's idle time: the client's fault as long as its request is not complete.
+    pub(crate) fn stream_idle_timeout(request_complete: bool) -> Self {
+        let status = if request_complete {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        };
+        Self::new(status, "stream timeout", "stream_idle_timeout")
+            .flagged(ResponseFlag::StreamIdleTimeout)
+    }
+
+    /// The stream's longest life is over.
+    pub(crate) fn max_stream_duration() -> Self {
+        Self {
+            grpc_status: Some(grpc::DEADLINE_EXCEEDED),
+            ..Self::new(
+                StatusCode::GATEWAY_TIMEOUT,
+                "downstream duration timeout",
+                "max_duration_timeout",
+            )
+        }
+    }
+
+    /// The client did not send its whole request in time.
+    pub(crate) fn request_timeout() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
-            "stream timeout",
-            "stream_idle_timeout",
+            "request timeout",
+            "request_overall_timeout",
         )
-        .flagged(ResponseFlag::StreamIdleTimeout)
     }
 
     /// The upstream failed before its response began.
@@ -250,9 +272,10 @@ impl LocalReply {
                 .unwrap_or_else(|| grpc::status_of_http(self.status));
             parts.headers.insert("grpc-status", HeaderValue::from(code));
             if !self.body.is_empty() {
-                parts
-                    .headers
-                    .insert("grpc-message", grpc::message_value(&self.body));
+                parts.headers.insert(
+                    "grpc-message",
+                    grpc::message_value(self.body.trim_end_matches('\n')),
+                );
             }
             return (parts, Bytes::new());
         }

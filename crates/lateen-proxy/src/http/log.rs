@@ -105,7 +105,11 @@ impl AccessLog {
     }
 }
 
-fn format(format: &LogFormat) -> Result<Format, String> {
+/// Compiles a format.
+///
+/// # Errors
+/// It is none, or has an operator this proxy has not.
+pub(super) fn format(format: &LogFormat) -> Result<Format, String> {
     let hostname = std::env::var("HOSTNAME").unwrap_or_default();
     let variable = |name: &str| std::env::var(name).ok();
     let environment = Environment {
@@ -148,9 +152,14 @@ pub(crate) fn write(record: &Record, started_at: SystemTime) {
         record,
         started_at,
         emitted_at: started_at + record.started.elapsed(),
+        local_body: None,
     };
     for log in &record.manager.logs {
-        if log.filter.is_none() || line.is_wanted(log) {
+        if log
+            .filter
+            .as_ref()
+            .is_none_or(|filter| line.is_wanted_by(filter))
+        {
             record
                 .connection
                 .worker
@@ -159,20 +168,54 @@ pub(crate) fn write(record: &Record, started_at: SystemTime) {
     }
 }
 
-struct Line<'a> {
+/// A request as formats see it.
+pub(super) struct Line<'a> {
     record: &'a Record,
     started_at: SystemTime,
     emitted_at: SystemTime,
+    local_body: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    /// A request that the proxy is about to answer itself, with this text.
+    pub(super) fn of_reply(record: &'a Record, body: &'a str) -> Self {
+        let now = SystemTime::now();
+        Self {
+            record,
+            started_at: record.started_at.unwrap_or(now),
+            emitted_at: now,
+            local_body: Some(body),
+        }
+    }
 }
 
 impl Line<'_> {
-    fn is_wanted(&self, log: &AccessLog) -> bool {
+    /// Whether a filter passes the request as it is known now.
+    pub(super) fn is_wanted_by(&self, filter: &LogFilter) -> bool {
         let record = self.record;
         let flags: Vec<&str> = record
             .flags
             .iter()
             .map(lateen_telemetry::ResponseFlag::short)
             .collect();
+        self.with_view(|view| {
+            filter.wants(&Finished {
+                request: view,
+                status: record.status,
+                grpc_status: record.grpc_status,
+                duration_ms: u64::try_from(record.started.elapsed().as_millis())
+                    .unwrap_or(u64::MAX),
+                flags: &flags,
+                health_check: false,
+                traced: false,
+                random: rand::random(),
+            })
+        })
+    }
+
+    /// The request as decisions see it, if its head was kept.
+    pub(super) fn with_view<T>(&self, look: impl FnOnce(Option<&RequestView<'_>>) -> T) -> T {
+        let record = self.record;
         let connection = ConnectionInfo::plain(
             record.connection.facts.remote,
             record.connection.facts.local,
@@ -195,16 +238,7 @@ impl Line<'_> {
             dynamic_metadata: &metadata,
             filter_state: &state,
         });
-        log.wants(&Finished {
-            request: view.as_ref(),
-            status: record.status,
-            grpc_status: record.grpc_status,
-            duration_ms: u64::try_from(record.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            flags: &flags,
-            health_check: false,
-            traced: false,
-            random: rand::random(),
-        })
+        look(view.as_ref())
     }
 
     fn heads(&self) -> Option<&Heads> {
@@ -268,6 +302,7 @@ impl LogContext for Line<'_> {
                 record.upstream.cluster.as_deref()
             }
             TextField::RequestedServerName => facts.server_name.as_deref(),
+            TextField::LocalReplyBody => self.local_body,
             TextField::RouteName => record.route.as_deref(),
             TextField::ListenerName => Some(&facts.listener),
             TextField::FilterChainName => Some(&facts.chain),

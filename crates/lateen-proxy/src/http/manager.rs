@@ -13,6 +13,7 @@ use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::listener::TrafficDirection;
 
 use super::log::AccessLog;
+use super::reply_format::ReplyFormats;
 use crate::shared::Shared;
 
 /// A connection manager's settings, ready to serve.
@@ -26,6 +27,8 @@ pub(crate) struct Manager {
     pub(crate) direction: TrafficDirection,
     /// Its access logs.
     pub(crate) logs: Vec<AccessLog>,
+    /// How the proxy's own answers look.
+    pub(crate) replies: ReplyFormats,
     /// The value of `server`.
     pub(crate) server: HeaderValue,
     /// Whether Istio's standard metrics are reported.
@@ -74,6 +77,7 @@ impl Manager {
             stats: shared.stats.http.handles(shard, &config.stat_prefix),
             direction,
             logs: config.access_logs.iter().filter_map(AccessLog::compile).collect(),
+            replies: ReplyFormats::compile(&config.local_reply),
             server,
             reports_istio: kinds().any(|kind| matches!(kind, HttpFilterKind::IstioStats(_))),
             exchange: kinds().fold(Introductions::default(), |all, kind| match kind {
@@ -88,6 +92,11 @@ impl Manager {
                 .any(|kind| matches!(kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers)),
             config: Arc::clone(config),
         })
+    }
+
+    /// Whether heads of requests are kept for what looks at them at the end.
+    pub(crate) fn keeps_heads(&self) -> bool {
+        self.logs_requests() || !self.replies.is_empty()
     }
 
     /// Whether any request may be logged.

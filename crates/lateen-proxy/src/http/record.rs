@@ -204,9 +204,11 @@ impl Record {
     }
 
     /// The answer was cut off by the proxy.
-    pub(crate) fn cut(&mut self, flag: ResponseFlag, details: &'static str) {
+    pub(crate) fn cut(&mut self, flag: Option<ResponseFlag>, details: &'static str) {
         self.ended.set(true);
-        self.flags.insert(flag);
+        if let Some(flag) = flag {
+            self.flags.insert(flag);
+        }
         self.details = Cow::Borrowed(details);
         self.manager.stats.downstream_rq_tx_reset.inc();
     }
@@ -216,6 +218,9 @@ impl Record {
         let reset = is_stream_reset(error);
         let (flag, reason) = if reset {
             (ResponseFlag::UpstreamRemoteReset, "remote_reset")
+        } else if !self.upstream.h2 {
+            // HTTP/1: the message ended before it said it would.
+            (ResponseFlag::UpstreamProtocolError, "protocol_error")
         } else {
             (
                 ResponseFlag::UpstreamConnectionTermination,
@@ -247,7 +252,13 @@ impl Record {
         self.response_head_bytes
     }
 
-    fn report(&self) {
+    fn report(&mut self) {
+        if self.is_grpc && self.grpc_status.is_none() {
+            // A gRPC answer without a status has the one its HTTP status stands for.
+            self.grpc_status = http::StatusCode::from_u16(self.status)
+                .ok()
+                .map(super::grpc::status_of_http);
+        }
         let stats = &self.manager.stats;
         let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         stats.downstream_rq_active.dec();

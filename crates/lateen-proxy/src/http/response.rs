@@ -57,27 +57,26 @@ pub(crate) struct Deadlines {
 }
 
 impl Deadlines {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(ResponseFlag, &'static str)> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Option<ResponseFlag>, &'static str)> {
         let fired = |sleep: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>| {
             sleep
                 .as_mut()
                 .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
         };
         if fired(&mut self.overall, cx) {
-            return Poll::Ready((ResponseFlag::UpstreamRequestTimeout, "response_timeout"));
+            let flag = Some(ResponseFlag::UpstreamRequestTimeout);
+            return Poll::Ready((flag, "response_timeout"));
         }
         if fired(&mut self.stream, cx) {
-            return Poll::Ready((
-                ResponseFlag::UpstreamMaxStreamDurationReached,
-                "upstream_max_stream_duration_reached",
-            ));
+            return Poll::Ready((None, "max_duration_timeout"));
         }
         let idle = self
             .idle
             .as_mut()
             .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
         if idle {
-            return Poll::Ready((ResponseFlag::StreamIdleTimeout, "stream_idle_timeout"));
+            let flag = Some(ResponseFlag::StreamIdleTimeout);
+            return Poll::Ready((flag, "stream_idle_timeout"));
         }
         Poll::Pending
     }

@@ -146,6 +146,7 @@ async fn serve_h1(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
                 .min(config.max_headers_count as usize),
         )
         .max_buf_size(head_bytes.max(MIN_HEAD_BUFFER))
+        .preserve_header_case(config.http1.preserve_header_case)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut served = pin!(served);

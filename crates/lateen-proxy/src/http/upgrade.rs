@@ -124,13 +124,13 @@ impl Tunnel {
             match ended {
                 Some(Ended::Second(_)) => {
                     record.cut(
-                        ResponseFlag::UpstreamConnectionTermination,
+                        Some(ResponseFlag::UpstreamConnectionTermination),
                         "upstream_reset_after_response_started",
                     );
                 }
                 Some(Ended::First(_)) => record.abandoned(),
                 Some(Ended::Idle) => {
-                    record.cut(ResponseFlag::StreamIdleTimeout, "stream_idle_timeout")
+                    record.cut(Some(ResponseFlag::StreamIdleTimeout), "stream_idle_timeout");
                 }
                 Some(Ended::Closed) | None => record.complete(),
             }

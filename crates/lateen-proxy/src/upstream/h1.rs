@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use lateen_traffic::cluster::UpstreamHttp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -62,17 +63,17 @@ impl ConnectionFacts {
 }
 
 impl Connection {
-    /// Makes a new connection. `head_limits` are the most headers and bytes a response head may have.
+    /// Makes a new connection.
     ///
     /// # Errors
     /// It cannot be made.
     pub(crate) async fn open(
         target: &Target,
-        max_headers: usize,
+        http: &UpstreamHttp,
         open: Option<super::OpenConnection>,
     ) -> Result<Self, ConnectError> {
         let stream = connect::connect(target).await?;
-        Self::over(stream, target, max_headers, open).await
+        Self::over(stream, target, http, open).await
     }
 
     /// Speaks HTTP/1 over a connection that was made already.
@@ -82,12 +83,13 @@ impl Connection {
     pub(crate) async fn over(
         stream: Stream,
         target: &Target,
-        max_headers: usize,
+        http: &UpstreamHttp,
         open: Option<super::OpenConnection>,
     ) -> Result<Self, ConnectError> {
         let info = ConnectionFacts::of(&stream, open);
         let (sender, driver) = http1::Builder::new()
-            .max_headers(max_headers)
+            .max_headers(http.max_headers_count as usize)
+            .preserve_header_case(http.http1.preserve_header_case)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Http {

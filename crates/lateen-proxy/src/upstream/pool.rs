@@ -157,8 +157,8 @@ async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
         }
         match open_permit(route, pool) {
             Some(open) => {
-                let max_headers = route.cluster.http.max_headers_count as usize;
-                let made = h1::Connection::open(route.target, max_headers, Some(open)).await;
+                let made =
+                    h1::Connection::open(route.target, &route.cluster.http, Some(open)).await;
                 let connection = made.map_err(|error| failed(route, error))?;
                 count_connection(route, Protocol::Http1);
                 return Ok(checkout(route, pool, connection));
@@ -215,8 +215,7 @@ async fn negotiated(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, Acquire
             .ok_or(AcquireError::Overflow);
     }
     count_connection(route, Protocol::Http1);
-    let max_headers = route.cluster.http.max_headers_count as usize;
-    let made = h1::Connection::over(stream, route.target, max_headers, Some(open)).await;
+    let made = h1::Connection::over(stream, route.target, &route.cluster.http, Some(open)).await;
     Ok(checkout(
         route,
         pool,

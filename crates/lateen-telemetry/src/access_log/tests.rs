@@ -256,7 +256,7 @@ fn operators_print_what_they_name() {
         ("%EMIT_TIME(%3f)%", "535"),
         (
             "%RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
-            "UO,NR UpstreamOverflow,NoRouteFound",
+            "NR,UO NoRouteFound,UpstreamOverflow",
         ),
         ("%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via upstream"),
         (

@@ -249,10 +249,8 @@ fn host_rewrite(from: &rds::RouteAction) -> Result<Option<HostRewrite>, XdsError
 fn timeouts(from: &rds::RouteAction) -> Result<RouteTimeouts, XdsError> {
     let stream = from.max_stream_duration.unwrap_or_default();
     #[expect(deprecated, reason = "older control planes write max_grpc_timeout")]
-    let max_grpc = stream
-        .grpc_timeout_header_max
-        .as_ref()
-        .or(from.max_grpc_timeout.as_ref());
+    let max_grpc = from.max_grpc_timeout.as_ref();
+    let max_grpc_stream = stream.grpc_timeout_header_max.as_ref();
     #[expect(deprecated, reason = "older control planes write grpc_timeout_offset")]
     let offset = stream
         .grpc_timeout_header_offset
@@ -262,7 +260,11 @@ fn timeouts(from: &rds::RouteAction) -> Result<RouteTimeouts, XdsError> {
         request: timeout(from.timeout.as_ref(), Some(DEFAULT_TIMEOUT), "timeout")?,
         idle: inherited_timeout(from.idle_timeout.as_ref(), "idle_timeout")?,
         max_stream: inherited_timeout(stream.max_stream_duration.as_ref(), "max_stream_duration")?,
-        max_grpc: inherited_timeout(max_grpc, "max_stream_duration.grpc_timeout_header_max")?,
+        max_grpc: inherited_timeout(max_grpc, "max_grpc_timeout")?,
+        max_grpc_stream: inherited_timeout(
+            max_grpc_stream,
+            "max_stream_duration.grpc_timeout_header_max",
+        )?,
         grpc_offset: optional_duration(offset, "max_stream_duration.grpc_timeout_header_offset")?
             .unwrap_or_default(),
     })

@@ -118,19 +118,49 @@ pub enum HeaderMatch {
 }
 
 impl HeaderMatcher {
+    /// The condition that a header is there.
+    pub const fn present(name: HeaderName) -> Self {
+        Self {
+            key: HeaderKey::Name(name),
+            condition: HeaderMatch::Present(true),
+            invert: false,
+            missing_as_empty: false,
+        }
+    }
+
     /// Whether a request satisfies the condition.
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
-        self.matches_value(self.key.value(request).as_deref())
+        match &self.key {
+            HeaderKey::Name(name) => self.matches_all(request.headers, name),
+            key => self.matches_value(key.value(request).as_deref()),
+        }
     }
 
     /// Whether a response satisfies the condition. A request's pseudo-headers count as absent.
     pub fn matches_response(&self, status: u16, headers: &http::HeaderMap) -> bool {
-        let value = match &self.key {
-            HeaderKey::Name(name) => joined(headers, name),
-            HeaderKey::Status => Some(Cow::Owned(status.to_string().into_bytes())),
-            _ => None,
+        match &self.key {
+            HeaderKey::Name(name) => self.matches_all(headers, name),
+            HeaderKey::Status => self.matches_value(Some(status.to_string().as_bytes())),
+            _ => self.matches_value(None),
+        }
+    }
+
+    /// A header that is there several times is looked at value by value: one that satisfies the condition is enough, and
+    /// refutes an inverted one. Source: Envoy since 1.37 (`match_headers_individually`).
+    fn matches_all(&self, headers: &http::HeaderMap, name: &HeaderName) -> bool {
+        let mut values = headers.get_all(name).iter();
+        let (Some(first), Some(second)) = (values.next(), values.next()) else {
+            let only = headers.get(name).map(http::HeaderValue::as_bytes);
+            return self.matches_value(only);
         };
-        self.matches_value(value.as_deref())
+        if let HeaderMatch::Present(wanted) = self.condition {
+            return wanted != self.invert;
+        }
+        let any = [first, second]
+            .into_iter()
+            .chain(values)
+            .any(|value| self.condition.holds(value.as_bytes()));
+        any != self.invert
     }
 
     /// Source: Envoy's `HeaderDataBaseImpl::matchesHeaders`: an absent header never matches a value condition, inverted or

@@ -146,10 +146,21 @@ fn pseudo_headers_and_host_are_headers() {
 }
 
 #[test]
-fn several_values_of_a_header_are_joined() {
+fn several_values_of_a_header_are_looked_at_one_by_one() {
     let request = Request::get().header("x", "a").header("x", "b");
-    let matcher = header("x", HeaderMatch::String(StringMatcher::exact("a,b")));
-    assert!(request.with(|request| matcher.matches(request)));
+    for (value, one_has_it) in [("a", true), ("b", true), ("a,b", false), ("c", false)] {
+        let matcher = header("x", HeaderMatch::String(StringMatcher::exact(value)));
+        assert_eq!(request.with(|request| matcher.matches(request)), one_has_it);
+        let inverted = HeaderMatcher {
+            invert: true,
+            ..matcher
+        };
+        assert_eq!(
+            request.with(|request| inverted.matches(request)),
+            !one_has_it,
+            "not {value}"
+        );
+    }
 }
 
 #[test]

@@ -127,6 +127,9 @@ pub struct RouteTimeouts {
     pub max_stream: Option<Option<Duration>>,
     /// `grpc-timeout` counts, at most so long (`Some(None)`: without a limit); outer `None` disregards it.
     pub max_grpc: Option<Option<Duration>>,
+    /// The same, but as the stream's longest life rather than the router's timeout
+    /// (`max_stream_duration.grpc_timeout_header_max`).
+    pub max_grpc_stream: Option<Option<Duration>>,
     /// Subtracted from `grpc-timeout`.
     pub grpc_offset: Duration,
 }

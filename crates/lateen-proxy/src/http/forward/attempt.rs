@@ -1,24 +1,28 @@
 //! One try: pick a host, get a connection, send, wait for the response's head.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::HostRewrite;
 use lateen_traffic::value::Value;
 use tokio::time::Instant;
 
-use super::{Plan, TIMEOUT, TRY_TIMEOUT};
+use super::{ALTERNATIVE, Plan, RETRY_HEADERS, TIMEOUT, TRY_TIMEOUT, stream_life};
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::Ended;
 use crate::cluster::{ActiveRequest, Host, Wanted};
 use crate::http::body::RequestBody;
 use crate::http::exchange::Exchange;
 use crate::http::filters::CommandValues;
+use crate::http::head::Head;
 use crate::http::headers;
 use crate::http::local_reply::{LocalReply, ResetReason};
+use crate::http::manager::Manager;
 use crate::http::record::is_stream_reset;
 use crate::upstream::connect::{ConnectError, Target};
 use crate::upstream::target::{self, Wish};
@@ -29,6 +33,7 @@ const PICKS: u32 = 3;
 
 static EXPECTED_TIMEOUT: http::HeaderName =
     http::HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+static GRPC_TIMEOUT: http::HeaderName = http::HeaderName::from_static("grpc-timeout");
 static ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
 
 /// How a try ended.
@@ -52,8 +57,6 @@ pub(super) struct Response {
     /// Milliseconds the host took.
     pub(super) service_time: u64,
     pub(super) host: Rc<HostState>,
-    /// The host, by index.
-    pub(super) index: usize,
     /// The host's side of an upgrade.
     pub(super) upgrade: Option<OnUpgrade>,
 }
@@ -64,12 +67,42 @@ pub(super) struct Failure {
     pub(super) reason: ResetReason,
     pub(super) per_try_timeout: bool,
     pub(super) transport_failure: Option<String>,
-    /// The host, by index.
-    pub(super) host: Option<usize>,
     /// Whether any byte of the request may have been sent.
     pub(super) sent: bool,
     /// The connection was kept from an earlier request and was closed under this one, which may safely go out again.
     pub(super) is_race: bool,
+}
+
+/// Where earlier tries of a request went.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    hosts: Vec<usize>,
+    priorities: Vec<u32>,
+    avoid_priorities: Vec<u32>,
+}
+
+impl Tried {
+    fn note(&mut self, host: &Host, policy: Option<&RetryPolicy>) {
+        let Some(policy) = policy else { return };
+        self.hosts.push(host.index);
+        if self.avoid_priorities.contains(&host.priority) {
+            // There was no other left: as Envoy does, what was tried before is forgotten.
+            self.priorities.clear();
+            self.avoid_priorities.clear();
+        }
+        let Some(frequency) = policy.avoid_previous_priorities else {
+            return;
+        };
+        self.priorities.push(host.priority);
+        // Envoy's `PreviousPrioritiesRetryPriority`: what was tried is left out anew after each so many tries.
+        if self
+            .priorities
+            .len()
+            .is_multiple_of(frequency.max(1) as usize)
+        {
+            self.avoid_priorities.clone_from(&self.priorities);
+        }
+    }
 }
 
 /// Makes one try.
@@ -79,14 +112,15 @@ pub(super) struct Failure {
 pub(super) async fn once(
     exchange: &mut Exchange,
     plan: &Plan<'_>,
-    tried: &[usize],
+    tried: &mut Tried,
 ) -> Result<Try, LocalReply> {
     let policy = plan.policy.as_deref();
     let avoids = policy.is_some_and(|policy| policy.avoid_previous_hosts);
     let wanted = Wanted {
         random: rand::random(),
         hash: plan.hash,
-        avoid: if avoids { tried } else { &[] },
+        avoid: if avoids { &tried.hosts } else { &[] },
+        avoid_priorities: &tried.avoid_priorities,
         attempts: policy.map_or(0, |policy| policy.host_selection_attempts.max(PICKS)),
         original_dst: Some(exchange.connection.facts.local),
     };
@@ -94,6 +128,7 @@ pub(super) async fn once(
         plan.state.stats.upstream_cx_none_healthy.inc();
         return Err(LocalReply::no_healthy_upstream());
     };
+    tried.note(&host, policy);
     exchange.record.upstream.host = Some(host.state.address);
     plan.state.stats.upstream_rq_total.inc();
     let send = Box::pin(send(exchange, plan, &host));
@@ -125,10 +160,7 @@ pub(super) async fn once(
                 .upstream
                 .transport_failure
                 .clone_from(&failure.transport_failure);
-            Try::Failed(Failure {
-                host: Some(host.index),
-                ..failure
-            })
+            Try::Failed(failure)
         }
         response => response,
     })
@@ -177,7 +209,6 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         active,
         service_time,
         host: Rc::clone(&host.state),
-        index: host.index,
         upgrade,
     }))
 }
@@ -187,19 +218,8 @@ fn transport(
     plan: &Plan<'_>,
     host: &Host,
 ) -> Result<(Target, crate::cluster::host::TransportKey), ConnectError> {
-    let alpn = exchange
-        .manager
-        .alpn
-        .as_ref()
-        .map(|filter| match plan.head.version {
-            Version::HTTP_2 => filter.http2.as_slice(),
-            Version::HTTP_10 => filter.http10.as_slice(),
-            _ => filter.http11.as_slice(),
-        });
-    // Istio's filter concerns mesh clusters, which its transport sockets mark by offering `istio`.
-    let alpn = alpn.filter(|list| !list.is_empty() && offers_istio(&host.transport));
     let wish = Wish {
-        alpn,
+        alpn: alpn(&exchange.manager, plan.head.version, host),
         authority: Some(&plan.head.authority),
     };
     target::of(
@@ -210,6 +230,21 @@ fn transport(
         host,
         wish,
     )
+}
+
+/// The ALPN protocols of Istio's filter. It concerns mesh clusters, which its transport sockets mark by offering `istio`.
+pub(super) fn alpn<'m>(
+    manager: &'m Manager,
+    version: Version,
+    host: &Host,
+) -> Option<&'m [Arc<str>]> {
+    let filter = manager.alpn.as_ref()?;
+    let list = match version {
+        Version::HTTP_2 => filter.http2.as_slice(),
+        Version::HTTP_10 => filter.http10.as_slice(),
+        _ => filter.http11.as_slice(),
+    };
+    Some(list).filter(|list| !list.is_empty() && offers_istio(&host.transport))
 }
 
 fn offers_istio(transport: &lateen_traffic::cluster::TransportSocket) -> bool {
@@ -236,46 +271,63 @@ fn request(
     host: &Host,
     h2: bool,
 ) -> Result<Request<RequestBody>, LocalReply> {
+    let head = outgoing(exchange, plan, Some(host));
+    if let Some(heads) = &mut exchange.record.heads {
+        heads.request.clone_from(&head.headers);
+        heads.path.clone_from(&head.path);
+        heads.authority.clone_from(&head.authority);
+    }
+    build(head, RequestBody::of(&plan.body), h2)
+        .ok_or_else(|| LocalReply::bad_request("http.invalid_authority_or_path"))
+}
+
+/// The request's head with all that the route and the proxy change in it. Without a host (for mirrors, which have one of their
+/// own) what only a host tells is left out.
+pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>) -> Head {
     let mut head = plan.head.clone();
     let values = CommandValues {
         view: plan.view,
         connection: &exchange.connection,
-        upstream: Some(host.state.address),
+        record: &exchange.record,
+        response: None,
     };
     for mutations in plan.decision.request_headers() {
         mutations.apply(&mut head.headers, &values);
     }
     head.headers.remove(&TIMEOUT);
-    if !exchange.manager.suppress_envoy_headers
-        && let Some(expected) = expected_timeout(plan)
-    {
+    let tells_about_itself = !exchange.manager.suppress_envoy_headers;
+    if tells_about_itself && let Some(expected) = expected_timeout(plan) {
         let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         head.headers
             .insert(&EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
     }
+    if let Some(Some(life)) = stream_life(plan.action, plan.head) {
+        // The next hop is told what it has, not what the client asked for.
+        let milliseconds = format!("{}m", life.as_millis());
+        headers::set(&mut head.headers, &GRPC_TIMEOUT, &milliseconds);
+    }
     head.headers.remove(&TRY_TIMEOUT);
+    head.headers.remove(&ALTERNATIVE);
+    for name in RETRY_HEADERS {
+        head.headers.remove(name);
+    }
     head.headers.remove(&headers::DECORATOR);
     if let Some(path) = &plan.path {
-        if !exchange.manager.suppress_envoy_headers {
+        if tells_about_itself {
             headers::set(&mut head.headers, &headers::ORIGINAL_PATH, &head.path);
         }
         head.path.clone_from(path);
     }
     rewrite_host(plan, host, &mut head);
     if plan.decision.vhost.include_request_attempt_count {
-        let attempt = HeaderValue::from(exchange.record.upstream.attempts);
+        let attempt = HeaderValue::from(exchange.record.upstream.attempts.max(1));
         head.headers.insert(&headers::ATTEMPT_COUNT, attempt);
     }
     let tells = exchange.manager.exchange;
     if tells.tell_upstream && (tells.tell_outside || !is_external(&plan.cluster)) {
         exchange.introduce_self(&mut head.headers);
     }
-    if let Some(heads) = &mut exchange.record.heads {
-        heads.request.clone_from(&head.headers);
-        heads.path.clone_from(&head.path);
-        heads.authority.clone_from(&head.authority);
-    }
-    build(plan, head, h2).ok_or_else(|| LocalReply::bad_request("http.invalid_authority_or_path"))
+    head
 }
 
 /// How long this try has: its own time, or what is left of the whole request's.
@@ -294,10 +346,11 @@ fn is_external(cluster: &lateen_traffic::Cluster) -> bool {
     )
 }
 
-fn rewrite_host(plan: &Plan<'_>, host: &Host, head: &mut crate::http::head::Head) {
+fn rewrite_host(plan: &Plan<'_>, host: Option<&Host>, head: &mut Head) {
     let automatic = matches!(plan.decision.host_rewrite(), Some(HostRewrite::Auto));
     let rewritten = if automatic {
-        Some(host.endpoint.hostname.to_string()).filter(|name| !name.is_empty())
+        host.map(|host| host.endpoint.hostname.to_string())
+            .filter(|name| !name.is_empty())
     } else {
         plan.decision
             .rewritten_host(plan.view)
@@ -312,13 +365,12 @@ fn rewrite_host(plan: &Plan<'_>, host: &Host, head: &mut crate::http::head::Head
     head.authority = rewritten;
 }
 
-fn build(
-    plan: &Plan<'_>,
-    mut head: crate::http::head::Head,
-    h2: bool,
-) -> Option<Request<RequestBody>> {
+/// The request of a head and a body, in HTTP/1 or HTTP/2. `None` if rewriting made a path or host that is none.
+pub(super) fn build(mut head: Head, body: RequestBody, h2: bool) -> Option<Request<RequestBody>> {
     let upgrade = head.protocol.take();
-    let mut request = Request::new(RequestBody::of(&plan.body));
+    let is_empty = matches!(body, RequestBody::Empty);
+    let mut request = Request::new(body);
+    *request.extensions_mut() = std::mem::take(&mut head.extensions);
     *request.method_mut() = head.method.clone();
     if let Some(token) = &upgrade {
         // An upgrade carries its bytes after the response, not in a body.
@@ -348,19 +400,25 @@ fn build(
     if !h2 {
         head.headers
             .insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
-        framing(&plan.body, &mut head.headers);
+        framing(&head.method, is_empty, &mut head.headers);
     }
     *request.headers_mut() = head.headers;
     Some(request)
 }
 
-/// HTTP/1 says how long a body is, or that it comes in chunks; a request without a body says nothing.
-fn framing(body: &Rc<crate::http::body::Replayable>, headers: &mut HeaderMap) {
-    if body.is_empty()
-        && headers
-            .get(header::CONTENT_LENGTH)
-            .is_none_or(|length| length == "0")
-    {
+/// HTTP/1 says how long a body is, or that it comes in chunks; a request without a body says so where one would be expected
+/// (RFC 9112 section 6.3, as Envoy's codec does).
+fn framing(method: &Method, is_empty: bool, headers: &mut HeaderMap) {
+    if is_empty {
+        let never_has_one = matches!(
+            *method,
+            Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
+        );
+        if !never_has_one {
+            headers
+                .entry(header::CONTENT_LENGTH)
+                .or_insert(HeaderValue::from_static("0"));
+        }
         return;
     }
     if !headers.contains_key(header::CONTENT_LENGTH) {
@@ -377,7 +435,6 @@ impl Failure {
             reason,
             per_try_timeout: false,
             transport_failure: None,
-            host: None,
             sent: true,
             is_race: false,
         }

@@ -1,0 +1,279 @@
+//! Runs the corpus: both proxies, all files at the same time, the cases of a file in turn.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lateen_proxy::resources_from_json;
+use lateen_traffic::Program;
+use lateen_traffic::program::Change;
+
+use super::case::{Case, File};
+use super::client::{Reply, exchange};
+use super::compare::{Observed, differences, unexpected};
+use super::envoy::Envoy;
+use super::resources;
+use super::support::start_with;
+use super::upstream::Upstream;
+
+/// How long hosts may still see requests (mirrors) after the last answer.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What came out.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    pub(crate) failed: usize,
+    pub(crate) known: usize,
+    pub(crate) lines: Vec<String>,
+}
+
+/// What was asked through one proxy and came back; hosts' and log's part follows at the end.
+struct Asked {
+    replies: Vec<Reply>,
+    from: Ipv4Addr,
+    milliseconds: u64,
+}
+
+/// Runs all files.
+pub(crate) async fn all(binary: &Path, files: Vec<File>) -> Report {
+    let directory =
+        std::env::temp_dir().join(format!("lateen-differential-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let upstream = Upstream::start(&directory).await;
+    let logs = ["envoy", "lateen"].map(|who| directory.join(format!("{who}.log.txt")));
+    let [envoy_log, lateen_log] = logs.each_ref().map(|path| path.to_string_lossy());
+    let clusters = resources::clusters(&files, &upstream);
+
+    let listeners = resources::listeners(&files, &envoy_log);
+    let (home, plain) = (directory.clone(), clusters.clone());
+    let binary = binary.to_owned();
+    let envoy =
+        tokio::task::spawn_blocking(move || Envoy::start(&binary, &home, &listeners, &plain));
+    let envoy = envoy.await.unwrap();
+
+    let listeners = resources::listeners(&files, &lateen_log);
+    let mut list: Vec<_> = listeners
+        .into_iter()
+        .map(|value| resources::typed(value, "listener.v3.Listener"))
+        .collect();
+    let typed = clusters.into_iter();
+    list.extend(typed.map(|value| resources::typed(value, "cluster.v3.Cluster")));
+    let mut report = Report::default();
+    report_refusals(&list, &mut report);
+    let lateen = start_with(list, None, |config| {
+        config.concurrency = 1;
+        config.node.id = format!(
+            "sidecar~{}~test.default~default.svc.cluster.local",
+            own_address()
+        );
+    })
+    .await;
+
+    let at_envoy = envoy.listeners();
+    let at_lateen: BTreeMap<String, SocketAddr> = lateen
+        .handle
+        .bound()
+        .into_iter()
+        .map(|(name, address)| (name.to_string(), address))
+        .collect();
+    let asked = ask_all(files, &at_envoy, &at_lateen, &mut report).await;
+    tokio::time::sleep(SETTLE).await;
+    // Flushes what workers still hold.
+    lateen.handle.shutdown().await;
+    let logs = logs.map(|path| read_log(&path));
+    for (file, case, envoy, lateen) in asked {
+        let observe = |asked: Asked, who: &str, log: &HashMap<String, Vec<Vec<String>>>| Observed {
+            replies: asked.replies,
+            seen: upstream.seen(&key(who, &file, &case)),
+            log: log
+                .get(&asked.from.to_string())
+                .cloned()
+                .unwrap_or_default(),
+            milliseconds: asked.milliseconds,
+        };
+        let envoy = observe(envoy, "envoy", &logs[0]);
+        let lateen = observe(lateen, "lateen", &logs[1]);
+        judge(&file, &case, &envoy, &lateen, &mut report);
+    }
+    drop(envoy);
+    let _ = std::fs::remove_dir_all(&directory);
+    report
+}
+
+/// Says which resources our proxy refuses, and why.
+fn report_refusals(list: &[serde_json::Value], report: &mut Report) {
+    for value in list {
+        let one = resources_from_json(std::slice::from_ref(value)).unwrap();
+        let changes: Vec<Change> = one
+            .iter()
+            .flat_map(|(ty, all)| all.values().map(move |one| Change::Upsert(ty, one.clone())))
+            .collect();
+        for refused in Program::new().update(&changes).1 {
+            report.failed += 1;
+            report.lines.push(format!(
+                "FAIL {} is refused: {}",
+                refused.name, refused.reason
+            ));
+        }
+    }
+}
+
+/// The machine's address as Envoy finds it, for clients on loopback. Nothing is sent to learn it.
+fn own_address() -> std::net::IpAddr {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let found = socket
+        .connect("192.0.2.1:9")
+        .and_then(|()| socket.local_addr());
+    found.map_or(std::net::Ipv4Addr::LOCALHOST.into(), |address| address.ip())
+}
+
+type AskedOfBoth = (String, Case, Asked, Asked);
+
+async fn ask_all(
+    files: Vec<File>,
+    at_envoy: &BTreeMap<String, SocketAddr>,
+    at_lateen: &BTreeMap<String, SocketAddr>,
+    report: &mut Report,
+) -> Vec<AskedOfBoth> {
+    let mut tasks = Vec::new();
+    for (number, file) in (0..).zip(files) {
+        let addresses = |all: &BTreeMap<String, SocketAddr>| -> HashMap<String, SocketAddr> {
+            let of = |name: &String| all.get(&resources::scoped(&file.name, name)).copied();
+            file.listeners
+                .keys()
+                .filter_map(|name| Some((name.clone(), of(name)?)))
+                .collect()
+        };
+        let (envoy, lateen) = (addresses(at_envoy), addresses(at_lateen));
+        if lateen.len() < file.listeners.len() {
+            report.failed += file.cases.len();
+            report
+                .lines
+                .push(format!("FAIL {}: our proxy refuses a listener", file.name));
+            continue;
+        }
+        tasks.push(tokio::spawn(ask_file(file, number, envoy, lateen)));
+    }
+    let mut asked = Vec::new();
+    for task in tasks {
+        asked.extend(task.await.unwrap());
+    }
+    asked
+}
+
+async fn ask_file(
+    file: File,
+    number: u8,
+    envoy: HashMap<String, SocketAddr>,
+    lateen: HashMap<String, SocketAddr>,
+) -> Vec<AskedOfBoth> {
+    let mut asked = Vec::new();
+    let first = match file.listeners.contains_key("main") {
+        true => "main".to_owned(),
+        false => file.listeners.keys().next().unwrap().clone(),
+    };
+    for (index, case) in file.cases.into_iter().enumerate() {
+        let from = Ipv4Addr::new(127, 100, number, u8::try_from(index + 1).unwrap());
+        let listener = case.listener.as_ref().unwrap_or(&first);
+        let (a, b) = tokio::join!(
+            ask(
+                envoy[listener],
+                &case,
+                key("envoy", &file.name, &case),
+                from
+            ),
+            ask(
+                lateen[listener],
+                &case,
+                key("lateen", &file.name, &case),
+                from
+            ),
+        );
+        asked.push((file.name.clone(), case, a, b));
+    }
+    asked
+}
+
+fn key(who: &str, file: &str, case: &Case) -> String {
+    let name: String = case
+        .name
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    // As long for one as for the other, since lengths of heads are compared.
+    format!("{who:-<6}/{file}/{name}")
+}
+
+async fn ask(address: SocketAddr, case: &Case, key: String, from: Ipv4Addr) -> Asked {
+    let began = Instant::now();
+    let requests: Arc<[_]> = case.send.as_slice().into();
+    let mut replies = Vec::new();
+    let mut tasks = Vec::new();
+    for _ in 0..case.repeat {
+        let (requests, key) = (Arc::clone(&requests), key.clone());
+        let one = async move { exchange(address, &requests, &key, from).await };
+        if case.parallel {
+            tasks.push(tokio::spawn(one));
+        } else {
+            replies.extend(one.await);
+        }
+    }
+    for task in tasks {
+        replies.extend(task.await.unwrap());
+    }
+    Asked {
+        replies,
+        from,
+        milliseconds: u64::try_from(began.elapsed().as_millis()).unwrap(),
+    }
+}
+
+/// The log's lines by the client's address.
+fn read_log(path: &Path) -> HashMap<String, Vec<Vec<String>>> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let mut lines: HashMap<String, Vec<Vec<String>>> = HashMap::new();
+    for line in text.lines() {
+        let fields: Vec<String> = line.split('\u{1}').map(str::to_owned).collect();
+        lines.entry(fields[0].clone()).or_default().push(fields);
+    }
+    lines
+}
+
+fn judge(file: &str, case: &Case, envoy: &Observed, lateen: &Observed, report: &mut Report) {
+    let mut wrong = unexpected(case, "envoy", envoy);
+    let excused = |at: &str| case.differs.iter().any(|known| at.starts_with(&known.at));
+    let found = differences(case, envoy, lateen);
+    if case.differs.is_empty() {
+        wrong.extend(unexpected(case, "lateen", lateen));
+    }
+    for difference in found.iter().filter(|difference| !excused(&difference.at)) {
+        wrong.push(format!(
+            "{}\n      envoy  {}\n      lateen {}",
+            difference.at, difference.envoy, difference.lateen
+        ));
+    }
+    for known in &case.differs {
+        report.known += 1;
+        let stale = !found
+            .iter()
+            .any(|difference| difference.at.starts_with(&known.at));
+        if stale && !known.sometimes {
+            wrong.push(format!(
+                "{} no longer differs: take the excuse away",
+                known.at
+            ));
+        }
+        if known.because.len() < 10 {
+            wrong.push("a difference needs a reason".to_owned());
+        }
+    }
+    if !wrong.is_empty() {
+        report.failed += 1;
+        report.lines.push(format!("FAIL {file}: {}", case.name));
+        report
+            .lines
+            .extend(wrong.into_iter().map(|line| format!("    {line}")));
+    }
+}
