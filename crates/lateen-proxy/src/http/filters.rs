@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::RequestView;
 use lateen_traffic::cors::CorsDecision;
