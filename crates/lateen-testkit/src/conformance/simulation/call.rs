@@ -291,7 +291,7 @@ fn request(
 fn record(decision: &RouteDecision<'_>, out: &mut Outcome) {
     out.virtual_host = Some(decision.vhost.name.to_string());
     out.route = Some(decision.route.name.to_string());
-    out.cluster = decision.cluster.map(str::to_owned);
+    out.cluster = decision.cluster.as_deref().map(str::to_owned);
     if let RouteAction::DirectResponse(response) = &decision.route.action {
         out.direct_response = Some(response.status);
     }
