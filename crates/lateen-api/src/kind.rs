@@ -168,6 +168,9 @@ kinds! {
     IngressClass(kube::IngressClass) {
         "networking.k8s.io", ["v1"], "ingressclasses", [], Cluster, Object
     }
+    HTTPRoute(kube::HttpRoute) {
+        "gateway.networking.k8s.io", ["v1", "v1beta1"], "httproutes", [], Namespaced, Object
+    }
     VirtualService(networking::VirtualService) {
         "networking.istio.io", NETWORKING, "virtualservices", ["vs"], Namespaced, Spec
     }

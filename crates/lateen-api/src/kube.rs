@@ -4,11 +4,13 @@
 //! passed on but cost no types.
 
 mod config;
+mod gateway_api;
 mod pod;
 mod service;
 mod workload;
 
 pub use config::*;
+pub use gateway_api::*;
 pub use pod::*;
 pub use service::*;
 pub use workload::*;

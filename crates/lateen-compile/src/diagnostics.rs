@@ -23,6 +23,11 @@ pub(crate) const DUPLICATE_SERVICE: &str = "LAT3007";
 /// A credential that the proxy may not read.
 pub(crate) const SIDECAR_CREDENTIAL: &str = "LAT3008";
 
+/// A part of an Ingress that cannot be served.
+pub(crate) const INGRESS: &str = "LAT3020";
+/// A part of a route of the Gateway API that cannot be served.
+pub(crate) const ROUTE_PARENT: &str = "LAT3021";
+
 /// A finding about a resource that is at hand.
 pub(crate) fn on_resource(
     code: &'static str,

@@ -3,22 +3,13 @@
 //! The control plane reads the environment, never this crate: it gets them as part of [`Settings`](crate::Settings).
 
 /// What is switched on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Features {
     /// `ENABLE_TLS_ON_SIDECAR_INGRESS`: a Sidecar's ingress listener ends TLS itself where mutual TLS is switched off.
     pub sidecar_ingress_tls: bool,
     /// `PILOT_ENABLE_HEADLESS_FILTER_CHAIN_LISTENER`: a headless service gets one listener whose filter chains match its
     /// pods' addresses, in place of one listener for each address.
     pub headless_filter_chains: bool,
-}
-
-impl Default for Features {
-    fn default() -> Self {
-        Self {
-            sidecar_ingress_tls: false,
-            headless_filter_chains: true,
-        }
-    }
 }
 
 impl Features {
@@ -55,11 +46,9 @@ mod tests {
         assert!(features.sidecar_ingress_tls);
         assert!(!features.set("ENABLE_TLS_ON_SIDECAR_INGRESS", "maybe"));
         assert!(!features.set("SOMETHING_ELSE", "true"));
-        assert!(
-            Features::VARIABLES
-                .iter()
-                .all(|name| features.set(name, "false"))
-        );
-        assert!(!features.sidecar_ingress_tls && !features.headless_filter_chains);
+        for name in Features::VARIABLES {
+            assert!(features.set(name, "0"), "{name}");
+        }
+        assert_eq!(features, Features::default());
     }
 }

@@ -121,9 +121,21 @@ impl MergedGateway {
     ) -> Self {
         let mut merged = Self::default();
         for gateway in snapshot.gateways() {
-            if labels::is_subset(&gateway.spec.selector, labels) {
-                merged.add_gateway(gateway, targets);
+            if gateway.services.is_empty() {
+                if labels::is_subset(&gateway.spec.selector, labels) {
+                    merged.add_gateway(gateway, |number| selected_port(number, targets));
+                }
+                continue;
             }
+            // Bound to Services by name: only their ports exist.
+            let own: Vec<&ServiceTarget> = targets
+                .iter()
+                .filter(|target| {
+                    gateway.services.contains(&target.service.hostname)
+                        && target.service.namespace == gateway.object.namespace
+                })
+                .collect();
+            merged.add_gateway(gateway, |number| service_ports(number, &own));
         }
         merged
     }
@@ -142,13 +154,16 @@ impl MergedGateway {
             })
     }
 
-    fn add_gateway(&mut self, gateway: &Shared<Named<Gateway>>, targets: &[ServiceTarget]) {
+    fn add_gateway(
+        &mut self,
+        gateway: &Shared<Named<Gateway>>,
+        workload_ports: impl Fn(u32) -> Vec<u32>,
+    ) {
         for (index, spec) in gateway.spec.servers.iter().enumerate() {
             let Some(port) = &spec.port else { continue };
-            let resolved = workload_port(port.number, targets);
             let protocol = Protocol::parse(&port.protocol);
             let object = &gateway.object;
-            let mut server = Server {
+            let server = Server {
                 gateway: format!("{}/{}", object.namespace, object.name),
                 object: object.clone(),
                 path: format!("spec.servers[{index}]"),
@@ -157,8 +172,13 @@ impl MergedGateway {
                 protocol,
                 route_name: String::new(),
             };
-            server.route_name = route_name(&server, resolved);
-            self.add(Shared::new(server), resolved);
+            for resolved in workload_ports(port.number) {
+                let server = Server {
+                    route_name: route_name(&server, resolved),
+                    ..server.clone()
+                };
+                self.add(Shared::new(server), resolved);
+            }
         }
     }
 
@@ -271,12 +291,27 @@ impl MergedGateway {
     }
 }
 
-/// The workload's port behind a service's: a gateway's Service maps 80 to 8080, say.
-fn workload_port(number: u32, targets: &[ServiceTarget]) -> u32 {
-    targets
+/// A service with this label takes no part in finding a Gateway's ports by a selector. Source: Istio.
+const NO_PORT_TRANSLATION: &str = "experimental.istio.io/disable-gateway-port-translation";
+
+/// The workload's port behind a service's: a gateway's Service maps 80 to 8080, say. Where no service has the port, the number
+/// is the workload's own.
+fn selected_port(number: u32, targets: &[ServiceTarget]) -> Vec<u32> {
+    let found = targets
         .iter()
-        .find(|target| target.port.number == number)
-        .map_or(number, |target| target.target)
+        .filter(|target| !target.service.labels.contains_key(NO_PORT_TRANSLATION))
+        .find(|target| target.port.number == number);
+    vec![found.map_or(number, |target| target.target)]
+}
+
+/// The workload's ports behind a port of certain services.
+fn service_ports(number: u32, targets: &[&ServiceTarget]) -> Vec<u32> {
+    let ports: BTreeSet<u32> = targets
+        .iter()
+        .filter(|target| target.port.number == number)
+        .map(|target| target.target)
+        .collect();
+    ports.into_iter().collect()
 }
 
 /// `http.8080`, or `https.443.name.gateway.namespace`: what Istio calls them.

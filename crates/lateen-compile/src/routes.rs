@@ -15,6 +15,7 @@ use crate::meta::Meta;
 use crate::names::{self, ObjectRef};
 use crate::proto::{bool_value, route, u32_value};
 use crate::protocol::Protocol;
+use crate::snapshot::Semantics;
 
 pub(crate) use gateway::{GatewayRouteInputs, gateway};
 pub(crate) use sidecar::{SidecarRouteInputs, sidecar};
@@ -59,7 +60,7 @@ fn default_route(
     };
     route::Route {
         name: "default".to_owned(),
-        r#match: Some(matches::route_match(None)),
+        r#match: Some(matches::route_match(None, Semantics::Istio)),
         action: Some(route::route::Action::Route(action)),
         decorator: Some(route::Decorator {
             operation,
@@ -95,7 +96,7 @@ pub(crate) fn inbound(
     };
     let built = route::Route {
         name: "default".to_owned(),
-        r#match: Some(matches::route_match(None)),
+        r#match: Some(matches::route_match(None, Semantics::Istio)),
         action: Some(route::route::Action::Route(action)),
         decorator: Some(route::Decorator {
             operation: format!("{host}:{port}/*"),

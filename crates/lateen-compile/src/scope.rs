@@ -12,7 +12,7 @@ use crate::model::{Service, Visibility};
 use crate::names::{self, MESH_GATEWAY};
 use crate::protocol::Protocol;
 use crate::shared::Shared;
-use crate::snapshot::{Named, Snapshot, VirtualServiceConfig};
+use crate::snapshot::{Named, Semantics, Snapshot, VirtualServiceConfig};
 
 /// What one egress listener lets in.
 #[derive(Clone, Debug)]
@@ -225,7 +225,13 @@ fn mesh_virtual_services(
             0
         }
         Visibility::Namespaces(_) => 1,
-        Visibility::Public | Visibility::None => 2,
+        // A consumer's own route comes before the producer's.
+        Visibility::Public
+            if config.semantics == Semantics::Gateway && config.object.namespace == namespace =>
+        {
+            2
+        }
+        Visibility::Public | Visibility::None => 3,
     });
     out
 }

@@ -2,7 +2,10 @@
 //!
 //! Indexes are built once, so that compiling a proxy's configuration looks things up instead of searching.
 
+mod derived;
 mod endpoints;
+mod http_route;
+mod ingress;
 mod mesh_config;
 mod services;
 mod virtual_services;
@@ -28,7 +31,8 @@ use crate::rules::{MergedRule, RuleIndex};
 use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
 use crate::shared::{Shared, stable_hash};
 
-pub(crate) use virtual_services::VirtualServiceConfig;
+use derived::Aged;
+pub(crate) use virtual_services::{Semantics, VirtualServiceConfig};
 
 /// What a snapshot is made of.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +69,12 @@ pub(crate) struct ServiceTarget {
 pub(crate) struct Named<T> {
     pub(crate) object: ObjectRef,
     pub(crate) spec: T,
+    /// The host names of the Services a Gateway is for (`internal.istio.io/gateway-service`), in place of a selector.
+    pub(crate) services: Vec<String>,
 }
+
+/// Names the Services in front of a Gateway; written for those that come from the Gateway API.
+const GATEWAY_SERVICE: &str = "internal.istio.io/gateway-service";
 
 /// A service and namespace, the key of endpoints.
 type ServiceKey = (String, String);
@@ -336,8 +345,17 @@ impl Builder {
         let peer_authentication = self.peer_authentication();
         let registry =
             endpoints::registry(&self.inputs, &self.mesh, &services, &peer_authentication);
-        let (virtual_services, found) = virtual_services::configs(&self.inputs);
+        let derived = derived::derive(&self.inputs);
+        self.diagnostics.extend(derived.diagnostics);
+        let (written, found) = virtual_services::configs(&self.inputs);
         self.diagnostics.extend(found);
+        let virtual_services = derived::in_order(
+            written
+                .into_iter()
+                .chain(derived.virtual_services)
+                .collect(),
+            |config| &config.object,
+        );
         let rules = self.rules();
         let resources = &self.inputs.resources;
         let inner = Inner {
@@ -352,7 +370,13 @@ impl Builder {
             targets: registry.targets,
             pods_by_ip: pods_by_ip(&self.inputs.pods),
             sidecars: by_namespace(named::<Sidecar>(resources)),
-            gateways: named::<Gateway>(resources),
+            gateways: derived::in_order(
+                named::<Gateway>(resources)
+                    .into_iter()
+                    .chain(derived.gateways)
+                    .collect(),
+                |gateway| &gateway.object,
+            ),
             authorization: policies(resources),
             secrets: secrets(resources),
             pods: self
@@ -429,24 +453,34 @@ impl Builder {
 
 fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
     resources: &[Resource],
-) -> Vec<Shared<Named<T>>> {
+) -> Vec<Aged<Named<T>>> {
     sorted::<T>(resources)
         .into_iter()
         .map(|(resource, spec)| {
-            Shared::new(Named {
+            let services = resource.meta.annotations.get(GATEWAY_SERVICE);
+            let item = Named {
                 object: reference(resource),
                 spec: spec.clone(),
-            })
+                services: services
+                    .map(|list| list.split(',').map(|host| host.trim().to_owned()).collect())
+                    .unwrap_or_default(),
+            };
+            Aged {
+                since: resource.meta.creation_timestamp.clone(),
+                item,
+            }
         })
         .collect()
 }
 
-fn by_namespace<T>(list: Vec<Shared<Named<T>>>) -> BTreeMap<String, Vec<Shared<Named<T>>>> {
+fn by_namespace<T: std::hash::Hash>(
+    list: Vec<Aged<Named<T>>>,
+) -> BTreeMap<String, Vec<Shared<Named<T>>>> {
     let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for item in list {
+    for Aged { item, .. } in list {
         out.entry(item.object.namespace.clone())
             .or_default()
-            .push(item);
+            .push(Shared::new(item));
     }
     out
 }

@@ -202,3 +202,67 @@ spec:
     let listener = get(&compiled, TypeUrl::Listener, "0.0.0.0_15443");
     assert!(listener["filter_chains"].to_string().contains(name));
 }
+
+#[test]
+fn every_stream_route_of_a_gateway_counts_up_to_the_first_that_takes_everything() {
+    let compiled = compile(
+        r"
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: streams, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 31400, name: tcp, protocol: TCP}, hosts: ['*']}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: streams, namespace: default}
+spec:
+  hosts: ['*']
+  gateways: [streams]
+  tcp:
+  - match: [{port: 31400, destinationSubnets: [10.1.0.0/16]}, {port: 31401}]
+    route: [{destination: {host: reviews, port: {number: 9080}}}]
+  - route: [{destination: {host: ratings, port: {number: 9080}}}]
+  - route: [{destination: {host: echo, port: {number: 7000}}}]
+",
+    );
+    let listener = get(&compiled, TypeUrl::Listener, "0.0.0.0_31400");
+    let chains = listener["filter_chains"].as_array().unwrap();
+    assert_eq!(chains.len(), 2);
+    assert_eq!(
+        chains[0]["filter_chain_match"]["prefix_ranges"],
+        json!([{"address_prefix": "10.1.0.0", "prefix_len": 16}])
+    );
+    assert!(chains[1].get("filter_chain_match").is_none());
+    assert!(chains[1].to_string().contains("outbound|9080||ratings"));
+}
+
+#[test]
+fn an_ingress_is_served_by_the_ingress_gateway_with_whole_segments_of_paths() {
+    let compiled = compile(
+        r"
+apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop, namespace: default, annotations: {kubernetes.io/ingress.class: istio}}
+spec:
+  rules:
+  - host: shop.example.com
+    http:
+      paths:
+      - {path: /reviews, pathType: Prefix, backend: {service: {name: reviews, port: {name: http}}}}
+",
+    );
+    let routes = get(&compiled, TypeUrl::RouteConfiguration, "http.8080");
+    let route = &routes["virtual_hosts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|host| host["domains"] == json!(["shop.example.com"]))
+        .unwrap()["routes"][0];
+    assert_eq!(route["match"]["path_separated_prefix"], json!("/reviews"));
+    assert_eq!(
+        route["metadata"]["filter_metadata"]["lateen"],
+        json!({"config": "Ingress/default/shop", "path": "spec.rules[0].http.paths[0]"})
+    );
+}

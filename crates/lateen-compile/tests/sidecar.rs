@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{BOOKINFO, World, bookinfo_pods, each, get, names, sidecar};
+use common::{BOOKINFO, World, bookinfo_pods, each, get, names, pod, sidecar};
 use lateen_envoy::TypeUrl;
 use serde_json::json;
 
@@ -446,4 +446,57 @@ fn a_pod_being_ended_gets_no_traffic_but_keeps_its_own_configuration() {
     };
     assert!(endpoints(&before).is_array());
     assert_eq!(endpoints(&after), json!(null));
+}
+
+#[test]
+fn entries_that_share_an_address_keep_the_others_for_themselves() {
+    let entry = |name: &str, addresses: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+             spec: {{hosts: [{name}.example.com], addresses: [{addresses}], resolution: STATIC,\n\
+             ports: [{{number: 9999, name: tcp, protocol: TCP}}]}}\n"
+        )
+    };
+    let yaml = entry("one", "1.1.1.1") + &entry("two", "'2.2.2.2', '1.1.1.1'");
+    let client = pod("default", "client", "client", "v1", 9);
+    let compiled = World::new(&yaml, vec![client.clone()]).compile(&sidecar(&client));
+    let cluster = |listener: &str| {
+        let listener = get(&compiled, TypeUrl::Listener, listener);
+        listener
+            .pointer("/filter_chains/0/filters/0/typed_config/cluster")
+            .cloned()
+    };
+    assert_eq!(
+        cluster("1.1.1.1_9999"),
+        Some(json!("outbound|9999||one.example.com"))
+    );
+    assert_eq!(
+        cluster("2.2.2.2_9999"),
+        Some(json!("outbound|9999||two.example.com"))
+    );
+}
+
+#[test]
+fn slices_stand_beside_what_a_selector_finds() {
+    let yaml = r"
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {clusterIP: 10.96.0.9, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-extra, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.7]}]
+ports: [{name: http, port: 9090}]
+";
+    let own = pod("default", "web", "web", "v1", 9);
+    let compiled = World::new(yaml, vec![own.clone()]).compile(&sidecar(&own));
+    let name = "outbound|80||web.default.svc.cluster.local";
+    let endpoints = get(&compiled, TypeUrl::ClusterLoadAssignment, name).to_string();
+    assert!(
+        endpoints.contains("192.0.2.7") && endpoints.contains("10.244.0.9"),
+        "{endpoints}"
+    );
 }

@@ -83,6 +83,20 @@ const REMOVED_GROUPS: &[(&str, &str)] = &[
     ),
 ];
 
+/// The group of which one kind is read, and its kinds that are not: they are no slips of the pen.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const GATEWAY_API_KINDS: &[&str] = &[
+    "BackendTLSPolicy",
+    "Gateway",
+    "GatewayClass",
+    "GRPCRoute",
+    "ListenerSet",
+    "ReferenceGrant",
+    "TCPRoute",
+    "TLSRoute",
+    "UDPRoute",
+];
+
 const PASSED_OVER: &str = "it is kept and passed over";
 
 /// Looks `kind` up.
@@ -206,6 +220,9 @@ fn unknown_version(kind: Kind, version: &str) -> Option<Finding> {
 
 /// A slip of the pen in the kind or the group, as far as that can be told from a kind of somebody else's.
 fn misspelt(group: &str, kind: &str) -> Option<Finding> {
+    if group == GATEWAY_API && GATEWAY_API_KINDS.contains(&kind) {
+        return None;
+    }
     let groups: Vec<&str> = Kind::ALL.iter().map(|kind| kind.info().group).collect();
     let of_group: Vec<&str> = Kind::ALL
         .iter()

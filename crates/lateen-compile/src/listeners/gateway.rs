@@ -1,6 +1,6 @@
 //! A gateway's listeners: one per address and port of its merged Gateways.
 
-use lateen_api::networking::ServerTlsMode;
+use lateen_api::networking::{RouteDestination, ServerTlsMode};
 
 use crate::accesslog;
 use crate::filters::{self, Class, MTLS_ALPN};
@@ -14,10 +14,11 @@ use crate::proto::{core, listener, socket_address};
 use crate::protocol::Protocol;
 use crate::rules::for_workload;
 use crate::shared::Shared;
+use crate::snapshot::VirtualServiceConfig;
 
 use super::http::{HttpOptions, Routes, filter};
 use super::outbound::{PlanContext, TcpAction, routed, tcp_proxy};
-use super::{ListenerView, additional_addresses, tcp_filters, tls};
+use super::{ListenerView, additional_addresses, cidr, tcp_filters, tls};
 
 /// One filter chain of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,8 @@ pub(crate) struct GatewayChain {
     pub(crate) server: Shared<Server>,
     /// Server names; empty: any connection.
     pub(crate) sni: Vec<String>,
+    /// Destination addresses; empty: any.
+    pub(crate) subnets: Vec<String>,
     pub(crate) alpn: Vec<String>,
     pub(crate) action: GatewayAction,
     /// The object and field it came from.
@@ -111,6 +114,7 @@ fn http(server: &Shared<Server>, routes: &str) -> GatewayChain {
         } else {
             Vec::new()
         },
+        subnets: Vec::new(),
         alpn: Vec::new(),
         action: GatewayAction::Http(routes.to_owned()),
         source: (server.object.clone(), server.path.clone()),
@@ -121,7 +125,7 @@ fn streams(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayCha
     match server.spec.tls.as_ref().map(|tls| tls.mode) {
         Some(ServerTlsMode::AutoPassthrough) => auto_passthrough(server, context),
         Some(ServerTlsMode::Passthrough) => passthrough(server, context),
-        _ => terminated(server, context).into_iter().collect(),
+        _ => terminated(server, context),
     }
 }
 
@@ -141,39 +145,74 @@ fn shares_host(server: &Server, hosts: &[String], namespace: &str) -> bool {
         .any(|wanted| open.iter().any(|host| host::matches(host, wanted)))
 }
 
-/// TCP, or TLS that ends here: the first route of the first virtual service that fits.
-fn terminated(server: &Shared<Server>, context: &PlanContext<'_>) -> Option<GatewayChain> {
-    for config in context
+/// TCP, or TLS that ends here: a chain for each route that asks for addresses, up to the first that takes every connection.
+///
+/// Hosts cannot be told apart without HTTP: the server's own decide which connections come at all.
+fn terminated(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<GatewayChain> {
+    let mut out: Vec<GatewayChain> = Vec::new();
+    let configs = context
         .snapshot
         .virtual_services(&server.gateway, context.namespace)
-    {
-        if !shares_host(server, &config.spec.hosts, &config.object.namespace) {
-            continue;
-        }
-        for (index, route) in config.spec.tcp.iter().enumerate() {
-            let fits = route.r#match.is_empty()
-                || route
-                    .r#match
-                    .iter()
-                    .any(|m| applies(server, m.port, &m.gateways));
-            if !fits || route.route.is_empty() {
+        .filter(|config| shares_host(server, &config.spec.hosts, &config.object.namespace));
+    for config in configs {
+        for (to, subnets, path) in stream_routes(server, config) {
+            if to.is_empty() || out.iter().any(|known| known.subnets == subnets) {
                 continue;
             }
-            let action = routed(context, &config.object, &route.route, &port_of(server));
-            return Some(GatewayChain {
+            let last = subnets.is_empty();
+            let action = routed(context, &config.object, to, &port_of(server));
+            out.push(GatewayChain {
                 server: server.clone(),
                 sni: if server.is_tls() {
                     server.sni_hosts()
                 } else {
                     Vec::new()
                 },
+                subnets,
                 alpn: Vec::new(),
                 action: GatewayAction::Tcp(action),
-                source: (config.object.clone(), format!("spec.tcp[{index}]")),
+                source: (config.object.clone(), path),
             });
+            if last {
+                return out;
+            }
         }
     }
-    None
+    out
+}
+
+/// A route of opaque connections: where to, for which addresses, and the field it was written in.
+type StreamRoute<'a> = (&'a [RouteDestination], Vec<String>, String);
+
+/// The routes of a virtual service for a server that ends TLS, or has none. Those of a TLSRoute are written as TLS, whoever ends
+/// it.
+fn stream_routes<'a>(server: &Server, config: &'a VirtualServiceConfig) -> Vec<StreamRoute<'a>> {
+    let mut out: Vec<StreamRoute<'a>> = Vec::new();
+    for (index, route) in config.spec.tcp.iter().enumerate() {
+        let path = format!("spec.tcp[{index}]");
+        if route.r#match.is_empty() {
+            out.push((&route.route, Vec::new(), path));
+            continue;
+        }
+        for (position, m) in route.r#match.iter().enumerate() {
+            if applies(server, m.port, &m.gateways) {
+                let path = format!("{path}.match[{position}]");
+                out.push((&route.route, m.destination_subnets.clone(), path));
+            }
+        }
+    }
+    if !config.from_tls_route {
+        return out;
+    }
+    for (index, route) in config.spec.tls.iter().enumerate() {
+        for (position, m) in route.r#match.iter().enumerate() {
+            if applies(server, m.port, &m.gateways) {
+                let path = format!("spec.tls[{index}].match[{position}]");
+                out.push((&route.route, m.destination_subnets.clone(), path));
+            }
+        }
+    }
+    out
 }
 
 fn applies(server: &Server, port: u32, gateways: &[String]) -> bool {
@@ -193,7 +232,12 @@ fn passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<Gatewa
         }
         for (index, route) in config.spec.tls.iter().enumerate() {
             for (position, m) in route.r#match.iter().enumerate() {
-                let taken = |name: &String| out.iter().any(|chain| chain.sni.contains(name));
+                let taken = |name: &String| {
+                    let same = |chain: &GatewayChain| {
+                        chain.sni.contains(name) && chain.subnets == m.destination_subnets
+                    };
+                    out.iter().any(same)
+                };
                 if route.route.is_empty()
                     || !applies(server, m.port, &m.gateways)
                     || m.sni_hosts.iter().any(taken)
@@ -204,6 +248,7 @@ fn passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<Gatewa
                 out.push(GatewayChain {
                     server: server.clone(),
                     sni: m.sni_hosts.clone(),
+                    subnets: m.destination_subnets.clone(),
                     alpn: Vec::new(),
                     action: GatewayAction::Passthrough(action),
                     source: (
@@ -248,6 +293,7 @@ fn auto_passthrough(server: &Shared<Server>, context: &PlanContext<'_>) -> Vec<G
                 out.push(GatewayChain {
                     server: server.clone(),
                     sni: vec![cluster],
+                    subnets: Vec::new(),
                     alpn: MTLS_ALPN.map(str::to_owned).to_vec(),
                     action: GatewayAction::Passthrough(action),
                     source: (server.object.clone(), server.path.clone()),
@@ -312,7 +358,7 @@ fn build(
 
 fn chain_match(chain: &GatewayChain) -> Option<listener::FilterChainMatch> {
     let wildcard = chain.sni.is_empty() || chain.sni.iter().any(|name| name == "*");
-    if wildcard && chain.alpn.is_empty() {
+    if wildcard && chain.alpn.is_empty() && chain.subnets.is_empty() {
         return None;
     }
     Some(listener::FilterChainMatch {
@@ -321,6 +367,7 @@ fn chain_match(chain: &GatewayChain) -> Option<listener::FilterChainMatch> {
         } else {
             chain.sni.clone()
         },
+        prefix_ranges: chain.subnets.iter().filter_map(|text| cidr(text)).collect(),
         application_protocols: chain.alpn.clone(),
         ..Default::default()
     })

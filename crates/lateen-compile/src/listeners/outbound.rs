@@ -5,7 +5,10 @@
 mod plan;
 mod streams;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::filters::{self, Class, PLAINTEXT_HTTP_ALPN, RAW_TRANSPORT};
 use crate::mesh::{Mesh, OutboundPolicy};
@@ -131,9 +134,22 @@ impl ChainPlan {
             out.sort();
             out
         };
+        // Bits beyond a range's length mean nothing.
+        let ranges = |list: &[String]| {
+            let ranges = list.iter().filter_map(|text| cidr_network(text));
+            ranges.collect::<BTreeSet<IpNet>>()
+        };
         self.sniffed_http == other.sniffed_http
             && names(&self.sni) == names(&other.sni)
-            && names(&self.cidrs) == names(&other.cidrs)
+            && ranges(&self.cidrs) == ranges(&other.cidrs)
+    }
+}
+
+/// The network that an address or range means.
+fn cidr_network(text: &str) -> Option<IpNet> {
+    match text.split_once('/') {
+        Some(_) => text.parse().ok().map(|net: IpNet| net.trunc()),
+        None => text.parse::<std::net::IpAddr>().ok().map(IpNet::from),
     }
 }
 

@@ -9,9 +9,11 @@ use lateen_api::networking::{
 };
 
 use crate::proto::{
-    any, bool_value, core, duration, envoy_type, exact, extensions, inline_string, re2, route,
-    runtime_percent, u32_value,
+    any, bool_value, core, duration, envoy_type, exact, extensions, inline_string, matcher, re2,
+    route, runtime_percent, u32_value,
 };
+
+use crate::snapshot::Semantics;
 
 use super::matches::string_matcher;
 use super::translate::RouteContext;
@@ -204,13 +206,19 @@ pub(super) fn destinations(
         ..Default::default()
     };
     set_max_grpc_timeout(&mut action, timeout);
+    if context.semantics == Semantics::Gateway {
+        use route::route_action::ClusterNotFoundResponseCode as Missing;
+        action.cluster_not_found_response_code = Missing::InternalServerError as i32;
+    }
     let mut authority = authority;
     if let Some(rewrite) = &written.rewrite {
         if let Some(regex) = &rewrite.uri_regex_rewrite {
-            action.regex_rewrite = Some(crate::proto::matcher::RegexMatchAndSubstitute {
+            action.regex_rewrite = Some(matcher::RegexMatchAndSubstitute {
                 pattern: Some(re2(&regex.r#match)),
                 substitution: regex.rewrite.clone(),
             });
+        } else if rewrite.uri == "/" && context.semantics == Semantics::Gateway {
+            action.regex_rewrite = Some(without_prefix(out.r#match.as_ref()));
         } else if !rewrite.uri.is_empty() {
             action.prefix_rewrite.clone_from(&rewrite.uri);
         }
@@ -232,6 +240,35 @@ pub(super) fn destinations(
         }
     }
     out.action = Some(route::route::Action::Route(action));
+}
+
+/// Takes a prefix of whole segments away; what is left begins with a slash.
+fn without_prefix(matched: Option<&route::RouteMatch>) -> matcher::RegexMatchAndSubstitute {
+    let prefix = match matched.and_then(|matched| matched.path_specifier.as_ref()) {
+        Some(route::route_match::PathSpecifier::PathSeparatedPrefix(prefix)) => prefix.as_str(),
+        _ => "",
+    };
+    matcher::RegexMatchAndSubstitute {
+        pattern: Some(re2(&format!("^{}(/?)(.*)", literal(prefix)))),
+        substitution: r"/\2".to_owned(),
+    }
+}
+
+/// A text as an expression that means just it.
+fn literal(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if !(c.is_alphanumeric()
+            || matches!(
+                c,
+                '/' | '_' | '%' | '~' | '!' | '@' | '=' | ',' | ':' | ';' | '\''
+            ))
+        {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Envoy deprecated the field for one that stock clients of older versions do not read; Istio still sends it.

@@ -9,7 +9,7 @@ use crate::host::{self, with_port};
 use crate::proto::route;
 use crate::rules::MergedRule;
 use crate::shared::Shared;
-use crate::snapshot::VirtualServiceConfig;
+use crate::snapshot::{Semantics, VirtualServiceConfig};
 
 use super::configuration;
 use super::matches::is_catch_all;
@@ -88,6 +88,7 @@ fn add_routes(
         destinations: &inputs.destinations,
         rules: &inputs.rules,
         default_retry: inputs.default_retry.as_ref(),
+        semantics: Semantics::default(),
     };
     let built = routes(config, &context);
     if built.is_empty() {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lateen_api::networking::{HttpMatchRequest, StringMatch};
 
 use crate::proto::{bool_value, exact, matcher, prefix, re2, route, safe_regex};
+use crate::snapshot::Semantics;
 
 use route::header_matcher::HeaderMatchSpecifier;
 use route::query_parameter_matcher::QueryParameterMatchSpecifier;
@@ -16,7 +17,10 @@ const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
 const JWT_PAYLOAD: &str = "payload";
 
 /// The match of a route; everything if there is none.
-pub(super) fn route_match(written: Option<&HttpMatchRequest>) -> route::RouteMatch {
+pub(super) fn route_match(
+    written: Option<&HttpMatchRequest>,
+    semantics: Semantics,
+) -> route::RouteMatch {
     let mut out = route::RouteMatch {
         path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
         ..Default::default()
@@ -33,7 +37,7 @@ pub(super) fn route_match(written: Option<&HttpMatchRequest>) -> route::RouteMat
         out.headers
             .extend(value.as_ref().map(|value| header(name, value)));
     }
-    if let Some(path) = written.uri.as_ref().and_then(path) {
+    if let Some(path) = written.uri.as_ref().and_then(|uri| path(uri, semantics)) {
         out.path_specifier = Some(path);
     }
     out.case_sensitive = bool_value(!written.ignore_uri_case);
@@ -45,10 +49,14 @@ pub(super) fn route_match(written: Option<&HttpMatchRequest>) -> route::RouteMat
     out
 }
 
-fn path(uri: &StringMatch) -> Option<PathSpecifier> {
+fn path(uri: &StringMatch, semantics: Semantics) -> Option<PathSpecifier> {
     match uri {
         StringMatch::Present => None,
         StringMatch::Exact(path) => Some(PathSpecifier::Path(path.clone())),
+        StringMatch::Prefix(prefix) if semantics.splits_at_slashes() && prefix != "/" => {
+            let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+            Some(PathSpecifier::PathSeparatedPrefix(prefix.to_owned()))
+        }
         StringMatch::Prefix(prefix) => Some(PathSpecifier::Prefix(prefix.clone())),
         StringMatch::Regex(regex) => Some(PathSpecifier::SafeRegex(re2(regex))),
     }
@@ -221,7 +229,7 @@ mod tests {
             ]),
             ..Default::default()
         };
-        let built = route_match(Some(&written));
+        let built = route_match(Some(&written), Semantics::Istio);
         assert!(built.headers[0].invert_match && built.headers[0].treat_missing_header_as_empty);
         assert!(built.headers[1].invert_match && !built.headers[1].treat_missing_header_as_empty);
     }

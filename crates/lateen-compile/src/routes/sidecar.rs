@@ -11,7 +11,7 @@ use crate::names::{self, MESH_GATEWAY, ObjectRef};
 use crate::proto::route;
 use crate::rules::MergedRule;
 use crate::shared::Shared;
-use crate::snapshot::VirtualServiceConfig;
+use crate::snapshot::{Semantics, VirtualServiceConfig};
 
 use super::translate::{DestinationFacts, RouteContext, routes, service_hash};
 use super::{catch_all, configuration, default_route};
@@ -87,6 +87,7 @@ fn wrappers(inputs: &SidecarRouteInputs) -> Vec<Wrapper<'_>> {
         destinations: &inputs.destinations,
         rules: &inputs.rules,
         default_retry: inputs.default_retry.as_ref(),
+        semantics: Semantics::default(),
     };
     let mut out = Vec::new();
     for config in &inputs.virtual_services {
@@ -182,6 +183,14 @@ fn for_virtual_service<'a>(
                 .into_iter()
                 .filter(|s| owners.get(s.hostname.as_str()) == Some(&&config.object)),
         );
+    }
+    if config.semantics == Semantics::Gateway {
+        // A route for a service is its producer's or, for his own namespace, its consumer's; nobody else's.
+        let namespace = &config.object.namespace;
+        services.retain(|s| s.namespace == *namespace || inputs.namespace == *namespace);
+        if services.is_empty() {
+            return Vec::new();
+        }
     }
     let mut by_port: BTreeMap<u32, Vec<&Shared<Service>>> = BTreeMap::new();
     for service in services {

@@ -12,7 +12,7 @@ use crate::names;
 use crate::proto::{any, route};
 use crate::rules::MergedRule;
 use crate::shared::Shared;
-use crate::snapshot::VirtualServiceConfig;
+use crate::snapshot::{Semantics, VirtualServiceConfig};
 
 use super::actions;
 use super::matches::{is_catch_all, route_match};
@@ -41,6 +41,8 @@ pub(crate) struct RouteContext<'a> {
     pub(crate) destinations: &'a BTreeMap<String, DestinationFacts>,
     pub(crate) rules: &'a BTreeMap<String, Shared<MergedRule>>,
     pub(crate) default_retry: Option<&'a HttpRetry>,
+    /// Whose rules the virtual service follows.
+    pub(crate) semantics: Semantics,
 }
 
 impl<'a> RouteContext<'a> {
@@ -132,6 +134,10 @@ pub(crate) fn routes(
     config: &VirtualServiceConfig,
     context: &RouteContext<'_>,
 ) -> Vec<route::Route> {
+    let context = &RouteContext {
+        semantics: config.semantics,
+        ..*context
+    };
     let mut out: Vec<route::Route> = Vec::new();
     for (index, written) in config.spec.http.iter().enumerate() {
         if written.r#match.is_empty() {
@@ -166,7 +172,7 @@ fn one(
     let changes = actions::header_changes(written.headers.as_ref());
     let mut out = route::Route {
         name: name(written, m),
-        r#match: Some(route_match(m)),
+        r#match: Some(route_match(m, context.semantics)),
         metadata: metadata(config, index, position).build(),
         stat_prefix: m.map_or_else(String::new, |m| m.stat_prefix.clone()),
         request_headers_to_add: changes.request_add,
@@ -233,6 +239,7 @@ fn operation(built: &route::Route, name: &str, port: u32) -> String {
         .and_then(|m| m.path_specifier.as_ref())
     {
         Some(PathSpecifier::Prefix(prefix)) => format!("{prefix}*"),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => format!("{prefix}*"),
         Some(PathSpecifier::Path(path)) => path.clone(),
         Some(PathSpecifier::SafeRegex(regex)) => regex.regex.clone(),
         _ => "/*".to_owned(),

@@ -191,10 +191,22 @@ impl<'a> Sources<'a> {
             return Vec::new();
         };
         if written.spec.selector.is_empty() {
-            return self.listed_endpoints(service, port);
+            let mut out = self.sliced_endpoints(service, port);
+            if !self.slices.contains_key(&key_of(service)) {
+                out.extend(self.listed_endpoints(service, port));
+            }
+            return out;
         }
-        let mut out = Vec::new();
+        // Kubernetes adds what somebody else sliced to what the selector finds; what is in a slice is known better.
+        let mut out = self.sliced_endpoints(service, port);
+        let sliced: BTreeSet<String> = out
+            .iter()
+            .flat_map(|(endpoint, _)| endpoint.addresses.iter().cloned())
+            .collect();
         for pod in self.pods_of(&service.namespace, &written.spec.selector) {
+            if pod.ips.iter().any(|ip| sliced.contains(&ip.to_string())) {
+                continue;
+            }
             let Some(number) = target_port(written_port, pod) else {
                 continue;
             };
@@ -237,11 +249,10 @@ impl<'a> Sources<'a> {
         })
     }
 
-    /// Endpoints that somebody listed: slices first, else the older form.
-    fn listed_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
-        let key = (service.namespace.as_str(), service.name.as_str());
+    /// Endpoints in slices.
+    fn sliced_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
         let mut out = Vec::new();
-        for slice in self.slices.get(&key).into_iter().flatten() {
+        for slice in self.slices.get(&key_of(service)).into_iter().flatten() {
             let Some(number) = listed_port(&slice.ports, port) else {
                 continue;
             };
@@ -257,12 +268,15 @@ impl<'a> Sources<'a> {
                 }
             }
         }
-        if self.slices.contains_key(&key) {
-            return out;
-        }
+        out
+    }
+
+    /// Endpoints in the older form.
+    fn listed_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
+        let mut out = Vec::new();
         for subset in self
             .lists
-            .get(&key)
+            .get(&key_of(service))
             .into_iter()
             .flat_map(|list| &list.subsets)
         {
@@ -458,6 +472,11 @@ impl<'a> Sources<'a> {
             .port(port)
             != MtlsMode::Disable
     }
+}
+
+/// Namespace and name, the key of lists of endpoints.
+fn key_of(service: &Service) -> (&str, &str) {
+    (&service.namespace, &service.name)
 }
 
 /// A pod that is being ended keeps its place behind its services, so that its own sidecar goes on serving what it has; it is

@@ -11,8 +11,8 @@ use crate::diagnostics::{DELEGATE, DELEGATE_CONFLICT, on_resource};
 use crate::host;
 use crate::model::Visibility;
 use crate::names::{MESH_GATEWAY, ObjectRef};
-use crate::shared::Shared;
 
+use super::derived::Aged;
 use super::{SnapshotInputs, reference, sorted};
 
 /// A virtual service ready to be used.
@@ -24,8 +24,54 @@ pub(crate) struct VirtualServiceConfig {
     /// The gateways it is bound to: `mesh` or `namespace/name`.
     pub(crate) gateways: Vec<String>,
     pub(crate) visibility: Visibility,
+    /// Whose rules it follows.
+    pub(crate) semantics: Semantics,
+    /// Whether it was a TLSRoute, whose routes are for servers that end TLS, too.
+    pub(crate) from_tls_route: bool,
     /// Where each HTTP route came from, in the order of the routes.
     pub(crate) http_sources: Vec<RouteSource>,
+}
+
+/// What an object was before it became a virtual service. Source: Istio, `internal.istio.io/route-semantics`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Semantics {
+    /// A VirtualService.
+    #[default]
+    Istio,
+    /// A Kubernetes Ingress: prefixes end at slashes.
+    Ingress,
+    /// A route of the Gateway API: prefixes end at slashes, a backend that is not there is answered with 500, and routes for a
+    /// service are the producer's or the consumer's own.
+    Gateway,
+}
+
+impl Semantics {
+    /// Whether a prefix of a path matches whole segments only.
+    pub(crate) fn splits_at_slashes(self) -> bool {
+        self != Self::Istio
+    }
+}
+
+/// What a control plane that converts other kinds by itself writes on what it made.
+const ROUTE_SEMANTICS: &str = "internal.istio.io/route-semantics";
+const PARENTS: &str = "internal.istio.io/parents";
+
+fn semantics(resource: &Resource) -> Semantics {
+    match resource
+        .meta
+        .annotations
+        .get(ROUTE_SEMANTICS)
+        .map(String::as_str)
+    {
+        Some("ingress") => Semantics::Ingress,
+        Some("gateway") => Semantics::Gateway,
+        _ => Semantics::Istio,
+    }
+}
+
+fn is_from_tls_route(resource: &Resource) -> bool {
+    let parents = resource.meta.annotations.get(PARENTS);
+    parents.is_some_and(|names| names.starts_with("TLSRoute/"))
 }
 
 /// The field an HTTP route came from, and those its matches did.
@@ -63,7 +109,7 @@ impl RouteSource {
 /// Every virtual service that has hosts, in order of precedence.
 pub(super) fn configs(
     inputs: &SnapshotInputs,
-) -> (Vec<Shared<VirtualServiceConfig>>, Vec<Diagnostic>) {
+) -> (Vec<Aged<VirtualServiceConfig>>, Vec<Diagnostic>) {
     let resolved: Vec<(&Resource, VirtualService)> = sorted::<VirtualService>(&inputs.resources)
         .into_iter()
         .map(|(resource, spec)| {
@@ -98,8 +144,10 @@ pub(super) fn configs(
             } else {
                 spec.gateways.clone()
             };
-            Shared::new(VirtualServiceConfig {
+            let item = VirtualServiceConfig {
                 visibility: visibility(resource, spec),
+                semantics: semantics(resource),
+                from_tls_route: is_from_tls_route(resource),
                 spec: VirtualService {
                     http,
                     ..spec.clone()
@@ -107,7 +155,11 @@ pub(super) fn configs(
                 gateways,
                 http_sources,
                 object,
-            })
+            };
+            Aged {
+                since: resource.meta.creation_timestamp.clone(),
+                item,
+            }
         })
         .collect();
     (configs, diagnostics)

@@ -85,6 +85,8 @@ pub(super) struct Binding {
     binds_port: bool,
     /// Addresses to match instead of binding to.
     pub(super) cidrs: Vec<String>,
+    /// Whether those are the addresses of one endpoint, so that no name is needed to know what is meant.
+    pub(super) single_host: bool,
 }
 
 impl Binding {
@@ -100,7 +102,7 @@ impl Binding {
         Self {
             binds,
             binds_port,
-            cidrs: Vec::new(),
+            ..Self::default()
         }
     }
 }
@@ -162,7 +164,9 @@ fn add_service_port(
         add(context, egress, entries, want);
         return;
     }
-    // Clients of a headless service choose an address themselves: one listener for each they may choose.
+    let by_chain =
+        context.snapshot.settings().features.headless_filter_chains && port.protocol.is_tcp();
+    // Clients of a headless service choose an address themselves: one listener, or one chain, for each they may choose.
     for endpoint in endpoints
         .iter()
         .filter(|endpoint| endpoint.health == Health::Healthy)
@@ -175,8 +179,7 @@ fn add_service_port(
         if own || !all_ip {
             continue;
         }
-        let mut want = want.clone();
-        want.binding.binds = endpoint
+        let reachable: Vec<String> = endpoint
             .addresses
             .iter()
             .filter(|address| {
@@ -185,9 +188,18 @@ fn add_service_port(
             })
             .cloned()
             .collect();
-        if !want.binding.binds.is_empty() {
-            add(context, egress, entries, want);
+        if reachable.is_empty() {
+            continue;
         }
+        let mut want = want.clone();
+        if by_chain {
+            want.binding.binds = owned(context.view.ip_mode.wildcards());
+            want.binding.cidrs = reachable;
+            want.binding.single_host = true;
+        } else {
+            want.binding.binds = reachable;
+        }
+        add(context, egress, entries, want);
     }
 }
 
@@ -207,6 +219,10 @@ fn add(context: &PlanContext<'_>, egress: &EgressScope, entries: &mut Entries, m
             Handling::Http => wildcards.clone(),
             Handling::Tcp | Handling::Auto => own_binds(context, &mut want, &wildcards),
         };
+        let several = want.binding.binds.len() > 1 && want.binding.binds != wildcards;
+        if several && want.service.registry == Registry::External {
+            return add_each_address(context, egress, entries, &want);
+        }
     }
     let key = (want.binding.binds[0].clone(), want.port.number);
     if entries.get(&key).is_some_and(|entry| entry.locked) {
@@ -240,6 +256,20 @@ fn add(context: &PlanContext<'_>, egress: &EgressScope, entries: &mut Entries, m
             }
             entry.protocol = protocol;
         }
+    }
+}
+
+/// Several ServiceEntries may name the same address, and one of them others beside it: each address is shared for itself.
+fn add_each_address(
+    context: &PlanContext<'_>,
+    egress: &EgressScope,
+    entries: &mut Entries,
+    want: &Want<'_>,
+) {
+    for bind in &want.binding.binds {
+        let mut one = want.clone();
+        one.binding.binds = vec![bind.clone()];
+        add(context, egress, entries, one);
     }
 }
 

@@ -123,7 +123,7 @@ fn tls_chains(
         out.push(own_chain(
             context,
             want,
-            wildcard || !want.binding.cidrs.is_empty(),
+            (wildcard || !want.binding.cidrs.is_empty()) && !want.binding.single_host,
         ));
     }
     out

@@ -17,6 +17,9 @@ use super::case::{Case, EndpointPriorities, LocalityText, ProxyType};
 /// Documents without a namespace are in this one.
 const DEFAULT_NAMESPACE: &str = "default";
 
+/// The code of "the server cannot share the port with another".
+const GATEWAY_CONFLICT: &str = "LAT3004";
+
 /// A case's mesh, ready to be asked.
 pub(super) struct World {
     pub(super) program: Program,
@@ -66,6 +69,12 @@ impl World {
             rejections,
             remarks,
         })
+    }
+
+    /// Whether the compiler said that servers of Gateways exclude each other.
+    pub(super) fn tells_ambiguous_servers(&self) -> bool {
+        let mut found = self.compiled.diagnostics.iter();
+        found.any(|diagnostic| diagnostic.code == GATEWAY_CONFLICT)
     }
 
     /// Whether a listener was refused because two of its filter chains have the same conditions.
