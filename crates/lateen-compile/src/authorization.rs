@@ -1,15 +1,18 @@
-//! AuthorizationPolicy to Envoy's RBAC filters.
+//! AuthorizationPolicy to Envoy's RBAC and ext_authz filters.
 //!
 //! The order is Istio's: CUSTOM, then (after authentication) AUDIT, DENY, ALLOW. Where a rule cannot be expressed, a denial gets
 //! broader and an allowance is left out: a policy is never served looser than it was written.
 
 mod matchers;
+mod provider;
 mod rules;
+mod trust_domains;
 
 use std::collections::{BTreeMap, HashMap};
 
 use lateen_api::security::{Action, AuthorizationPolicy};
 
+use crate::attachment::Workload;
 use crate::names::ObjectRef;
 use crate::proto::{any, extensions, hcm, http_filter, listener, network_filter, rbac};
 use crate::shared::Shared;
@@ -17,9 +20,15 @@ use crate::snapshot::Snapshot;
 
 use extensions::filters::http::rbac::v3::Rbac as HttpRbac;
 use extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
+pub(crate) use provider::{Authorizer, resolve};
+use trust_domains::TrustDomains;
 
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
+const HTTP_EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
+const NETWORK_EXT_AUTHZ: &str = "envoy.filters.network.ext_authz";
+/// The prefix of the network filters' statistics.
+const TCP_STAT_PREFIX: &str = "tcp.";
 
 /// A policy with what its annotations say.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,42 +39,100 @@ pub(crate) struct PolicyConfig {
     pub(crate) dry_run: bool,
 }
 
+impl PolicyConfig {
+    /// The provider a CUSTOM policy names.
+    pub(crate) fn provider(&self) -> Option<&str> {
+        (self.spec.action == Action::Custom).then(|| {
+            let provider = self.spec.provider.as_ref();
+            provider.map_or("", |provider| provider.name.as_str())
+        })
+    }
+}
+
 /// The policies of a workload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Policies {
     list: Vec<Shared<PolicyConfig>>,
-    /// The mesh's trust domain, then its former ones.
-    trust_domains: Vec<String>,
+    trust_domains: TrustDomains,
+    /// The authorizers that CUSTOM policies name; none for a name that is no usable provider.
+    providers: BTreeMap<String, Option<Authorizer>>,
 }
 
 impl Policies {
     /// The policies that hold for a workload.
-    pub(crate) fn of_workload(
-        snapshot: &Snapshot,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Self {
-        let list = snapshot.authorization(namespace, labels);
+    pub(crate) fn of_workload(snapshot: &Snapshot, workload: &Workload<'_>) -> Self {
+        let list = snapshot.authorization(workload);
         if list.is_empty() {
             return Self::default();
         }
         let mesh = snapshot.mesh();
-        let mut trust_domains = vec![mesh.trust_domain.clone()];
-        trust_domains.extend(mesh.trust_domain_aliases.iter().cloned());
+        let providers = list
+            .iter()
+            .filter_map(|policy| policy.provider())
+            .map(|name| (name.to_owned(), snapshot.authorizer(name).ok()))
+            .collect();
         Self {
             list,
-            trust_domains,
+            trust_domains: TrustDomains::new(&mesh.trust_domain, &mesh.trust_domain_aliases),
+            providers,
         }
     }
 
-    /// The filters of HTTP connections.
+    /// The filters of HTTP connections that ask external authorizers. They stand before authentication.
+    pub(crate) fn custom_http_filters(&self) -> Vec<hcm::HttpFilter> {
+        let mut out = Vec::new();
+        for (provider, custom) in self.custom(Protocol::Http) {
+            let authorizer = custom.authorizer.map(|authorizer| {
+                http_filter(HTTP_EXT_AUTHZ, any(&authorizer.http_filter(provider)))
+            });
+            let shadow = authorizer.is_some();
+            out.push(http_filter(
+                HTTP_RBAC,
+                any(&HttpRbac {
+                    shadow_rules_stat_prefix: custom.shadow_prefix(shadow),
+                    shadow_rules: shadow.then(|| custom.rules.clone()),
+                    rules: (!shadow).then(|| custom.denial()),
+                    ..Default::default()
+                }),
+            ));
+            out.extend(authorizer);
+        }
+        out
+    }
+
+    /// The filters of opaque connections that ask external authorizers.
+    pub(crate) fn custom_network_filters(&self) -> Vec<listener::Filter> {
+        let mut out = Vec::new();
+        for (provider, custom) in self.custom(Protocol::Tcp) {
+            let authorizer = custom.authorizer.map(|found| found.tcp_filter(provider));
+            if authorizer == Some(None) {
+                continue; // an authorizer that only knows HTTP is not asked about connections (Istio)
+            }
+            let shadow = authorizer.is_some();
+            out.push(network_filter(
+                NETWORK_RBAC,
+                any(&NetworkRbac {
+                    shadow_rules_stat_prefix: custom.shadow_prefix(shadow),
+                    shadow_rules: shadow.then(|| custom.rules.clone()),
+                    rules: (!shadow).then(|| custom.denial()),
+                    stat_prefix: TCP_STAT_PREFIX.to_owned(),
+                    ..Default::default()
+                }),
+            ));
+            if let Some(Some(filter)) = authorizer {
+                out.push(network_filter(NETWORK_EXT_AUTHZ, any(&filter)));
+            }
+        }
+        out
+    }
+
+    /// The filters of HTTP connections that decide by themselves. They stand after authentication.
     pub(crate) fn http_filters(&self) -> Vec<hcm::HttpFilter> {
         let build = |built: Built| {
-            let stat_prefix = shadow_prefix(built.shadow.as_ref());
             let config = HttpRbac {
+                shadow_rules_stat_prefix: shadow_prefix(built.shadow.as_ref()),
                 rules: built.enforced,
                 shadow_rules: built.shadow,
-                shadow_rules_stat_prefix: stat_prefix,
                 ..Default::default()
             };
             http_filter(HTTP_RBAC, any(&config))
@@ -73,15 +140,14 @@ impl Policies {
         self.build(Protocol::Http).into_iter().map(build).collect()
     }
 
-    /// The filters of opaque connections.
+    /// The filters of opaque connections that decide by themselves.
     pub(crate) fn network_filters(&self) -> Vec<listener::Filter> {
         let build = |built: Built| {
-            let shadow_prefix = shadow_prefix(built.shadow.as_ref());
             let config = NetworkRbac {
+                shadow_rules_stat_prefix: shadow_prefix(built.shadow.as_ref()),
                 rules: built.enforced,
                 shadow_rules: built.shadow,
-                shadow_rules_stat_prefix: shadow_prefix,
-                stat_prefix: "tcp.".to_owned(),
+                stat_prefix: TCP_STAT_PREFIX.to_owned(),
                 ..Default::default()
             };
             network_filter(NETWORK_RBAC, any(&config))
@@ -92,8 +158,6 @@ impl Policies {
     /// One filter per kind of action that any policy has.
     fn build(&self, protocol: Protocol) -> Vec<Built> {
         [
-            // Nobody answers for an external authorizer here yet: what it would be asked about is refused.
-            (Action::Custom, rbac::rbac::Action::Deny),
             (Action::Audit, rbac::rbac::Action::Log),
             (Action::Deny, rbac::rbac::Action::Deny),
             (Action::Allow, rbac::rbac::Action::Allow),
@@ -120,32 +184,55 @@ impl Policies {
             } else {
                 &mut built.enforced
             };
-            let rules = slot.get_or_insert_with(|| rbac::Rbac {
-                action: effect as i32,
-                policies: HashMap::new(),
-                ..Default::default()
-            });
-            rules.policies.extend(self.policy(policy, effect, protocol));
+            let rules = slot.get_or_insert_with(|| no_rules(effect));
+            rules
+                .policies
+                .extend(self.policy(policy, "", effect, protocol));
         }
         (built.enforced.is_some() || built.shadow.is_some()).then_some(built)
+    }
+
+    /// The rules that decide what authorizers are asked about, by provider. A workload has one provider at most: which of several
+    /// were to be asked first would be chance, so none is asked and all that their policies match is denied.
+    ///
+    /// Dry runs are left out: nothing can record what an authorizer would have said.
+    fn custom(&self, protocol: Protocol) -> BTreeMap<&str, Custom<'_>> {
+        let mut out: BTreeMap<&str, Custom<'_>> = BTreeMap::new();
+        for policy in &self.list {
+            let Some(provider) = policy.provider().filter(|_| !policy.dry_run) else {
+                continue;
+            };
+            let custom = out.entry(provider).or_insert_with(|| Custom {
+                authorizer: self.providers.get(provider).and_then(Option::as_ref),
+                rules: no_rules(rbac::rbac::Action::Deny),
+            });
+            let prefix = match provider {
+                "" => format!("{}-", provider::MATCH_PREFIX),
+                name => format!("{}-{name}-", provider::MATCH_PREFIX),
+            };
+            let rules = self.policy(policy, &prefix, rbac::rbac::Action::Deny, protocol);
+            custom.rules.policies.extend(rules);
+        }
+        if out.len() > 1 {
+            for custom in out.values_mut() {
+                custom.authorizer = None;
+            }
+        }
+        out
     }
 
     /// The rules of a policy, by the names Istio gives them; one that never matches if it has none.
     fn policy(
         &self,
         policy: &PolicyConfig,
+        prefix: &str,
         effect: rbac::rbac::Action,
         protocol: Protocol,
     ) -> Vec<(String, rbac::Policy)> {
         let object = &policy.object;
-        let suffix = if policy.spec.action == Action::Custom {
-            "-deny-due-to-bad-CUSTOM-action"
-        } else {
-            ""
-        };
         let name = |index: usize| {
             format!(
-                "ns[{}]-policy[{}]-rule[{index}]{suffix}",
+                "{prefix}ns[{}]-policy[{}]-rule[{index}]",
                 object.namespace, object.name
             )
         };
@@ -182,11 +269,51 @@ struct Built {
     shadow: Option<rbac::Rbac>,
 }
 
-/// Where the verdict of rules that are only recorded is found.
-fn shadow_prefix(rules: Option<&rbac::Rbac>) -> String {
-    match rules.map(|rules| rules.action()) {
-        Some(rbac::rbac::Action::Allow) => "istio_dry_run_allow_".to_owned(),
-        Some(rbac::rbac::Action::Deny) => "istio_dry_run_deny_".to_owned(),
-        _ => String::new(),
+/// The policies of one external authorizer.
+struct Custom<'a> {
+    /// None if it cannot be asked.
+    authorizer: Option<&'a Authorizer>,
+    rules: rbac::Rbac,
+}
+
+impl Custom<'_> {
+    /// Denies what the authorizer would be asked about.
+    fn denial(&self) -> rbac::Rbac {
+        let named = |(name, policy): (&String, &rbac::Policy)| {
+            (
+                format!("{name}-deny-due-to-bad-CUSTOM-action"),
+                policy.clone(),
+            )
+        };
+        rbac::Rbac {
+            policies: self.rules.policies.iter().map(named).collect(),
+            ..no_rules(rbac::rbac::Action::Deny)
+        }
+    }
+
+    fn shadow_prefix(&self, shadow: bool) -> String {
+        let prefix = if shadow { provider::SHADOW_PREFIX } else { "" };
+        prefix.to_owned()
     }
 }
+
+fn no_rules(action: rbac::rbac::Action) -> rbac::Rbac {
+    rbac::Rbac {
+        action: action as i32,
+        policies: HashMap::new(),
+        ..Default::default()
+    }
+}
+
+/// Where the verdict of rules that are only recorded is found. Istio sets it without such rules, too.
+fn shadow_prefix(rules: Option<&rbac::Rbac>) -> String {
+    let action = rules.map(rbac::Rbac::action);
+    match action.unwrap_or(rbac::rbac::Action::Allow) {
+        rbac::rbac::Action::Allow => "istio_dry_run_allow_".to_owned(),
+        rbac::rbac::Action::Deny => "istio_dry_run_deny_".to_owned(),
+        rbac::rbac::Action::Log => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

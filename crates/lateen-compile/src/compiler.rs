@@ -11,6 +11,7 @@ use lateen_api::networking::ClientTlsMode;
 use lateen_envoy::{Resource, ResourceSet, Resources, TypeUrl};
 use prost::{Message, Name};
 
+use crate::attachment::Workload;
 use crate::clusters::InboundClusterInputs;
 use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Mode, Place};
 use crate::diagnostics::{SIDECAR_CREDENTIAL, on_object};
@@ -337,6 +338,14 @@ impl<'a> Proxy<'a> {
             node,
             labels: pod.map_or(&node.labels, |pod| &pod.labels),
             locality,
+        }
+    }
+
+    /// What policies are looked for by.
+    fn workload(&self) -> Workload<'a> {
+        Workload {
+            namespace: &self.node.namespace,
+            labels: self.labels,
         }
     }
 

@@ -27,6 +27,12 @@ pub(crate) const SIDECAR_CREDENTIAL: &str = "LAT3008";
 pub(crate) const INGRESS: &str = "LAT3020";
 /// A part of a route of the Gateway API that cannot be served.
 pub(crate) const ROUTE_PARENT: &str = "LAT3021";
+/// A policy that names something no workload of this mesh is.
+pub(crate) const UNKNOWN_TARGET: &str = "LAT3030";
+/// A CUSTOM policy whose authorizer cannot be asked.
+pub(crate) const BAD_AUTHORIZER: &str = "LAT3031";
+/// Two CUSTOM policies with different authorizers may meet at one workload.
+pub(crate) const SEVERAL_AUTHORIZERS: &str = "LAT3032";
 
 /// A finding about a resource that is at hand.
 pub(crate) fn on_resource(

@@ -7,6 +7,7 @@
 //! whatever order they come.
 
 mod accesslog;
+mod attachment;
 mod authorization;
 mod clusters;
 mod compiler;

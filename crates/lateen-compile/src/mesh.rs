@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::features::Features;
+use lateen_api::mesh::ExtensionProvider;
 use lateen_api::networking::{
     ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
 };
@@ -136,6 +137,8 @@ pub(crate) struct Mesh {
     pub(crate) default_connection_pool: Option<ConnectionPoolSettings>,
     pub(crate) default_outlier_detection: Option<OutlierDetection>,
     pub(crate) locality_lb: Option<LocalityLoadBalancerSetting>,
+    /// External authorizers, tracers, access logs: what policies name.
+    pub(crate) extension_providers: Vec<ExtensionProvider>,
 }
 
 impl Default for Mesh {
@@ -167,6 +170,7 @@ impl Default for Mesh {
             default_connection_pool: None,
             default_outlier_detection: None,
             locality_lb: None,
+            extension_providers: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod endpoints;
 mod http_route;
 mod ingress;
 mod mesh_config;
+mod policies;
 mod services;
 mod virtual_services;
 
@@ -16,10 +17,11 @@ use std::sync::Arc;
 
 use lateen_api::mesh::MeshConfig;
 use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
-use lateen_api::security::{AuthorizationPolicy, PeerAuthentication};
+use lateen_api::security::PeerAuthentication;
 use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
 
-use crate::authorization::PolicyConfig;
+use crate::attachment::Workload;
+use crate::authorization::{Authorizer, PolicyConfig};
 use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
 use crate::host;
 use crate::labels;
@@ -251,28 +253,46 @@ impl Snapshot {
         self.inner.peer_authentication.namespace_mode(namespace)
     }
 
-    /// The authorization policies of a workload: the root namespace's, then its own, those that select it or everything.
-    pub(crate) fn authorization(
-        &self,
-        namespace: &str,
-        labels: &BTreeMap<String, String>,
-    ) -> Vec<Shared<PolicyConfig>> {
+    /// The authorization policies of a workload: the root namespace's, then its own, those that are for it.
+    pub(crate) fn authorization(&self, workload: &Workload<'_>) -> Vec<Shared<PolicyConfig>> {
         let root = self.inner.settings.root_namespace.as_str();
-        let own = (namespace != root).then_some(namespace);
+        let own = (workload.namespace != root).then_some(workload.namespace);
         [Some(root), own]
             .into_iter()
             .flatten()
             .filter_map(|ns| self.inner.authorization.get(ns))
             .flatten()
-            .filter(|policy| {
-                policy
-                    .spec
-                    .selector
-                    .as_ref()
-                    .is_none_or(|selector| labels::is_subset(&selector.match_labels, labels))
-            })
+            .filter(|policy| policies::attachment(policy).includes(workload))
             .cloned()
             .collect()
+    }
+
+    /// An external authorizer of MeshConfig, or why there is none of the name.
+    pub(crate) fn authorizer(&self, name: &str) -> Result<Authorizer, String> {
+        let providers = &self.inner.mesh.extension_providers;
+        crate::authorization::resolve(providers, name, |service| self.provider_service(service))
+    }
+
+    /// The host name of the service that an extension provider names, as `host` or `namespace/host`. Source: Istio,
+    /// `model.LookupCluster`.
+    pub(crate) fn provider_service(&self, written: &str) -> Result<String, String> {
+        let (namespace, host) = match written.split_once('/') {
+            Some((namespace, host)) => (Some(namespace), host),
+            None => (None, written),
+        };
+        let known = self.inner.by_host.get(host).map_or(&[][..], Vec::as_slice);
+        let namespaces: BTreeSet<&str> = known
+            .iter()
+            .map(|&index| self.inner.services[index].namespace.as_str())
+            .filter(|found| namespace.is_none_or(|wanted| wanted == *found))
+            .collect();
+        match namespaces.len() {
+            0 => Err(format!("there is no service `{written}`")),
+            1 => Ok(host.to_owned()),
+            _ => Err(format!(
+                "`{written}` is in several namespaces: write `namespace/{written}`"
+            )),
+        }
     }
 
     /// A Secret.
@@ -377,7 +397,7 @@ impl Builder {
                     .collect(),
                 |gateway| &gateway.object,
             ),
-            authorization: policies(resources),
+            authorization: policies::authorization(resources),
             secrets: secrets(resources),
             pods: self
                 .inputs
@@ -392,12 +412,12 @@ impl Builder {
             rules,
             peer_authentication,
         };
-        (
-            Snapshot {
-                inner: Arc::new(inner),
-            },
-            self.diagnostics,
-        )
+        let snapshot = Snapshot {
+            inner: Arc::new(inner),
+        };
+        let found = policies::findings(&snapshot, &self.inputs.resources);
+        self.diagnostics.extend(found);
+        (snapshot, self.diagnostics)
     }
 
     fn peer_authentication(&self) -> PeerAuthIndex {
@@ -497,28 +517,6 @@ fn index<K: IntoIterator<Item = String>>(
                 list.push(position);
             }
         }
-    }
-    out
-}
-
-/// Policies by namespace. Those that name what they are for instead of selecting workloads are for the Gateway API, and are
-/// not for these.
-fn policies(resources: &[Resource]) -> BTreeMap<String, Vec<Shared<PolicyConfig>>> {
-    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for (resource, spec) in sorted::<AuthorizationPolicy>(resources) {
-        if spec.target_ref.is_some() || !spec.target_refs.is_empty() {
-            continue;
-        }
-        let dry_run = resource.meta.annotations.get("istio.io/dry-run");
-        let config = PolicyConfig {
-            object: reference(resource),
-            spec: spec.clone(),
-            dry_run: dry_run
-                .is_some_and(|value| matches!(value.as_str(), "true" | "1" | "t" | "T")),
-        };
-        out.entry(resource.namespace().to_owned())
-            .or_default()
-            .push(Shared::new(config));
     }
     out
 }

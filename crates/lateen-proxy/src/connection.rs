@@ -13,6 +13,7 @@
 
 mod detect;
 mod facts;
+mod filters;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -22,12 +23,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use lateen_telemetry::metrics::istio::{ConnectionSecurityPolicy, PeerId, PrincipalId};
-use lateen_traffic::filter::{NetworkFilter, NetworkFilterKind};
+use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::{FilterChain, ListenerFilterKind, TrafficDirection};
-use lateen_traffic::rbac::Subject;
-use lateen_traffic::request::FilterState;
 use lateen_traffic::tls::{DownstreamTls, ValidationSource};
-use lateen_traffic::value::Metadata;
 use lateen_traffic::{Listener, PeerTls};
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
@@ -203,7 +201,8 @@ async fn establish(
     let mut seen = bytes::BytesMut::new();
     let detected = detect(&mut tcp, &listener, &mut facts, &mut seen, SILENCE).await?;
     if detected == Detected::Silent
-        && let Some(speculation) = server_first(&worker, handle, &now, &listener, &facts)
+        && let Some(speculation) =
+            Box::pin(server_first(&worker, handle, &now, &listener, &facts)).await
     {
         match tcp::speculate(speculation, &tcp).await {
             tcp::Speculation::ServerSpoke(ready) => {
@@ -250,7 +249,7 @@ fn matching_chain(listener: &Listener, facts: &Facts) -> Option<Arc<FilterChain>
 }
 
 /// The TCP proxy that a connection without a word of its client would go to, if all agrees.
-fn server_first(
+async fn server_first(
     worker: &Rc<Worker>,
     handle: &Rc<ListenerHandle>,
     now: &Rc<Now>,
@@ -276,7 +275,7 @@ fn server_first(
         introduced: RefCell::default(),
         chain,
     });
-    match pass_filters(&connection) {
+    match filters::pass(&connection).await {
         Ok(Some(NetworkFilterKind::Tcp(proxy))) => {
             let proxy = Arc::clone(proxy);
             Some(tcp::Ready::new(connection, proxy))
@@ -361,41 +360,8 @@ fn verifies(tls: &DownstreamTls) -> bool {
     }
 }
 
-/// Applies network filters up to the terminal one, which is returned; `Ok(None)` if there is none.
-fn pass_filters(connection: &Connection) -> Result<Option<&NetworkFilterKind>, Refused> {
-    let (metadata, state) = (Metadata::default(), FilterState::default());
-    for NetworkFilter { kind, .. } in &connection.chain.filters {
-        match kind {
-            NetworkFilterKind::Rbac(rbac) => {
-                let peer = connection.peer_tls();
-                let allowed = connection.facts.with_info(|info| {
-                    let subject = Subject {
-                        connection: info,
-                        peer: &peer,
-                        request: None,
-                        dynamic_metadata: &metadata,
-                        filter_state: &state,
-                    };
-                    rbac.rules
-                        .as_ref()
-                        .is_none_or(|rules| rules.decide(&subject).allowed)
-                });
-                if !allowed {
-                    return Err(Refused::Denied);
-                }
-            }
-            NetworkFilterKind::Http(_)
-            | NetworkFilterKind::Tcp(_)
-            | NetworkFilterKind::Echo
-            | NetworkFilterKind::DirectResponse(_) => return Ok(Some(kind)),
-            _ => {}
-        }
-    }
-    Ok(None)
-}
-
 async fn run_filters(connection: Rc<Connection>, stream: Stream) -> Result<(), Refused> {
-    let terminal = pass_filters(&connection)?.cloned();
+    let terminal = filters::pass(&connection).await?.cloned();
     match terminal {
         Some(NetworkFilterKind::Http(manager)) => {
             let manager = connection.worker.manager(&manager, connection.direction);

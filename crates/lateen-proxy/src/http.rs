@@ -4,6 +4,7 @@
 
 pub(crate) mod body;
 pub(crate) mod exchange;
+mod ext_authz;
 mod filters;
 mod forward;
 pub(crate) mod grpc;

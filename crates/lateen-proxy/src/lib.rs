@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod connection;
 mod control;
+mod ext_authz;
 mod handle;
 mod http;
 mod inspect;

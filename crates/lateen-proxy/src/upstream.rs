@@ -1,5 +1,6 @@
 //! The upstream side of one worker: connections to hosts, pools of them, and getting one for a request.
 
+pub(crate) mod call;
 pub(crate) mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;

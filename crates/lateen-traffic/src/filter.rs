@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::cors::CorsPolicy;
+use crate::ext_authz::{ExtAuthz, NetworkExtAuthz, RouteSettings};
 use crate::fault::Fault;
 use crate::format::Format;
 use crate::hcm::HttpConnectionManager;
@@ -34,6 +35,8 @@ pub enum NetworkFilterKind {
     Tcp(Arc<TcpProxy>),
     /// `envoy.filters.network.rbac`.
     Rbac(RbacConfig),
+    /// `envoy.filters.network.ext_authz`.
+    ExtAuthz(Arc<NetworkExtAuthz>),
     /// `istio.metadata_exchange`.
     MetadataExchange(MetadataExchange),
     /// `istio.stats` on TCP.
@@ -114,8 +117,8 @@ pub enum HttpFilterKind {
     Rbac(RbacConfig),
     /// `envoy.filters.http.jwt_authn`.
     JwtAuthn(Arc<JwtAuthn>),
-    /// `envoy.filters.http.ext_authz`: kept as written.
-    ExtAuthz(Arc<RawConfig>),
+    /// `envoy.filters.http.ext_authz`.
+    ExtAuthz(Arc<ExtAuthz>),
     /// `envoy.filters.http.local_ratelimit`.
     LocalRateLimit(Arc<LocalRateLimit>),
     /// `envoy.filters.http.grpc_stats`.
@@ -312,6 +315,8 @@ pub enum FilterOverride {
     Buffer(u32),
     /// Another requirement on tokens.
     Jwt(RouteRequirement),
-    /// Settings as written (`ext_authz`).
+    /// What the external authorizer is told besides.
+    ExtAuthz(Arc<RouteSettings>),
+    /// Settings as written (`stateful_session`).
     Raw(Arc<RawConfig>),
 }

@@ -9,6 +9,7 @@ mod basic;
 mod cluster;
 mod endpoint;
 mod error;
+mod ext_authz;
 mod extension;
 mod hcm;
 mod headers;
@@ -28,10 +29,11 @@ use lateen_envoy::pb::envoy::config::{
     cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,
 };
 use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3 as sds;
-use lateen_envoy::pb::google::protobuf::Any;
+use lateen_envoy::pb::google::protobuf::{Any, Struct};
 
 pub use error::XdsError;
 
+use crate::value::Value;
 use crate::{Cluster, EndpointSet, Listener, RouteConfig, Secret};
 
 /// Compiles a listener. A listener without a name of its own gets that of the resource.
@@ -67,6 +69,11 @@ pub fn endpoints(any: &Any) -> Result<EndpointSet, XdsError> {
         &extension::message::<eds::ClusterLoadAssignment>(any)?,
         endpoint::Names::Forbidden,
     )
+}
+
+/// A struct, as metadata holds it.
+pub fn object(fields: &Struct) -> Value {
+    basic::object(fields)
 }
 
 /// Compiles a secret.

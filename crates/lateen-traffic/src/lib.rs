@@ -16,6 +16,7 @@ pub mod access_log;
 pub mod cluster;
 pub mod cors;
 pub mod endpoint;
+pub mod ext_authz;
 pub mod fault;
 pub mod filter;
 pub mod format;

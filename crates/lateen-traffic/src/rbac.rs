@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::matcher::{HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::request::{ConnectionInfo, FilterState, PeerTls, RequestView};
 use crate::tls::{SanMatcher, SanType};
-use crate::value::Metadata;
+use crate::value::{Metadata, Value};
 
 /// What the filter decides by.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +24,27 @@ pub struct RbacConfig {
     pub rules_stat_prefix: Arc<str>,
     /// The prefix of the shadow rules' statistics and dynamic metadata.
     pub shadow_rules_stat_prefix: Arc<str>,
+    /// Where the shadow rules' verdict goes.
+    pub shadow_keys: ShadowKeys,
+}
+
+/// Keys under which the verdict of shadow rules is found in dynamic metadata.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ShadowKeys {
+    /// The name of the policy that matched.
+    pub policy: Arc<str>,
+    /// `allowed` or `denied`.
+    pub result: Arc<str>,
+}
+
+impl ShadowKeys {
+    /// The keys below a prefix (`shadow_rules_stat_prefix`).
+    pub fn new(prefix: &str) -> Self {
+        Self {
+            policy: format!("{prefix}shadow_effective_policy_id").into(),
+            result: format!("{prefix}shadow_engine_result").into(),
+        }
+    }
 }
 
 /// `envoy.config.rbac.v3.RBAC`.
@@ -166,6 +187,31 @@ pub struct PolicyTrace {
     pub permission: bool,
     /// Whether who asks is in it.
     pub principal: bool,
+}
+
+impl RbacConfig {
+    /// Evaluates the rules that decide nothing; what they came to is to be noted by [`RbacConfig::note_shadow`].
+    pub fn shadow(&self, subject: &Subject<'_>) -> Option<RbacDecision<'_>> {
+        Some(self.shadow_rules.as_ref()?.decide(subject))
+    }
+
+    /// Writes the shadow rules' verdict into dynamic metadata, under the filter's name. A name that an earlier filter left stays
+    /// if no policy matched, as in Envoy.
+    pub fn note_shadow(&self, filter: &str, verdict: &RbacDecision<'_>, metadata: &mut Metadata) {
+        let result = if verdict.allowed { "allowed" } else { "denied" };
+        metadata.put(
+            filter,
+            &self.shadow_keys.result,
+            Value::String(result.into()),
+        );
+        if let Some(policy) = verdict.policy {
+            metadata.put(
+                filter,
+                &self.shadow_keys.policy,
+                Value::String(policy.clone()),
+            );
+        }
+    }
 }
 
 impl Rules {

@@ -57,6 +57,20 @@ impl Metadata {
         self.namespaces.insert(namespace.into(), value);
     }
 
+    /// Sets one field of a namespace; the others stay.
+    pub fn put(&mut self, namespace: &str, key: &Arc<str>, value: Value) {
+        let fields = match self.namespaces.get_mut(namespace) {
+            Some(fields) => fields,
+            None => self.namespaces.entry(namespace.into()).or_default(),
+        };
+        match fields {
+            Value::Struct(fields) => {
+                fields.insert(Arc::clone(key), value);
+            }
+            other => *other = Value::Struct(BTreeMap::from([(Arc::clone(key), value)])),
+        }
+    }
+
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.namespaces.is_empty()

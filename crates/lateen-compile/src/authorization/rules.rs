@@ -2,10 +2,11 @@
 
 use lateen_api::security::{Condition, Operation, Rule, Source};
 
-use crate::proto::{extension, extensions, matcher, prefix, rbac, safe_regex};
+use crate::proto::{exact, extension, extensions, matcher, prefix, rbac, safe_regex};
 
 use super::Protocol;
 use super::matchers::{claim, claim_text, filter_value, header, quote, range, suffix, text};
+use super::trust_domains::TrustDomains;
 use rbac::permission::Rule as PermissionRule;
 use rbac::principal::Identifier;
 
@@ -13,7 +14,7 @@ use rbac::principal::Identifier;
 pub(super) struct RuleContext<'a> {
     /// The policy's namespace, where accounts without one are.
     pub(super) namespace: &'a str,
-    pub(super) trust_domains: &'a [String],
+    pub(super) trust_domains: &'a TrustDomains,
     pub(super) effect: rbac::rbac::Action,
     pub(super) protocol: Protocol,
 }
@@ -337,35 +338,11 @@ fn principals(
     values: &[String],
     not_values: &[String],
 ) -> Made<Vec<rbac::Principal>> {
-    let values = in_all_trust_domains(context, values);
-    let not_values = in_all_trust_domains(context, not_values);
+    let values = context.trust_domains.principals(values);
+    let not_values = context.trust_domains.principals(not_values);
     clause(context, &values, &not_values, |value| {
         Ok(authenticated(text(value, "spiffe://")))
     })
-}
-
-/// An identity of this mesh counts whatever trust domain the mesh had when it was written. `cluster.local` stands for the
-/// mesh's own. Source: Istio, `trustdomain.Bundle`.
-fn in_all_trust_domains(context: &RuleContext<'_>, values: &[String]) -> Vec<String> {
-    let mut out: Vec<String> = Vec::new();
-    for value in values {
-        let own = value.split_once('/').filter(|(domain, _)| {
-            *domain == "cluster.local" || context.trust_domains.iter().any(|td| td == domain)
-        });
-        match own {
-            Some((_, rest)) => {
-                out.extend(
-                    context
-                        .trust_domains
-                        .iter()
-                        .map(|domain| format!("{domain}/{rest}")),
-                );
-            }
-            None => out.push(value.clone()),
-        }
-    }
-    out.dedup();
-    out
 }
 
 fn trust_domains(
@@ -373,20 +350,9 @@ fn trust_domains(
     values: &[String],
     not_values: &[String],
 ) -> Made<Vec<rbac::Principal>> {
-    let expand = |values: &[String]| -> Vec<String> {
-        let known =
-            |value: &String| value == "cluster.local" || context.trust_domains.contains(value);
-        let mut out: Vec<String> = values
-            .iter()
-            .filter(|value| !known(value))
-            .cloned()
-            .collect();
-        if values.iter().any(known) {
-            out.extend(context.trust_domains.iter().cloned());
-        }
-        out
-    };
-    clause(context, &expand(values), &expand(not_values), |value| {
+    let values = context.trust_domains.domains(values);
+    let not_values = context.trust_domains.domains(not_values);
+    clause(context, &values, &not_values, |value| {
         Ok(authenticated(match value.split_once('*') {
             None => prefix(&format!("spiffe://{value}/")),
             Some(("", "")) => prefix("spiffe://"),
@@ -416,28 +382,10 @@ fn service_account(own_namespace: &str, value: &str) -> rbac::Principal {
 
 /// `issuer/subject` of a verified token, with a wildcard at one end.
 fn request_principals(values: &[String]) -> rbac::Principal {
-    let any_text = || safe_regex(".+");
     let mut terms: Vec<rbac::Principal> = values
         .iter()
         .map(|value| {
-            let (issuer, subject) = match value.rsplit_once('/') {
-                Some((issuer, subject)) => (issuer, Some(subject)),
-                None => (value.as_str(), None),
-            };
-            let (issuer, subject) = match (value.as_str(), subject) {
-                ("*", _) => (any_text(), any_text()),
-                (v, None) if v.starts_with('*') => (any_text(), suffix(&v[1..])),
-                (v, None) if v.ends_with('*') => (prefix(&v[..v.len() - 1]), any_text()),
-                (_, subject) => {
-                    let subject = subject.unwrap_or_default();
-                    let subject_matcher = if subject.is_empty() {
-                        crate::proto::exact("")
-                    } else {
-                        text(subject, "")
-                    };
-                    (text(issuer, ""), subject_matcher)
-                }
-            };
+            let (issuer, subject) = request_principal(value);
             rbac::Principal::all(vec![
                 by_metadata(claim_text("iss", issuer)),
                 by_metadata(claim_text("sub", subject)),
@@ -449,6 +397,38 @@ fn request_principals(values: &[String]) -> rbac::Principal {
     } else {
         rbac::Principal::either(terms)
     }
+}
+
+/// What issuer and subject have to be. The last slash parts them, since issuers are often URLs. Source: Istio,
+/// `requestPrincipalGenerator`.
+fn request_principal(value: &str) -> (matcher::StringMatcher, matcher::StringMatcher) {
+    let anything = || safe_regex(".+");
+    if value == "*" {
+        return (anything(), anything());
+    }
+    let parts = value.rsplit_once('/');
+    if let Some(end) = value.strip_prefix('*') {
+        return match parts {
+            Some(("*", subject)) => (anything(), exact(subject)),
+            Some((issuer, subject)) => (
+                suffix(issuer.strip_prefix('*').unwrap_or(issuer)),
+                exact(subject),
+            ),
+            None => (anything(), suffix(end)),
+        };
+    }
+    if let Some(start) = value.strip_suffix('*') {
+        return match parts {
+            Some((issuer, "*")) => (exact(issuer), anything()),
+            Some((issuer, subject)) => (
+                exact(issuer),
+                prefix(subject.strip_suffix('*').unwrap_or(subject)),
+            ),
+            None => (prefix(start), anything()),
+        };
+    }
+    let (issuer, subject) = parts.unwrap_or((value, ""));
+    (exact(issuer), exact(subject))
 }
 
 /// A condition on the destination; none if it is on the source.
@@ -471,11 +451,9 @@ fn condition_permission(
         })?,
         key => match key.strip_prefix("experimental.") {
             Some(rest) if rest.starts_with("envoy.filters.") => {
-                let (filter, key) = rest
-                    .trim_end_matches(']')
-                    .split_once('[')
-                    .ok_or(Inexpressible)?;
+                let place = rest.strip_suffix(']').unwrap_or(rest).split_once('[');
                 clause_at_once(context, values, not_values, |values| {
+                    let (filter, key) = place.ok_or(Inexpressible)?;
                     Ok(to_metadata(filter_value(filter, key, values)))
                 })?
             }
@@ -510,16 +488,19 @@ fn condition_principal(
         "request.auth.audiences" => claims(vec!["aud"]),
         "request.auth.presenter" => claims(vec!["azp"]),
         key => {
-            if let Some(name) = key.strip_prefix("request.headers[") {
-                let name = name.trim_end_matches(']').to_owned();
+            if let Some(name) = key.strip_prefix("request.headers") {
                 return clause(context, values, not_values, |value| {
+                    let name = bracketed(name).ok_or(Inexpressible)?;
                     http_only(context, || {
-                        principal(Identifier::Header(header(&name, value, false)))
+                        principal(Identifier::Header(header(name, value, false)))
                     })
                 });
             }
-            if let Some(path) = key.strip_prefix("request.auth.claims[") {
-                return claims(path.trim_end_matches(']').split("][").collect());
+            if let Some(path) = key.strip_prefix("request.auth.claims") {
+                return clause_at_once(context, values, not_values, |values| {
+                    let path = claim_path(path).ok_or(Inexpressible)?;
+                    http_only(context, || by_metadata(claim(&path, values)))
+                });
             }
             // An unknown condition: a denial holds without it, an allowance does not hold.
             if context.effect == rbac::rbac::Action::Allow {
@@ -531,6 +512,21 @@ fn condition_principal(
     }
 }
 
+/// The name in `[name]`.
+fn bracketed(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
+}
+
+/// The names in `[a][b]`; one name, brackets and all, if they do not pair up. Source: Istio, `extractNameInNestedBrackets`.
+fn claim_path(text: &str) -> Option<Vec<&str>> {
+    let whole = bracketed(text)?;
+    let parts: Vec<&str> = whole.split("][").collect();
+    if parts.iter().any(|part| part.contains(['[', ']'])) {
+        return Some(vec![whole]);
+    }
+    Some(parts)
+}
+
 #[cfg(test)]
 mod tests {
     use lateen_api::security::{RuleFrom, RuleTo};
@@ -538,8 +534,8 @@ mod tests {
     use super::*;
 
     fn context(effect: rbac::rbac::Action, protocol: Protocol) -> RuleContext<'static> {
-        static DOMAINS: std::sync::LazyLock<Vec<String>> =
-            std::sync::LazyLock::new(|| vec!["new.local".to_owned(), "old.local".to_owned()]);
+        static DOMAINS: std::sync::LazyLock<TrustDomains> =
+            std::sync::LazyLock::new(|| TrustDomains::new("new.local", &["old.local".to_owned()]));
         RuleContext {
             namespace: "ns",
             trust_domains: &DOMAINS,
@@ -598,6 +594,32 @@ mod tests {
             id("x"),
         ])]);
         assert_eq!(built.principals, [expected]);
+    }
+
+    #[test]
+    fn a_request_principal_is_parted_at_the_last_slash() {
+        let any = || safe_regex(".+");
+        for (value, issuer, subject) in [
+            ("*", any(), any()),
+            ("https://a/b/me", exact("https://a/b"), exact("me")),
+            ("*/me", any(), exact("me")),
+            ("*.example/me", suffix(".example"), exact("me")),
+            ("*me", any(), suffix("me")),
+            ("https://a/*", exact("https://a"), any()),
+            ("https://a/m*", exact("https://a"), prefix("m")),
+            ("a*", prefix("a"), any()),
+            ("a", exact("a"), exact("")),
+        ] {
+            assert_eq!(request_principal(value), (issuer, subject), "{value}");
+        }
+    }
+
+    #[test]
+    fn a_claim_is_named_by_its_path() {
+        assert_eq!(claim_path("[iss]").unwrap(), ["iss"]);
+        assert_eq!(claim_path("[a.b][c/d]").unwrap(), ["a.b", "c/d"]);
+        assert_eq!(claim_path("[a[b]").unwrap(), ["a[b"]);
+        assert_eq!(claim_path("iss"), None);
     }
 
     #[test]

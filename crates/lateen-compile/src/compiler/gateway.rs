@@ -26,11 +26,7 @@ impl Compiler {
         let merged = MergedGateway::of(proxy.snapshot, proxy.labels, &targets);
         out.diagnostics.extend(merged.diagnostics.iter().cloned());
         let view = proxy.listener_view();
-        let policies = Shared::new(Policies::of_workload(
-            proxy.snapshot,
-            &proxy.node.namespace,
-            proxy.labels,
-        ));
+        let policies = Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload()));
         let context = plan_context(proxy, scope, &view);
         for (port, bind, chains) in listeners::gateway_plan(&merged, &context) {
             let inputs = GatewayListenerInputs {

@@ -104,11 +104,7 @@ impl Compiler {
             mesh: proxy.snapshot.mesh().clone(),
             ports: declared.iter().map(|(port, _)| port.clone()).collect(),
             undeclared,
-            policies: Shared::new(Policies::of_workload(
-                proxy.snapshot,
-                &proxy.node.namespace,
-                proxy.labels,
-            )),
+            policies: Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload())),
         };
         out.add(
             TypeUrl::Listener,

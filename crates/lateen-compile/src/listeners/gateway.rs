@@ -392,12 +392,14 @@ fn filters_of(
                 routes: Routes::Named(routes.clone()),
                 stat_prefix,
                 protocol: server.protocol,
+                authorizers: inputs.policies.custom_http_filters(),
                 policies: inputs.policies.http_filters(),
             };
             vec![filter(&inputs.view, &inputs.mesh, options)]
         }
         GatewayAction::Tcp(action) | GatewayAction::Passthrough(action) => {
-            let policies = inputs.policies.network_filters();
+            let mut policies = inputs.policies.custom_network_filters();
+            policies.extend(inputs.policies.network_filters());
             tcp_filters(
                 &inputs.view,
                 &inputs.mesh,

@@ -29,6 +29,8 @@ pub(super) struct HttpOptions {
     pub(super) routes: Routes,
     pub(super) stat_prefix: String,
     pub(super) protocol: Protocol,
+    /// External authorization, in Istio's place: before authentication.
+    pub(super) authorizers: Vec<hcm::HttpFilter>,
     /// Authorization, in Istio's place: after authentication, before everything that routes.
     pub(super) policies: Vec<hcm::HttpFilter>,
 }
@@ -74,7 +76,8 @@ fn manager(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> HttpConnec
         Class::Gateway => set_gateway(&mut out, mesh),
         Class::SidecarOutbound => {}
     }
-    out.http_filters = http_filters(view, class, options.protocol, options.policies);
+    let policies = [options.authorizers, options.policies].concat();
+    out.http_filters = http_filters(view, class, options.protocol, policies);
     out
 }
 

@@ -309,7 +309,8 @@ fn tcp(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         ..Default::default()
     };
-    let policies = inputs.policies.network_filters();
+    let mut policies = inputs.policies.custom_network_filters();
+    policies.extend(inputs.policies.network_filters());
     tcp_filters(
         &inputs.view,
         &inputs.mesh,
@@ -346,6 +347,7 @@ fn http(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
         ))),
         stat_prefix,
         protocol,
+        authorizers: inputs.policies.custom_http_filters(),
         policies: inputs.policies.http_filters(),
     };
     out.push(filter(&inputs.view, &inputs.mesh, options));

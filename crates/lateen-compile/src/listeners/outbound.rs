@@ -238,6 +238,7 @@ fn build_chain(inputs: &OutboundListenerInputs, chain: &ChainPlan) -> listener::
                 routes: Routes::Named(routes.name.clone()),
                 stat_prefix: format!("outbound_{}", inputs.plan.name()),
                 protocol: *protocol,
+                authorizers: Vec::new(),
                 policies: Vec::new(),
             };
             vec![filter(&inputs.view, &inputs.mesh, options)]

@@ -193,6 +193,8 @@ pub(crate) enum RequestBody {
     Empty,
     /// A copy for a mirror.
     Copy(CopyReader),
+    /// One that is there already; none once it was handed out.
+    Full(Option<Bytes>),
     /// The remembered part, then the rest.
     Stream {
         /// The request's body.
@@ -229,6 +231,10 @@ impl Body for RequestBody {
         let (body, next, done) = match self.get_mut() {
             Self::Empty => return Poll::Ready(None),
             Self::Copy(copy) => return copy.poll(cx),
+            Self::Full(bytes) => {
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
+            }
             Self::Stream { body, next, done } => (body, next, done),
         };
         if *done {
@@ -255,6 +261,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Copy(copy) => copy.is_end(),
+            Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Stream { body, next, done } => {
                 let state = body.state.borrow();
                 *done || (state.ended && state.trailers.is_none() && *next >= state.kept.len())
@@ -265,6 +272,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Stream { body, next: 0, .. } => body.state.borrow().hint,
             Self::Copy(_) | Self::Stream { .. } => SizeHint::default(),
         }

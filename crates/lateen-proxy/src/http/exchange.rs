@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::RequestView;
+use lateen_traffic::ext_authz::Change;
 use lateen_traffic::hcm::UnderscoreHeaders;
 use lateen_traffic::headers::normalize_authority;
 use lateen_traffic::path::Normalized;
@@ -51,6 +52,8 @@ pub(crate) struct Exchange {
     pub(crate) record: Box<Record>,
     /// Headers that filters add to the answer.
     pub(crate) additions: HeaderMap,
+    /// Changes that authorizers make to the answer's headers.
+    pub(crate) changes: Vec<Change>,
     request_id: Option<HeaderValue>,
     caller: Caller,
     /// A body is coming that nothing has taken.
@@ -93,6 +96,7 @@ pub(crate) async fn handle(
         now,
         record,
         additions: HeaderMap::new(),
+        changes: Vec::new(),
         request_id: None,
         caller,
         body_waits: !request.body().is_end_stream(),
@@ -436,6 +440,9 @@ impl Exchange {
             let identity = &self.connection.worker.shared.identity;
             headers.insert(&PEER_METADATA, identity.metadata.clone());
             headers.insert(&PEER_METADATA_ID, identity.id.clone());
+        }
+        for change in self.changes.drain(..) {
+            change.apply(headers);
         }
         for (name, value) in self.additions.drain() {
             if let Some(name) = name {

@@ -16,11 +16,15 @@ use lateen_traffic::rbac::{RbacConfig, Subject};
 use lateen_traffic::route::RouteDecision;
 
 use super::exchange::Exchange;
+use super::ext_authz;
 use super::jwt;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
 use super::record::Record;
 use crate::connection::Connection;
+
+/// Where RBAC filters leave what their shadow rules came to.
+const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 
 /// Runs the filters.
 ///
@@ -44,7 +48,7 @@ pub(super) async fn run(
                     Some(FilterOverride::Rbac(Some(route))) => route,
                     _ => chain,
                 };
-                access(rules, &passage.view())?;
+                access(rules, passage)?;
             }
             HttpFilterKind::Fault(chain) => {
                 let fault = match told {
@@ -78,11 +82,12 @@ pub(super) async fn run(
                 };
                 jwt::authenticate(exchange, chain, route, passage)?;
             }
-            HttpFilterKind::ExtAuthz(_) => {
-                return Err(
-                    LocalReply::new(StatusCode::FORBIDDEN, "", "ext_authz_error")
-                        .flagged(ResponseFlag::UnauthorizedExternalService),
-                );
+            HttpFilterKind::ExtAuthz(settings) => {
+                let route = match told {
+                    Some(FilterOverride::ExtAuthz(route)) => Some(&**route),
+                    _ => None,
+                };
+                ext_authz::check(exchange, settings, route, passage).await?;
             }
             _ => {}
         }
@@ -119,11 +124,16 @@ fn health_check(headers: &[HeaderMatcher], view: &RequestView<'_>) -> Result<(),
     Ok(())
 }
 
-fn access(rbac: &RbacConfig, view: &RequestView<'_>) -> Result<(), LocalReply> {
+/// Notes what the rules that decide nothing come to, then applies those that do.
+fn access(rbac: &RbacConfig, passage: &mut Passage<'_>) -> Result<(), LocalReply> {
+    let verdict = rbac.shadow(&Subject::of_request(&passage.view()));
+    if let Some(verdict) = verdict {
+        rbac.note_shadow(HTTP_RBAC, &verdict, &mut passage.metadata);
+    }
     let Some(rules) = &rbac.rules else {
         return Ok(());
     };
-    let verdict = rules.decide(&Subject::of_request(view));
+    let verdict = rules.decide(&Subject::of_request(&passage.view()));
     if verdict.allowed {
         Ok(())
     } else {

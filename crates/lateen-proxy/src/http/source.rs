@@ -84,6 +84,16 @@ impl Source {
         self.ahead_bytes
     }
 
+    /// The first bytes of what was read ahead, at most `limit`.
+    pub(crate) fn first_bytes(&self, limit: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.ahead_bytes.min(limit));
+        for data in &self.ahead {
+            let room = limit - out.len();
+            out.extend_from_slice(&data[..data.len().min(room)]);
+        }
+        out
+    }
+
     fn poll_incoming(
         &mut self,
         cx: &mut Context<'_>,

@@ -1,6 +1,8 @@
 //! What the integration tests share: resources as JSON, backends, a proxy on loopback.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod twins;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;

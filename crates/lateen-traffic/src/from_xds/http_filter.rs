@@ -21,7 +21,9 @@ pub(super) use istio::{metadata_exchange, stats};
 
 use super::basic::{duration, flag, fraction, number, runtime_fraction};
 use super::error::Within as _;
-use super::{XdsError, access_log, extension, headers, jwt, matchers, rbac, route_action};
+use super::{
+    XdsError, access_log, ext_authz, extension, headers, jwt, matchers, rbac, route_action,
+};
 use crate::cors::CorsPolicy;
 use crate::fault::{Abort, AbortStatus, Delay, DelayDuration, Fault};
 use crate::filter::{
@@ -113,7 +115,9 @@ fn envoys(name: &str, any: &Any) -> Result<Option<HttpFilterKind>, XdsError> {
         "jwt_authn.v3.JwtAuthentication" => {
             HttpFilterKind::JwtAuthn(Arc::new(jwt::compile(&extension::message(any)?)?))
         }
-        "ext_authz.v3.ExtAuthz" => HttpFilterKind::ExtAuthz(Arc::new(extension::raw(any))),
+        "ext_authz.v3.ExtAuthz" => {
+            HttpFilterKind::ExtAuthz(Arc::new(ext_authz::http(&extension::message(any)?)?))
+        }
         "local_ratelimit.v3.LocalRateLimit" => {
             HttpFilterKind::LocalRateLimit(Arc::new(local_rate_limit(&extension::message(any)?)?))
         }

@@ -16,7 +16,7 @@ use lateen_envoy::pb::google::protobuf::Any;
 
 use super::basic::{data_source, metadata_match, number, optional_duration, timeout};
 use super::error::Within as _;
-use super::{XdsError, access_log, extension, hcm, headers, http_filter, rbac};
+use super::{XdsError, access_log, ext_authz, extension, hcm, headers, http_filter, rbac};
 use crate::filter::{NetworkFilter, NetworkFilterKind};
 use crate::route::{HashPolicy, HashPolicyKind};
 use crate::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster, Tunneling};
@@ -119,6 +119,9 @@ fn kind(filter: &str, any: &Any) -> Result<NetworkFilterKind, XdsError> {
                 let from: network_rbac::Rbac = extension::message(any)?;
                 NetworkFilterKind::Rbac(rbac::network(&from)?)
             }
+            "ext_authz.v3.ExtAuthz" => NetworkFilterKind::ExtAuthz(Arc::new(ext_authz::network(
+                &extension::message(any)?,
+            )?)),
             "set_filter_state.v3.Config" => {
                 let from: set_filter_state::Config = extension::message(any)?;
                 if !from.on_downstream_tls_handshake.is_empty()

@@ -11,7 +11,7 @@ use lateen_envoy::pb::envoy::extensions::filters::http::{
 use lateen_envoy::pb::google::protobuf::Any;
 
 use super::error::Within as _;
-use super::{XdsError, extension, http_filter, jwt, rbac};
+use super::{XdsError, ext_authz, extension, http_filter, jwt, rbac};
 use crate::filter::{FilterOverride, PerFilter};
 
 /// Compiles the overrides of one level.
@@ -79,7 +79,13 @@ fn specific(any: &Any) -> Result<FilterOverride, XdsError> {
             }
             "buffer.v3.BufferPerRoute" => buffer_override(&extension::message(any)?)?,
             "jwt_authn.v3.PerRouteConfig" => jwt::per_route(&extension::message(any)?)?,
-            "ext_authz.v3.ExtAuthzPerRoute" | "stateful_session.v3.StatefulSessionPerRoute" => {
+            "ext_authz.v3.ExtAuthzPerRoute" => {
+                match ext_authz::per_route(&extension::message(any)?)? {
+                    None => FilterOverride::Disabled,
+                    Some(settings) => FilterOverride::ExtAuthz(Arc::new(settings)),
+                }
+            }
+            "stateful_session.v3.StatefulSessionPerRoute" => {
                 FilterOverride::Raw(Arc::new(extension::raw(any)))
             }
             other => {

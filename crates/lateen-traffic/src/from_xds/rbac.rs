@@ -14,7 +14,7 @@ use lateen_envoy::pb::envoy::r#type::matcher::v3 as matcher;
 use super::basic::{cidr, port};
 use super::error::Within as _;
 use super::{XdsError, extension, matchers, tls};
-use crate::rbac::{Permission, Policy, Principal, RbacAction, RbacConfig, Rules};
+use crate::rbac::{Permission, Policy, Principal, RbacAction, RbacConfig, Rules, ShadowKeys};
 use crate::route::UriTemplate;
 use crate::tls::{SanMatcher, SanType};
 
@@ -31,6 +31,7 @@ pub(super) fn http(from: &http_rbac::Rbac) -> Result<RbacConfig, XdsError> {
         shadow_rules: rules(from.shadow_rules.as_ref(), Scope::Http).within("shadow_rules")?,
         rules_stat_prefix: from.rules_stat_prefix.as_str().into(),
         shadow_rules_stat_prefix: from.shadow_rules_stat_prefix.as_str().into(),
+        shadow_keys: ShadowKeys::new(&from.shadow_rules_stat_prefix),
     })
 }
 
@@ -44,6 +45,7 @@ pub(super) fn network(from: &network_rbac::Rbac) -> Result<RbacConfig, XdsError>
         shadow_rules: rules(from.shadow_rules.as_ref(), Scope::Network).within("shadow_rules")?,
         rules_stat_prefix: from.stat_prefix.as_str().into(),
         shadow_rules_stat_prefix: from.shadow_rules_stat_prefix.as_str().into(),
+        shadow_keys: ShadowKeys::new(&from.shadow_rules_stat_prefix),
     })
 }
 

@@ -1,0 +1,93 @@
+//! The network filters before the terminal one, in the order of the chain.
+
+use lateen_traffic::ext_authz::{NetworkExtAuthz, Verdict};
+use lateen_traffic::filter::{NetworkFilter, NetworkFilterKind};
+use lateen_traffic::rbac::{RbacConfig, Subject};
+use lateen_traffic::request::FilterState;
+use lateen_traffic::value::Metadata;
+
+use super::{Connection, Refused};
+use crate::ext_authz::{Asker, ConnectionSubject};
+
+/// Where RBAC filters leave what their shadow rules came to.
+const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
+
+/// Applies network filters up to the terminal one, which is returned; `Ok(None)` if there is none.
+pub(super) async fn pass(connection: &Connection) -> Result<Option<&NetworkFilterKind>, Refused> {
+    let mut metadata = Metadata::default();
+    for NetworkFilter { kind, .. } in &connection.chain.filters {
+        match kind {
+            NetworkFilterKind::Rbac(rbac) => access(connection, rbac, &mut metadata)?,
+            NetworkFilterKind::ExtAuthz(settings) => {
+                Box::pin(authorize(connection, settings, &metadata)).await?;
+            }
+            NetworkFilterKind::Http(_)
+            | NetworkFilterKind::Tcp(_)
+            | NetworkFilterKind::Echo
+            | NetworkFilterKind::DirectResponse(_) => return Ok(Some(kind)),
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+fn access(
+    connection: &Connection,
+    rbac: &RbacConfig,
+    metadata: &mut Metadata,
+) -> Result<(), Refused> {
+    let peer = connection.peer_tls();
+    let state = FilterState::default();
+    let (shadow, allowed) = connection.facts.with_info(|info| {
+        let subject = Subject {
+            connection: info,
+            peer: &peer,
+            request: None,
+            dynamic_metadata: metadata,
+            filter_state: &state,
+        };
+        let enforced = rbac.rules.as_ref();
+        (
+            rbac.shadow(&subject),
+            enforced.is_none_or(|rules| rules.decide(&subject).allowed),
+        )
+    });
+    if let Some(verdict) = shadow {
+        rbac.note_shadow(NETWORK_RBAC, &verdict, metadata);
+    }
+    if allowed {
+        Ok(())
+    } else {
+        Err(Refused::Denied)
+    }
+}
+
+async fn authorize(
+    connection: &Connection,
+    settings: &NetworkExtAuthz,
+    metadata: &Metadata,
+) -> Result<(), Refused> {
+    if !settings.when.holds(metadata, rand::random()) {
+        return Ok(());
+    }
+    let (info, peer) = (connection.facts.info(), connection.peer_tls());
+    let subject = ConnectionSubject {
+        connection: &info,
+        peer: &peer,
+        own_principal: connection
+            .now
+            .own_principal
+            .as_deref()
+            .filter(|_| connection.secure),
+        metadata,
+    };
+    let asker = Asker {
+        worker: &connection.worker,
+        now: &connection.now,
+    };
+    match asker.connection(settings, &subject).await {
+        Verdict::Allowed(_) => Ok(()),
+        Verdict::Failed if settings.failure_mode_allow => Ok(()),
+        Verdict::Denied(_) | Verdict::Failed => Err(Refused::Denied),
+    }
+}
