@@ -1,6 +1,6 @@
 //! No input makes parsing, validating or rendering panic, and no finding points outside its file.
 //!
-//! A short, bounded form of `examples/fuzz_yaml.rs`, over the same corpus.
+//! A short, bounded form of `cargo run -p lateen-testkit --bin fuzz -- yaml`, over the same corpus.
 
 use std::path::Path;
 

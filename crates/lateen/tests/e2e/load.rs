@@ -9,8 +9,11 @@ use serde_json::Value;
 use crate::mesh::{DataPlane, Mesh, available, repository};
 use crate::my_turn;
 
-/// Requests a second. The release build carries thousands; tests run the debug build on whatever machine there is.
-const RPS: &str = "200";
+/// Requests a second. The release build (`cargo test --release`) carries thousands; the debug build runs on whatever
+/// machine there is.
+const RPS: &str = if cfg!(debug_assertions) { "200" } else { "500" };
+/// How long they are sent.
+const SECONDS: u32 = if cfg!(debug_assertions) { 45 } else { 60 };
 
 fn canary() -> Vec<(String, String)> {
     let dir = repository().join("examples/canary");
@@ -81,7 +84,7 @@ fn edits_scaling_a_rotated_certificate_and_a_killed_control_plane_lose_no_reques
         .map(|(n, t)| (n.as_str(), t.as_str()))
         .collect();
     let mesh = Mesh::up(&borrowed, DataPlane::Lateen);
-    let load = Load::start(&mesh, 45);
+    let load = Load::start(&mesh, SECONDS);
     let (routes, backend) = (text("frontend-vs-canary.yaml"), text("backend.yaml"));
     for turn in 0..10 {
         std::thread::sleep(Duration::from_millis(500));

@@ -1,7 +1,6 @@
 //! A case's mesh: its resources compiled for its proxy, and the proxy's program.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use lateen_api::mesh::MeshConfig;
@@ -9,7 +8,9 @@ use lateen_api::{Diagnostic, Resource, SourceFile, parse_file, parse_fragment};
 use lateen_compile::{
     Compiled, Compiler, Locality, ProxyKind, ProxyNode, Settings, Snapshot, SnapshotInputs,
 };
-use lateen_traffic::{Change, Program, Rejection};
+use lateen_traffic::{Program, Rejection};
+
+pub(super) use crate::engine::load;
 
 use super::super::Finding;
 use super::case::{Case, EndpointPriorities, LocalityText, ProxyType};
@@ -207,20 +208,4 @@ fn locality(text: Option<&LocalityText>) -> Locality {
             sub_zone: sub_zone.clone(),
         },
     }
-}
-
-/// The program of what was compiled.
-pub(super) fn load(compiled: &Compiled) -> (Program, Vec<Rejection>) {
-    let changes: Vec<Change> = compiled
-        .resources
-        .iter()
-        .flat_map(|(ty, resources)| {
-            let resources = Arc::clone(resources);
-            resources
-                .values()
-                .map(|resource| Change::Upsert(ty, resource.clone()))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    Program::new().update(&changes)
 }

@@ -1,0 +1,135 @@
+//! Feeds changed manifests to the front end and to the compiler, and keeps the ones that break something.
+//!
+//! An input breaks something if a step panics, takes longer than a second, or makes the traffic engine refuse what the compiler
+//! made of it: a proxy must be able to use everything that validation lets through.
+
+mod compile;
+mod mutate;
+mod yaml;
+
+use std::collections::BTreeSet;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use mutate::Random;
+
+/// Longer than this is a finding: a control plane compiles for everybody.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// How to fuzz.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    /// What gets the inputs.
+    #[arg(value_enum)]
+    pub target: Target,
+    /// The directory of manifests that inputs are made of.
+    pub corpus: PathBuf,
+    /// For how long.
+    #[arg(long, default_value_t = 60)]
+    pub seconds: u64,
+    /// The same seed gives the same inputs.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Where inputs that break something are kept.
+    #[arg(long, default_value = "fuzz-found")]
+    pub found: PathBuf,
+}
+
+/// What gets the inputs.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Target {
+    /// Parsing, validating and rendering what is found.
+    Yaml,
+    /// The same, then compiling for a sidecar and a gateway, then the traffic engine.
+    Compile,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many inputs there were.
+    pub inputs: u64,
+    /// How many broke something.
+    pub broken: u64,
+    /// The longest that one took.
+    pub slowest: Duration,
+    /// Every code of a diagnostic that was seen: how far the inputs reach.
+    pub codes: BTreeSet<&'static str>,
+}
+
+/// What one input led to.
+#[derive(Debug, Default)]
+struct Seen {
+    codes: Vec<&'static str>,
+    /// What it broke.
+    broken: Option<String>,
+}
+
+/// Feeds inputs until the time is over.
+///
+/// # Errors
+/// The corpus cannot be read, or a finding cannot be kept.
+pub fn run(options: &Options) -> Result<Outcome> {
+    let corpus = read_corpus(&options.corpus)?;
+    let mut random = Random::new(options.seed);
+    let mut outcome = Outcome::default();
+    let end = Instant::now() + Duration::from_secs(options.seconds);
+    while Instant::now() < end {
+        let input = match options.target {
+            Target::Compile if random.below(8) > 0 => mutate::lines(&corpus, &mut random),
+            _ => mutate::bytes(&corpus, &mut random),
+        };
+        let text = String::from_utf8_lossy(&input).into_owned();
+        let name = format!("{}-{}", options.seed, outcome.inputs);
+        if let Some(why) = one(options.target, &text, &mut outcome) {
+            outcome.broken += 1;
+            println!("{name}: {why}");
+            keep(&options.found, &name, &text)?;
+        }
+        outcome.inputs += 1;
+    }
+    Ok(outcome)
+}
+
+/// Feeds one input; says what it broke.
+fn one(target: Target, text: &str, outcome: &mut Outcome) -> Option<String> {
+    let before = Instant::now();
+    let seen = catch_unwind(|| match target {
+        Target::Yaml => yaml::check(text),
+        Target::Compile => compile::check(text),
+    });
+    let took = before.elapsed();
+    outcome.slowest = outcome.slowest.max(took);
+    let Ok(seen) = seen else {
+        return Some("a panic".to_owned());
+    };
+    outcome.codes.extend(seen.codes);
+    seen.broken
+        .or_else(|| (took > SLOW).then(|| format!("took {took:?}")))
+}
+
+fn read_corpus(dir: &Path) -> Result<Vec<Vec<u8>>> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("reading {}", dir.display()))?;
+    let mut paths: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.is_file())
+        .collect();
+    paths.sort();
+    if paths.is_empty() {
+        bail!("{} has no files", dir.display());
+    }
+    let read =
+        |path: &PathBuf| std::fs::read(path).with_context(|| format!("reading {}", path.display()));
+    paths.iter().map(read).collect()
+}
+
+fn keep(dir: &Path, name: &str, text: &str) -> Result<()> {
+    let file = dir.join(format!("{name}.yaml"));
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&file, text))
+        .with_context(|| format!("writing {}", file.display()))
+}
