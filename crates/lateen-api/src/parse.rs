@@ -80,6 +80,12 @@ pub fn parse_fragment<T: Decode + Default>(file: &SourceFile) -> (T, Vec<Diagnos
     (value.unwrap_or_default(), diagnostics)
 }
 
+/// The first document of a text as a tree, for whoever asks what is written rather than what it means.
+pub fn fragment_tree(text: &str) -> Node {
+    let first = yaml::documents(text).into_iter().next();
+    first.unwrap_or_default().root
+}
+
 struct Reader<'a> {
     file: &'a SourceFile,
     default_namespace: &'a str,

@@ -17,6 +17,7 @@ mod features;
 mod filters;
 mod gateways;
 mod host;
+mod ignored;
 mod labels;
 mod listeners;
 mod memo;
@@ -38,6 +39,7 @@ mod snapshot;
 
 pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use features::Features;
+pub use ignored::{IGNORED, ignored};
 pub use memo::MemoStats;
 pub use mesh::Settings;
 pub use model::{Distribution, Endpoint, Health, Port, Registry, Resolution, Service, Visibility};

@@ -127,30 +127,30 @@ pub(crate) fn resolve(plan: &PodPlan, around: &Surroundings<'_>) -> Resolved {
     }
 }
 
-/// Named container ports, for services whose `targetPort` is a name.
-pub(crate) fn named_ports(spec: &kube::PodSpec) -> BTreeMap<String, u16> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .filter(|c| c.restart_policy == "Always");
-    let ports = spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|c| &c.ports);
-    ports
-        .filter(|p| !p.name.is_empty())
-        .map(|p| (p.name.clone(), p.container_port))
-        .collect()
-}
-
 fn redirection(plan: &PodPlan, problems: &mut Vec<String>) -> Option<Redirection> {
     if plan.role != PodRole::Sidecar {
         return None;
     }
-    let (redirection, unreadable) = Redirection::from_annotations(&plan.annotations);
+    const MODE: &str = "sidecar.istio.io/interceptionMode";
+    let mut annotations = plan.annotations.clone();
+    let of_mesh = plan.settings.field("interceptionMode");
+    if let (false, Some(mode)) = (annotations.contains_key(MODE), of_mesh) {
+        annotations.insert(
+            MODE.to_owned(),
+            mode.as_str().unwrap_or_default().to_owned(),
+        );
+    }
+    let (redirection, unreadable) = Redirection::from_annotations(&annotations);
     problems.extend(unreadable);
-    redirection
+    redirection.map(|mut redirection| {
+        redirection.outbound = plan.settings.outbound_port;
+        redirection.inbound = plan.settings.inbound_port;
+        // Whoever probes the agent must reach it without the proxy.
+        redirection
+            .excluded_inbound_ports
+            .push(probes::status_port(plan));
+        redirection
+    })
 }
 
 /// Whether this pod's containers wait for the proxy, and how long at most.

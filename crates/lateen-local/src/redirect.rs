@@ -67,6 +67,10 @@ pub struct Redirection {
     pub excluded_inbound_ports: Vec<u16>,
     /// Whether DNS goes to the proxy.
     pub dns: bool,
+    /// Where outbound connections arrive: `meshConfig.proxyListenPort`.
+    pub outbound: u16,
+    /// Where inbound connections arrive: `meshConfig.proxyInboundListenPort`.
+    pub inbound: u16,
 }
 
 impl Default for Redirection {
@@ -79,6 +83,8 @@ impl Default for Redirection {
             inbound_ports: Included::All,
             excluded_inbound_ports: Vec::new(),
             dns: true,
+            outbound: OUTBOUND_PORT,
+            inbound: INBOUND_PORT,
         }
     }
 }
@@ -104,7 +110,7 @@ impl Redirection {
             excluded_outbound_ports: read.list("excludeOutboundPorts", port),
             inbound_ports: read.included("includeInboundPorts", port),
             excluded_inbound_ports: read.list("excludeInboundPorts", port),
-            dns: true,
+            ..Self::default()
         };
         (Some(redirection), read.problems)
     }
@@ -145,11 +151,11 @@ impl Redirection {
             chains: vec![
                 chain(
                     REDIRECT,
-                    vec![Rule::new([Match::Tcp], Action::Redirect(OUTBOUND_PORT))],
+                    vec![Rule::new([Match::Tcp], Action::Redirect(self.outbound))],
                 ),
                 chain(
                     IN_REDIRECT,
-                    vec![Rule::new([Match::Tcp], Action::Redirect(INBOUND_PORT))],
+                    vec![Rule::new([Match::Tcp], Action::Redirect(self.inbound))],
                 ),
                 chain(INBOUND, self.inbound_rules()),
                 chain(OUTPUT, self.output_rules()),

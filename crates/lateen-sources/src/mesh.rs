@@ -3,7 +3,9 @@
 
 use lateen_api::diagnostic::{Diagnostic, Severity};
 use lateen_api::mesh::MeshConfig;
-use lateen_api::{Resource, SourceFile, Spec, parse_fragment};
+use lateen_api::tree::Node;
+use lateen_api::value::Value;
+use lateen_api::{Resource, SourceFile, Spec, fragment_tree, parse_fragment};
 
 /// The namespace that the control plane runs in.
 pub const ROOT_NAMESPACE: &str = "istio-system";
@@ -11,15 +13,7 @@ pub const ROOT_NAMESPACE: &str = "istio-system";
 /// The mesh configuration, or defaults. The ConfigMap is what an installation produces, so it wins over an IstioOperator.
 pub fn config(resources: &[Resource]) -> (MeshConfig, Vec<Diagnostic>) {
     let mut diagnostics = Vec::new();
-    let config_map = resources.iter().find(|r| {
-        r.meta.namespace == ROOT_NAMESPACE
-            && r.meta.name == "istio"
-            && matches!(*r.spec, Spec::ConfigMap(_))
-    });
-    if let Some(resource) = config_map
-        && let Spec::ConfigMap(map) = &*resource.spec
-        && let Some(text) = map.data.get("mesh")
-    {
+    if let Some((resource, text)) = config_map(resources) {
         let (mesh, found) = parse_fragment(&SourceFile::new("ConfigMap istio, key mesh", text));
         diagnostics.extend(found.into_iter().map(|d| place(d, resource)));
         return (mesh, diagnostics);
@@ -33,6 +27,70 @@ pub fn config(resources: &[Resource]) -> (MeshConfig, Vec<Diagnostic>) {
     };
     diagnostics.extend(operators.map(|(other, _)| second(other)));
     (mesh.clone(), diagnostics)
+}
+
+/// `meshConfig.defaultConfig` as it is written: what was left out stays out, so that it can be laid under other settings.
+pub fn default_config(resources: &[Resource]) -> Value {
+    let operator = |r: &&Resource| matches!(&*r.spec, Spec::IstioOperator(operator) if operator.mesh_config.is_some());
+    let written = match config_map(resources) {
+        Some((_, text)) => fragment_tree(text).get("defaultConfig").map(Node::to_value),
+        None => resources.iter().find(operator).and_then(|r| {
+            let mesh = r.origin.root.get("spec")?.get("meshConfig")?;
+            Some(mesh.get("defaultConfig")?.to_value())
+        }),
+    };
+    written.unwrap_or(Value::Null)
+}
+
+/// `meshConfig.trustDomain`, Istio's default where it is not written.
+pub fn trust_domain(mesh: &MeshConfig) -> &str {
+    match mesh.trust_domain.as_str() {
+        "" => "cluster.local",
+        name => name,
+    }
+}
+
+/// The mesh configuration for a mesh that runs in a trust domain: identities cannot change theirs while they are in use.
+pub fn in_trust_domain(resources: &[Resource], running: &str) -> (MeshConfig, Vec<Diagnostic>) {
+    let (mut mesh, mut diagnostics) = config(resources);
+    let written = trust_domain(&mesh);
+    if written != running {
+        diagnostics.push(other_domain(resources, written, running));
+        running.clone_into(&mut mesh.trust_domain);
+    }
+    (mesh, diagnostics)
+}
+
+fn other_domain(resources: &[Resource], written: &str, running: &str) -> Diagnostic {
+    let message = format!("the mesh runs in the trust domain `{running}`, this says `{written}`");
+    let diagnostic = Diagnostic::new("LAT0505", Severity::Warning, message)
+        .effect(format!("identities stay in `{running}`"))
+        .fix("start the mesh again; name the old domain in `trustDomainAliases` for as long as both are in use");
+    let operator = |r: &&Resource| matches!(&*r.spec, Spec::IstioOperator(operator) if operator.mesh_config.is_some());
+    let place = match config_map(resources) {
+        Some((resource, _)) => Some((resource, "data.mesh")),
+        None => resources
+            .iter()
+            .find(operator)
+            .map(|resource| (resource, "spec.meshConfig.trustDomain")),
+    };
+    match place {
+        Some((resource, field)) => diagnostic
+            .on(resource.reference())
+            .at(field)
+            .spanned(Some(resource.file_span(field))),
+        None => diagnostic,
+    }
+}
+
+/// The ConfigMap with the mesh configuration, and its text.
+fn config_map(resources: &[Resource]) -> Option<(&Resource, &str)> {
+    resources.iter().find_map(|r| match &*r.spec {
+        Spec::ConfigMap(map) if r.namespace() == ROOT_NAMESPACE && r.name() == "istio" => {
+            Some((r, map.data.get("mesh")?.as_str()))
+        }
+        _ => None,
+    })
 }
 
 /// A finding inside the embedded text is shown at the key that holds it; its own line is in the message.

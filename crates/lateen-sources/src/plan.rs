@@ -6,6 +6,7 @@
 
 mod injection;
 mod names;
+mod settings;
 mod workloads;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::addresses::{self, Allocator};
 use injection::Candidate;
+pub use settings::{ANNOTATION as PROXY_CONFIG_ANNOTATION, ProxySettings};
 use workloads::Workload;
 
 /// What made a pod: the workload a user wrote.
@@ -66,8 +68,31 @@ pub struct PodPlan {
     pub ipv6: Option<Ipv6Addr>,
     /// Sidecar, plain or gateway.
     pub role: PodRole,
+    /// What the mesh says about its proxy.
+    pub settings: ProxySettings,
     /// The pod spec as written.
     pub spec: Arc<PodSpec>,
+}
+
+impl PodPlan {
+    /// Named container ports, for services whose `targetPort` is a name.
+    pub fn named_ports(&self) -> BTreeMap<String, u16> {
+        let sidecars = self
+            .spec
+            .init_containers
+            .iter()
+            .filter(|c| c.restart_policy == "Always");
+        let ports = self
+            .spec
+            .containers
+            .iter()
+            .chain(sidecars)
+            .flat_map(|c| &c.ports);
+        ports
+            .filter(|p| !p.name.is_empty())
+            .map(|p| (p.name.clone(), p.container_port))
+            .collect()
+    }
 }
 
 /// How far a pod has come. Kubernetes' phases.
@@ -137,6 +162,14 @@ pub struct PodState {
     pub started_at_ms: u64,
     /// The process whose namespaces are the pod's, as the host sees it.
     pub pid: Option<u32>,
+    /// `proxyAdminPort`: where its proxy's admin interface is, on the pod's loopback.
+    #[serde(default = "admin_port")]
+    pub admin_port: u16,
+}
+
+/// Istio's default of `proxyAdminPort`.
+pub const fn admin_port() -> u16 {
+    15000
 }
 
 /// Everything planned from a set of manifests.
@@ -151,6 +184,7 @@ pub struct Plan {
 /// Plans pods and service addresses. With `dual_stack`, each has an IPv6 address too.
 pub fn plan(resources: &[Resource], dual_stack: bool) -> (Plan, Vec<Diagnostic>) {
     let namespaces = namespace_labels(resources);
+    let mesh = settings::Mesh::new(resources);
     let mut diagnostics = Vec::new();
     let mut drafts = Vec::new();
     for resource in resources {
@@ -158,7 +192,9 @@ pub fn plan(resources: &[Resource], dual_stack: bool) -> (Plan, Vec<Diagnostic>)
             diagnostics.push(cron_job(resource));
         }
         if let Some(workload) = workloads::workload(resource) {
-            drafts.extend(draft(&workload, &namespaces));
+            let (pods, problems) = draft(&workload, &namespaces, &mesh);
+            drafts.extend(pods);
+            diagnostics.extend(problems.iter().map(|p| settings::finding(resource, p)));
         }
     }
     drafts.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
@@ -182,7 +218,8 @@ fn namespace_labels(resources: &[Resource]) -> BTreeMap<&str, &BTreeMap<String, 
 fn draft(
     workload: &Workload<'_>,
     namespaces: &BTreeMap<&str, &BTreeMap<String, String>>,
-) -> Vec<PodPlan> {
+    mesh: &settings::Mesh<'_>,
+) -> (Vec<PodPlan>, Vec<String>) {
     let unlabelled = BTreeMap::new();
     let mut labels = workload.metadata.labels.clone();
     let annotations = workload.metadata.annotations.clone();
@@ -203,7 +240,15 @@ fn draft(
     if spec.restart_policy.is_empty() {
         workload.restart_policy.clone_into(&mut spec.restart_policy);
     }
-    let template_hash = hash(&(&labels, &annotations, &spec, role));
+    let (settings, problems) = match role {
+        PodRole::Plain => (ProxySettings::default(), Vec::new()),
+        _ => mesh.of(workload.namespace, &labels, &annotations),
+    };
+    // A pod keeps the settings it was injected with, so other settings are another pod.
+    let template_hash = match settings == ProxySettings::default() {
+        true => hash(&(&labels, &annotations, &spec, role)),
+        false => hash(&(&labels, &annotations, &spec, role, &settings)),
+    };
     let hashed = names::safe(template_hash, 10);
     match workload.naming {
         workloads::Naming::Hashed => drop(labels.insert("pod-template-hash".to_owned(), hashed)),
@@ -215,31 +260,31 @@ fn draft(
         .map_or("default", String::as_str)
         .to_owned();
     let spec = Arc::new(spec);
-    (0..workload.replicas)
-        .map(|index| {
-            let name = names::pod(workload, template_hash, index);
-            let mut labels = labels.clone();
-            if let workloads::Naming::Ordinal(_) = workload.naming {
-                labels.insert(
-                    "statefulset.kubernetes.io/pod-name".to_owned(),
-                    name.clone(),
-                );
-            }
-            PodPlan {
-                namespace: workload.namespace.to_owned(),
-                name,
-                owner: workload.owner.clone(),
-                template_hash,
-                labels,
-                annotations: annotations.clone(),
-                service_account: service_account.clone(),
-                ipv4: Ipv4Addr::UNSPECIFIED,
-                ipv6: None,
-                role,
-                spec: spec.clone(),
-            }
-        })
-        .collect()
+    let pods = (0..workload.replicas).map(|index| {
+        let name = names::pod(workload, template_hash, index);
+        let mut labels = labels.clone();
+        if let workloads::Naming::Ordinal(_) = workload.naming {
+            labels.insert(
+                "statefulset.kubernetes.io/pod-name".to_owned(),
+                name.clone(),
+            );
+        }
+        PodPlan {
+            namespace: workload.namespace.to_owned(),
+            name,
+            owner: workload.owner.clone(),
+            template_hash,
+            labels,
+            annotations: annotations.clone(),
+            service_account: service_account.clone(),
+            ipv4: Ipv4Addr::UNSPECIFIED,
+            ipv6: None,
+            role,
+            settings: settings.clone(),
+            spec: spec.clone(),
+        }
+    });
+    (pods.collect(), problems)
 }
 
 /// `SipHash` with fixed keys: the same value in every run of the same build, which is as long as a plan lives.

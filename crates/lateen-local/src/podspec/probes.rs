@@ -141,11 +141,12 @@ fn rewrites(plan: &PodPlan) -> bool {
     plan.role == PodRole::Sidecar && annotation.is_none_or(|value| value != "false")
 }
 
-fn status_port(plan: &PodPlan) -> u16 {
+pub(super) fn status_port(plan: &PodPlan) -> u16 {
     let annotation = plan.annotations.get("status.sidecar.istio.io/port");
+    let of_mesh = plan.settings.port("statusPort").unwrap_or(STATUS_PORT);
     annotation
         .and_then(|value| value.parse().ok())
-        .unwrap_or(STATUS_PORT)
+        .unwrap_or(of_mesh)
 }
 
 fn rewritten(plan: &PodPlan, container: &kube::Container, suffix: &str) -> Check {

@@ -95,7 +95,11 @@ fn written(plan: &PodPlan) -> Option<&kube::Container> {
 
 fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static str, String)> {
     let annotation = |name: &str| plan.annotations.get(name).cloned();
-    let interception = annotation("sidecar.istio.io/interceptionMode");
+    let of_mesh = || {
+        let mode = plan.settings.field("interceptionMode")?;
+        mode.as_str().map(str::to_owned)
+    };
+    let interception = annotation("sidecar.istio.io/interceptionMode").or_else(of_mesh);
     let mut env = vec![
         ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
         ("CA_ADDR", "istiod.istio-system.svc:15012".to_owned()),
@@ -123,15 +127,29 @@ fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static
         ),
         ("ISTIO_METAJSON_LABELS", json_of(&plan.labels)),
         ("ISTIO_METAJSON_ANNOTATIONS", json_of(&plan.annotations)),
-        (
-            "PROXY_CONFIG",
-            annotation("proxy.istio.io/config").unwrap_or_else(|| "{}".to_owned()),
-        ),
+        ("PROXY_CONFIG", plan.settings.config.clone()),
     ];
+    env.extend(scraped(plan).map(|json| ("ISTIO_PROMETHEUS_ANNOTATIONS", json)));
     if let Some(probers) = probes::app_probers(plan) {
         env.push(("ISTIO_KUBE_APP_PROBERS", probers));
     }
     env
+}
+
+/// Where the application's metrics are, for the agent to merge them with its own; nothing if they are not to be scraped, or not
+/// to be merged. Source: Istio's `pkg/kube/inject/webhook.go`, `applyPrometheusMerge`.
+fn scraped(plan: &PodPlan) -> Option<String> {
+    let annotation = |name: &str| plan.annotations.get(name).map(String::as_str);
+    let merge = match annotation("prometheus.istio.io/merge-metrics") {
+        Some(own) => own != "false",
+        None => plan.settings.merge_metrics,
+    };
+    let scrape = annotation("prometheus.io/scrape").filter(|scrape| *scrape == "true")?;
+    merge.then(|| {
+        let part = |name| annotation(name).unwrap_or_default();
+        let (path, port) = (part("prometheus.io/path"), part("prometheus.io/port"));
+        json!({"scrape": scrape, "path": path, "port": port}).to_string()
+    })
 }
 
 fn instance_ips(plan: &PodPlan) -> String {

@@ -30,6 +30,7 @@ fn plan(role: PodRole, container: Container) -> PodPlan {
         ipv4: "10.244.9.8".parse().unwrap(),
         ipv6: None,
         role,
+        settings: lateen_sources::plan::ProxySettings::default(),
         spec: Arc::new(PodSpec {
             containers: vec![container],
             ..PodSpec::default()
@@ -502,4 +503,63 @@ fn hosts_and_resolver_are_the_clusters() {
                     nameserver 10.96.0.10\noptions ndots:5\n";
     assert_eq!(resolved.spec.files["/etc/resolv.conf"], resolver);
     assert!(resolved.spec.logs.ends_with(Path::new("logs/shop/cart-1")));
+}
+
+#[test]
+fn redirection_follows_the_meshs_ports_and_leaves_the_status_port_alone() {
+    let mut plan = plan(PodRole::Sidecar, container(&["/bin/true"]));
+    plan.settings.outbound_port = 16001;
+    plan.settings.inbound_port = 16006;
+    plan.settings.config = r#"{"statusPort": 16020}"#.to_owned();
+    let resolved = resolve_with(&plan, &Desired::default(), &Images::default());
+    let rules = resolved.spec.redirection.unwrap();
+    assert_eq!((rules.outbound, rules.inbound), (16001, 16006));
+    assert_eq!(rules.excluded_inbound_ports, [16020]);
+    assert!(!rules.describe().contains("15001"));
+}
+
+#[test]
+fn the_mesh_may_say_that_nothing_is_redirected() {
+    let mut plan = plan(PodRole::Sidecar, container(&["/bin/true"]));
+    plan.settings.config = r#"{"interceptionMode": "NONE"}"#.to_owned();
+    let resolved = resolve_with(&plan, &Desired::default(), &Images::default());
+    assert_eq!(resolved.spec.redirection, None);
+    let env = &resolved.spec.init[0].env;
+    let mode = env
+        .iter()
+        .find(|(n, _)| n == "ISTIO_META_INTERCEPTION_MODE");
+    assert_eq!(mode.unwrap().1, "NONE");
+}
+
+fn scrape_variable(annotations: &[(&str, &str)], merge: bool) -> Option<String> {
+    let mut plan = plan(PodRole::Sidecar, container(&["/bin/true"]));
+    plan.settings.merge_metrics = merge;
+    plan.annotations = annotations
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let resolved = resolve_with(&plan, &Desired::default(), &Images::default());
+    let env = resolved.spec.init[0].env.clone();
+    let found = env
+        .into_iter()
+        .find(|(n, _)| n == "ISTIO_PROMETHEUS_ANNOTATIONS");
+    found.map(|(_, value)| value)
+}
+
+#[test]
+fn the_agent_is_told_of_an_application_that_is_to_be_scraped() {
+    let scraped = [
+        ("prometheus.io/scrape", "true"),
+        ("prometheus.io/port", "9090"),
+    ];
+    let told = scrape_variable(&scraped, true).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["port"], "9090");
+    assert_eq!(scrape_variable(&scraped, false), None);
+    assert_eq!(
+        scrape_variable(&[("prometheus.io/scrape", "false")], true),
+        None
+    );
+    let apart = [scraped[0], ("prometheus.istio.io/merge-metrics", "false")];
+    assert_eq!(scrape_variable(&apart, true), None);
 }

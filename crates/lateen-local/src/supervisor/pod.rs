@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use lateen_sources::plan::{ContainerState, Phase, PodPlan, PodState};
+use lateen_sources::plan::{ContainerState, Phase, PodPlan, PodState, admin_port};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use super::probing::Probing;
 use super::process::Request;
 use super::reconcile::{Existing, PodKey};
 use crate::exec::PodProcesses;
-use crate::podspec::{self, Resolved};
+use crate::podspec::Resolved;
 use crate::probe::schedule::Verdict;
 use crate::sandbox::{Command, ContainerStatus, PROXY_CONTAINER};
 
@@ -237,13 +237,18 @@ impl Pod {
             ipv4: self.plan.ipv4,
             ipv6: self.plan.ipv6,
             role: self.plan.role,
-            ports: podspec::named_ports(&self.plan.spec),
+            ports: self.plan.named_ports(),
             phase: self.phase(),
             ready: self.is_ready(),
             terminating: self.ending.is_some(),
             containers: self.containers.iter().map(ContainerView::state).collect(),
             started_at_ms: self.started_at_ms,
             pid: self.pid,
+            admin_port: self
+                .plan
+                .settings
+                .port("proxyAdminPort")
+                .unwrap_or_else(admin_port),
         }
     }
 

@@ -146,6 +146,7 @@ pub(crate) fn pod(name: &str, number: u8, role: PodRole, app: &[&str]) -> PodPla
         ipv4: Ipv4Addr::new(10, 244, 1, number),
         ipv6: Some(format!("fd00:10:244::1:{number:x}").parse().unwrap()),
         role,
+        settings: lateen_sources::plan::ProxySettings::default(),
         spec: Arc::new(spec),
     }
 }

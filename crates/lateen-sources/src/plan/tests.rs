@@ -136,3 +136,73 @@ fn the_default_gateways_are_gateways() {
         ]
     );
 }
+
+const MESH: &str = r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    proxyListenPort: 16001
+    defaultConfig:
+      concurrency: 2
+      holdApplicationUntilProxyStarts: true
+      proxyMetadata: {A: mesh, B: mesh}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: everybody, namespace: shop}
+spec: {environmentVariables: {B: namespace, C: namespace}}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: ProxyConfig
+metadata: {name: web, namespace: shop}
+spec: {selector: {matchLabels: {app: web}}, concurrency: 0}
+---
+"#;
+
+#[test]
+fn a_proxys_settings_are_the_meshs_the_namespaces_and_the_workloads_in_that_order() {
+    let (plan, found) = plan(&resources(&format!("{MESH}{SHOP}")), false);
+    assert_eq!(found, []);
+    let settings = &plan.pods[0].settings;
+    assert_eq!(
+        (settings.outbound_port, settings.inbound_port),
+        (16001, 15006)
+    );
+    assert_eq!(settings.field("concurrency").unwrap(), 0);
+    let metadata = settings.field("proxyMetadata").unwrap();
+    let expected = serde_json::json!({"A": "mesh", "B": "namespace", "C": "namespace"});
+    assert_eq!(metadata, expected);
+}
+
+#[test]
+fn an_annotation_wins_over_the_mesh_and_loses_to_a_selecting_proxy_config() {
+    let annotated = SHOP.replace(
+        "metadata: {labels: {app: web, version: v1}}",
+        "metadata: {labels: {app: web, version: v1}, annotations: {proxy.istio.io/config: '{concurrency: 7, proxyMetadata: {A: pod}}'}}",
+    );
+    let (plan, _) = plan(&resources(&format!("{MESH}{annotated}")), false);
+    let settings = &plan.pods[0].settings;
+    assert_eq!(settings.field("concurrency").unwrap(), 0);
+    assert_eq!(settings.field("proxyMetadata").unwrap()["A"], "pod");
+}
+
+#[test]
+fn an_annotation_that_cannot_be_read_is_told_and_left_out() {
+    let annotated = SHOP.replace(
+        "metadata: {labels: {app: web, version: v1}}",
+        "metadata: {labels: {app: web}, annotations: {proxy.istio.io/config: 'concurrency: many'}}",
+    );
+    let (plan, found) = plan(&resources(&annotated), false);
+    assert_eq!(plan.pods[0].settings.config, "{}");
+    let codes: Vec<_> = found.iter().map(|d| d.code).collect();
+    assert_eq!(codes, ["LAT0506"]);
+}
+
+#[test]
+fn other_settings_of_the_mesh_are_another_pod() {
+    let (with, _) = plan(&resources(&format!("{MESH}{SHOP}")), false);
+    let (without, _) = plan(&resources(SHOP), false);
+    assert_ne!(with.pods[0].template_hash, without.pods[0].template_hash);
+}

@@ -22,6 +22,7 @@ fn plan(kind: &str, name: &str, version: u64, number: u8) -> PodPlan {
         ipv4: Ipv4Addr::new(10, 244, 2, number),
         ipv6: None,
         role: PodRole::Plain,
+        settings: lateen_sources::plan::ProxySettings::default(),
         spec: Arc::default(),
     }
 }

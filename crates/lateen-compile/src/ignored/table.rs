@@ -1,0 +1,182 @@
+//! What is accepted and not acted on yet, one row each. **Whoever implements something takes its row away here and in
+//! `docs/compatibility.md`**; whoever adds a field without acting on it adds one.
+
+use lateen_api::Kind::{self, *};
+
+use super::Planes::{self, Both, Lateen};
+
+/// What a row is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    /// Objects of a kind, from their root.
+    Object(Kind),
+    /// The pod of whatever makes pods: `metadata` and `spec` of its template.
+    Pod,
+    /// MeshConfig, wherever it was written.
+    MeshConfig,
+    /// `meshConfig.defaultConfig` and the annotation `proxy.istio.io/config`.
+    ProxyConfig,
+}
+
+/// What, where, and what follows from its being ignored.
+pub(super) type Row = (Of, Planes, &'static str, &'static str);
+
+const fn of(kind: Kind, planes: Planes, at: &'static str, effect: &'static str) -> Row {
+    (Of::Object(kind), planes, at, effect)
+}
+
+const fn pod(at: &'static str, effect: &'static str) -> Row {
+    (Of::Pod, Both, at, effect)
+}
+
+const fn mesh(planes: Planes, at: &'static str, effect: &'static str) -> Row {
+    (Of::MeshConfig, planes, at, effect)
+}
+
+const fn proxy(planes: Planes, at: &'static str, effect: &'static str) -> Row {
+    (Of::ProxyConfig, planes, at, effect)
+}
+
+/// Paths are those of [`lateen_api::query`]; an empty one means every object of the kind.
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    // Whole kinds.
+    of(RequestAuthentication, Both, "", "tokens are not verified, an invalid one is let through; rules that ask for request principals or claims never match"),
+    of(EnvoyFilter, Both, "", "its patches are not applied"),
+    of(WasmPlugin, Both, "", "the plugin does not run"),
+    of(TrafficExtension, Both, "", "the extension does not run"),
+    of(Telemetry, Both, "", "metrics, access logs and traces stay as MeshConfig has them"),
+    of(WorkloadGroup, Both, "", "no workload is registered or probed for it"),
+
+    // Security.
+    of(AuthorizationPolicy, Both, "spec.targetRef", "the policy is left out"),
+    of(AuthorizationPolicy, Both, "spec.targetRefs", "the policy is left out"),
+    of(Gateway, Lateen, "spec.servers[].tls.verifyCertificateSpki", "any client certificate of the CA is accepted"),
+    of(Gateway, Lateen, "spec.servers[].tls.verifyCertificateHash", "any client certificate of the CA is accepted"),
+    of(Gateway, Lateen, "spec.servers[].tls.caCrl", "revoked certificates are accepted"),
+    of(Gateway, Lateen, "spec.servers[].tls.cipherSuites", "the proxy offers its own suites"),
+    of(Gateway, Both, "spec.servers[].tls.ecdhCurves", "the proxy offers its own curves"),
+    of(Gateway, Both, "spec.servers[].tls.serverCertificate", "nothing serves files to the gateway: TLS connections to the server fail"),
+    of(Gateway, Both, "spec.servers[].tls.privateKey", "nothing serves files to the gateway: TLS connections to the server fail"),
+    of(Gateway, Both, "spec.servers[].tls.caCertificates", "nothing serves files to the gateway: TLS connections to the server fail"),
+    of(Gateway, Both, "spec.servers[].tls.tlsCertificates", "nothing serves files to the gateway: TLS connections to the server fail"),
+    of(Sidecar, Both, "spec.ingress[].tls", "nothing serves certificates by file: connections to the port fail"),
+    of(Sidecar, Lateen, "spec.**.caCrl", "revoked certificates are accepted"),
+    of(DestinationRule, Lateen, "spec.**.tls.caCrl", "revoked certificates are accepted"),
+    of(DestinationRule, Lateen, "spec.**.tls{mode=SIMPLE,!sni,!subjectAltNames}", "the server's chain is verified, and not that the certificate is for the host"),
+    of(DestinationRule, Both, "spec.**.tls{mode=SIMPLE,!credentialName,!insecureSkipVerify}", "nothing serves the system's certificates, or those of a file: connections fail"),
+    of(DestinationRule, Both, "spec.**.tls{mode=MUTUAL}.clientCertificate", "nothing serves certificates by file: connections fail"),
+    of(Secret, Lateen, r#"data["ca.crl"]"#, "revoked certificates are accepted"),
+    of(Secret, Lateen, r#"stringData["ca.crl"]"#, "revoked certificates are accepted"),
+
+    // Traffic.
+    of(VirtualService, Lateen, "spec.http[].match[].statPrefix", "there are no statistics of the route"),
+    of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
+    of(DestinationRule, Both, "spec.**.tunnel", "connections are not tunnelled"),
+    of(DestinationRule, Both, "spec.**.zoneAwareLbSetting", "zones are not weighed"),
+    of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
+    of(DestinationRule, Both, "spec.**.consecutiveErrors", "write `consecutive5xxErrors`; this one counts nothing"),
+    of(DestinationRule, Lateen, "spec.**.warmup", "new endpoints take their full share at once"),
+    of(DestinationRule, Lateen, "spec.**.warmupDurationSecs", "new endpoints take their full share at once"),
+    of(DestinationRule, Lateen, "spec.**.outlierDetectionHttpErrorCodes", "other answers than 5xx do not eject a host"),
+    of(DestinationRule, Lateen, "spec.**.proxyProtocol", "the proxy does not acknowledge the cluster: requests to it get 503"),
+    of(ServiceEntry, Both, "spec{resolution=DYNAMIC_DNS}.resolution", "names are not resolved: requests to it get 503"),
+    of(ServiceEntry, Lateen, "spec.endpoints[]{address^=unix://}.address", "the endpoint is left out"),
+    of(WorkloadEntry, Lateen, "spec{address^=unix://}.address", "the endpoint is left out"),
+    of(Sidecar, Lateen, "spec.ingress[]{defaultEndpoint^=unix://}.defaultEndpoint", "the proxy does not reach it"),
+    of(Service, Lateen, "spec.ports[]{name^=grpc-web}.name", "requests are passed on untranslated"),
+    of(Service, Lateen, "spec.ports[]{appProtocol=grpc-web}.appProtocol", "requests are passed on untranslated"),
+
+    // The mesh.
+    mesh(Both, "enableTracing", "no spans are made"),
+    mesh(Both, "enableEnvoyAccessLogService", "no access log is sent"),
+    mesh(Both, "extensionProviders[].zipkin", "no spans are made"),
+    mesh(Both, "extensionProviders[].opentelemetry", "no spans are made"),
+    mesh(Both, "extensionProviders[].datadog", "no spans are made"),
+    mesh(Both, "extensionProviders[].stackdriver", "no spans are made"),
+    mesh(Both, "extensionProviders[].skywalking", "no spans are made"),
+    mesh(Both, "extensionProviders[].lightstep", "no spans are made"),
+    mesh(Both, "extensionProviders[].opencensus", "no spans are made"),
+    mesh(Both, "extensionProviders[].prometheus", "the standard metrics are there anyway"),
+    mesh(Both, "extensionProviders[].envoyFileAccessLog", "the mesh's own access log alone is written"),
+    mesh(Both, "extensionProviders[].envoyHttpAls", "no access log is sent"),
+    mesh(Both, "extensionProviders[].envoyTcpAls", "no access log is sent"),
+    mesh(Both, "extensionProviders[].envoyOtelAls", "no access log is sent"),
+    mesh(Both, "defaultProviders", "providers are not used: no authorizer, tracer or log service is asked"),
+    mesh(Both, "tlsDefaults", "the proxy offers its own suites and curves"),
+    mesh(Both, "meshMTLS.ecdhCurves", "the proxy offers its own curves"),
+    mesh(Lateen, "meshMTLS.cipherSuites", "the proxy offers its own suites"),
+    mesh(Both, "outboundTrafficPolicy{mode=ALLOW_ANY_DYNAMIC_DNS}.mode", "it is taken for ALLOW_ANY"),
+    mesh(Both, "outboundTrafficPolicy.tls", "traffic to unknown destinations stays as it is"),
+    mesh(Both, "caCertificates", "these roots are not trusted"),
+    mesh(Both, "ca", "the mesh's own authority signs"),
+    mesh(Both, "certificates", "no such certificates are made"),
+    mesh(Both, "verifyCertificateAtClient", "the system's roots are not used"),
+    mesh(Both, "serviceSettings", "every service is treated alike"),
+    mesh(Both, "serviceScopeConfigs", "every service is treated alike"),
+    mesh(Both, "serviceEntryVisibility", "`exportTo` alone decides"),
+    mesh(Both, "discoverySelectors", "every namespace is read"),
+    mesh(Both, "configSources", "only the files given are read"),
+    mesh(Both, "ingressClass", "Ingress objects are not served"),
+    mesh(Both, "ingressService", "Ingress objects are not served"),
+    mesh(Both, "ingressSelector", "Ingress objects are not served"),
+    mesh(Both, "ingressControllerMode", "Ingress objects are not served"),
+    mesh(Both, "zoneAwareLbSetting", "zones are not weighed"),
+    mesh(Both, "inboundClusterStatName", "clusters keep their names in statistics"),
+    mesh(Both, "outboundClusterStatName", "clusters keep their names in statistics"),
+    mesh(Both, "hboneIdleTimeout", "there is no HBONE"),
+
+    // Proxies.
+    proxy(Lateen, "drainDuration", "the proxy drains within `terminationDrainDuration`"),
+    proxy(Lateen, "configPath", "the proxy keeps no files"),
+    proxy(Lateen, "runtimeValues", "the proxy has no runtime flags"),
+    proxy(Lateen, "proxyStatsMatcher", "the proxy's statistics stay as they are"),
+    proxy(Lateen, "extraStatTags", "metrics have Istio's standard labels only"),
+    proxy(Both, "tracing", "no spans are made"),
+    proxy(Both, "proxyHeaders", "headers stay as they are by default"),
+    proxy(Both, "privateKeyProvider", "keys are used by the proxy itself"),
+    proxy(Both, "readinessProbe", "the workload's own probes decide"),
+    proxy(Both, "image", "there is one proxy: this program"),
+    proxy(Both, "connectionSettings", "the default limits hold"),
+    proxy(Both, "statsCompression", "statistics are sent as they are"),
+    proxy(Both, "fileFlushInterval", "access logs are flushed by the default interval"),
+    proxy(Both, "fileFlushMinSizeKb", "access logs are flushed by the default size"),
+    proxy(Both, "caCertificatesPem", "these roots are not trusted"),
+    proxy(Both, "gatewayTopology.forwardClientCertDetails", "client certificates are forwarded as by default"),
+    proxy(Both, "gatewayTopology.proxyProtocol", "PROXY protocol is not read"),
+    proxy(Both, "envoyAccessLogService", "no access log is sent"),
+    proxy(Both, "envoyMetricsService", "metrics are scraped only"),
+    proxy(Both, "zipkinAddress", "no spans are made"),
+    proxy(Both, "statsdUdpAddress", "metrics are scraped only"),
+    proxy(Both, "customConfigFile", "the bootstrap is the default one"),
+    proxy(Both, "proxyBootstrapTemplatePath", "the bootstrap is the default one"),
+
+    // Pods.
+    pod(r#"metadata.annotations["traffic.sidecar.istio.io/kubevirtInterfaces"]"#, "interfaces are not told apart"),
+    pod(r#"metadata.annotations["istio.io/reroute-virtual-interfaces"]"#, "interfaces are not told apart"),
+    pod(r#"metadata.annotations["traffic.sidecar.istio.io/excludeInterfaces"]"#, "interfaces are not told apart"),
+    pod(r#"metadata.annotations["sidecar.istio.io/proxyImage"]"#, "there is one proxy: this program"),
+    pod(r#"metadata.annotations["sidecar.istio.io/proxyCPU"]"#, "resources are not limited"),
+    pod(r#"metadata.annotations["sidecar.istio.io/proxyCPULimit"]"#, "resources are not limited"),
+    pod(r#"metadata.annotations["sidecar.istio.io/proxyMemory"]"#, "resources are not limited"),
+    pod(r#"metadata.annotations["sidecar.istio.io/proxyMemoryLimit"]"#, "resources are not limited"),
+    pod(r#"metadata.annotations["sidecar.istio.io/logLevel"]"#, "the log level stays; `lateen proxy-config log` changes it"),
+    pod(r#"metadata.annotations["sidecar.istio.io/componentLogLevel"]"#, "the log level stays; `lateen proxy-config log` changes it"),
+    pod(r#"metadata.annotations["sidecar.istio.io/statsInclusionPrefixes"]"#, "the proxy's statistics stay as they are"),
+    pod(r#"metadata.annotations["sidecar.istio.io/statsInclusionSuffixes"]"#, "the proxy's statistics stay as they are"),
+    pod(r#"metadata.annotations["sidecar.istio.io/statsInclusionRegexps"]"#, "the proxy's statistics stay as they are"),
+    pod(r#"metadata.annotations["sidecar.istio.io/extraStatTags"]"#, "metrics have Istio's standard labels only"),
+    pod(r#"metadata.annotations["sidecar.istio.io/userVolume"]"#, "the proxy has its own volumes only"),
+    pod(r#"metadata.annotations["sidecar.istio.io/userVolumeMount"]"#, "the proxy has its own volumes only"),
+    pod(r#"metadata.annotations["sidecar.istio.io/bootstrapOverride"]"#, "the bootstrap is the default one"),
+    pod(r#"metadata.annotations["readiness.status.sidecar.istio.io/initialDelaySeconds"]"#, "the proxy is asked every second"),
+    pod(r#"metadata.annotations["readiness.status.sidecar.istio.io/periodSeconds"]"#, "the proxy is asked every second"),
+    pod(r#"metadata.annotations["readiness.status.sidecar.istio.io/failureThreshold"]"#, "the proxy is asked every second"),
+    pod(r#"metadata.labels["topology.istio.io/network"]"#, "the pod is on the mesh's one network"),
+    pod(r#"metadata.labels["istio.io/dataplane-mode"]"#, "there is no ambient mode: the pod has a sidecar or none"),
+    pod(r#"metadata.labels["istio.io/use-waypoint"]"#, "there are no waypoints"),
+    of(Namespace, Both, r#"metadata.labels["istio.io/dataplane-mode"]"#, "there is no ambient mode: label it `istio-injection: enabled` for sidecars"),
+    of(Namespace, Both, r#"metadata.labels["istio.io/use-waypoint"]"#, "there are no waypoints"),
+    of(Namespace, Both, r#"metadata.labels["topology.istio.io/network"]"#, "pods are on the mesh's one network"),
+    of(Service, Both, r#"metadata.labels["istio.io/use-waypoint"]"#, "there are no waypoints"),
+];
