@@ -141,7 +141,13 @@ fn config_dump(proxies: &Proxies, query: Option<&str>) -> Reply {
     Reply::json(&Value::Object(types))
 }
 
+/// What is wrong with the snapshot, then what was found for single proxies, each finding once.
 fn diagnostics(proxies: &Proxies) -> Reply {
-    let found = &proxies.published().diagnostics;
+    let mut found = proxies.published().diagnostics.clone();
+    for proxy in proxies.connected() {
+        let own = proxy.diagnostics.borrow();
+        let new: Vec<_> = own.iter().filter(|d| !found.contains(d)).cloned().collect();
+        found.extend(new);
+    }
     Reply::json(&serde_json::to_value(found).unwrap_or_default())
 }

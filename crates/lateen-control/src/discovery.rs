@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
-use lateen_compile::{Compiler, ProxyNode};
+use lateen_api::Diagnostic;
+use lateen_compile::{Compiled, Compiler, ProxyNode};
 use lateen_envoy::ResourceSet;
 use lateen_envoy::pb::envoy::config::core::v3::Node;
 use lateen_identity::SpiffeId;
@@ -36,6 +37,8 @@ pub struct Proxy {
     pub resources: watch::Receiver<Option<ResourceSet>>,
     /// The newest snapshot that was compiled for it.
     pub generation: AtomicU64,
+    /// What was found while compiling for it.
+    pub diagnostics: watch::Receiver<Vec<Diagnostic>>,
 }
 
 /// Whether streams must prove who they are.
@@ -142,6 +145,7 @@ impl Proxies {
         }
         let (resources, resources_seen) = watch::channel(None);
         let (status, status_seen) = watch::channel(SessionStatus::default());
+        let (diagnostics, diagnostics_seen) = watch::channel(Vec::new());
         let proxy = Arc::new(Proxy {
             raw: request.node,
             node,
@@ -150,11 +154,12 @@ impl Proxies {
             status: status_seen,
             resources: resources_seen.clone(),
             generation: AtomicU64::new(0),
+            diagnostics: diagnostics_seen,
         });
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         info!(proxy = proxy.raw.id, variant = ?request.variant, "connected");
         self.lock().insert(id, proxy.clone());
-        tokio::spawn(self.serve(id, proxy, resources));
+        tokio::spawn(self.serve(id, proxy, resources, diagnostics));
         Ok(Connection {
             resources: resources_seen,
             status,
@@ -167,6 +172,7 @@ impl Proxies {
         id: u64,
         proxy: Arc<Proxy>,
         resources: watch::Sender<Option<ResourceSet>>,
+        diagnostics: watch::Sender<Vec<Diagnostic>>,
     ) {
         let mut published = self.published.clone();
         let mut status = proxy.status.clone();
@@ -174,9 +180,10 @@ impl Proxies {
         loop {
             let newest = published.borrow_and_update().clone();
             if let Some(compiled) = self.compile(&newest, &proxy.node).await {
-                if last.as_ref() != Some(&compiled) {
-                    last = Some(compiled.clone());
-                    resources.send_replace(Some(compiled));
+                diagnostics.send_replace(compiled.diagnostics);
+                if last.as_ref() != Some(&compiled.resources) {
+                    last = Some(compiled.resources.clone());
+                    resources.send_replace(Some(compiled.resources));
                 }
                 proxy.generation.store(newest.generation, Ordering::Relaxed);
             }
@@ -193,11 +200,11 @@ impl Proxies {
     }
 
     /// `None` when compiling panicked: a bug; the proxy keeps what it has.
-    async fn compile(&self, published: &Arc<Published>, node: &ProxyNode) -> Option<ResourceSet> {
+    async fn compile(&self, published: &Arc<Published>, node: &ProxyNode) -> Option<Compiled> {
         let _turn = self.compiling.acquire().await.ok()?;
         let (published, compiler, node) = (published.clone(), self.compiler.clone(), node.clone());
         let started = Instant::now();
-        let work = move || compiler.compile(&published.snapshot, &node).resources;
+        let work = move || compiler.compile(&published.snapshot, &node);
         let done = tokio::task::spawn_blocking(work).await;
         self.metrics.compiled(started.elapsed());
         done.inspect_err(

@@ -2,10 +2,12 @@
 //!
 //! [`mesh`] turns watched sources into published snapshots; [`discovery`] compiles them for each connected proxy; [`serve`] opens
 //! the ports: ADS and the CA over mutual TLS on 15012, ADS in plain text on loopback's 15010, metrics on 15014, and debug
-//! answers on a unix socket that only the owner can open.
+//! answers on a unix socket that only the owner can open. [`findings`] asks the same of a mesh that does not run.
 
 mod debug;
 pub mod discovery;
+pub mod expiry;
+pub mod findings;
 pub mod mesh;
 mod metrics;
 mod reply;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lateen_api::Diagnostic;
+use lateen_api::{Diagnostic, Kind, Resource};
 use lateen_compile::{Settings, Snapshot, SnapshotInputs};
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::{PodState, plan};
@@ -47,6 +47,8 @@ pub struct Published {
     pub took: Duration,
     /// Pods that are ready in it.
     pub ready_pods: usize,
+    /// The Secrets it is made of, for what they hold that expires.
+    pub secrets: Vec<Resource>,
 }
 
 /// The newest inputs.
@@ -126,7 +128,7 @@ fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u
     let started = Instant::now();
     let resources = defaults::with_defaults(&loaded.resources);
     let (plan, _) = plan(&resources, settings.dual_stack);
-    let (mesh, mut diagnostics) = mesh::config(&resources);
+    let (mesh, mut diagnostics) = mesh::in_trust_domain(&resources, &settings.trust_domain);
     let inputs = SnapshotInputs {
         mesh,
         resources,
@@ -134,6 +136,8 @@ fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u
         cluster_ips: plan.cluster_ips,
         settings,
     };
+    let secrets = loaded.resources.iter().filter(|r| r.kind == Kind::Secret);
+    let secrets = secrets.cloned().collect();
     let ready_pods = pods.iter().filter(|pod| pod.ready).count();
     let (snapshot, found) = Snapshot::new(inputs);
     diagnostics.extend(found);
@@ -143,5 +147,6 @@ fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u
         diagnostics,
         took: started.elapsed(),
         ready_pods,
+        secrets,
     }
 }

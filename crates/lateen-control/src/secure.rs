@@ -23,8 +23,9 @@ pub(crate) fn server_tls(
     ca: Arc<CertificateAuthority>,
     ips: Vec<IpAddr>,
 ) -> Result<watch::Receiver<Arc<ServerConfig>>, StartError> {
-    let mut bundle = ca.bundle();
-    let newest = bundle.borrow_and_update().clone();
+    let mut published = ca.generation();
+    published.mark_unchanged();
+    let newest = ca.bundle().borrow().clone();
     let (first, mut renew_after) = issue(&ca, &ips, newest)?;
     let (sender, receiver) = watch::channel(first);
     tokio::spawn(async move {
@@ -32,9 +33,9 @@ pub(crate) fn server_tls(
             tokio::select! {
                 () = sender.closed() => return,
                 () = tokio::time::sleep(renew_after) => {}
-                changed = bundle.changed() => if changed.is_err() { return },
+                changed = published.changed() => if changed.is_err() { return },
             }
-            let newest = bundle.borrow_and_update().clone();
+            let newest = ca.bundle().borrow().clone();
             match issue(&ca, &ips, newest) {
                 Ok((config, after)) => {
                     sender.send_replace(config);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use lateen_compile::Settings;
 use lateen_identity::Clock;
@@ -31,9 +31,9 @@ use tonic::service::interceptor::InterceptedService;
 use tracing::{error, info};
 
 use crate::discovery::{Door, Proxies, Trust};
-use crate::mesh::{Debounce, Sources, publish};
+use crate::mesh::{Debounce, Published, Sources, publish};
 use crate::reply::{self, Answer, Reply};
-use crate::{debug, secure};
+use crate::{debug, expiry, secure};
 
 /// Plain-text ADS.
 pub const PLAIN_PORT: u16 = 15010;
@@ -41,6 +41,8 @@ pub const PLAIN_PORT: u16 = 15010;
 pub const SECURE_PORT: u16 = 15012;
 /// Metrics.
 pub const MONITORING_PORT: u16 = 15014;
+/// How often the authority's files are looked at.
+const FOLLOW: Duration = Duration::from_secs(1);
 
 /// How a control plane is run.
 #[derive(Clone, Debug)]
@@ -118,7 +120,12 @@ impl ControlPlane {
             trust_domain: domain,
             ..CaOptions::default()
         };
-        let domains = TrustDomains::new(options.trust_domain.clone(), Vec::new());
+        let (published, aliases) = published(&config).await;
+        // Certificates of the domains the mesh had before are still good for getting new ones.
+        let aliases = aliases
+            .iter()
+            .filter_map(|a| TrustDomain::parse(a.as_bytes()).ok());
+        let domains = TrustDomains::new(options.trust_domain.clone(), aliases);
         let ca = CertificateAuthority::open(config.ca.clone(), options, SystemTime::now());
         let ca = Arc::new(ca.map_err(StartError::Ca)?);
         let key = TokenKey::open(&config.token_key).map_err(StartError::TokenKey)?;
@@ -126,10 +133,7 @@ impl ControlPlane {
             Box::new(WorkloadToken::new(key, domains.clone())),
             Box::new(PeerCertificate::new(domains)),
         ]);
-        let proxies = Arc::new(Proxies::new(
-            published(&config).await,
-            authenticators.clone(),
-        ));
+        let proxies = Arc::new(Proxies::new(published, authenticators.clone()));
         let service = CertificateService::new(
             ca.clone(),
             authenticators,
@@ -141,12 +145,20 @@ impl ControlPlane {
             tasks: JoinSet::new(),
             drain: CancellationToken::new(),
         };
-        let tls = secure::server_tls(ca, config.listen.clone())?;
+        let tls = secure::server_tls(ca.clone(), config.listen.clone())?;
+        let (followed, warned) = (ca.clone(), ca.clone());
+        plane
+            .tasks
+            .spawn(async move { followed.follow_files(FOLLOW).await });
+        let proxies = plane.proxies.clone();
+        plane.tasks.spawn(expiry::warn_ahead(warned, proxies));
         plane.debug(&config)?;
         plane.plain().await?;
         for ip in &config.listen {
             plane.secure(*ip, &tls, service.clone()).await?;
-            plane.monitoring(*ip, service.counters()).await?;
+            plane
+                .monitoring(*ip, service.counters(), ca.clone())
+                .await?;
         }
         Ok(plane)
     }
@@ -209,11 +221,20 @@ impl ControlPlane {
         Ok(())
     }
 
-    async fn monitoring(&mut self, ip: IpAddr, ca: Arc<CaCounters>) -> Result<(), StartError> {
+    async fn monitoring(
+        &mut self,
+        ip: IpAddr,
+        counters: Arc<CaCounters>,
+        ca: Arc<CertificateAuthority>,
+    ) -> Result<(), StartError> {
         let listener = listen(SocketAddr::new(ip, MONITORING_PORT)).await?;
         let proxies = self.proxies.clone();
         let answer: Answer = Arc::new(move |path, _| match path {
-            "/metrics" => Reply::text(proxies.metrics.render(proxies.connected().len(), &ca)),
+            "/metrics" => {
+                let mut text = proxies.metrics.render(proxies.connected().len(), &counters);
+                text.push_str(&expiry::render(&ca, &proxies, SystemTime::now()));
+                Reply::text(text)
+            }
             "/ready" => Reply::text("ready\n"),
             "/version" => Reply::text(concat!(env!("CARGO_PKG_VERSION"), "\n")),
             _ => Reply::not_found("there are /metrics, /ready and /version"),
@@ -277,11 +298,13 @@ impl ControlPlane {
     }
 }
 
-async fn published(config: &Config) -> watch::Receiver<Arc<crate::mesh::Published>> {
+/// Starts publishing snapshots. The trust domain's aliases are those of the first one.
+async fn published(config: &Config) -> (watch::Receiver<Arc<Published>>, Vec<String>) {
     let files = watch_files(Reader::new(
         config.paths.clone(),
         config.default_namespace.as_str(),
     ));
+    let (mesh, _) = lateen_sources::mesh::config(&files.borrow().resources);
     let pods = match &config.pods {
         Some(path) => watch_pods(path.clone()),
         None => watch::channel(Vec::new()).1,
@@ -291,7 +314,10 @@ async fn published(config: &Config) -> watch::Receiver<Arc<crate::mesh::Publishe
         pods,
         settings: config.settings.clone(),
     };
-    publish(sources, config.debounce).await
+    (
+        publish(sources, config.debounce).await,
+        mesh.trust_domain_aliases,
+    )
 }
 
 /// Says who a TLS connection's peer is to the xDS server. The handshake has verified the chain; the identity is the bytes of the

@@ -219,6 +219,8 @@ pub struct CertificateAuthority {
     options: CaOptions,
     signer: watch::Sender<Arc<Signer>>,
     bundle: watch::Sender<Arc<TrustBundle>>,
+    /// Counts what was published; both of the above are in place when it changes.
+    generation: watch::Sender<u64>,
 }
 
 /// What a source yields.
@@ -239,7 +241,65 @@ impl CertificateAuthority {
             options,
             signer: watch::Sender::new(Arc::new(loaded.signer)),
             bundle: watch::Sender::new(Arc::new(loaded.bundle)),
+            generation: watch::Sender::new(0),
         })
+    }
+
+    /// Changes whenever the signer or the roots may have: what was issued before is then to be issued again.
+    pub fn generation(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Looks at the files again and again, and takes in what somebody else made of them: another process that rotates the
+    /// root, an operator who replaced a plugged-in set. Files that cannot be used change nothing and are told.
+    pub async fn follow_files(&self, every: Duration) {
+        let mut seen = self.stamps();
+        loop {
+            tokio::time::sleep(every).await;
+            let now = self.stamps();
+            if now == seen {
+                continue;
+            }
+            match self.reload(SystemTime::now()) {
+                Ok(()) => tracing::info!(
+                    roots = self.bundle.borrow().roots().len(),
+                    "the authority's files changed"
+                ),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(
+                        error,
+                        "the authority's files changed and cannot be used; it goes on with the old ones"
+                    );
+                }
+            }
+            // Loading may itself have written `root-cert.pem`.
+            seen = self.stamps();
+        }
+    }
+
+    /// Size and time of each file: enough to see that one was replaced.
+    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let (dir, names): (_, &[&str]) = match &self.source {
+            CaSource::SelfMade { dir } => (
+                dir,
+                &["ca.pem", "next.pem", "root-cert.pem", "rotation.json"],
+            ),
+            CaSource::Cacerts { dir, .. } => (
+                dir,
+                &[
+                    "root-cert.pem",
+                    "ca-cert.pem",
+                    "ca-key.pem",
+                    "cert-chain.pem",
+                ],
+            ),
+        };
+        let stamp = |name: &&str| {
+            let found = std::fs::metadata(dir.join(name)).ok()?;
+            Some((found.modified().ok()?, found.len()))
+        };
+        names.iter().map(stamp).collect()
     }
 
     /// Reads the files again, after somebody changed them. On an error everything stays as it was.
@@ -419,6 +479,7 @@ impl CertificateAuthority {
             changed
         });
         self.signer.send_replace(Arc::new(loaded.signer));
+        self.generation.send_modify(|generation| *generation += 1);
     }
 }
 

@@ -10,16 +10,22 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use rustls_pki_types::CertificateDer;
+
 use crate::csr::KeyAndRequest;
 use crate::expiry::{Expiry, rfc3339};
 use crate::grpc::service::Chain;
 use crate::grpc::{FetchError, FetchedCertificate};
 use crate::tls::{CertifiedKeyPair, IdentityError};
+use crate::x509::CertificateFacts;
 use crate::{BoxFuture, Clock, SpiffeId, TrustBundle, WorkloadIdentity};
 
 /// Longest single sleep. A machine that was suspended, or whose clock was set, is noticed after this long: timers run on
 /// a clock that stands still meanwhile, certificates do not.
 const MAX_SLEEP: Duration = Duration::from_secs(30);
+/// How often a certificate is renewed again because the authority has not followed a change of the roots yet, and when.
+const FOLLOW_UPS: u32 = 5;
+const FOLLOW_UP: Duration = Duration::from_secs(1);
 /// Forced rotations waiting at once; more are answered by the one under way.
 const MAX_FORCED: usize = 16;
 
@@ -43,8 +49,11 @@ pub struct RotationOptions {
     pub backoff: Duration,
     /// The longest wait after a failure.
     pub max_backoff: Duration,
-    /// Roots that are trusted beside those the authority names (`root-cert.pem` of the pod).
+    /// Roots that are trusted beside those the authority names (`root-cert.pem` of the pod). Their first is the one the
+    /// authority signs with: when it changes, or when roots are taken away, the certificate is renewed early.
     pub extra_roots: Option<watch::Receiver<Arc<TrustBundle>>>,
+    /// Over how long early renewals of a whole mesh are spread.
+    pub spread: Duration,
 }
 
 impl RotationOptions {
@@ -57,6 +66,7 @@ impl RotationOptions {
             backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(10),
             extra_roots: None,
+            spread: Duration::from_secs(2),
         }
     }
 }
@@ -202,11 +212,17 @@ impl<I: CertificateIssuer> IdentityManager<I> {
 
     async fn renew_forever(&mut self) {
         let mut failures = 0;
+        let mut follow_ups = 0;
         let mut due = self.clock.now();
         loop {
             let answer = match self.wait_until(due).await {
                 Wake::Roots => {
                     self.merge_roots();
+                    if self.lags_behind_roots() {
+                        follow_ups = FOLLOW_UPS;
+                        due =
+                            due.min(self.clock.now() + self.options.spread.mul_f64(rand::random()));
+                    }
                     continue;
                 }
                 Wake::Due => None,
@@ -214,8 +230,13 @@ impl<I: CertificateIssuer> IdentityManager<I> {
             };
             let renewed = self.renew().await;
             due = match &renewed {
+                Ok(_) if follow_ups > 0 && self.lags_behind_roots() => {
+                    // The file was faster than the authority.
+                    follow_ups -= 1;
+                    self.clock.now() + FOLLOW_UP
+                }
                 Ok(identity) => {
-                    failures = 0;
+                    (failures, follow_ups) = (0, 0);
                     self.renewal_time(identity)
                 }
                 Err(error) => {
@@ -290,6 +311,27 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         });
     }
 
+    /// Whether the certificate or its bundle is of before a rotation of the root: signed by another root than the first of
+    /// the extra ones, or come with roots that are no longer among them.
+    fn lags_behind_roots(&self) -> bool {
+        let Some(extra) = &self.options.extra_roots else {
+            return false;
+        };
+        let (extra, identity) = (extra.borrow().clone(), self.identity.borrow().clone());
+        let Some(identity) = identity else {
+            return false;
+        };
+        let retired = self.issued_roots.as_ref().is_some_and(|issued| {
+            let kept = |root| extra.contains(root);
+            !issued.roots().iter().all(kept)
+        });
+        retired
+            || !extra
+                .roots()
+                .first()
+                .is_some_and(|root| leads_to(&identity, root))
+    }
+
     /// Cancel-safe: every branch is.
     async fn wait_until(&mut self, due: SystemTime) -> Wake {
         loop {
@@ -340,6 +382,16 @@ impl<I> std::fmt::Debug for IdentityManager<I> {
         f.debug_struct("IdentityManager")
             .field("options", &self.options)
             .finish_non_exhaustive()
+    }
+}
+
+/// Whether a certificate's chain ends below `root`, by name: enough to tell two roots of one authority apart.
+fn leads_to(identity: &WorkloadIdentity, root: &CertificateDer<'_>) -> bool {
+    let facts = |der: &CertificateDer<'_>| CertificateFacts::from_der(der).ok();
+    let last = identity.pair().chain().last().and_then(facts);
+    match (last, facts(root)) {
+        (Some(last), Some(root)) => last.issuer == root.subject,
+        _ => false,
     }
 }
 

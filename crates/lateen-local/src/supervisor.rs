@@ -159,6 +159,7 @@ pub struct Supervisor {
 #[derive(Debug)]
 pub(crate) enum Control {
     Watch(Target, watch::Sender<Vec<SocketAddr>>),
+    Refresh,
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -205,6 +206,15 @@ impl Supervisor {
             .await
             .map_err(|_| SupervisorError::Failed)?;
         Ok(receiver)
+    }
+
+    /// Asks for every pod's credentials again and gives them to the pods: the roots have changed, say.
+    ///
+    /// # Errors
+    /// When the supervisor has failed.
+    pub async fn refresh(&self) -> Result<(), SupervisorError> {
+        let sent = self.control.send(Control::Refresh).await;
+        sent.map_err(|_| SupervisorError::Failed)
     }
 
     /// Ends all pods, each within its grace period, then the control plane.

@@ -59,6 +59,14 @@ pub(crate) enum Command {
     /// What configuration a proxy has
     #[command(visible_alias = "pc", subcommand)]
     ProxyConfig(ProxyConfigCommand),
+    /// What will expire and when: the mesh's roots, proxies' certificates, Secrets; exit status 1 when it is pressing
+    #[command(
+        after_help = "Examples:\n  lateen check\n  lateen check --within 30 -o json\n  lateen check -f gateways/"
+    )]
+    Check(CheckArgs),
+    /// The mesh's certificate authority
+    #[command(subcommand)]
+    Ca(CaCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  lateen completion bash > /etc/bash_completion.d/lateen")]
     Completion {
@@ -128,6 +136,9 @@ pub(crate) struct UpArgs {
     /// Give every pod and service an IPv6 address too.
     #[arg(long)]
     pub(crate) dual_stack: bool,
+    /// Sign with an authority of your own: a directory of `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cacerts: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -224,6 +235,32 @@ pub(crate) struct ValidateArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: ReportOutput,
+    /// Which proxy it is for: a stock Envoy acts on some fields that Lateen's does not, and the other way round.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) data_plane: DataPlane,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Files or directories of YAML whose Secrets to look at; by default those of the running mesh.
+    #[arg(short, long)]
+    pub(crate) filename: Vec<PathBuf>,
+    /// Fail also when anything that does not renew itself ends within so many days.
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) within: Option<u64>,
+    /// Output format.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Structured>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Replace the root: trust a new one beside the old, sign with it, then end trust in the old; no connection fails
+    RotateRoot {
+        /// Longest wait for the proxies in each step, in seconds. An interrupted rotation is taken up where it stopped.
+        #[arg(long, default_value_t = 120)]
+        timeout: u64,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -363,6 +400,12 @@ pub(crate) struct IstiodArgs {
     /// Addresses to serve on, beside loopback.
     #[arg(long)]
     pub(crate) listen: Vec<std::net::IpAddr>,
+    /// The trust domain of identities; by default what the mesh's configuration says.
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) trust_domain: Option<String>,
+    /// Sign with an authority of your own: a directory of `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cacerts: Option<PathBuf>,
     /// Give every pod and service an IPv6 address too.
     #[arg(long)]
     pub(crate) dual_stack: bool,

@@ -1,6 +1,8 @@
 //! The verbs.
 
 pub(crate) mod app;
+pub(crate) mod ca;
+pub(crate) mod check;
 pub(crate) mod down;
 pub(crate) mod exec;
 pub(crate) mod get;

@@ -4,6 +4,7 @@
 //! Several verbs enter namespaces, which the kernel allows only while a process has one thread. So nothing here starts a
 //! runtime; the verbs do, when they are where they want to be.
 
+mod certificates;
 mod cli;
 mod cmd;
 mod http;
@@ -52,6 +53,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::ProxyConfig(command) => {
             done(cmd::proxy_config::run(&state()?, namespace, command))
         }
+        Command::Check(args) => cmd::check::run(&state()?, namespace, &args),
+        Command::Ca(command) => done(cmd::ca::run(&state()?, &command)),
         Command::Completion { shell } => done(cmd::completion(shell)),
         Command::Istiod(args) => cmd::istiod::run(&state()?, namespace, &args),
         Command::Proxy(args) => cmd::proxy::run(&args),

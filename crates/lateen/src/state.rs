@@ -5,6 +5,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use lateen_identity::ca::{CaSource, KeyAccess};
 use lateen_sources::plan::PodState;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,27 @@ pub(crate) struct Up {
     pub(crate) started_at: u64,
     /// Published ports, as given.
     pub(crate) publish: Vec<String>,
+    /// The directory of a plugged-in certificate authority.
+    #[serde(default)]
+    pub(crate) cacerts: Option<PathBuf>,
+}
+
+impl Up {
+    /// Where the mesh's certificate authority is.
+    pub(crate) fn ca_source(&self, state: &StateDir) -> CaSource {
+        ca_source(state, self.cacerts.clone())
+    }
+}
+
+/// The plugged-in authority, or the one that is made in the state directory.
+pub(crate) fn ca_source(state: &StateDir, cacerts: Option<PathBuf>) -> CaSource {
+    match cacerts {
+        Some(dir) => CaSource::Cacerts {
+            dir,
+            key_access: KeyAccess::OwnerOnly,
+        },
+        None => CaSource::SelfMade { dir: state.ca() },
+    }
 }
 
 impl StateDir {
@@ -184,6 +206,7 @@ mod tests {
             ready: false,
             started_at: 0,
             publish: vec![],
+            cacerts: None,
         }
     }
 

@@ -159,6 +159,7 @@ mod tests {
             containers: vec![],
             started_at_ms: 0,
             pid: None,
+            admin_port: 15000,
         }
     }
 

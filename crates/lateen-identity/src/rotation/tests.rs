@@ -189,3 +189,75 @@ async fn the_report_names_the_certificate_and_its_root() {
     );
     assert_eq!(report[1].0, "root");
 }
+
+/// The roots of the pod's file, as a supervisor that follows the authority would write them.
+fn with_root_file(issuer: &Issuer) -> (watch::Sender<Arc<TrustBundle>>, RotationOptions) {
+    let (file, watched) = watch::channel(issuer.0.ca.bundle().borrow().clone());
+    let mut options = RotationOptions::new(id());
+    options.extra_roots = Some(watched);
+    (file, options)
+}
+
+fn root_of(identity: &WorkloadIdentity) -> String {
+    CertificateFacts::from_der(&identity.pair().chain()[0])
+        .unwrap()
+        .issuer
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rotated_root_is_followed_step_by_step_without_waiting_for_half_of_a_life() {
+    let issuer = Issuer::new(&clock());
+    let (file, options) = with_root_file(&issuer);
+    let handle = start(&issuer, options);
+    let first = handle.ready().await.unwrap();
+    let ca = &issuer.0.ca;
+    let publish = || file.send_replace(ca.bundle().borrow().clone());
+    let step = || tokio::time::sleep(Duration::from_secs(10));
+
+    ca.begin_rotation(issuer.0.clock.now()).unwrap();
+    publish();
+    step().await;
+    assert_eq!(handle.current().unwrap().bundle().roots().len(), 2);
+    assert_eq!(
+        issuer.asked(),
+        1,
+        "a root that is only added needs no new certificate"
+    );
+
+    ca.switch_signer(issuer.0.clock.now()).unwrap();
+    publish();
+    step().await;
+    let second = handle.current().unwrap();
+    assert_ne!(root_of(&first), root_of(&second));
+    assert_eq!(second.bundle().roots().len(), 2);
+
+    ca.finish_rotation(crate::ca::Finish::Now, issuer.0.clock.now())
+        .unwrap();
+    publish();
+    step().await;
+    assert_eq!(handle.current().unwrap().bundle().roots().len(), 1);
+    assert_eq!(issuer.asked(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_file_that_is_faster_than_the_authority_is_followed_a_little_later() {
+    let issuer = Issuer::new(&clock());
+    let (file, options) = with_root_file(&issuer);
+    let handle = start(&issuer, options);
+    let first = handle.ready().await.unwrap();
+    let ca = &issuer.0.ca;
+    ca.begin_rotation(issuer.0.clock.now()).unwrap();
+    let turned: Vec<_> = ca.bundle().borrow().roots().iter().rev().cloned().collect();
+    file.send_replace(Arc::new(TrustBundle::new(turned).unwrap()));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert!(
+        issuer.asked() > 1,
+        "it asked and was given the old root's signature"
+    );
+    ca.switch_signer(issuer.0.clock.now()).unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_ne!(root_of(&handle.current().unwrap()), root_of(&first));
+    let asked = issuer.asked();
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(issuer.asked(), asked, "and is content then");
+}

@@ -64,6 +64,7 @@ pub(crate) async fn run(
             },
             request = control.recv(), if finished.is_none() => match request {
                 Some(Control::Watch(target, sender)) => engine.watch(target, sender),
+                Some(Control::Refresh) => engine.refresh_all(),
                 Some(Control::Shutdown(done)) => {
                     finished = Some(done);
                     engine.shut_down();
@@ -139,6 +140,10 @@ impl Engine {
     fn set_desired(&mut self, desired: Arc<Desired>) {
         self.desired = desired;
         self.vips = None;
+        self.refresh_all();
+    }
+
+    fn refresh_all(&mut self) {
         let keys: Vec<PodKey> = self.pods.keys().cloned().collect();
         for key in keys {
             self.refresh(&key);
@@ -385,6 +390,11 @@ impl Engine {
         let Some(pod) = self.pods.get_mut(key) else {
             return;
         };
+        if pod.stage == Stage::Starting {
+            // It has not been given its specification yet.
+            pod.resolved = resolved;
+            return;
+        }
         if pod.stage != Stage::Running || pod.ending.is_some() {
             return;
         }

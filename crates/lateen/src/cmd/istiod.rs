@@ -6,11 +6,12 @@ use anyhow::{Context, Result};
 use lateen_compile::Settings;
 use lateen_control::mesh::Debounce;
 use lateen_control::{Config, ControlPlane};
-use lateen_identity::ca::CaSource;
+use lateen_sources::files::Reader;
+use lateen_sources::mesh;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::IstiodArgs;
-use crate::state::StateDir;
+use crate::state::{StateDir, ca_source};
 
 pub(crate) fn run(
     state: &StateDir,
@@ -19,15 +20,25 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     super::start_logging("info");
     state.create()?;
+    let namespace = namespace.unwrap_or("default");
+    let trust_domain = match &args.trust_domain {
+        Some(given) => given.clone(),
+        None => {
+            let files = Reader::new(args.paths.clone(), namespace).read();
+            let (mesh, _) = mesh::config(&files.unwrap_or_default().resources);
+            mesh::trust_domain(&mesh).to_owned()
+        }
+    };
     let config = Config {
         paths: args.paths.clone(),
-        default_namespace: namespace.unwrap_or("default").to_owned(),
+        default_namespace: namespace.to_owned(),
         pods: args.pods.clone(),
-        ca: CaSource::SelfMade { dir: state.ca() },
+        ca: ca_source(state, args.cacerts.clone()),
         token_key: state.token_key(),
         listen: args.listen.clone(),
         debug_socket: state.istiod_socket(),
         settings: Settings {
+            trust_domain,
             dual_stack: args.dual_stack,
             ..Settings::default()
         },

@@ -92,6 +92,8 @@ async fn run_ours(mut agent: Agent) -> Result<()> {
     if let Some(workers) = agent.config().proxy_config.concurrency {
         config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
     }
+    let admin = agent.config().proxy_config.admin_port;
+    config.admin = Some(std::net::SocketAddr::from(([127, 0, 0, 1], admin)));
     config.drain.time = agent.config().proxy_config.termination_drain_duration;
     let proxy = Arc::new(Proxy::start(config).context("starting the proxy")?);
     agent

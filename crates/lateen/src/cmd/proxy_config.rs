@@ -13,9 +13,6 @@ use crate::proxy_config::{Filter, Rows, cluster, listener, route, secret};
 use crate::state::StateDir;
 use crate::target;
 
-/// Envoy's admin port in every pod of a mesh.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15000);
-
 pub(crate) fn run(
     state: &StateDir,
     namespace: Option<&str>,
@@ -140,7 +137,8 @@ impl Ask<'_> {
         }
         lateen_local::exec::enter_network(pid)
             .with_context(|| format!("entering the network of {}", pod.name))?;
-        let answer = http::request(&Admin::Tcp(ADMIN), method, path);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, pod.admin_port));
+        let answer = http::request(&Admin::Tcp(address), method, path);
         Ok(answer
             .with_context(|| format!("asking the proxy of {}", pod.name))?
             .to_vec())

@@ -1,18 +1,22 @@
 //! `lateen up`: a mesh from files, in this process and its children.
 
 mod detach;
+mod progress;
 mod report;
 mod run;
+mod told;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
+use lateen_identity::ca::{CaOptions, CertificateAuthority};
 use lateen_local::node::{self, NodeOptions};
 
 use crate::cli::UpArgs;
 use crate::output::now;
-use crate::state::{StateDir, Up, start_ticks};
+use crate::state::{StateDir, Up, ca_source, start_ticks};
 use crate::up::images;
 use crate::up::publish::Publish;
 
@@ -33,6 +37,12 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> R
         .map(|p| p.parse())
         .collect::<Result<_>>()?;
     let images = images::table(&args.image)?;
+    if let Some(dir) = &args.cacerts {
+        // Before anything is started: what is wrong with the set is the user's to mend.
+        let source = ca_source(state, Some(dir.clone()));
+        CertificateAuthority::open(source, CaOptions::default(), SystemTime::now())
+            .with_context(|| format!("using the authority in {}", dir.display()))?;
+    }
     state.create()?;
     if args.detach {
         return detach::run(state);
@@ -67,6 +77,7 @@ fn record(namespace: Option<&str>, args: &UpArgs) -> Result<Up> {
         .iter()
         .map(std::path::absolute)
         .collect::<std::io::Result<_>>();
+    let cacerts = args.cacerts.as_ref().map(std::path::absolute);
     Ok(Up {
         pid,
         start_ticks: start_ticks(pid).context("reading this process's start time")?,
@@ -76,5 +87,6 @@ fn record(namespace: Option<&str>, args: &UpArgs) -> Result<Up> {
         ready: false,
         started_at: now().unsigned_abs(),
         publish: args.publish.clone(),
+        cacerts: cacerts.transpose().context("resolving --cacerts")?,
     })
 }

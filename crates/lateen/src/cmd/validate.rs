@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lateen_api::SourceFile;
 use lateen_api::diagnostic::{Diagnostic, Severity, Style, render};
+use lateen_control::findings::{findings, settings};
 use lateen_sources::files::{Loaded, Reader};
-use lateen_sources::mesh;
 use serde_json::json;
 
-use crate::cli::{ReportOutput, ValidateArgs};
+use crate::cli::{DataPlane, ReportOutput, ValidateArgs};
 use crate::output::{self, print_json};
 
 pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCode> {
@@ -22,8 +22,10 @@ pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCo
     } else {
         Reader::new(paths, namespace).read().unwrap_or_default()
     };
-    let (_, more) = mesh::config(&loaded.resources);
-    loaded.diagnostics.extend(more);
+    let settings = settings(&loaded.resources, true);
+    let native = args.data_plane == DataPlane::Lateen;
+    let between = findings(&loaded.resources, &settings, native);
+    loaded.diagnostics.extend(between);
     loaded
         .diagnostics
         .sort_by(|a, b| (&a.span, a.severity, a.code).cmp(&(&b.span, b.severity, b.code)));

@@ -6,18 +6,17 @@ use std::sync::Arc;
 
 use lateen_api::kube::{EndpointSlice, Service as KubeService};
 use lateen_api::value::IntOrString;
-use lateen_api::{Diagnostic, Resource, Spec};
+use lateen_api::{Resource, Spec};
 use lateen_local::services::Protocol;
 use lateen_local::supervisor::{Desired, Service, ServicePort, TargetPort};
 use lateen_sources::defaults;
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::{Plan, plan};
 
-/// What is to run, the plan behind it, and what was odd about it.
+/// What is to run, and the plan behind it.
 pub(crate) struct Planned {
     pub(crate) desired: Desired,
     pub(crate) plan: Plan,
-    pub(crate) diagnostics: Vec<Diagnostic>,
     /// The user's objects and the default installation's.
     pub(crate) resources: Vec<Resource>,
 }
@@ -25,7 +24,7 @@ pub(crate) struct Planned {
 /// Plans pods and services, and hands over what containers may refer to.
 pub(crate) fn desired(loaded: &Loaded, dual_stack: bool) -> Planned {
     let resources = defaults::with_defaults(&loaded.resources);
-    let (plan, diagnostics) = plan(&resources, dual_stack);
+    let (plan, _) = plan(&resources, dual_stack);
     let mut desired = Desired {
         pods: plan.pods.clone(),
         ..Desired::default()
@@ -68,7 +67,6 @@ pub(crate) fn desired(loaded: &Loaded, dual_stack: bool) -> Planned {
     Planned {
         desired,
         plan,
-        diagnostics,
         resources,
     }
 }

@@ -1,6 +1,5 @@
 //! The running mesh: files to desired pods, the supervisor, cluster DNS, published ports, and what the user is told.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::ExitCode;
@@ -9,9 +8,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 use lateen_agent::dns::{DnsServer, Scope, Upstream, UpstreamOptions};
-use lateen_api::Diagnostic;
+use lateen_compile::Settings;
+use lateen_control::findings;
 use lateen_envoy::istio::nds::{NameTable, name_table::NameInfo};
-use lateen_identity::ca::{CaOptions, CaSource, CertificateAuthority};
+use lateen_identity::TrustDomain;
+use lateen_identity::ca::{CaOptions, CertificateAuthority};
 use lateen_identity::token::{PodRef, TokenKey};
 use lateen_local::addresses::{DNS_V4, DNS_V6, ISTIOD_V4, ISTIOD_V6};
 use lateen_local::images::Images;
@@ -19,18 +20,19 @@ use lateen_local::node::Node;
 use lateen_local::publish::publish;
 use lateen_local::state::StateDir as LocalState;
 use lateen_local::supervisor::{CommandLine, Credentials, Desired, Options, Supervisor, Target};
-use lateen_sources::files::{Loaded, Reader};
+use lateen_sources::files::Reader;
 use lateen_sources::plan::{PodPlan, PodRole, PodState};
 use lateen_sources::watch::watch_files;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::progress::Progress;
 use super::report;
-use crate::cli::UpArgs;
-use crate::cmd::validate::rendered;
+use super::told::{self, Told};
+use crate::cli::{DataPlane, UpArgs};
 use crate::http::{self, Admin};
-use crate::output::{self, print};
+use crate::output::print;
 use crate::state::{StateDir, Up};
 use crate::up::desired::{Planned, cluster_names, desired};
 use crate::up::publish::Publish;
@@ -43,6 +45,8 @@ const DRAIN_DELAY: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// How often in a row it must be: a stream may not have looked yet at what was just compiled for it.
 const STEADY: u32 = 4;
+/// How often the authority's files are looked at.
+const FOLLOW: Duration = Duration::from_secs(1);
 /// How long a container waits for its proxy at most.
 const HOLD: Duration = Duration::from_secs(30);
 
@@ -64,12 +68,18 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
     let reader = Reader::new(mesh.up.paths.clone(), mesh.up.namespace.as_str());
     let mut files = watch_files(reader);
     let loaded = files.borrow_and_update().clone();
+    let native = mesh.args.data_plane == DataPlane::Lateen;
+    let settings = findings::settings(&loaded.resources, dual_stack);
+    let mut verdicts = told::judge(files.clone(), settings.clone(), native);
     let mut told = Told::default();
+    let mut progress = Progress::new(started);
     let mut planned = desired(&loaded, dual_stack);
-    told.tell(&loaded, &planned)?;
     let (wanted, desired_seen) = watch::channel(Arc::new(planned.desired.clone()));
-    let supervisor = start(&mesh, dual_stack, desired_seen)?;
+    let ca = authority(&mesh, &settings)?;
+    let supervisor = start(&mesh, &settings, ca.clone(), desired_seen)?;
     let mut tasks = JoinSet::new();
+    let mut roots = ca.bundle();
+    tasks.spawn(async move { ca.follow_files(FOLLOW).await });
     let (names, names_seen) = watch::channel(None);
     names.send_replace(Some(name_table(&planned, &[])));
     serve_dns(&mut tasks, names_seen).await?;
@@ -81,12 +91,18 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
     loop {
         tokio::select! {
             () = signals.received() => break,
+            Some(verdict) = verdicts.recv() => {
+                progress.clear();
+                told.tell(&verdict)?;
+            }
             _ = look.tick(), if !told_ready => {
                 let now = pods.borrow().clone();
                 let ready = is_ready(&mesh, &planned.desired, &now).await;
                 steady = if ready { steady + 1 } else { 0 };
-                if steady >= STEADY {
+                progress.show(&now, planned.desired.pods.len());
+                if steady >= STEADY && told.anything_yet() {
                     told_ready = true;
+                    progress.clear();
                     print(&report::ready(&now, started.elapsed()))?;
                     print(&hints(&mesh))?;
                     mesh.state.write_up(&Up { ready: true, ..mesh.up.clone() })?;
@@ -96,10 +112,10 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
                 changed.context("the file watch has ended")?;
                 let loaded = files.borrow_and_update().clone();
                 planned = desired(&loaded, dual_stack);
-                told.tell(&loaded, &planned)?;
                 send_if_changed(&wanted, &planned.desired);
                 names.send_replace(Some(name_table(&planned, &pods.borrow())));
             }
+            Ok(()) = roots.changed() => supervisor.refresh().await.context("passing on the roots")?,
             changed = pods.changed() => {
                 changed.context("the supervisor has failed")?;
                 let now = pods.borrow_and_update().clone();
@@ -107,6 +123,7 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
             }
         }
     }
+    progress.clear();
     print("ending …\n")?;
     supervisor.shutdown().await.context("ending the pods")?;
     Ok(ExitCode::SUCCESS)
@@ -159,22 +176,26 @@ fn hints(mesh: &Mesh<'_>) -> String {
     text
 }
 
+/// The authority, for its roots: istiod has it open for signing.
+fn authority(mesh: &Mesh<'_>, settings: &Settings) -> Result<Arc<CertificateAuthority>> {
+    let trust_domain = &settings.trust_domain;
+    let options = CaOptions {
+        trust_domain: TrustDomain::parse(trust_domain.as_bytes())
+            .with_context(|| format!("`{trust_domain}` as the trust domain"))?,
+        ..CaOptions::default()
+    };
+    let source = mesh.up.ca_source(mesh.state);
+    let ca = CertificateAuthority::open(source, options, SystemTime::now());
+    Ok(Arc::new(ca.context("opening the certificate authority")?))
+}
+
 fn start(
     mesh: &Mesh<'_>,
-    dual_stack: bool,
+    settings: &Settings,
+    ca: Arc<CertificateAuthority>,
     desired: watch::Receiver<Arc<Desired>>,
 ) -> Result<Supervisor> {
     let state = LocalState::open(mesh.state.root()).context("opening the state directory")?;
-    let options = CaOptions::default();
-    let trust_domain = options.trust_domain.to_string();
-    let ca = CertificateAuthority::open(
-        CaSource::SelfMade {
-            dir: mesh.state.ca(),
-        },
-        options,
-        SystemTime::now(),
-    );
-    let ca = ca.context("opening the certificate authority")?;
     let key =
         TokenKey::open(&mesh.state.token_key()).context("opening the key of workload tokens")?;
     let data_plane = mesh.args.data_plane.as_str();
@@ -189,8 +210,8 @@ fn start(
         images: mesh.images.clone(),
         proxy: Arc::new(move |pod| proxy_command(pod, data_plane, &proxy_env)),
         credentials: Arc::new(move |pod| credentials(pod, &key, &ca)),
-        control_plane: Some(control_plane(mesh, dual_stack)),
-        trust_domain,
+        control_plane: Some(control_plane(mesh, settings)),
+        trust_domain: settings.trust_domain.clone(),
         cluster_id: "Kubernetes".to_owned(),
         drain_delay: DRAIN_DELAY,
         hold_for_proxy: Some(HOLD),
@@ -231,7 +252,7 @@ fn credentials(pod: &PodPlan, key: &TokenKey, ca: &CertificateAuthority) -> Cred
     }
 }
 
-fn control_plane(mesh: &Mesh<'_>, dual_stack: bool) -> CommandLine {
+fn control_plane(mesh: &Mesh<'_>, settings: &Settings) -> CommandLine {
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut argv: Vec<String> = ["/proc/self/exe", "--state"].map(str::to_owned).into();
     argv.push(text(mesh.state.root()));
@@ -245,7 +266,11 @@ fn control_plane(mesh: &Mesh<'_>, dual_stack: bool) -> CommandLine {
     if mesh.node.ipv6 {
         argv.extend(["--listen".to_owned(), ISTIOD_V6.to_string()]);
     }
-    if dual_stack {
+    argv.extend(["--trust-domain".to_owned(), settings.trust_domain.clone()]);
+    if let Some(dir) = &mesh.up.cacerts {
+        argv.extend(["--cacerts".to_owned(), text(dir)]);
+    }
+    if settings.dual_stack {
         argv.push("--dual-stack".to_owned());
     }
     argv.extend(mesh.up.paths.iter().map(|path| text(path)));
@@ -319,35 +344,6 @@ async fn serve_ports(
         });
     }
     Ok(())
-}
-
-/// What the user was told already, so that an edit repeats nothing.
-#[derive(Default)]
-struct Told {
-    last: BTreeSet<String>,
-}
-
-impl Told {
-    fn tell(&mut self, loaded: &Loaded, planned: &Planned) -> Result<()> {
-        let all: Vec<&Diagnostic> = loaded
-            .diagnostics
-            .iter()
-            .chain(&planned.diagnostics)
-            .collect();
-        let texts: BTreeSet<String> = all
-            .iter()
-            .map(|d| rendered(d, loaded, output::colour()))
-            .collect();
-        for text in texts.difference(&self.last) {
-            print(&format!("{text}\n"))?;
-        }
-        let mended = self.last.difference(&texts).count();
-        if mended > 0 {
-            print(&format!("{mended} earlier findings are gone\n"))?;
-        }
-        self.last = texts;
-        Ok(())
-    }
 }
 
 struct Signals {

@@ -1,0 +1,171 @@
+//! What is wrong with a set of objects as a mesh, found without running one: a snapshot is built from the pods that the
+//! manifests plan, and compiled for each of their proxies.
+//!
+//! `lateen validate` and `lateen up` show these beside what each object's own text gives.
+
+use std::collections::BTreeSet;
+
+use lateen_api::{Diagnostic, Resource};
+use lateen_compile::{Compiler, Settings, Snapshot, SnapshotInputs, ignored};
+use lateen_sources::plan::{Plan, plan};
+use lateen_sources::pods::{planned_node, planned_pod};
+use lateen_sources::{defaults, mesh};
+
+/// Everything found between objects, and everything written that nothing follows from, each once. `native` is Lateen's own
+/// proxy rather than a stock Envoy.
+pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Diagnostic> {
+    let resources = defaults::with_defaults(user);
+    let (plan, mut found) = plan(&resources, settings.dual_stack);
+    let (mesh, unclear) = mesh::in_trust_domain(&resources, &settings.trust_domain);
+    found.extend(unclear);
+    let inputs = SnapshotInputs {
+        mesh,
+        pods: plan.pods.iter().map(planned_pod).collect(),
+        cluster_ips: plan.cluster_ips.clone(),
+        settings: settings.clone(),
+        resources,
+    };
+    let (snapshot, between) = Snapshot::new(inputs);
+    found.extend(between);
+    found.extend(for_proxies(&snapshot, &plan, native));
+    found.extend(ignored(user, native));
+    let mut out: Vec<Diagnostic> = Vec::new();
+    for diagnostic in found {
+        let located = located(diagnostic, user);
+        if !out.contains(&located) {
+            out.push(located);
+        }
+    }
+    out
+}
+
+/// The settings of a mesh that would be started from these objects.
+pub fn settings(user: &[Resource], dual_stack: bool) -> Settings {
+    let (mesh, _) = mesh::config(user);
+    Settings {
+        trust_domain: mesh::trust_domain(&mesh).to_owned(),
+        dual_stack,
+        ..Settings::default()
+    }
+}
+
+/// What compiling finds. Replicas are alike: the first pod of a workload speaks for all.
+fn for_proxies(snapshot: &Snapshot, plan: &Plan, native: bool) -> Vec<Diagnostic> {
+    let compiler = Compiler::new();
+    let mut seen = BTreeSet::new();
+    plan.pods
+        .iter()
+        .filter(|pod| seen.insert((&pod.namespace, &pod.owner)))
+        .filter_map(|pod| planned_node(pod, native))
+        .flat_map(|node| compiler.compile(snapshot, &node).diagnostics)
+        .collect()
+}
+
+/// The compiler knows objects by name; where they stand is known here.
+fn located(mut diagnostic: Diagnostic, resources: &[Resource]) -> Diagnostic {
+    let Some(reference) = diagnostic.resource.as_mut() else {
+        return diagnostic;
+    };
+    let found = resources.iter().find(|resource| {
+        resource.kind.as_str() == reference.kind
+            && resource.namespace() == reference.namespace
+            && resource.name() == reference.name
+    });
+    if let Some(resource) = found {
+        *reference = resource.reference();
+        if diagnostic.span.is_none() {
+            diagnostic.span = Some(resource.file_span(&diagnostic.field));
+        }
+    }
+    diagnostic
+}
+
+#[cfg(test)]
+mod tests {
+    use lateen_api::{SourceFile, parse_file};
+
+    use super::*;
+
+    fn find(yaml: &str) -> Vec<(&'static str, u32)> {
+        let parsed = parse_file(&SourceFile::new("mesh.yaml", yaml), "default");
+        assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+        findings(&parsed.resources, &Settings::default(), true)
+            .into_iter()
+            .map(|d| (d.code, d.span.map_or(0, |span| span.line)))
+            .collect()
+    }
+
+    #[test]
+    fn a_trust_domain_that_changes_under_a_running_mesh_is_found() {
+        let yaml = "
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {name: mesh}
+spec: {meshConfig: {trustDomain: example.org}}
+";
+        assert_eq!(find(yaml), [("LAT0505", 5)]);
+        let parsed = parse_file(&SourceFile::new("mesh.yaml", yaml), "default");
+        let own = settings(&parsed.resources, false);
+        assert_eq!(findings(&parsed.resources, &own, true), []);
+    }
+
+    const GATEWAY: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: [a.example.com]
+    tls:
+      mode: SIMPLE
+      credentialName: nowhere
+";
+
+    #[test]
+    fn a_gateways_missing_secret_is_found_at_the_line_that_names_it() {
+        assert_eq!(find(GATEWAY), [("LAT3005", 12)]);
+    }
+
+    #[test]
+    fn what_is_there_is_no_finding() {
+        assert_eq!(
+            find("{apiVersion: v1, kind: Namespace, metadata: {name: a}}"),
+            []
+        );
+    }
+
+    #[test]
+    fn one_finding_is_told_once_however_many_proxies_have_it() {
+        let yaml = "
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: a}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: a}}
+  template:
+    metadata: {labels: {app: a, sidecar.istio.io/inject: 'true'}}
+    spec: {containers: [{name: a, image: a}]}
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: out}
+spec:
+  hosts: [out.example.com]
+  resolution: DNS
+  ports: [{number: 443, name: https, protocol: HTTPS}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: out}
+spec:
+  host: out.example.com
+  trafficPolicy:
+    tls: {mode: MUTUAL, credentialName: secret, sni: out.example.com}
+";
+        // Sidecars may not read it, and for the gateways it is not there.
+        assert_eq!(find(yaml), [("LAT3008", 26), ("LAT3005", 26)]);
+    }
+}
