@@ -15,7 +15,7 @@ const RPS: &str = if cfg!(debug_assertions) { "200" } else { "500" };
 /// How long they are sent.
 const SECONDS: u32 = if cfg!(debug_assertions) { 45 } else { 60 };
 
-fn canary() -> Vec<(String, String)> {
+pub(crate) fn canary() -> Vec<(String, String)> {
     let dir = repository().join("examples/canary");
     let mut files: Vec<(String, String)> = fs::read_dir(dir)
         .unwrap()
@@ -30,10 +30,11 @@ fn canary() -> Vec<(String, String)> {
     files
 }
 
-struct Load(Child);
+/// A load generator that runs.
+pub(crate) struct Load(Child);
 
 impl Load {
-    fn start(mesh: &Mesh, seconds: u32) -> Self {
+    pub(crate) fn start(mesh: &Mesh, seconds: u32) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_lateen"))
             .args([
                 "app",
@@ -51,7 +52,7 @@ impl Load {
         Self(child)
     }
 
-    fn finish(self) -> Value {
+    pub(crate) fn finish(self) -> Value {
         let output = self.0.wait_with_output().unwrap();
         serde_json::from_slice(&output.stdout).unwrap()
     }

@@ -51,13 +51,22 @@ fn lateen() -> Command {
 impl Mesh {
     /// Starts a mesh from files and waits until every pod is ready.
     pub(crate) fn up(files: &[(&str, &str)], data_plane: DataPlane) -> Self {
-        let mut mesh = Self::up_unready(files, data_plane);
+        Self::up_with(files, data_plane, &[])
+    }
+
+    /// The same with more options of `lateen up`.
+    pub(crate) fn up_with(files: &[(&str, &str)], data_plane: DataPlane, options: &[&str]) -> Self {
+        let mut mesh = Self::spawn(files, data_plane, options);
         mesh.wait_until_ready();
         mesh
     }
 
     /// Starts a mesh from files.
     pub(crate) fn up_unready(files: &[(&str, &str)], data_plane: DataPlane) -> Self {
+        Self::spawn(files, data_plane, &[])
+    }
+
+    fn spawn(files: &[(&str, &str)], data_plane: DataPlane, options: &[&str]) -> Self {
         let home = tempfile::tempdir().expect("a directory");
         let dir = home.path().join("config");
         fs::create_dir(&dir).expect("created");
@@ -73,6 +82,7 @@ impl Mesh {
             .arg("up")
             .arg(&dir)
             .args(["--data-plane", data_plane.as_str()])
+            .args(options)
             .arg("--publish")
             .arg(format!(
                 "127.0.0.1:{ingress}:istio-ingressgateway.istio-system:80"
