@@ -20,6 +20,7 @@ use lateen_api::{Resource, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::{self, Allocator};
+use crate::cron::{Schedule, ScheduleError};
 use injection::Candidate;
 pub use settings::{ANNOTATION as PROXY_CONFIG_ANNOTATION, ProxySettings};
 use workloads::Workload;
@@ -188,8 +189,10 @@ pub fn plan(resources: &[Resource], dual_stack: bool) -> (Plan, Vec<Diagnostic>)
     let mut diagnostics = Vec::new();
     let mut drafts = Vec::new();
     for resource in resources {
-        if let Spec::CronJob(_) = &*resource.spec {
-            diagnostics.push(cron_job(resource));
+        if let Spec::CronJob(cron) = &*resource.spec
+            && let Err(error) = Schedule::of(cron)
+        {
+            diagnostics.push(cron_job(resource, &error));
         }
         if let Some(workload) = workloads::workload(resource) {
             let (pods, problems) = draft(&workload, &namespaces, &mesh);
@@ -322,7 +325,10 @@ fn cluster_ips(
         };
         let key = (resource.meta.namespace.clone(), resource.meta.name.clone());
         match own_addresses(service) {
-            Some(own) if own.is_empty() => waiting.push((format!("{}/{}", key.0, key.1), key)),
+            Some(own) if own.is_empty() => {
+                let families = Families::of(service, dual_stack);
+                waiting.push((format!("{}/{}", key.0, key.1), key, families));
+            }
             Some(own) => {
                 own.iter()
                     .for_each(|ip| allocator.reserve(addresses::SERVICE_V4, *ip));
@@ -331,16 +337,51 @@ fn cluster_ips(
             None => {}
         }
     }
-    let given = allocator.allocate(waiting.iter().map(|(name, _)| name.as_str()));
-    for (name, key) in &waiting {
-        let Some(suffix) = given.get(name.as_str()) else {
-            continue;
-        };
-        let mut ips = vec![IpAddr::from(addresses::v4(addresses::SERVICE_V4, *suffix))];
-        ips.extend(dual_stack.then(|| IpAddr::from(addresses::v6(addresses::SERVICE_V6, *suffix))));
-        chosen.insert(key.clone(), ips);
+    let given = allocator.allocate(waiting.iter().map(|(name, ..)| name.as_str()));
+    for (name, key, families) in &waiting {
+        if let Some(suffix) = given.get(name.as_str()) {
+            chosen.insert(key.clone(), families.addresses(*suffix));
+        }
     }
     chosen
+}
+
+/// The address families a service gets, the main one first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Families {
+    V4,
+    V6,
+    V4AndV6,
+    V6AndV4,
+}
+
+impl Families {
+    /// `ipFamilies` as far as the mesh has them; without any, both. A family that is not there is no reason to have no address.
+    fn of(service: &Service, dual_stack: bool) -> Self {
+        let spec = &service.spec;
+        let single = spec.ip_families.len() == 1 && !spec.ip_family_policy.ends_with("DualStack");
+        let six = spec
+            .ip_families
+            .first()
+            .is_some_and(|first| first == "IPv6");
+        match (dual_stack, single, six) {
+            (false, ..) | (true, true, false) => Self::V4,
+            (true, true, true) => Self::V6,
+            (true, false, false) => Self::V4AndV6,
+            (true, false, true) => Self::V6AndV4,
+        }
+    }
+
+    fn addresses(self, suffix: u16) -> Vec<IpAddr> {
+        let v4 = IpAddr::from(addresses::v4(addresses::SERVICE_V4, suffix));
+        let v6 = IpAddr::from(addresses::v6(addresses::SERVICE_V6, suffix));
+        match self {
+            Self::V4 => vec![v4],
+            Self::V6 => vec![v6],
+            Self::V4AndV6 => vec![v4, v6],
+            Self::V6AndV4 => vec![v6, v4],
+        }
+    }
 }
 
 /// The cluster IPs a service asks for; `None` when it takes none (headless, `ExternalName`).
@@ -359,17 +400,18 @@ fn own_addresses(service: &Service) -> Option<Vec<IpAddr>> {
     Some(own)
 }
 
-fn cron_job(resource: &Resource) -> Diagnostic {
-    Diagnostic::new(
-        "LAT0501",
-        Severity::Info,
-        "a CronJob is not run on its schedule here",
-    )
-    .on(resource.reference())
-    .at("spec.schedule")
-    .spanned(Some(resource.file_span("spec.schedule")))
-    .effect("its pods are not started; everything else runs")
-    .fix("to try it, write its `jobTemplate` as a Job")
+/// A schedule that cannot be kept.
+fn cron_job(resource: &Resource, error: &ScheduleError) -> Diagnostic {
+    let field = match error {
+        ScheduleError::TimeZone(_) => "spec.timeZone",
+        _ => "spec.schedule",
+    };
+    Diagnostic::new("LAT0501", Severity::Warning, error.to_string())
+        .on(resource.reference())
+        .at(field)
+        .spanned(Some(resource.file_span(field)))
+        .effect("its Jobs are not run; everything else is")
+        .fix("write the schedule as five fields, such as `*/5 * * * *`, in UTC")
 }
 
 #[cfg(test)]

@@ -71,7 +71,6 @@ pub(super) const ROWS: &[Row] = &[
 
     // Traffic.
     of(VirtualService, Lateen, "spec.http[].match[].statPrefix", "there are no statistics of the route"),
-    of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
     of(DestinationRule, Both, "spec.**.tunnel", "connections are not tunnelled"),
     of(DestinationRule, Both, "spec.**.zoneAwareLbSetting", "zones are not weighed"),
     of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
@@ -117,10 +116,6 @@ pub(super) const ROWS: &[Row] = &[
     mesh(Both, "serviceEntryVisibility", "`exportTo` alone decides"),
     mesh(Both, "discoverySelectors", "every namespace is read"),
     mesh(Both, "configSources", "only the files given are read"),
-    mesh(Both, "ingressClass", "Ingress objects are not served"),
-    mesh(Both, "ingressService", "Ingress objects are not served"),
-    mesh(Both, "ingressSelector", "Ingress objects are not served"),
-    mesh(Both, "ingressControllerMode", "Ingress objects are not served"),
     mesh(Both, "zoneAwareLbSetting", "zones are not weighed"),
     mesh(Both, "inboundClusterStatName", "clusters keep their names in statistics"),
     mesh(Both, "outboundClusterStatName", "clusters keep their names in statistics"),

@@ -206,3 +206,26 @@ fn other_settings_of_the_mesh_are_another_pod() {
     let (without, _) = plan(&resources(SHOP), false);
     assert_ne!(with.pods[0].template_hash, without.pods[0].template_hash);
 }
+
+#[test]
+fn services_get_the_address_families_they_ask_for_where_the_mesh_has_both() {
+    let of = |spec: &str, dual_stack: bool| -> Vec<bool> {
+        let yaml = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec: {{ports: [{{port: 80}}]{spec}}}\n"
+        );
+        let (plan, _) = plan(&resources(&yaml), dual_stack);
+        let ips = &plan.cluster_ips[&("default".to_owned(), "a".to_owned())];
+        ips.iter().map(IpAddr::is_ipv6).collect()
+    };
+    assert_eq!(of("", true), [false, true]);
+    assert_eq!(of(", ipFamilies: [IPv6]", true), [true]);
+    assert_eq!(of(", ipFamilies: [IPv4]", true), [false]);
+    assert_eq!(
+        of(
+            ", ipFamilies: [IPv6], ipFamilyPolicy: PreferDualStack",
+            true
+        ),
+        [true, false]
+    );
+    assert_eq!(of(", ipFamilies: [IPv6]", false), [false]);
+}

@@ -21,9 +21,14 @@ pub(crate) struct Planned {
     pub(crate) resources: Vec<Resource>,
 }
 
-/// Plans pods and services, and hands over what containers may refer to.
-pub(crate) fn desired(loaded: &Loaded, dual_stack: bool) -> Planned {
-    let resources = defaults::with_defaults(&loaded.resources);
+/// Plans pods and services, and hands over what containers may refer to. `jobs` are those that CronJobs have made.
+pub(crate) fn desired<'a>(
+    loaded: &Loaded,
+    jobs: impl Iterator<Item = &'a Resource>,
+    dual_stack: bool,
+) -> Planned {
+    let mut resources = defaults::with_defaults(&loaded.resources);
+    resources.extend(jobs.cloned());
     let (plan, _) = plan(&resources, dual_stack);
     let mut desired = Desired {
         pods: plan.pods.clone(),

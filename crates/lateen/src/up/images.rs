@@ -5,7 +5,7 @@ use lateen_local::images::{ImageRule, Images};
 
 /// The table for a mesh.
 pub(crate) fn table(own: &[String]) -> Result<Images> {
-    let mut images = Images::with_fallback(stand_in);
+    let mut images = Images::with_fallback(stand_in).with_programs(program);
     // Prepending reverses, so the last given is put in first and the first one wins.
     for rule in own.iter().rev() {
         images
@@ -27,6 +27,16 @@ fn stand_in(image: &str) -> Option<ImageRule> {
         default_args: known.command,
         env: known.environment.into_iter().collect(),
     })
+}
+
+/// The stand-in for a program, for a machine without it.
+pub(crate) fn program(name: &str) -> Option<Vec<String>> {
+    let known = lateen_apps::images::find_program(name)?;
+    let mut argv: Vec<String> = ["/proc/self/exe", "app", known.application]
+        .map(str::to_owned)
+        .into();
+    argv.extend(known.arguments);
+    Some(argv)
 }
 
 #[cfg(test)]

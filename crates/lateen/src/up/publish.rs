@@ -4,10 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 use anyhow::{Context, Error, Result, bail};
-use lateen_api::Resource;
 use lateen_api::meta::Kind;
-
-use crate::suggest::closest;
+use lateen_api::{Resource, nearest};
 
 /// A host port and the service it leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +77,8 @@ impl Publish {
         match having[..] {
             [only] => Ok(only.to_owned()),
             [] => {
-                let near = closest(&self.service, services().map(|r| r.meta.name.as_str()));
+                let known: Vec<&str> = services().map(|r| r.meta.name.as_str()).collect();
+                let near = nearest(&self.service, &known);
                 let hint = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
                 bail!(
                     "--publish {}: there is no service `{}`{hint}",

@@ -23,6 +23,7 @@ use lateen_local::supervisor::{CommandLine, Credentials, Desired, Options, Super
 use lateen_sources::files::Reader;
 use lateen_sources::plan::{PodPlan, PodRole, PodState};
 use lateen_sources::watch::watch_files;
+use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,6 +35,7 @@ use crate::cli::{DataPlane, UpArgs};
 use crate::http::{self, Admin};
 use crate::output::print;
 use crate::state::{StateDir, Up};
+use crate::up::cron::CronJobs;
 use crate::up::desired::{Planned, cluster_names, desired};
 use crate::up::publish::Publish;
 
@@ -67,13 +69,15 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
     let dual_stack = mesh.args.dual_stack && mesh.node.ipv6;
     let reader = Reader::new(mesh.up.paths.clone(), mesh.up.namespace.as_str());
     let mut files = watch_files(reader);
-    let loaded = files.borrow_and_update().clone();
+    let mut loaded = files.borrow_and_update().clone();
+    let mut crons = CronJobs::default();
+    crons.set(&loaded.resources, OffsetDateTime::now_utc());
     let native = mesh.args.data_plane == DataPlane::Lateen;
     let settings = findings::settings(&loaded.resources, dual_stack);
     let mut verdicts = told::judge(files.clone(), settings.clone(), native);
     let mut told = Told::default();
     let mut progress = Progress::new(started);
-    let mut planned = desired(&loaded, dual_stack);
+    let mut planned = desired(&loaded, crons.jobs(), dual_stack);
     let (wanted, desired_seen) = watch::channel(Arc::new(planned.desired.clone()));
     let ca = authority(&mesh, &settings)?;
     let supervisor = start(&mesh, &settings, ca.clone(), desired_seen)?;
@@ -110,8 +114,9 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
             }
             changed = files.changed() => {
                 changed.context("the file watch has ended")?;
-                let loaded = files.borrow_and_update().clone();
-                planned = desired(&loaded, dual_stack);
+                loaded = files.borrow_and_update().clone();
+                crons.set(&loaded.resources, OffsetDateTime::now_utc());
+                planned = desired(&loaded, crons.jobs(), dual_stack);
                 send_if_changed(&wanted, &planned.desired);
                 names.send_replace(Some(name_table(&planned, &pods.borrow())));
             }
@@ -120,6 +125,13 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
                 changed.context("the supervisor has failed")?;
                 let now = pods.borrow_and_update().clone();
                 names.send_replace(Some(name_table(&planned, &now)));
+            }
+            () = due(crons.next()) => {
+                let now = pods.borrow().clone();
+                if crons.advance(&now, OffsetDateTime::now_utc()) {
+                    planned = desired(&loaded, crons.jobs(), dual_stack);
+                    send_if_changed(&wanted, &planned.desired);
+                }
             }
         }
     }
@@ -151,6 +163,21 @@ async fn is_ready(mesh: &Mesh<'_>, desired: &Desired, pods: &[PodState]) -> bool
     number("readyPods") == Some(ready)
         && number("behind") == Some(0)
         && number("connected").is_some_and(|connected| connected >= proxies)
+}
+
+/// Waits for a time, in steps: a machine may sleep, and clocks are set.
+async fn due(at: Option<OffsetDateTime>) {
+    const STEP: Duration = Duration::from_secs(30);
+    let Some(at) = at else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = at - OffsetDateTime::now_utc();
+        let Ok(left) = Duration::try_from(left) else {
+            return;
+        };
+        tokio::time::sleep(left.min(STEP)).await;
+    }
 }
 
 fn send_if_changed(wanted: &watch::Sender<Arc<Desired>>, desired: &Desired) {
