@@ -2,6 +2,7 @@
 //!
 //! To be called at process start, before any thread exists: a user namespace takes single-threaded processes only.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -47,6 +48,11 @@ pub enum ExecError {
     /// The container does not run now.
     #[error("container {0} is not running")]
     NotRunning(String),
+    /// The machine does not have the program.
+    #[error(
+        "there is no program `{0}` on this machine: containers are its processes, so only its own programs can be run in them"
+    )]
+    NoProgram(String),
     /// The command could not be run.
     #[error("cannot run `{program}`")]
     Run {
@@ -86,11 +92,16 @@ pub fn enter_network(pid: u32) -> Result<(), ExecError> {
 
 /// Runs a command in a container and waits for it. Standard streams, terminal included, are this process's own.
 ///
-/// Environment and working directory are the container's.
+/// Environment and working directory are the container's. `instead` is run where the machine does not have the program.
 ///
 /// # Errors
 /// See [`ExecError`]; a command that ran is no error, whatever its status.
-pub fn run(pod: &PodProcesses, container: &str, argv: &[String]) -> Result<ExitStatus, ExecError> {
+pub fn run(
+    pod: &PodProcesses,
+    container: &str,
+    argv: &[String],
+    instead: Option<&[String]>,
+) -> Result<ExitStatus, ExecError> {
     let not_running = || ExecError::NotRunning(container.to_owned());
     let inside = pod
         .containers
@@ -104,19 +115,45 @@ pub fn run(pod: &PodProcesses, container: &str, argv: &[String]) -> Result<ExitS
     let environment = fs::read(process.join("environ")).map_err(|_| not_running())?;
     let directory = fs::read_link(process.join("cwd")).unwrap_or_else(|_| PathBuf::from("/"));
     join(inside, "mnt")?;
-    let program = argv.first().cloned().unwrap_or_default();
-    let mut command = Command::new(&program);
-    command
-        .args(argv.iter().skip(1))
-        .env_clear()
-        .envs(parse_environment(&environment));
-    if let Ok(terminal) = std::env::var("TERM") {
-        command.env("TERM", terminal);
+    let environment = parse_environment(&environment);
+    let status = |argv: &[String]| {
+        let program = argv.first().cloned().unwrap_or_default();
+        let mut command = Command::new(&program);
+        command
+            .args(argv.iter().skip(1))
+            .env_clear()
+            .envs(environment.clone())
+            .current_dir(existing(&directory));
+        if let Ok(terminal) = std::env::var("TERM") {
+            command.env("TERM", terminal);
+        }
+        let path = environment.iter().find(|(name, _)| name == "PATH");
+        let path = path.map(|(_, value)| OsStr::new(value));
+        command.status().map_err(|source| {
+            if is_missing(&program, path, &source) {
+                ExecError::NoProgram(program)
+            } else {
+                ExecError::Run { program, source }
+            }
+        })
+    };
+    match (status(argv), instead) {
+        (Err(ExecError::NoProgram(_)), Some(instead)) => status(instead),
+        (outcome, _) => outcome,
     }
-    command.current_dir(existing(&directory));
-    command
-        .status()
-        .map_err(|source| ExecError::Run { program, source })
+}
+
+/// Whether an error of running a program means that the machine does not have it. Where `PATH` holds a directory that may not be
+/// read, the system's answer is "permission denied" for every program that is nowhere else.
+pub(crate) fn is_missing(program: &str, path: Option<&OsStr>, error: &io::Error) -> bool {
+    match error.kind() {
+        io::ErrorKind::NotFound => true,
+        io::ErrorKind::PermissionDenied => {
+            let mut places = path.into_iter().flat_map(std::env::split_paths);
+            !program.contains('/') && !places.any(|place| place.join(program).exists())
+        }
+        _ => false,
+    }
 }
 
 /// The kernel's `environ` file: `NAME=VALUE` pieces ended by zeros.
@@ -204,6 +241,15 @@ fn join_link(link: &File, kind: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_is_nowhere_is_missing_and_one_that_may_not_be_run_is_not() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        let path = Some(OsStr::new("/nowhere:/bin"));
+        assert!(is_missing("made-up", path, &denied));
+        assert!(!is_missing("sh", path, &denied));
+        assert!(!is_missing("/etc/passwd", path, &denied));
+    }
 
     #[test]
     fn a_processs_environment_is_read_as_the_kernel_writes_it() {

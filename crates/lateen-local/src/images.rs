@@ -6,12 +6,15 @@ use std::borrow::Cow;
 
 /// What the caller knows of an image that the table does not have.
 pub type Fallback = fn(&str) -> Option<ImageRule>;
+/// What the caller can run in place of a program that the machine does not have, without its arguments.
+pub type Substitute = fn(&str) -> Option<Vec<String>>;
 
 /// A table from image patterns to command lines; the first match wins.
 #[derive(Clone, Debug, Default)]
 pub struct Images {
     rules: Vec<ImageRule>,
     fallback: Option<Fallback>,
+    substitute: Option<Substitute>,
 }
 
 /// One line of the table.
@@ -54,9 +57,26 @@ impl Images {
     /// An empty table that asks `fallback` for what it does not have.
     pub fn with_fallback(fallback: Fallback) -> Self {
         Self {
-            rules: Vec::new(),
             fallback: Some(fallback),
+            ..Self::default()
         }
+    }
+
+    /// The same, with stand-ins for programs that a container's `command` names and the machine may not have.
+    #[must_use]
+    pub fn with_programs(self, substitute: Substitute) -> Self {
+        Self {
+            substitute: Some(substitute),
+            ..self
+        }
+    }
+
+    /// What to run where the machine does not have a command line's program.
+    pub fn instead_of(&self, argv: &[String]) -> Option<Vec<String>> {
+        let (program, arguments) = argv.split_first()?;
+        let mut line = self.substitute.and_then(|known| known(program))?;
+        line.extend(arguments.iter().cloned());
+        Some(line)
     }
 
     /// Adds a line after the existing ones.

@@ -190,9 +190,15 @@ fn container_of(
         },
         None => command(container, &env, around.images),
     };
+    let instead = match &start {
+        Start::Command(argv) => around.images.instead_of(argv),
+        Start::Blocked { .. } => None,
+    };
     let mut resolved = sandbox::Container {
         name: container.name.clone(),
         start,
+        instead,
+        image: container.image.clone(),
         env: with_image_environment(env, container, around.images),
         working_dir: Some(container.working_dir.clone()).filter(|dir| !dir.is_empty()),
         mounts,

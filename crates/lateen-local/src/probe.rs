@@ -42,6 +42,8 @@ pub enum Check {
         path: String,
         /// Headers; `Host` replaces the address.
         headers: Vec<(String, String)>,
+        /// Over TLS. Certificates are not verified: the address is the pod's own.
+        tls: bool,
     },
     /// A connection that can be made.
     Tcp {
@@ -82,7 +84,16 @@ pub(crate) async fn ask(check: &Check, pod: IpAddr, timeout: Duration) -> bool {
                 port,
                 path,
                 headers,
-            } => http::get(pod, host.as_deref(), *port, path, headers).await,
+                tls,
+            } => {
+                let target = http::Target {
+                    pod,
+                    host: host.as_deref(),
+                    port: *port,
+                    tls: *tls,
+                };
+                http::get(&target, path, headers).await
+            }
             Check::Tcp { port } => TcpStream::connect((pod, *port)).await.is_ok(),
             Check::Grpc { port, service } => grpc::is_serving(pod, *port, service).await,
             Check::Exec { .. } => false,

@@ -33,7 +33,7 @@ const TUNNEL_PORT: u16 = 15008;
 const PROXY_PORTS: [u16; 3] = [15020, 15021, 15090];
 /// The source address of the proxy's connections to the application.
 const PASSTHROUGH_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
-const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+pub(crate) const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 const TABLE: &str = "lateen";
 const INBOUND: &str = "ISTIO_INBOUND";

@@ -66,6 +66,12 @@ pub struct Container {
     pub name: String,
     /// What to run, or why nothing can be run.
     pub start: Start,
+    /// What to run if the machine does not have that program.
+    #[serde(default)]
+    pub instead: Option<Vec<String>>,
+    /// Its image, for messages.
+    #[serde(default)]
+    pub image: String,
     /// Environment, complete: nothing is inherited.
     pub env: Vec<(String, String)>,
     /// Working directory; `/` when unset.

@@ -12,6 +12,11 @@ pub struct StateDir {
 }
 
 impl StateDir {
+    /// The paths in a directory, which is neither looked at nor made.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
     /// Opens the directory, making it and the parts this crate needs.
     ///
     /// `root` is made absolute: pods do not share the caller's working directory.

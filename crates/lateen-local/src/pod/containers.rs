@@ -181,6 +181,7 @@ impl Run {
         let (reader, writer) = io::pipe()?;
         let launch = Launch {
             binds: binds(spec, &self.container),
+            instead: self.container.instead.clone(),
             ..self.launch(spec, argv)
         };
         let output = (Stdio::from(writer.try_clone()?), Stdio::from(writer));
@@ -204,6 +205,8 @@ impl Run {
     fn launch(&self, spec: &Spec, argv: Vec<String>) -> Launch {
         Launch {
             argv,
+            instead: None,
+            image: self.container.image.clone(),
             working_dir: self.container.working_dir.clone(),
             vault: spec.vault.clone(),
             binds: Vec::new(),

@@ -19,6 +19,10 @@ use crate::sys::{self, Unshare};
 pub(super) struct Launch {
     /// The command line.
     pub(super) argv: Vec<String>,
+    /// Another one, for a machine that does not have that program.
+    pub(super) instead: Option<Vec<String>>,
+    /// The container's image, for messages.
+    pub(super) image: String,
     /// Where it starts.
     pub(super) working_dir: Option<String>,
     /// The pod's private memory, which a container does not see.
@@ -55,18 +59,44 @@ pub(super) fn main() -> io::Result<ExitCode> {
     })?;
     limit_capabilities(launch.capabilities)?;
     become_user(&launch)?;
-    let (program, arguments) = launch
-        .argv
-        .split_first()
-        .ok_or_else(|| io::Error::other("the command is empty"))?;
+    let error = become_command(&launch.argv);
+    let path = std::env::var_os("PATH");
+    let program = launch.argv.first().map_or("", String::as_str);
+    if !crate::exec::is_missing(program, path.as_deref(), &error) {
+        return Err(error);
+    }
+    Err(match &launch.instead {
+        Some(argv) => become_command(argv),
+        None => not_on_this_machine(&launch),
+    })
+}
+
+/// Returns only if the program cannot be run.
+fn become_command(argv: &[String]) -> io::Error {
+    let Some((program, arguments)) = argv.split_first() else {
+        return io::Error::other("the command is empty");
+    };
     let error = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .exec();
-    Err(io::Error::new(
-        error.kind(),
-        format!("cannot run `{program}`: {error}"),
-    ))
+    io::Error::new(error.kind(), format!("cannot run `{program}`: {error}"))
+}
+
+/// What somebody needs to know who is used to images that bring their programs along.
+fn not_on_this_machine(launch: &Launch) -> io::Error {
+    let program = launch.argv.first().map_or("", String::as_str);
+    let image = match launch.image.as_str() {
+        "" => String::new(),
+        image => format!(" (in a cluster it comes with the image `{image}`)"),
+    };
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!(
+            "there is no program `{program}` on this machine{image}: lateen pulls no images and runs containers as local \
+             processes; install it, or give the container a `command` that is here"
+        ),
+    )
 }
 
 fn mount_all(launch: &Launch) -> io::Result<()> {

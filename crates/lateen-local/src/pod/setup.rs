@@ -12,6 +12,7 @@ use super::mounts::{self, Mounts, Source};
 use crate::addresses::NODE_V4;
 use crate::netlink::NetlinkError;
 use crate::netlink::link::{self, Links, Route};
+use crate::redirect::PASSTHROUGH_V6;
 use crate::sandbox::{File, Spec, Volume};
 
 /// The pod's end of its link to the node.
@@ -109,7 +110,12 @@ fn own_files(spec: &Spec) -> io::Result<()> {
 
 fn network(spec: &Spec) -> Result<(), NetlinkError> {
     let mut links = Links::open()?;
-    links.set_up(link::index_of("lo")?)?;
+    let loopback = link::index_of("lo")?;
+    links.set_up(loopback)?;
+    if spec.ipv6.is_some() && spec.redirection.is_some() {
+        // The proxy calls its application from this address. Of IPv4's 127.0.0.6 loopback has the whole network already.
+        links.add_address(loopback, IpNet::from(IpAddr::V6(PASSTHROUGH_V6)))?;
+    }
     let eth0 = link::index_of(POD_INTERFACE)?;
     links.set_up(eth0)?;
     if let Some(address) = spec.ipv4 {

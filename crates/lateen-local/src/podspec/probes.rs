@@ -155,6 +155,7 @@ fn rewritten(plan: &PodPlan, container: &kube::Container, suffix: &str) -> Check
         port: status_port(plan),
         path: format!("/app-health/{}/{suffix}", container.name),
         headers: Vec::new(),
+        tls: false,
     }
 }
 
@@ -177,10 +178,6 @@ fn check(container: &kube::Container, probe: &kube::Probe) -> Option<Check> {
     }
     let get = probe.http_get.as_ref()?;
     let port = port(container, &get.port)?;
-    if get.scheme.eq_ignore_ascii_case("HTTPS") {
-        // Without a sidecar to ask for it, an HTTPS server counts as good when it accepts.
-        return Some(Check::Tcp { port });
-    }
     let headers = get
         .http_headers
         .iter()
@@ -192,6 +189,7 @@ fn check(container: &kube::Container, probe: &kube::Probe) -> Option<Check> {
         port,
         path: get.path.clone(),
         headers,
+        tls: get.scheme.eq_ignore_ascii_case("HTTPS"),
     })
 }
 

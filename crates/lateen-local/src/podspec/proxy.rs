@@ -65,6 +65,7 @@ pub(super) fn probes(plan: &PodPlan) -> ContainerProbes {
             port: READY_PORT,
             path,
             headers: Vec::new(),
+            tls: false,
         },
         initial_delay: Duration::ZERO,
         period: Duration::from_secs(1),

@@ -373,6 +373,7 @@ fn probes_have_kubernetes_defaults_and_named_ports_are_looked_up() {
     assert_eq!(
         readiness.check,
         Check::Http {
+            tls: false,
             host: None,
             port: 8080,
             path,

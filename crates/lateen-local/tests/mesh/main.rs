@@ -11,6 +11,7 @@
 use std::process::ExitCode;
 
 mod apps;
+mod manifests;
 mod residue;
 mod runner;
 mod scenarios;

@@ -14,6 +14,7 @@ use lateen_local::supervisor::Desired;
 use lateen_sources::plan::{Phase, PodPlan, PodRole};
 
 use crate::apps::{call, call_once, call_udp};
+use crate::manifests;
 use crate::world::{World, at, container, edit, pod, run, service, vip};
 
 type Scenario = fn(&Path);
@@ -35,6 +36,15 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("a_job_ends_and_so_does_its_proxy", |p| run(p, job)),
     ("probes_decide_readiness_and_restarts", |p| run(p, probes)),
     ("deployments_roll_without_a_gap", |p| run(p, rolling)),
+    ("containers_begin_and_end_in_their_order", |p| {
+        run(p, manifests::lifecycle)
+    }),
+    ("volumes_and_environment_are_as_the_manifest_says", |p| {
+        run(p, manifests::volumes)
+    }),
+    ("a_program_that_is_not_here_is_explained", |p| {
+        run(p, manifests::missing_program)
+    }),
     ("nothing_is_left_when_the_supervisor_is_killed", |p| {
         run(p, killed)
     }),
@@ -60,7 +70,8 @@ fn exec_in(state: &Path, arguments: &[String]) -> ExitCode {
         .iter()
         .find(|p| p.namespace == arguments[0] && p.pod == arguments[1])
         .unwrap();
-    let status = exec::run(pod, &arguments[2], &arguments[3..]).unwrap_or_else(|e| panic!("{e:?}"));
+    let status =
+        exec::run(pod, &arguments[2], &arguments[3..], None).unwrap_or_else(|e| panic!("{e:?}"));
     ExitCode::from(u8::try_from(status.code().unwrap_or(255)).unwrap())
 }
 

@@ -8,6 +8,7 @@ use lateen_local::exec::{self, PodProcesses};
 use crate::cli::ExecArgs;
 use crate::state::StateDir;
 use crate::target;
+use crate::up::images;
 
 /// Exit status for a command that was ended by a signal, as shells have it: 128 and the signal's number.
 const SIGNALLED: i32 = 128;
@@ -25,7 +26,12 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &ExecArgs) ->
         .iter()
         .find(|p| p.namespace == pod.namespace && p.pod == pod.name)
         .with_context(|| format!("{} is not running", pod.name))?;
-    let status = exec::run(processes, container, &args.command)?;
+    let (program, arguments) = args.command.split_first().context("no command")?;
+    let instead = images::program(program).map(|mut argv| {
+        argv.extend(arguments.iter().cloned());
+        argv
+    });
+    let status = exec::run(processes, container, &args.command, instead.as_deref())?;
     let code = status.code().unwrap_or_else(|| {
         SIGNALLED + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0)
     });
