@@ -45,6 +45,6 @@ pub use kind::{Body, Kind, KindInfo, KindSpec, Scope, Spec};
 pub use meta::{Key, ObjectMeta, ResourceRef};
 pub use parse::{Parsed, fragment_tree, parse_file, parse_fragment};
 pub use resource::{Origin, OtherDoc, Resource};
-pub use schema::parse_duration;
+pub use schema::{nearest, parse_duration};
 pub use span::{FileSpan, SourceFile, Span};
 pub use validation::validate;

@@ -21,6 +21,7 @@ mod scalars;
 pub(crate) mod suggest;
 
 pub use scalars::parse_duration;
+pub use suggest::nearest;
 
 /// Declares a struct with its decoder and field table; see the module's documentation.
 macro_rules! object {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 /// Lateen: an Istio-compatible service mesh in one binary.
@@ -28,6 +28,21 @@ pub(crate) struct Cli {
 
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The name this program was started by: a link called `istioctl` is helped and completed under that name.
+pub(crate) fn called() -> &'static str {
+    let name = std::env::args_os().next().map(PathBuf::from);
+    match name.as_deref().and_then(|name| name.file_name()) {
+        Some(name) if name == "istioctl" => "istioctl",
+        _ => "lateen",
+    }
+}
+
+/// The command line's definition, under the name that is in use.
+pub(crate) fn command() -> clap::Command {
+    let name = called();
+    Cli::command().name(name).bin_name(name)
 }
 
 #[derive(Debug, Subcommand)]
@@ -56,7 +71,7 @@ pub(crate) enum Command {
     /// Which proxies are connected, and whether they have the latest configuration
     #[command(visible_alias = "ps")]
     ProxyStatus(ProxyStatusArgs),
-    /// What configuration a proxy has
+    /// What configuration a proxy has, or had when its config dump was saved (`-f FILE` in place of the pod)
     #[command(visible_alias = "pc", subcommand)]
     ProxyConfig(ProxyConfigCommand),
     /// What will expire and when: the mesh's roots, proxies' certificates, Secrets; exit status 1 when it is pressing
@@ -283,9 +298,9 @@ pub(crate) enum ConfigOutput {
 
 /// What every `proxy-config` command takes.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("source").required(true).args(["target", "file"])))]
 pub(crate) struct ProxyTarget {
     /// A pod, or `deploy/NAME` for one of its pods.
-    #[arg(required_unless_present = "file")]
     pub(crate) target: Option<String>,
     /// Read a saved config dump instead of asking a proxy.
     #[arg(short, long)]

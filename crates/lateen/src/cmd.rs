@@ -17,12 +17,11 @@ pub(crate) mod validate;
 use std::io::Write as _;
 
 use anyhow::Result;
-use clap::CommandFactory;
 use clap_complete::Shell;
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Structured};
+use crate::cli::{self, Structured};
 use crate::output::{print, print_json, print_yaml};
 
 /// Prints an error with its chain of causes, one line.
@@ -44,7 +43,7 @@ pub(crate) fn start_logging(default: &str) {
 /// Prints a completion script.
 pub(crate) fn completion(shell: Shell) -> Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "lateen", &mut text);
+    clap_complete::generate(shell, &mut cli::command(), cli::called(), &mut text);
     print(&String::from_utf8_lossy(&text))
 }
 
@@ -70,6 +69,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        cli::command().debug_assert();
     }
 }

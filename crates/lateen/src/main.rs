@@ -12,14 +12,13 @@ mod output;
 mod proxy_config;
 mod selector;
 mod state;
-mod suggest;
 mod table;
 mod target;
 mod up;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches as _;
 
 use cli::{Cli, Command};
 use state::StateDir;
@@ -28,7 +27,7 @@ use state::StateDir;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&cli::command().get_matches()).unwrap_or_else(|e| e.exit());
     match run(cli) {
         Ok(code) => code,
         Err(error) => {

@@ -1,18 +1,19 @@
 //! The state directory: where it is, and what a running mesh leaves there for other commands to find.
 
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use lateen_identity::ca::{CaSource, KeyAccess};
+use lateen_local::state::{StateDir as Runtime, write_atomically};
 use lateen_sources::plan::PodState;
 use serde::{Deserialize, Serialize};
 
-/// Paths below the state directory.
+/// Paths below the state directory: the runtime's own, and what the commands keep beside them.
 #[derive(Clone, Debug)]
 pub(crate) struct StateDir {
-    root: PathBuf,
+    runtime: Runtime,
 }
 
 /// `run/up.json`: the mesh that runs now.
@@ -72,12 +73,15 @@ impl StateDir {
             .context("no place for state: set --state, LATEEN_STATE or HOME")?;
         let root =
             std::path::absolute(&root).with_context(|| format!("resolving {}", root.display()))?;
-        Ok(Self { root })
+        Ok(Self {
+            runtime: Runtime::at(root),
+        })
     }
 
     /// Creates it and its parts, readable by the owner only.
     pub(crate) fn create(&self) -> Result<()> {
-        for dir in [self.root.clone(), self.run(), self.logs(), self.ca()] {
+        let root = self.root().to_owned();
+        for dir in [root, self.runtime.run(), self.runtime.logs(), self.ca()] {
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
@@ -88,45 +92,41 @@ impl StateDir {
     }
 
     pub(crate) fn root(&self) -> &Path {
-        &self.root
+        self.runtime.root()
     }
 
-    pub(crate) fn run(&self) -> PathBuf {
-        self.root.join("run")
-    }
-
-    pub(crate) fn logs(&self) -> PathBuf {
-        self.root.join("logs")
+    pub(crate) fn pod_logs(&self, namespace: &str, pod: &str) -> PathBuf {
+        self.runtime.pod_logs(namespace, pod)
     }
 
     pub(crate) fn ca(&self) -> PathBuf {
-        self.root.join("ca")
+        self.root().join("ca")
     }
 
     pub(crate) fn token_key(&self) -> PathBuf {
-        self.run().join("tokens.key")
+        self.runtime.run().join("tokens.key")
     }
 
     pub(crate) fn pods(&self) -> PathBuf {
-        self.run().join("pods.json")
+        self.runtime.pods_json()
     }
 
     pub(crate) fn containers(&self) -> PathBuf {
-        self.run().join("containers.json")
+        self.runtime.containers_json()
     }
 
     pub(crate) fn istiod_socket(&self) -> PathBuf {
-        self.run().join("istiod.sock")
+        self.runtime.run().join("istiod.sock")
     }
 
     fn up(&self) -> PathBuf {
-        self.run().join("up.json")
+        self.runtime.run().join("up.json")
     }
 
     /// Records that a mesh runs.
     pub(crate) fn write_up(&self, up: &Up) -> Result<()> {
         let text = serde_json::to_vec_pretty(up).context("encoding up.json")?;
-        write_private(&self.up(), &text)
+        write_atomically(&self.up(), &text).context("recording the mesh")
     }
 
     /// Removes the record.
@@ -153,7 +153,7 @@ impl StateDir {
             Some(up) => Ok(up),
             None => bail!(
                 "no mesh is running (state in {}); start one with `lateen up DIR`",
-                self.root.display()
+                self.root().display()
             ),
         }
     }
@@ -176,20 +176,6 @@ pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
         return None;
     }
     rest.split_whitespace().nth(19)?.parse().ok()
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> Result<()> {
-    let temporary = path.with_extension("tmp");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)
-        .with_context(|| format!("creating {}", temporary.display()))?;
-    std::io::Write::write_all(&mut file, bytes)
-        .with_context(|| format!("writing {}", temporary.display()))?;
-    fs::rename(&temporary, path).with_context(|| format!("replacing {}", path.display()))
 }
 
 #[cfg(test)]

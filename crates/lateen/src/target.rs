@@ -2,9 +2,8 @@
 //! `deploy/reviews-v1`, `deploy/reviews-v1.shop`, with `-n NAMESPACE`.
 
 use anyhow::{Context, Result, bail};
+use lateen_api::nearest;
 use lateen_sources::plan::PodState;
-
-use crate::suggest::closest;
 
 /// What the user named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +98,12 @@ fn not_found(pods: &[PodState], target: &Target<'_>, bare: &str) -> anyhow::Erro
             .collect(),
     };
     let what = target.kind.unwrap_or("pod").to_lowercase();
-    match closest(bare, known.iter().copied()) {
+    if known.contains(&bare) {
+        return anyhow::anyhow!(
+            "no {what} `{bare}` runs in that namespace; `lateen get pods -A` shows where"
+        );
+    }
+    match nearest(bare, &known) {
         Some(near) => anyhow::anyhow!("no {what} `{bare}` is running; did you mean `{near}`?"),
         None => {
             anyhow::anyhow!("no {what} `{bare}` is running; `lateen get pods -A` lists what is")
@@ -113,9 +117,9 @@ pub(crate) fn container<'a>(pod: &'a PodState, wanted: Option<&'a str>) -> Resul
     match wanted {
         Some(name) if names().any(|n| n == name) => Ok(name),
         Some(name) => {
-            let hint =
-                closest(name, names()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
             let all: Vec<&str> = names().collect();
+            let near = nearest(name, &all);
+            let hint = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
             bail!(
                 "{} has no container `{name}`{hint} (it has {})",
                 pod.name,

@@ -26,7 +26,7 @@ pub(crate) fn value(text: &str, names: &[&str]) -> Option<String> {
 
 /// The name that `text` is most likely a slip of: the same letters in another case or with other separators, else the
 /// fewest edits, at most a third of its length.
-pub(crate) fn nearest<'a>(text: &str, names: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, names: &[&'a str]) -> Option<&'a str> {
     // Nobody misspells at this length, and the comparison is quadratic.
     if text.len() > 64 {
         return None;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use lateen_api::kube::Service;
 use lateen_api::meta::Kind;
-use lateen_api::{Resource, Spec};
+use lateen_api::{Resource, Spec, nearest};
 use lateen_sources::defaults;
 use lateen_sources::files::Reader;
 use lateen_sources::plan::{PodState, plan};
@@ -13,7 +13,6 @@ use crate::cli::{GetArgs, GetOutput};
 use crate::output::{self, now, print_json, print_yaml};
 use crate::selector::Selector;
 use crate::state::StateDir;
-use crate::suggest::closest;
 use crate::table::{Table, age};
 
 pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &GetArgs) -> Result<()> {
@@ -90,7 +89,8 @@ fn kind(name: &str) -> Result<Kind> {
         return Ok(*kind);
     }
     let all: Vec<String> = Kind::ALL.iter().flat_map(names).collect();
-    match closest(&lower, all.iter().map(String::as_str)) {
+    let known: Vec<&str> = all.iter().map(String::as_str).collect();
+    match nearest(&lower, &known) {
         Some(near) => bail!("there is no kind `{name}`; did you mean `{near}`?"),
         None => bail!(
             "there is no kind `{name}`; try pods, services, virtualservices, destinationrules, gateways, …"

@@ -39,9 +39,7 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &LogsArgs) ->
 fn path(state: &StateDir, pod: &PodState, container: &str, previous: bool) -> PathBuf {
     let suffix = if previous { "previous.log" } else { "log" };
     state
-        .logs()
-        .join(&pod.namespace)
-        .join(&pod.name)
+        .pod_logs(&pod.namespace, &pod.name)
         .join(format!("{container}.{suffix}"))
 }
 
