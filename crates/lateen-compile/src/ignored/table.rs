@@ -71,6 +71,7 @@ pub(super) const ROWS: &[Row] = &[
 
     // Traffic.
     of(VirtualService, Lateen, "spec.http[].match[].statPrefix", "there are no statistics of the route"),
+    of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
     of(DestinationRule, Both, "spec.**.tunnel", "connections are not tunnelled"),
     of(DestinationRule, Both, "spec.**.zoneAwareLbSetting", "zones are not weighed"),
     of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
