@@ -49,8 +49,6 @@ pub(super) const ROWS: &[Row] = &[
     of(WorkloadGroup, Both, "", "no workload is registered or probed for it"),
 
     // Security.
-    of(AuthorizationPolicy, Both, "spec.targetRef", "the policy is left out"),
-    of(AuthorizationPolicy, Both, "spec.targetRefs", "the policy is left out"),
     of(Gateway, Lateen, "spec.servers[].tls.verifyCertificateSpki", "any client certificate of the CA is accepted"),
     of(Gateway, Lateen, "spec.servers[].tls.verifyCertificateHash", "any client certificate of the CA is accepted"),
     of(Gateway, Lateen, "spec.servers[].tls.caCrl", "revoked certificates are accepted"),
