@@ -294,14 +294,13 @@ spec: {template: {serviceAccount: vm}}
     fn what_only_our_own_proxy_ignores_is_not_said_of_an_envoy() {
         let yaml = "
 apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: local}
+kind: VirtualService
+metadata: {name: reviews}
 spec:
-  hosts: [local.example.com]
-  resolution: STATIC
-  location: MESH_EXTERNAL
-  ports: [{number: 80, name: http, protocol: HTTP}]
-  endpoints: [{address: unix:///run/local.sock}]
+  hosts: [reviews]
+  http:
+  - match: [{statPrefix: reviews}]
+    route: [{destination: {host: reviews}}]
 ";
         assert_eq!(find(yaml, true).len(), 1);
         assert_eq!(find(yaml, false), []);

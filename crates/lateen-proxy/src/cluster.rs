@@ -28,12 +28,16 @@ use self::breaker::{Breakers, Permit, Resource};
 use self::host::HostState;
 use self::outlier::{Ended, Outliers};
 use crate::level::Level;
+use crate::net::HostAddress;
 use crate::net::socket::{ConnectOptions, Keepalive};
 use crate::shared::{Live, Shared};
 use crate::tls::{ClientTls, ContextError, TlsContexts};
 
 /// Hosts of an ORIGINAL_DST cluster without a request for so long are forgotten, as Envoy's `cleanup_interval` does.
 const ORIGINAL_DST_IDLE: Duration = Duration::from_secs(60);
+
+/// How often the weights of hosts in slow start are made anew.
+const SLOW_START_STEP: Duration = Duration::from_millis(500);
 
 /// TLS configurations remembered per cluster; with server names by request there may be any number.
 const TLS_REMEMBERED: usize = 64;
@@ -48,7 +52,7 @@ pub(crate) struct ClusterState {
     /// Limits over all workers.
     pub(crate) breakers: Arc<Breakers>,
     outliers: Arc<Outliers>,
-    hosts: RefCell<BTreeMap<SocketAddr, Rc<HostState>>>,
+    hosts: RefCell<BTreeMap<HostAddress, Rc<HostState>>>,
     current: RefCell<Option<Rc<Members>>>,
     tls: RefCell<TlsInUse>,
 }
@@ -80,6 +84,8 @@ pub(crate) struct Members {
     lb: RefCell<LbState>,
     states: Vec<Option<Rc<HostState>>>,
     healthy: usize,
+    /// When weights of hosts in slow start are due again.
+    renewed: Option<Instant>,
 }
 
 /// A host that was picked.
@@ -236,6 +242,7 @@ impl ClusterState {
             && Arc::ptr_eq(&members.cluster, cluster)
             && Arc::ptr_eq(&members.endpoints, endpoints)
             && members.epoch == epoch
+            && members.renewed.is_none_or(|due| Instant::now() < due)
         {
             return Some(Rc::clone(members));
         }
@@ -251,14 +258,13 @@ impl ClusterState {
             .endpoints
             .iter()
             .map(|endpoint| {
-                let EndpointAddress::Socket(address) = endpoint.address else {
-                    return None;
-                };
+                let address = HostAddress::of(&endpoint.address)?;
                 let state = old
                     .remove(&address)
                     .or_else(|| kept.get(&address).map(Rc::clone));
                 let state = state.unwrap_or_else(|| {
-                    Rc::new(HostState::new(address, self.outliers.host(address)))
+                    let record = self.outliers.host(&address);
+                    Rc::new(HostState::new(address.clone(), record))
                 });
                 kept.insert(address, Rc::clone(&state));
                 Some(state)
@@ -277,7 +283,8 @@ impl ClusterState {
                 _ => HostHealth::Unhealthy,
             })
             .collect();
-        let set = HostSet::new(cluster, endpoints, &health);
+        let mut set = HostSet::new(cluster, endpoints, &health);
+        let renewed = slow_start(cluster, &states, &mut set);
         Members {
             healthy: health.iter().filter(|h| **h == HostHealth::Healthy).count(),
             cluster: Arc::clone(cluster),
@@ -286,14 +293,16 @@ impl ClusterState {
             lb: RefCell::new(LbState::new(&set, rand::random())),
             set,
             states,
+            renewed,
         }
     }
 
     fn original_dst(&self, cluster: &Arc<Cluster>, address: SocketAddr) -> Host {
         let mut hosts = self.hosts.borrow_mut();
-        let state = hosts
-            .entry(address)
-            .or_insert_with(|| Rc::new(HostState::new(address, self.outliers.host(address))));
+        let state = hosts.entry(address.into()).or_insert_with_key(|address| {
+            let record = self.outliers.host(address);
+            Rc::new(HostState::new(address.clone(), record))
+        });
         state.last_used.set(Instant::now());
         let endpoint = Endpoint {
             address: EndpointAddress::Socket(address),
@@ -382,10 +391,32 @@ impl ClusterState {
     }
 }
 
+/// Takes the weight of young hosts back, if the cluster wants that; when to look again.
+fn slow_start(
+    cluster: &Cluster,
+    states: &[Option<Rc<HostState>>],
+    set: &mut HostSet,
+) -> Option<Instant> {
+    let settings = cluster.lb_policy.slow_start()?;
+    let now = Instant::now();
+    let factors: Vec<f64> = states
+        .iter()
+        .map(|state| {
+            let since = state.as_ref().map(|state| state.created);
+            since.map_or(1.0, |since| settings.factor(now.duration_since(since)))
+        })
+        .collect();
+    if factors.iter().all(|factor| *factor >= 1.0) {
+        return None;
+    }
+    set.scale(&factors);
+    Some(now + SLOW_START_STEP)
+}
+
 /// Socket options of connections to a cluster's host.
 pub(crate) fn connect_options(
     cluster: &Cluster,
-    address: SocketAddr,
+    address: &HostAddress,
     mark: Option<u32>,
 ) -> ConnectOptions {
     let sources = cluster
@@ -393,9 +424,11 @@ pub(crate) fn connect_options(
         .source
         .iter()
         .chain(&cluster.bind.additional_sources);
-    let source = sources
-        .map(SocketAddr::ip)
-        .find(|ip| ip.is_ipv4() == address.is_ipv4());
+    let source = sources.map(SocketAddr::ip).find(|ip| {
+        address
+            .ip()
+            .is_some_and(|address| address.is_ipv4() == ip.is_ipv4())
+    });
     let keepalive = cluster.keepalive.map(|k| Keepalive {
         probes: k.probes,
         time: k.time,

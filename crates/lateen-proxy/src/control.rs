@@ -25,6 +25,7 @@ use crate::admin::{self, Ports};
 use crate::cluster::outlier;
 use crate::config::ProxyConfig;
 use crate::handle::{StartError, State};
+use crate::net::HostAddress;
 use crate::shared::Shared;
 use crate::worker::{self, Orders};
 
@@ -205,17 +206,14 @@ async fn tick(shared: &Shared, orders: &Orders) {
                 .program
                 .cluster(&name)
                 .and_then(|cluster| live.endpoints_of(cluster));
-            let members: std::collections::BTreeSet<SocketAddr> = endpoints
+            let members: std::collections::BTreeSet<HostAddress> = endpoints
                 .iter()
                 .flat_map(|set| &set.endpoints)
-                .filter_map(|endpoint| match endpoint.address {
-                    lateen_traffic::endpoint::EndpointAddress::Socket(address) => Some(address),
-                    _ => None,
-                })
+                .filter_map(|endpoint| HostAddress::of(&endpoint.address))
                 .collect();
             let by_destination = endpoints.is_none();
             outliers.tick(Instant::now(), |address| {
-                by_destination || members.contains(&address)
+                by_destination || members.contains(address)
             });
         }
         if ticks.is_multiple_of(30) {

@@ -8,6 +8,7 @@ mod ext_authz;
 mod filters;
 mod forward;
 pub(crate) mod grpc;
+mod grpc_web;
 pub(crate) mod head;
 pub(crate) mod headers;
 mod jwt;

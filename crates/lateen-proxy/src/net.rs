@@ -1,7 +1,9 @@
 //! Sockets: listening, connecting, the original destination of a redirected connection, byte streams and copying.
 
+pub(crate) mod address;
 pub(crate) mod copy;
 pub(crate) mod socket;
 pub(crate) mod stream;
 
+pub(crate) use address::HostAddress;
 pub(crate) use stream::{Prefixed, Stream};

@@ -18,6 +18,7 @@ use lateen_traffic::Cluster;
 use lateen_traffic::access_log::Finished;
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::TrafficDirection;
+use lateen_traffic::route::connection_hash_by;
 use lateen_traffic::tcp::TcpProxy;
 use lateen_traffic::tls::DataSource;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -29,8 +30,8 @@ use crate::cluster::outlier::Ended as HostEnded;
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
 use crate::connection::Connection;
 use crate::http::log::AccessLog;
-use crate::net::Stream;
 use crate::net::copy::{self, Ended, Transferred};
+use crate::net::{HostAddress, Stream};
 use crate::upstream::connect;
 use crate::upstream::h1::ConnectionFacts;
 use crate::upstream::target::{self, Wish};
@@ -72,9 +73,12 @@ struct Outcome {
     flags: ResponseFlags,
     attempts: u32,
     failure: Option<String>,
-    host: Option<SocketAddr>,
+    host: Option<HostAddress>,
     local: Option<SocketAddr>,
     peer: Option<String>,
+    cluster: Option<Arc<str>>,
+    /// Nothing moved for the idle time.
+    idle: bool,
 }
 
 impl Ready {
@@ -138,6 +142,7 @@ pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
             report_refusal(&ready, None, &outcome);
         }
         Some((state, cluster)) => {
+            outcome.cluster = Some(Arc::clone(&cluster.name));
             let connected = match first {
                 Some((connected, bytes)) => {
                     moved.back.set(bytes.len() as u64);
@@ -157,7 +162,7 @@ pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
     }
     stats.downstream_cx_rx_bytes_total.add(moved.forward.get());
     stats.downstream_cx_tx_bytes_total.add(moved.back.get());
-    if outcome.flags.contains(ResponseFlag::StreamIdleTimeout) {
+    if outcome.idle {
         stats.idle_timeout.inc();
     }
     write_logs(&ready, &moved, &outcome, started);
@@ -198,6 +203,7 @@ async fn connect(
     for _ in 0..ready.proxy.max_connect_attempts.max(1) {
         let wanted = Wanted {
             random: rand::random(),
+            hash: connection_hash_by(&ready.proxy.hash_policy, connection.facts.remote.ip()),
             avoid: &tried,
             attempts: 3,
             original_dst: Some(connection.facts.local),
@@ -209,7 +215,7 @@ async fn connect(
             return None;
         };
         outcome.attempts += 1;
-        outcome.host = Some(host.state.address);
+        outcome.host = Some(host.state.address.clone());
         match open(connection, state, cluster, &host).await {
             Ok(stream) => {
                 state.stats.upstream_cx_total.inc();
@@ -240,11 +246,9 @@ async fn connect(
     outcome
         .flags
         .insert(ResponseFlag::UpstreamConnectionFailure);
-    if ready.proxy.max_connect_attempts > 1 {
-        outcome
-            .flags
-            .insert(ResponseFlag::UpstreamRetryLimitExceeded);
-    }
+    outcome
+        .flags
+        .insert(ResponseFlag::UpstreamRetryLimitExceeded);
     None
 }
 
@@ -257,6 +261,7 @@ async fn open(
     let wish = Wish {
         alpn: None,
         authority: None,
+        client: Some(connection.facts.ends()),
     };
     let (target, _) = target::of(
         &connection.worker,
@@ -308,7 +313,7 @@ async fn transfer(
     };
     match ended {
         None => outcome.flags.insert(ResponseFlag::DurationTimeout),
-        Some(Ended::Idle) => outcome.flags.insert(ResponseFlag::StreamIdleTimeout),
+        Some(Ended::Idle) => outcome.idle = true,
         Some(Ended::First(error)) => {
             tracing::debug!(%error, "the client's connection broke");
             outcome
@@ -413,11 +418,13 @@ impl Outcome {
             host: None,
             local: None,
             peer: None,
+            cluster: None,
+            idle: false,
         }
     }
 
     fn connected(&mut self, connected: &Connected) {
-        self.host = Some(connected.host.state.address);
+        self.host = Some(connected.host.state.address.clone());
         self.local = connected.facts.local;
         self.peer = connected
             .facts
@@ -437,13 +444,11 @@ fn write_logs(
     if ready.proxy.access_logs.is_empty() {
         return;
     }
-    let cluster = cluster_name(ready);
     let line = Line {
         ready,
         moved,
         outcome,
         started,
-        cluster,
     };
     let flags: Vec<&str> = outcome.flags.iter().map(ResponseFlag::short).collect();
     let done = Finished {
@@ -472,19 +477,11 @@ fn write_logs(
     }
 }
 
-fn cluster_name(ready: &Ready) -> Option<Arc<str>> {
-    match &ready.proxy.target {
-        lateen_traffic::tcp::TcpTarget::Cluster(name) => Some(Arc::clone(name)),
-        lateen_traffic::tcp::TcpTarget::Weighted { .. } => None,
-    }
-}
-
 struct Line<'a> {
     ready: &'a Ready,
     moved: &'a Transferred,
     outcome: &'a Outcome,
     started: (Instant, SystemTime),
-    cluster: Option<Arc<str>>,
 }
 
 impl LogContext for Line<'_> {
@@ -499,7 +496,9 @@ impl LogContext for Line<'_> {
     fn text(&self, field: TextField) -> Option<&str> {
         let facts = &self.ready.connection.facts;
         match field {
-            TextField::UpstreamCluster | TextField::UpstreamClusterRaw => self.cluster.as_deref(),
+            TextField::UpstreamCluster | TextField::UpstreamClusterRaw => {
+                self.outcome.cluster.as_deref()
+            }
             TextField::UpstreamTransportFailureReason => self.outcome.failure.as_deref(),
             TextField::RequestedServerName => facts.server_name.as_deref(),
             TextField::ListenerName => Some(&facts.listener),
@@ -521,12 +520,15 @@ impl LogContext for Line<'_> {
 
     fn address(&self, field: AddressField) -> Option<Address<'_>> {
         let facts = &self.ready.connection.facts;
+        if let AddressField::UpstreamHost | AddressField::UpstreamRemote = field {
+            return self.outcome.host.as_ref().map(HostAddress::logged);
+        }
         let address = match field {
             AddressField::DownstreamLocal => facts.local,
             AddressField::DownstreamDirectLocal => facts.direct_local,
             AddressField::DownstreamRemote => facts.remote,
             AddressField::DownstreamDirectRemote => facts.direct_remote,
-            AddressField::UpstreamHost | AddressField::UpstreamRemote => self.outcome.host?,
+            AddressField::UpstreamHost | AddressField::UpstreamRemote => return None,
             AddressField::UpstreamLocal => self.outcome.local?,
         };
         Some(Address::Ip(address))

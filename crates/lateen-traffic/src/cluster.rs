@@ -164,6 +164,28 @@ pub struct SlowStart {
     pub min_weight_percent: f64,
 }
 
+impl SlowStart {
+    /// The share of its weight that a host of an age counts for. Source: Envoy's documentation "Slow start mode".
+    pub fn factor(&self, age: Duration) -> f64 {
+        let least = (self.min_weight_percent / 100.0).clamp(0.01, 1.0);
+        let time = age.max(Duration::from_secs(1)).as_secs_f64() / self.window.as_secs_f64();
+        if time >= 1.0 {
+            return 1.0;
+        }
+        time.powf(1.0 / self.aggression).max(least)
+    }
+}
+
+impl LbPolicy {
+    /// Slow start, for the policies that have it.
+    pub fn slow_start(&self) -> Option<SlowStart> {
+        match self {
+            Self::RoundRobin { slow_start } | Self::LeastRequest { slow_start, .. } => *slow_start,
+            _ => None,
+        }
+    }
+}
+
 /// `CommonLbConfig`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CommonLb {
@@ -381,6 +403,36 @@ pub enum TransportSocket {
     Raw,
     /// By TLS.
     Tls(Arc<UpstreamTls>),
+    /// After a header of the PROXY protocol that says who the client is.
+    Proxied(ProxyVersion, Arc<TransportSocket>),
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// One line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+impl TransportSocket {
+    /// TLS, if bytes are carried by it.
+    pub fn tls(&self) -> Option<&Arc<UpstreamTls>> {
+        match self {
+            Self::Raw => None,
+            Self::Tls(tls) => Some(tls),
+            Self::Proxied(_, inner) => inner.tls(),
+        }
+    }
+
+    /// The version of the PROXY protocol that comes before everything else.
+    pub fn proxy_version(&self) -> Option<ProxyVersion> {
+        match self {
+            Self::Proxied(version, _) => Some(*version),
+            Self::Raw | Self::Tls(_) => None,
+        }
+    }
 }
 
 /// A transport socket for endpoints with certain metadata.

@@ -15,7 +15,7 @@ use lateen_envoy::{Resource, TypeUrl};
 pub use dispatch::{DispatchReason, Dispatched};
 pub use names::ByName;
 
-use crate::cluster::{Discovery, TransportSocket};
+use crate::cluster::Discovery;
 use crate::filter::NetworkFilterKind;
 use crate::from_xds::{self, XdsError};
 use crate::hcm::RouteSource;
@@ -195,10 +195,7 @@ impl Program {
             .clusters
             .iter()
             .flat_map(|(_, cluster)| cluster.transports());
-        let upstream = transports.filter_map(|transport| match transport {
-            TransportSocket::Tls(tls) => Some(&tls.common),
-            TransportSocket::Raw => None,
-        });
+        let upstream = transports.filter_map(|transport| Some(&transport.tls()?.common));
         downstream
             .chain(upstream)
             .flat_map(|tls| tls.sds_names())

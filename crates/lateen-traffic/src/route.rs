@@ -21,7 +21,9 @@ pub use action::{
 };
 pub use decision::{RouteDecision, RouteOutcome};
 pub use explain::{RejectedRoute, RouteTrace, VhostTrace};
-pub use hash::{HashCookie, HashPolicy, HashPolicyKind, HashResult, request_hash, xx_hash64};
+pub use hash::{
+    HashCookie, HashPolicy, HashPolicyKind, HashResult, connection_hash_by, request_hash, xx_hash64,
+};
 pub use host::{Domain, HostIndex, HostMatch, HostMatchKind};
 pub use matching::Mismatch;
 pub use rewrite::https_location;

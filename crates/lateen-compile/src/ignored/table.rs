@@ -74,16 +74,8 @@ pub(super) const ROWS: &[Row] = &[
     of(DestinationRule, Both, "spec.**.zoneAwareLbSetting", "zones are not weighed"),
     of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
     of(DestinationRule, Both, "spec.**.consecutiveErrors", "write `consecutive5xxErrors`; this one counts nothing"),
-    of(DestinationRule, Lateen, "spec.**.warmup", "new endpoints take their full share at once"),
-    of(DestinationRule, Lateen, "spec.**.warmupDurationSecs", "new endpoints take their full share at once"),
     of(DestinationRule, Lateen, "spec.**.outlierDetectionHttpErrorCodes", "other answers than 5xx do not eject a host"),
-    of(DestinationRule, Lateen, "spec.**.proxyProtocol", "the proxy does not acknowledge the cluster: requests to it get 503"),
     of(ServiceEntry, Both, "spec{resolution=DYNAMIC_DNS}.resolution", "names are not resolved: requests to it get 503"),
-    of(ServiceEntry, Lateen, "spec.endpoints[]{address^=unix://}.address", "the endpoint is left out"),
-    of(WorkloadEntry, Lateen, "spec{address^=unix://}.address", "the endpoint is left out"),
-    of(Sidecar, Lateen, "spec.ingress[]{defaultEndpoint^=unix://}.defaultEndpoint", "the proxy does not reach it"),
-    of(Service, Lateen, "spec.ports[]{name^=grpc-web}.name", "requests are passed on untranslated"),
-    of(Service, Lateen, "spec.ports[]{appProtocol=grpc-web}.appProtocol", "requests are passed on untranslated"),
 
     // The mesh.
     mesh(Both, "enableTracing", "no spans are made"),

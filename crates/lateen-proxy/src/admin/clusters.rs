@@ -12,6 +12,7 @@ use lateen_traffic::endpoint::{Endpoint, EndpointAddress, HealthStatus};
 
 use super::{Context, Page, Query};
 use crate::cluster::outlier::Outliers;
+use crate::net::HostAddress;
 use crate::shared::Live;
 
 pub(super) fn page(context: &Context, query: &Query) -> Page {
@@ -78,7 +79,7 @@ fn host_status(endpoint: &Endpoint, outliers: &Outliers) -> HostStatus {
 }
 
 fn is_out(endpoint: &Endpoint, outliers: &Outliers) -> bool {
-    matches!(endpoint.address, EndpointAddress::Socket(address) if outliers.host(address).is_out())
+    HostAddress::of(&endpoint.address).is_some_and(|address| outliers.host(&address).is_out())
 }
 
 const fn proto_health(health: HealthStatus) -> ProtoHealth {

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::outlier::HostRecord;
+use crate::net::HostAddress;
 use crate::upstream::h1::Idle;
 use crate::upstream::h2::Connections;
 use crate::worker::Worker;
@@ -20,9 +21,11 @@ use crate::worker::Worker;
 #[derive(Debug)]
 pub(crate) struct HostState {
     /// Its address.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: HostAddress,
     /// Requests and TCP connections under way.
     pub(crate) active: Cell<u32>,
+    /// When this worker met it.
+    pub(crate) created: Instant,
     /// When the last of them ended or began.
     pub(crate) last_used: Cell<Instant>,
     /// Its record over all workers.
@@ -38,6 +41,8 @@ pub(crate) struct TransportKey {
     pub(crate) tls: u64,
     /// The server name sent.
     pub(crate) server_name: Option<Arc<str>>,
+    /// The client and its destination that the PROXY protocol names.
+    pub(crate) proxied: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// The connections to a host over one transport.
@@ -55,10 +60,11 @@ pub(crate) struct Pool {
 
 impl HostState {
     /// A host without connections.
-    pub(crate) fn new(address: SocketAddr, record: Arc<HostRecord>) -> Self {
+    pub(crate) fn new(address: HostAddress, record: Arc<HostRecord>) -> Self {
         Self {
             address,
             active: Cell::new(0),
+            created: Instant::now(),
             last_used: Cell::new(Instant::now()),
             record,
             pools: RefCell::default(),

@@ -4,7 +4,6 @@
 //! hosts are out at a time, and one host always may be if the cluster says so. Source: Envoy's "Outlier detection".
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,13 +11,15 @@ use std::time::Duration;
 use lateen_traffic::cluster::OutlierDetection;
 use tokio::time::Instant;
 
+use crate::net::HostAddress;
+
 /// The hosts of one cluster.
 #[derive(Debug, Default)]
 pub(crate) struct Outliers {
     /// Changes whenever a host goes out or comes back: workers then build their host set again.
     epoch: AtomicU64,
     ejected: AtomicU32,
-    hosts: Mutex<HashMap<SocketAddr, Arc<HostRecord>>>,
+    hosts: Mutex<HashMap<HostAddress, Arc<HostRecord>>>,
 }
 
 /// One host's record.
@@ -48,9 +49,9 @@ impl Outliers {
     }
 
     /// The record of a host.
-    pub(crate) fn host(&self, address: SocketAddr) -> Arc<HostRecord> {
+    pub(crate) fn host(&self, address: &HostAddress) -> Arc<HostRecord> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(hosts.entry(address).or_default())
+        Arc::clone(hosts.entry(address.clone()).or_default())
     }
 
     /// Counts how a request ended and ejects the host if that was one failure too many. `random` decides partial enforcement,
@@ -93,10 +94,10 @@ impl Outliers {
     }
 
     /// Lets hosts back in whose time is over, and forgets hosts that are gone.
-    pub(crate) fn tick(&self, now: Instant, is_member: impl Fn(SocketAddr) -> bool) {
+    pub(crate) fn tick(&self, now: Instant, is_member: impl Fn(&HostAddress) -> bool) {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.retain(|address, host| {
-            let gone = !is_member(*address);
+            let gone = !is_member(address);
             if host.out.load(Ordering::Relaxed) && (gone || host.is_due(now)) {
                 host.come_back();
                 self.ejected.fetch_sub(1, Ordering::Relaxed);

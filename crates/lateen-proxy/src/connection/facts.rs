@@ -38,6 +38,11 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// The client, and where it was going: as the PROXY protocol names them.
+    pub(crate) const fn ends(&self) -> (SocketAddr, SocketAddr) {
+        (self.remote, self.local)
+    }
+
     /// Of a connection that was just accepted; `None` if it is gone already.
     pub(crate) fn of(worker: &Worker, tcp: &TcpStream, remote: SocketAddr) -> Option<Self> {
         let local = canonical(tcp.local_addr().ok()?);

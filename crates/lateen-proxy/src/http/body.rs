@@ -28,6 +28,9 @@ pub(crate) enum BodyError {
     /// A time limit passed.
     #[error("{0}")]
     TimedOut(&'static str),
+    /// A gRPC-Web body in text form is none.
+    #[error("body is not base64")]
+    NotBase64,
     /// An earlier try already took more than is remembered, or the downstream went away.
     #[error("body cannot be replayed")]
     NotReplayable,
@@ -295,7 +298,7 @@ impl ReplayState {
             }
             Some(Err(error)) => {
                 self.source = None;
-                Poll::Ready(Some(Err(BodyError::Source(error))))
+                Poll::Ready(Some(Err(error)))
             }
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

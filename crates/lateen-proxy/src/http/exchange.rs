@@ -24,6 +24,7 @@ use lateen_traffic::route::{
 use super::filters;
 use super::forward;
 use super::grpc;
+use super::grpc_web::Web;
 use super::head::Head;
 use super::headers::{self, Client};
 use super::local_reply::{Caller, LocalReply};
@@ -58,6 +59,8 @@ pub(crate) struct Exchange {
     caller: Caller,
     /// A body is coming that nothing has taken.
     pub(super) body_waits: bool,
+    /// The client speaks gRPC-Web.
+    pub(super) web: Option<Web>,
 }
 
 /// Where a request's bytes come from.
@@ -100,13 +103,22 @@ pub(crate) async fn handle(
         request_id: None,
         caller,
         body_waits: !request.body().is_end_stream(),
+        web: None,
     };
     let answered = match Head::take(request, exchange.connection.secure) {
         Ok((head, body)) => {
             let body = Source::new(body, Rc::clone(&exchange.record.request));
             exchange.run(head, Inbound { body, upgrade }).await
         }
-        Err((malformed, _)) => Err(LocalReply::bad_request(malformed.0)),
+        Err((malformed, _)) => {
+            exchange.connection.draining.set(true);
+            Err(match malformed.0 {
+                "missing_host_header" => {
+                    LocalReply::new(StatusCode::BAD_REQUEST, "", "missing_host_header")
+                }
+                details => LocalReply::bad_request(details),
+            })
+        }
     };
     match answered {
         Ok((parts, source)) => exchange.respond(parts, source),
@@ -119,6 +131,9 @@ pub(super) type Answer = (http::response::Parts, forward::Source);
 
 impl Exchange {
     async fn run(&mut self, mut head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
+        if self.is_misdirected(&head) {
+            return Err(LocalReply::misdirected());
+        }
         let remote = self.prepare(&mut head)?;
         let canonical = self.canonicalise(&mut head);
         self.remember(&head);
@@ -186,6 +201,11 @@ impl Exchange {
     /// Sanitises headers, and finds out who the client is.
     fn prepare(&mut self, head: &mut Head) -> Result<SocketAddr, LocalReply> {
         let config = &self.manager.config;
+        let keeps = head.headers.get(header::CONNECTION);
+        let keeps = keeps.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
+        if head.version == Version::HTTP_10 && !keeps {
+            self.connection.draining.set(true);
+        }
         if head.version == Version::HTTP_10 && !config.http1.accept_http_10 {
             return Err(LocalReply::new(
                 StatusCode::UPGRADE_REQUIRED,
@@ -228,6 +248,36 @@ impl Exchange {
         });
         self.record.remote = remote;
         Ok(remote)
+    }
+
+    /// Whether an HTTP/2 connection is used for a host that another certificate stands for: a client that shares connections
+    /// between names of one certificate has gone too far, and asks again on a connection of its own (RFC 9110 section 15.5.20).
+    fn is_misdirected(&self, head: &Head) -> bool {
+        let connection = &self.connection;
+        let (true, Some(own), Some(name)) = (
+            head.is_h2(),
+            &connection.chain.tls,
+            &connection.facts.server_name,
+        ) else {
+            return false;
+        };
+        let host = host_of(&head.authority).to_ascii_lowercase();
+        if host == *name {
+            return false;
+        }
+        let listener = self.now.program.listener(&connection.facts.listener);
+        let facts = crate::connection::Facts {
+            server_name: Some(host),
+            ..connection.facts.clone()
+        };
+        let other = listener
+            .and_then(|listener| facts.with_info(|info| listener.match_filter_chain(info).chain()));
+        other.is_some_and(|other| {
+            let same_certificate = other.tls.as_ref().is_some_and(|tls| {
+                Arc::ptr_eq(tls, own) || tls.common.certificates == own.common.certificates
+            });
+            other.name != connection.chain.name && !same_certificate
+        })
     }
 
     /// Header names with underscores, which some servers take for the same names with dashes.
@@ -396,10 +446,15 @@ impl Exchange {
         source: forward::Source,
     ) -> Response<ResponseBody> {
         self.finish_head(&mut parts.headers, parts.status);
+        if let Some(web) = self.web {
+            web.answer(&mut parts.headers);
+        }
         parts.version = Version::HTTP_11; // hyper writes its connection's own
         self.record.answered(parts.status.as_u16(), &parts.headers);
         let body = match source {
-            forward::Source::Upstream(upstream) => ResponseBody::upstream(*upstream, self.record),
+            forward::Source::Upstream(upstream) => {
+                ResponseBody::upstream(*upstream, self.record, self.web)
+            }
             forward::Source::Tunnel(tunnel) => {
                 tunnel.run(self.record, self.connection.handle.kill.clone());
                 ResponseBody::empty()
@@ -416,8 +471,17 @@ impl Exchange {
             manager.replies.apply(&mut self.record, &mut reply);
         }
         let reply_status = reply.status;
-        let (mut parts, body) = reply.into_parts(self.caller);
+        let caller = if self.web.is_some() {
+            Caller::Grpc
+        } else {
+            self.caller
+        };
+        let (mut parts, body) = reply.into_parts(caller);
         self.finish_head(&mut parts.headers, parts.status);
+        if let Some(web) = self.web {
+            web.answer(&mut parts.headers);
+            parts.status = reply_status; // as Envoy's filter leaves it
+        }
         let unfinished = self.body_waits || reply_status == StatusCode::REQUEST_TIMEOUT;
         if unfinished && self.record.version != Version::HTTP_2 {
             // What the client is still sending is not read: its connection cannot carry another request.
@@ -462,6 +526,14 @@ impl Exchange {
     pub(super) fn take_introduction(headers: &mut HeaderMap) -> Option<HeaderValue> {
         headers.remove(&PEER_METADATA_ID);
         headers.remove(&PEER_METADATA)
+    }
+}
+
+/// The host of an authority, without its port.
+fn host_of(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
     }
 }
 

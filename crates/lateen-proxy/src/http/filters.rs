@@ -17,6 +17,7 @@ use lateen_traffic::route::RouteDecision;
 
 use super::exchange::Exchange;
 use super::ext_authz;
+use super::grpc_web::Web;
 use super::jwt;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
@@ -56,6 +57,15 @@ pub(super) async fn run(
                     _ => chain,
                 };
                 inject(exchange, fault, passage).await?;
+            }
+            HttpFilterKind::GrpcWeb => {
+                exchange.web = Web::begin(&mut passage.head.headers);
+                if let Some(web) = exchange.web {
+                    exchange.record.is_grpc = true;
+                    if web.text_request {
+                        passage.body.decode_base64();
+                    }
+                }
             }
             HttpFilterKind::Cors => cors(exchange, &passage.view(), decision)?,
             HttpFilterKind::LocalRateLimit(chain) => {
@@ -291,7 +301,7 @@ impl Values for CommandValues<'_> {
             "DOWNSTREAM_PEER_SUBJECT" => peer.map(|p| p.subject.clone()),
             "DOWNSTREAM_PEER_FINGERPRINT_256" => peer.map(|p| p.sha256_fingerprint.clone()),
             "REQUESTED_SERVER_NAME" => facts.server_name.clone(),
-            "UPSTREAM_HOST" => self.record.upstream.host.map(|host| host.to_string()),
+            "UPSTREAM_HOST" => self.record.upstream.host.as_ref().map(ToString::to_string),
             "UPSTREAM_CLUSTER" => self.record.upstream.cluster.as_deref().map(str::to_owned),
             "ROUTE_NAME" => self.record.route.as_deref().map(str::to_owned),
             "PROTOCOL" => Some(protocol_name(self.record.version).to_owned()),

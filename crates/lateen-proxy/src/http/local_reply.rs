@@ -252,6 +252,11 @@ impl LocalReply {
         }
     }
 
+    /// The connection is not one for the request's host.
+    pub(crate) fn misdirected() -> Self {
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "", "misdirected_request")
+    }
+
     /// The client broke a rule of HTTP.
     pub(crate) fn bad_request(details: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "Bad Request", details)

@@ -18,6 +18,7 @@ use lateen_traffic::value::{Metadata, Value};
 use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
 
 use super::record::{Heads, Record};
+use crate::net::HostAddress;
 
 /// The files that are logged to, each opened once for the whole process.
 #[derive(Debug, Default)]
@@ -287,7 +288,7 @@ impl LogContext for Line<'_> {
                 Version::HTTP_10 => "HTTP/1.0",
                 _ => "HTTP/1.1",
             }),
-            TextField::UpstreamProtocol => record.upstream.host.map(|_| {
+            TextField::UpstreamProtocol => record.upstream.host.as_ref().map(|_| {
                 if record.upstream.h2 {
                     "HTTP/2"
                 } else {
@@ -337,12 +338,15 @@ impl LogContext for Line<'_> {
     fn address(&self, field: AddressField) -> Option<Address<'_>> {
         let record = self.record;
         let facts = &record.connection.facts;
+        if let AddressField::UpstreamHost | AddressField::UpstreamRemote = field {
+            return record.upstream.host.as_ref().map(HostAddress::logged);
+        }
         let address = match field {
             AddressField::DownstreamLocal => facts.local,
             AddressField::DownstreamDirectLocal => facts.direct_local,
             AddressField::DownstreamRemote => record.remote,
             AddressField::DownstreamDirectRemote => facts.direct_remote,
-            AddressField::UpstreamHost | AddressField::UpstreamRemote => record.upstream.host?,
+            AddressField::UpstreamHost | AddressField::UpstreamRemote => return None,
             AddressField::UpstreamLocal => record.upstream.local?,
         };
         Some(Address::Ip(address))

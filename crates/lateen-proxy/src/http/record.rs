@@ -24,6 +24,7 @@ use super::local_reply::LocalReply;
 use super::log;
 use super::manager::Manager;
 use crate::connection::Connection;
+use crate::net::HostAddress;
 
 /// A request under way.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ pub(crate) struct UpstreamFacts {
     /// The service it stands for.
     pub(crate) service: ServiceId,
     /// The host.
-    pub(crate) host: Option<SocketAddr>,
+    pub(crate) host: Option<HostAddress>,
     /// The local address of the connection to it.
     pub(crate) local: Option<SocketAddr>,
     /// The workload behind it.

@@ -17,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::BodyError;
 use super::grpc;
+use super::grpc_web::Web;
 use super::record::Record;
 use crate::cluster::ActiveRequest;
 use crate::cluster::breaker::Permit;
@@ -27,6 +28,7 @@ use crate::upstream::Lease;
 pub(crate) struct ResponseBody {
     source: Source,
     record: Option<Box<Record>>,
+    web: Option<Web>,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl ResponseBody {
         Self {
             source: Source::Full(bytes),
             record: Some(record),
+            web: None,
         }
     }
 
@@ -102,11 +105,16 @@ impl ResponseBody {
         Self {
             source: Source::Full(Bytes::new()),
             record: None,
+            web: None,
         }
     }
 
-    /// The body of an upstream's response.
-    pub(crate) fn upstream(mut upstream: Upstream, mut record: Box<Record>) -> Self {
+    /// The body of an upstream's response, for a client that may speak gRPC-Web.
+    pub(crate) fn upstream(
+        mut upstream: Upstream,
+        mut record: Box<Record>,
+        web: Option<Web>,
+    ) -> Self {
         if upstream.body.is_end_stream() {
             upstream.lease.finish();
             record.complete();
@@ -114,6 +122,7 @@ impl ResponseBody {
         Self {
             source: Source::Upstream(Box::new(upstream)),
             record: Some(record),
+            web,
         }
     }
 
@@ -167,6 +176,17 @@ impl Body for ResponseBody {
                 if let Some(record) = &mut this.record {
                     note_frame(record, &frame);
                 }
+                let frame = match this.web {
+                    None => frame,
+                    Some(web) => {
+                        let came = frame.data_ref().map_or(0, Bytes::len);
+                        let data = for_browser(web, frame);
+                        if let Some(record) = &mut this.record {
+                            record.sent(data.len().saturating_sub(came));
+                        }
+                        Frame::data(data)
+                    }
+                };
                 if upstream.body.is_end_stream() {
                     upstream.lease.finish();
                     this.end(Record::complete);
@@ -186,8 +206,16 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Source::Upstream(_) if self.web.is_some() => SizeHint::default(),
             Source::Upstream(upstream) => upstream.body.size_hint(),
         }
+    }
+}
+
+fn for_browser(web: Web, frame: Frame<Bytes>) -> Bytes {
+    match frame.into_data() {
+        Ok(data) => web.data(data),
+        Err(frame) => web.trailers(&frame.into_trailers().unwrap_or_default()),
     }
 }
 

@@ -12,7 +12,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::body::Meter;
+use super::body::{BodyError, Meter};
+use super::grpc_web::Decoder;
 
 /// A request's body.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub(crate) struct Source {
     ahead_bytes: usize,
     trailers: Option<HeaderMap>,
     meter: Rc<Meter>,
+    /// Decodes what is read (gRPC-Web's text form).
+    decoder: Option<Decoder>,
 }
 
 /// How much of a body was read ahead.
@@ -47,7 +50,13 @@ impl Source {
             ahead_bytes: 0,
             trailers: None,
             meter,
+            decoder: None,
         }
+    }
+
+    /// From here on the body is base64 and is decoded as it is read.
+    pub(crate) fn decode_base64(&mut self) {
+        self.decoder = Some(Decoder::default());
     }
 
     /// What counts it.
@@ -94,6 +103,23 @@ impl Source {
         out
     }
 
+    /// The next frame as it came, what was read ahead first.
+    fn poll_coded(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(data) = self.ahead.pop_front() {
+            self.ahead_bytes -= data.len();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if self.incoming.is_none() {
+            let trailers = self.trailers.take();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        self.poll_incoming(cx)
+            .map(|next| next.map(|frame| frame.map_err(BodyError::Source)))
+    }
+
     fn poll_incoming(
         &mut self,
         cx: &mut Context<'_>,
@@ -121,28 +147,45 @@ impl Source {
 
 impl Body for Source {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(data) = self.ahead.pop_front() {
-            self.ahead_bytes -= data.len();
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        loop {
+            let next = ready!(self.poll_coded(cx));
+            let Some(decoder) = &mut self.decoder else {
+                return Poll::Ready(next);
+            };
+            match next {
+                Some(Ok(frame)) if frame.is_data() => {
+                    let data = frame.into_data().unwrap_or_default();
+                    match decoder.decode(&data) {
+                        Some(data) if data.is_empty() => {} // not a whole group yet
+                        Some(data) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                        None => return Poll::Ready(Some(Err(BodyError::NotBase64))),
+                    }
+                }
+                None if !decoder.is_complete() => {
+                    return Poll::Ready(Some(Err(BodyError::NotBase64)));
+                }
+                other => return Poll::Ready(other),
+            }
         }
-        if self.incoming.is_none() {
-            let trailers = self.trailers.take();
-            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
-        }
-        self.poll_incoming(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_none() && self.ahead.is_empty() && self.trailers.is_none()
+        self.decoder.as_ref().is_none_or(Decoder::is_complete)
+            && self.incoming.is_none()
+            && self.ahead.is_empty()
+            && self.trailers.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.decoder.is_some() {
+            return SizeHint::default();
+        }
         let ahead = self.ahead_bytes as u64;
         let Some(incoming) = &self.incoming else {
             return SizeHint::with_exact(ahead);

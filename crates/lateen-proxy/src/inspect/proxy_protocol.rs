@@ -4,6 +4,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use bytes::Bytes;
+use lateen_traffic::cluster::ProxyVersion;
+
 use super::Verdict;
 
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -138,6 +141,46 @@ fn v6_pair(body: &[u8]) -> Option<(SocketAddr, SocketAddr)> {
     ))
 }
 
+/// The header that names a connection's client and its destination, if they are known.
+pub(crate) fn write(version: ProxyVersion, ends: Option<(SocketAddr, SocketAddr)>) -> Bytes {
+    // Two families that differ cannot be said either.
+    let ends = ends.filter(|(source, destination)| source.is_ipv4() == destination.is_ipv4());
+    match (version, ends) {
+        (ProxyVersion::V1, None) => Bytes::from_static(b"PROXY UNKNOWN\r\n"),
+        (ProxyVersion::V1, Some((source, destination))) => write_v1(source, destination),
+        (ProxyVersion::V2, ends) => write_v2(ends),
+    }
+}
+
+fn write_v1(source: SocketAddr, destination: SocketAddr) -> Bytes {
+    let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from, to) = (source.ip(), destination.ip());
+    let ports = (source.port(), destination.port());
+    format!("PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1).into()
+}
+
+fn write_v2(ends: Option<(SocketAddr, SocketAddr)>) -> Bytes {
+    let mut out = V2_SIGNATURE.to_vec();
+    let Some((source, destination)) = ends else {
+        out.extend([0x20, 0, 0, 0]); // LOCAL: the connection speaks for itself
+        return out.into();
+    };
+    let mut addresses = Vec::with_capacity(36);
+    for ip in [source.ip(), destination.ip()] {
+        match ip {
+            IpAddr::V4(ip) => addresses.extend(ip.octets()),
+            IpAddr::V6(ip) => addresses.extend(ip.octets()),
+        }
+    }
+    addresses.extend(source.port().to_be_bytes());
+    addresses.extend(destination.port().to_be_bytes());
+    let family = if source.is_ipv4() { 0x11 } else { 0x21 };
+    out.extend([0x21, family, 0]);
+    out.push(u8::try_from(addresses.len()).unwrap_or(u8::MAX)); // 12 or 36
+    out.extend(addresses);
+    out.into()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -178,6 +221,22 @@ mod tests {
         assert_eq!(parse(b"PROXY TCP4 ::1 192.0.2.2 1 2\r\n"), Verdict::NotThis);
         assert_eq!(parse(b"GET / HTTP/1.1"), Verdict::NotThis);
         assert_eq!(parse(b"PROXY TCP4"), Verdict::NeedMore);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for version in [ProxyVersion::V1, ProxyVersion::V2] {
+            for ends in [
+                ("192.0.2.1:5000", "192.0.2.2:443"),
+                ("[2001:db8::1]:5000", "[2001:db8::2]:443"),
+            ] {
+                let ends = (ends.0.parse().unwrap(), ends.1.parse().unwrap());
+                let header = found(&write(version, Some(ends)));
+                assert_eq!(header.addresses, Some(ends));
+            }
+            let mixed = ("192.0.2.1:1".parse().unwrap(), "[::1]:2".parse().unwrap());
+            assert_eq!(found(&write(version, Some(mixed))).addresses, None);
+        }
     }
 
     proptest! {

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt as _;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 
 /// Accept queue of a listener; the kernel caps it at `net.core.somaxconn` (4096 since Linux 5.4). Envoy's default is the same cap.
 const BACKLOG: i32 = 4096;
@@ -103,6 +104,21 @@ pub(crate) async fn connect(address: SocketAddr, options: ConnectOptions) -> io:
     }
     socket.set_nodelay(true)?;
     socket.connect(address).await
+}
+
+/// Connects to a Unix socket. A path that begins with `@` is a name in the abstract namespace, as in Envoy.
+///
+/// # Errors
+/// What `connect(2)` says.
+pub(crate) async fn connect_unix(path: &str) -> io::Result<UnixStream> {
+    let Some(name) = path.strip_prefix('@') else {
+        return UnixStream::connect(path).await;
+    };
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+    // A connection to a local socket is there at once or not at all.
+    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
 }
 
 fn source_for(address: SocketAddr, source: Option<IpAddr>) -> Option<IpAddr> {

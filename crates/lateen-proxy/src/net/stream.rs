@@ -1,29 +1,105 @@
 //! Byte streams of connections: plain or TLS, with the bytes that inspection already took put back in front.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 
-/// A TCP stream whose first bytes were already read.
+/// A connection's socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+}
+
+/// A stream whose first bytes were already read.
 #[derive(Debug)]
 pub(crate) struct Prefixed {
     prefix: Bytes,
-    tcp: TcpStream,
+    socket: Socket,
+}
+
+impl From<TcpStream> for Socket {
+    fn from(tcp: TcpStream) -> Self {
+        Self::Tcp(tcp)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Self::Unix(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
 }
 
 impl Prefixed {
-    /// Puts `prefix` back in front of what `tcp` still has to deliver.
-    pub(crate) const fn new(prefix: Bytes, tcp: TcpStream) -> Self {
-        Self { prefix, tcp }
+    /// Puts `prefix` back in front of what the socket still has to deliver.
+    pub(crate) fn new(prefix: Bytes, socket: impl Into<Socket>) -> Self {
+        Self {
+            prefix,
+            socket: socket.into(),
+        }
     }
 
-    /// The socket.
-    pub(crate) const fn tcp(&self) -> &TcpStream {
-        &self.tcp
+    fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(tcp) => tcp.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
     }
 }
 
@@ -35,7 +111,7 @@ impl AsyncRead for Prefixed {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.is_empty() {
-            return Pin::new(&mut this.tcp).poll_read(cx, buf);
+            return Pin::new(&mut this.socket).poll_read(cx, buf);
         }
         let n = this.prefix.len().min(buf.remaining());
         buf.put_slice(&this.prefix[..n]);
@@ -53,15 +129,15 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+        Pin::new(&mut self.get_mut().socket).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+        Pin::new(&mut self.get_mut().socket).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().socket).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -69,11 +145,11 @@ impl AsyncWrite for Prefixed {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().tcp).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.get_mut().socket).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.socket.is_write_vectored()
     }
 }
 
@@ -103,23 +179,26 @@ impl Stream {
     /// Puts bytes that were read back in front.
     pub(crate) fn unread(self, bytes: Bytes) -> Self {
         match self {
-            Self::Plain(Prefixed { prefix, tcp }) => {
+            Self::Plain(Prefixed { prefix, socket }) => {
                 let whole = if prefix.is_empty() {
                     bytes
                 } else {
                     [&bytes[..], &prefix[..]].concat().into()
                 };
-                Self::Plain(Prefixed { prefix: whole, tcp })
+                Self::Plain(Prefixed {
+                    prefix: whole,
+                    socket,
+                })
             }
             Self::Tls(tls) | Self::Unread(tls, _) => Self::Unread(tls, bytes),
         }
     }
 
-    /// The socket beneath.
-    pub(crate) fn tcp(&self) -> &TcpStream {
+    /// The address of this end; none of a Unix socket.
+    pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
         match self {
-            Self::Plain(plain) => plain.tcp(),
-            Self::Tls(tls) | Self::Unread(tls, _) => tls.get_ref().0.tcp(),
+            Self::Plain(plain) => plain.local_addr(),
+            Self::Tls(tls) | Self::Unread(tls, _) => tls.get_ref().0.local_addr(),
         }
     }
 }

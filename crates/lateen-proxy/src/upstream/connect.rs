@@ -1,25 +1,29 @@
 //! One connection to one upstream host: TCP, then TLS if the host wants it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use rustls_pki_types::{DnsName, IpAddr, ServerName};
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
 use crate::net::socket::{self, ConnectOptions};
-use crate::net::{Prefixed, Stream};
+use crate::net::stream::Socket;
+use crate::net::{HostAddress, Prefixed, Stream};
 use crate::tls::ClientTls;
 
 /// How to reach a host.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
     /// Where.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: HostAddress,
     /// Socket options.
     pub(crate) options: ConnectOptions,
+    /// What is sent before everything else: a header of the PROXY protocol.
+    pub(crate) header: Option<Bytes>,
     /// TLS, and the server name to send.
     pub(crate) tls: Option<(ClientTls, Option<Arc<str>>)>,
     /// Time for TCP and TLS together (`connect_timeout`).
@@ -33,7 +37,7 @@ pub(crate) enum ConnectError {
     #[error("cannot connect to {address}")]
     Tcp {
         /// Where to.
-        address: SocketAddr,
+        address: HostAddress,
         /// What the system said.
         source: Arc<io::Error>,
     },
@@ -41,7 +45,7 @@ pub(crate) enum ConnectError {
     #[error("TLS with {address} failed")]
     Tls {
         /// Where to.
-        address: SocketAddr,
+        address: HostAddress,
         /// What rustls said.
         source: Arc<io::Error>,
     },
@@ -49,13 +53,13 @@ pub(crate) enum ConnectError {
     #[error("connecting to {address} timed out")]
     Timeout {
         /// Where to.
-        address: SocketAddr,
+        address: HostAddress,
     },
     /// The HTTP handshake failed.
     #[error("HTTP handshake with {address} failed")]
     Http {
         /// Where to.
-        address: SocketAddr,
+        address: HostAddress,
         /// What hyper said.
         source: Arc<hyper::Error>,
     },
@@ -92,7 +96,7 @@ fn system_text(error: &io::Error) -> String {
 /// # Errors
 /// See [`ConnectError`]; all are safe to retry.
 pub(crate) async fn connect(target: &Target) -> Result<Stream, ConnectError> {
-    let address = target.address;
+    let address = target.address.clone();
     match tokio::time::timeout(target.timeout, open(target)).await {
         Ok(done) => done,
         Err(_) => Err(ConnectError::Timeout { address }),
@@ -100,18 +104,16 @@ pub(crate) async fn connect(target: &Target) -> Result<Stream, ConnectError> {
 }
 
 async fn open(target: &Target) -> Result<Stream, ConnectError> {
-    let address = target.address;
-    let tcp = socket::connect(address, target.options)
-        .await
-        .map_err(|source| ConnectError::Tcp {
-            address,
-            source: Arc::new(source),
-        })?;
-    let plain = Prefixed::new(Bytes::new(), tcp);
+    let address = target.address.clone();
+    let socket = reach(target).await.map_err(|source| ConnectError::Tcp {
+        address: address.clone(),
+        source: Arc::new(source),
+    })?;
+    let plain = Prefixed::new(Bytes::new(), socket);
     let Some((tls, name)) = &target.tls else {
         return Ok(Stream::Plain(plain));
     };
-    let name = server_name(name.as_deref(), address);
+    let name = server_name(name.as_deref(), &address);
     let stream = TlsConnector::from(Arc::clone(&tls.config))
         .connect(name, plain)
         .await
@@ -122,12 +124,30 @@ async fn open(target: &Target) -> Result<Stream, ConnectError> {
     Ok(Stream::Tls(Box::new(stream.into())))
 }
 
+/// Connects, and says who the client is where the host wants to know that first.
+async fn reach(target: &Target) -> io::Result<Socket> {
+    let mut socket = match &target.address {
+        HostAddress::Ip(address) => Socket::Tcp(socket::connect(*address, target.options).await?),
+        HostAddress::Pipe(path) => Socket::Unix(socket::connect_unix(path).await?),
+    };
+    if let Some(header) = &target.header {
+        socket.write_all(header).await?;
+    }
+    Ok(socket)
+}
+
 /// The name rustls keeps sessions under and sends as SNI. An address is never sent (RFC 6066), and stands where there is no
 /// name. Istio's `outbound_.80_._.host` names are valid host names with underscores, which rustls allows.
-fn server_name(name: Option<&str>, address: SocketAddr) -> ServerName<'static> {
+fn server_name(name: Option<&str>, address: &HostAddress) -> ServerName<'static> {
     name.and_then(|name| DnsName::try_from(name.to_owned()).ok())
         .map_or_else(
-            || ServerName::IpAddress(IpAddr::from(address.ip())),
+            || {
+                // Nothing is sent for it; sessions of hosts on Unix sockets are kept under one name.
+                let ip = address
+                    .ip()
+                    .map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
+                ServerName::IpAddress(IpAddr::from(ip))
+            },
             ServerName::DnsName,
         )
 }

@@ -54,7 +54,7 @@ impl ConnectionFacts {
             .tls()
             .and_then(|tls| tls.peer_certificates()?.first());
         Rc::new(Self {
-            local: stream.tcp().local_addr().ok(),
+            local: stream.local_addr(),
             peer: leaf.and_then(crate::tls::PeerCertificate::read),
             requests: Cell::new(0),
             _open: open,
@@ -93,7 +93,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Http {
-                address: target.address,
+                address: target.address.clone(),
                 source: Arc::new(source),
             })?;
         let held = Rc::clone(&info);

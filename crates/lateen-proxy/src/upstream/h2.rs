@@ -94,7 +94,7 @@ impl Connection {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ConnectError::Http {
-                address: target.address,
+                address: target.address.clone(),
                 source: Arc::new(source),
             })?;
         let allowed = Rc::new(Cell::new(MAX_STREAMS));

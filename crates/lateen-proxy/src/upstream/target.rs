@@ -1,13 +1,14 @@
 //! How to connect to a host: address, socket options, and TLS with its names.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lateen_traffic::Cluster;
-use lateen_traffic::cluster::TransportSocket;
 
 use super::connect::{ConnectError, Target};
 use crate::cluster::host::TransportKey;
 use crate::cluster::{ClusterState, Host, connect_options};
+use crate::inspect::proxy_protocol;
 use crate::worker::{Now, Worker};
 
 /// What a request or connection asks of the transport.
@@ -17,6 +18,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) alpn: Option<&'a [Arc<str>]>,
     /// The request's host, for `auto_sni`.
     pub(crate) authority: Option<&'a str>,
+    /// The client and its destination, for the PROXY protocol; none for what the proxy asks itself.
+    pub(crate) client: Option<(SocketAddr, SocketAddr)>,
 }
 
 /// How to connect to a host, and what tells such connections apart from others to it.
@@ -31,15 +34,21 @@ pub(crate) fn of(
     host: &Host,
     wish: Wish<'_>,
 ) -> Result<(Target, TransportKey), ConnectError> {
-    let address = host.state.address;
+    let address = host.state.address.clone();
+    let proxied = host.transport.proxy_version();
     let mut target = Target {
+        options: connect_options(cluster, &address, worker.shared.config.socket_mark),
         address,
-        options: connect_options(cluster, address, worker.shared.config.socket_mark),
+        header: proxied.map(|version| proxy_protocol::write(version, wish.client)),
         tls: None,
         timeout: cluster.connect_timeout,
     };
-    let TransportSocket::Tls(tls) = &host.transport else {
-        return Ok((target, TransportKey::default()));
+    let mut key = TransportKey {
+        proxied: proxied.and(wish.client),
+        ..TransportKey::default()
+    };
+    let Some(tls) = host.transport.tls() else {
+        return Ok((target, key));
     };
     let by_request = tls.auto_host_sni || cluster.http.auto_sni;
     let named = by_request
@@ -55,10 +64,8 @@ pub(crate) fn of(
             now,
         )
         .map_err(|error| ConnectError::Transport(error.to_string().into()))?;
-    let key = TransportKey {
-        tls: client.id,
-        server_name: server_name.clone(),
-    };
+    key.tls = client.id;
+    key.server_name.clone_from(&server_name);
     target.tls = Some((client, server_name));
     Ok((target, key))
 }

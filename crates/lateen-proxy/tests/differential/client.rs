@@ -16,7 +16,7 @@ use super::case::Send;
 use super::upstream::lines;
 
 /// How long raw bytes are waited for after the last.
-const QUIET: Duration = Duration::from_millis(250);
+const QUIET: Duration = Duration::from_millis(400);
 /// How long anything may take.
 const LONGEST: Duration = Duration::from_secs(8);
 

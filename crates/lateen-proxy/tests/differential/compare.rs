@@ -92,7 +92,7 @@ fn normal(value: &Value) -> Value {
             // What is left of a timeout after earlier tries.
             "x-envoy-expected-rq-timeout-ms" => {
                 let left: f64 = first.parse().unwrap_or(-1.0);
-                *values = json!(format!("about {}", (left / 500.0).round() * 500.0));
+                *values = json!(format!("about {}", (left / 1000.0).ceil() * 1000.0));
             }
             "set-cookie" => *values = json!(cookie(&first)),
             _ => {}

@@ -1,7 +1,7 @@
 //! The hosts both proxies send to: they do what the request's `x-do` header says and remember what they saw.
 //!
 //! `x-do` is a list of actions with commas: `status=503`, `delay=100` (milliseconds), `close` (no answer), `cut` (the answer breaks
-//! off), `trailers`, `body=N` (bytes), `set:NAME=VALUE` (a header), `early` (answers without reading the body). An action may be limited: `first2/status=503` (the first two requests of
+//! off), `trailers`, `body=N` (bytes), `set:NAME=VALUE` (a header), `early` (answers without reading the body), `grpc` (one message). An action may be limited: `first2/status=503` (the first two requests of
 //! the case), `host0/delay=100` (the first host).
 
 use std::collections::HashMap;
@@ -270,6 +270,7 @@ impl Actions {
         let size = self.value("body").map(|size| size.parse().unwrap());
         let text = match size {
             Some(size) => Bytes::from(vec![b'x'; size]),
+            None if self.has("grpc") => Bytes::from_static(b"\0\0\0\0\x02hi"),
             None => Bytes::from_static(b"hello from the host"),
         };
         let mut frames = vec![Ok(Frame::data(text.clone()))];

@@ -13,7 +13,9 @@ use std::time::Duration;
 use lateen_envoy::pb::envoy::config::cluster::v3 as cds;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::clusters::dns::v3 as dns;
-use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use lateen_envoy::pb::envoy::extensions::transport_sockets::{
+    proxy_protocol::v3 as proxy_protocol, tls::v3 as tls,
+};
 
 use super::basic::{
     keepalive, metadata, non_empty, number, object, optional_duration, percent, port,
@@ -23,7 +25,7 @@ use super::error::Within as _;
 use super::{XdsError, endpoint, extension, headers, network_filter};
 use crate::cluster::{
     BindConfig, CircuitBreaker, Cluster, Discovery, DnsFamily, DnsOptions, OriginalDst,
-    RetryBudget, TransportSocket, TransportSocketMatch,
+    ProxyVersion, RetryBudget, TransportSocket, TransportSocketMatch,
 };
 use crate::provenance::Provenance;
 use crate::value::Value;
@@ -292,9 +294,31 @@ fn transport(from: Option<&core::TransportSocket>) -> Result<TransportSocket, Xd
                 &context,
             )?)))
         }
+        "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport" => {
+            proxied(&extension::message(any)?)
+        }
         other => Err(XdsError::new(format!(
             "the transport socket {other} is not supported"
         ))),
+    }
+}
+
+fn proxied(
+    from: &proxy_protocol::ProxyProtocolUpstreamTransport,
+) -> Result<TransportSocket, XdsError> {
+    let config = from.config.clone().unwrap_or_default();
+    if !config.added_tlvs.is_empty() {
+        return Err(XdsError::new("is not supported").within("config.added_tlvs"));
+    }
+    let version = match config.version() {
+        core::proxy_protocol_config::Version::V1 => ProxyVersion::V1,
+        core::proxy_protocol_config::Version::V2 => ProxyVersion::V2,
+    };
+    match transport(from.transport_socket.as_ref()).within("transport_socket")? {
+        TransportSocket::Proxied(..) => {
+            Err(XdsError::new("one PROXY header is enough").within("transport_socket"))
+        }
+        inner => Ok(TransportSocket::Proxied(version, Arc::new(inner))),
     }
 }
 

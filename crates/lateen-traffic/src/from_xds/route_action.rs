@@ -331,9 +331,8 @@ fn hash_policy(from: &rds::route_action::HashPolicy) -> Result<HashPolicy, XdsEr
         PolicySpecifier::ConnectionProperties(properties) if properties.source_ip => {
             HashPolicyKind::SourceIp
         }
-        PolicySpecifier::ConnectionProperties(_) => {
-            return Err(XdsError::new("hashes nothing").within("connection_properties"));
-        }
+        // Hashes nothing, and is no reason to refuse a route (Istio's `useSourceIp: false`).
+        PolicySpecifier::ConnectionProperties(_) => HashPolicyKind::Nothing,
         PolicySpecifier::QueryParameter(parameter) => {
             HashPolicyKind::QueryParameter(parameter.name.as_str().into())
         }

@@ -6,6 +6,9 @@ use super::priority::{HealthShare, PriorityLoad, priority_load};
 use crate::cluster::{Cluster, CommonLb, LbPolicy};
 use crate::endpoint::{Endpoint, EndpointSet, LocalityGroup};
 
+/// Steps of a weight that slow start tells apart.
+const SCALE: u32 = 100;
+
 /// The hosts of a cluster, prepared for picking.
 #[derive(Clone, Debug)]
 pub struct HostSet {
@@ -110,6 +113,24 @@ impl HostSet {
         }
         builder.hash_tables(&mut set);
         set
+    }
+
+    /// Lets hosts count for a part of their weight only, by host: slow start. `factors` are above 0 and at most 1.
+    pub fn scale(&mut self, factors: &[f64]) {
+        for (weight, factor) in self.weights.iter_mut().zip(factors) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a weight times at most the scale; saturates"
+            )]
+            let scaled = (f64::from(*weight) * f64::from(SCALE) * factor) as u32;
+            *weight = scaled.max(1);
+        }
+        for slice in &mut self.slices {
+            let weights = || slice.hosts.iter().map(|host| self.weights[*host]);
+            slice.equal_weights = weights().all(|weight| Some(weight) == weights().next());
+            slice.total_weight = weights().map(u64::from).sum();
+        }
     }
 
     /// The levels, the highest priority first.

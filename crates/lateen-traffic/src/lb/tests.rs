@@ -431,3 +431,35 @@ fn a_maglev_table_is_full_and_even() {
         "{counts:?}"
     );
 }
+
+#[test]
+fn a_young_host_gets_a_part_of_its_share_until_its_window_is_over() {
+    let endpoints = endpoints(&[(0, 1, &[1, 1])]);
+    let settings = crate::cluster::SlowStart {
+        window: std::time::Duration::from_secs(100),
+        aggression: 1.0,
+        min_weight_percent: 10.0,
+    };
+    let share_at = |age: u64| {
+        let mut hosts = set(ROUND_ROBIN, CommonLb::default(), &endpoints, &[]);
+        let factor = settings.factor(std::time::Duration::from_secs(age));
+        hosts.scale(&[1.0, factor]);
+        let mut state = LbState::new(&hosts, 7);
+        let request = |random| PickRequest {
+            random,
+            hash: None,
+            avoid: &[],
+            attempts: 0,
+            load: &|_| 0,
+            avoid_priorities: &[],
+        };
+        let picks = (0..1100).filter(|n| state.pick(&hosts, &request(*n)).unwrap().host == 1);
+        picks.count()
+    };
+    assert!((90..=110).contains(&share_at(1)), "the least share");
+    assert!(
+        (350..=380).contains(&share_at(50)),
+        "half the weight is a third of the picks"
+    );
+    assert!((540..=560).contains(&share_at(200)));
+}

@@ -36,6 +36,8 @@ pub enum HashPolicyKind {
     QueryParameter(Box<str>),
     /// A string in the filter state.
     FilterState(Arc<str>),
+    /// Nothing: as if the policy were not there.
+    Nothing,
 }
 
 /// A cookie that is hashed, and made if it is absent and has a lifetime.
@@ -76,6 +78,14 @@ pub fn request_hash<'a>(policies: &'a [HashPolicy], request: &RequestView<'_>) -
     result
 }
 
+/// Hashes a connection without requests, by the policies of a TCP proxy. Of them only the client's address is ever there.
+pub fn connection_hash_by(policies: &[HashPolicy], client: IpAddr) -> Option<u64> {
+    policies
+        .iter()
+        .any(|policy| matches!(policy.kind, HashPolicyKind::SourceIp))
+        .then(|| ip_hash(client))
+}
+
 impl HashPolicyKind {
     fn hash<'a>(&'a self, request: &RequestView<'_>, result: &mut HashResult<'a>) -> Option<u64> {
         match self {
@@ -93,6 +103,7 @@ impl HashPolicyKind {
             Self::QueryParameter(name) => {
                 query_parameter(request.query(), name).map(|value| xx_hash64(value.as_bytes(), 0))
             }
+            Self::Nothing => None,
             Self::FilterState(key) => request
                 .filter_state
                 .get(key)

@@ -129,7 +129,7 @@ pub(super) async fn once(
         return Err(LocalReply::no_healthy_upstream());
     };
     tried.note(&host, policy);
-    exchange.record.upstream.host = Some(host.state.address);
+    exchange.record.upstream.host = Some(host.state.address.clone());
     plan.state.stats.upstream_rq_total.inc();
     let send = Box::pin(send(exchange, plan, &host));
     let result = match plan.try_timeout {
@@ -221,6 +221,7 @@ fn transport(
     let wish = Wish {
         alpn: alpn(&exchange.manager, plan.head.version, host),
         authority: Some(&plan.head.authority),
+        client: Some(exchange.connection.facts.ends()),
     };
     target::of(
         &exchange.connection.worker,
@@ -248,8 +249,11 @@ pub(super) fn alpn<'m>(
 }
 
 fn offers_istio(transport: &lateen_traffic::cluster::TransportSocket) -> bool {
-    use lateen_traffic::cluster::TransportSocket;
-    matches!(transport, TransportSocket::Tls(tls) if tls.common.alpn.iter().any(|p| p.starts_with("istio")))
+    let protocols = transport.tls().map(|tls| tls.common.alpn.iter());
+    protocols
+        .into_iter()
+        .flatten()
+        .any(|protocol| protocol.starts_with("istio"))
 }
 
 fn note_upstream(exchange: &mut Exchange, lease: &mut Lease) {
@@ -387,7 +391,8 @@ pub(super) fn build(mut head: Head, body: RequestBody, h2: bool) -> Option<Reque
             head.headers
                 .insert(header::UPGRADE, HeaderValue::from_str(token).ok()?);
             head.headers
-                .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                .entry(header::CONNECTION)
+                .or_insert(HeaderValue::from_static("upgrade"));
         }
         head.protocol = upgrade;
     }

@@ -49,7 +49,8 @@ struct Mirror {
     head: Head,
     body: RequestBody,
     hash: Option<u64>,
-    original_dst: SocketAddr,
+    /// The client and where it was going.
+    client: (SocketAddr, SocketAddr),
     limit: Option<Duration>,
     high_priority: bool,
 }
@@ -98,7 +99,7 @@ fn prepare(exchange: &Exchange, plan: &Plan<'_>, policy: &MirrorPolicy) -> Optio
         body: plan.body.copy(WAITING),
         head,
         hash: plan.hash,
-        original_dst: exchange.connection.facts.local,
+        client: exchange.connection.facts.ends(),
         limit: plan.timeout,
         high_priority: plan.action.high_priority,
     })
@@ -141,7 +142,7 @@ impl Mirror {
         let wanted = Wanted {
             random: rand::random(),
             hash: self.hash,
-            original_dst: Some(self.original_dst),
+            original_dst: Some(self.client.1),
             ..Wanted::default()
         };
         let Some(host) = self.state.pick(&self.cluster, &self.now, wanted) else {
@@ -162,6 +163,7 @@ impl Mirror {
         let wish = Wish {
             alpn: alpn(&self.manager, self.head.version, host),
             authority: Some(&self.head.authority),
+            client: Some(self.client),
         };
         let Ok((target, key)) = target::of(
             &self.worker,
