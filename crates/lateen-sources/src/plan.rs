@@ -237,7 +237,7 @@ fn draft(
         host_network: workload.spec.host_network,
     });
     if role != PodRole::Plain {
-        injection::label(&mut labels, &workload.owner.name);
+        injection::label(&mut labels, &workload.owner.name, role);
     }
     let mut spec = workload.spec.clone();
     if spec.restart_policy.is_empty() {

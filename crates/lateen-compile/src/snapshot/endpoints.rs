@@ -11,7 +11,7 @@ use crate::labels;
 use crate::mesh::Mesh;
 use crate::model::{Endpoint, Health, Port, Registry, Resolution, Service};
 use crate::names::ObjectRef;
-use crate::pod::{Locality, Pod};
+use crate::pod::{Locality, Pod, PodRole};
 use crate::security::{MtlsMode, PeerAuthIndex};
 use crate::shared::Shared;
 
@@ -390,11 +390,13 @@ impl<'a> Sources<'a> {
     }
 
     fn pod_endpoint(&self, pod: &Pod, port: u32, publish_not_ready: bool) -> Endpoint {
-        let capable = pod.has_proxy()
-            && pod
-                .labels
-                .get(TLS_MODE)
-                .is_none_or(|mode| mode != "disabled");
+        let mode = pod.labels.get(TLS_MODE).map(String::as_str);
+        let capable = match pod.role {
+            PodRole::Plain => false,
+            PodRole::Sidecar => mode != Some("disabled"),
+            // Its ports speak what its Gateways say.
+            PodRole::Gateway => mode == Some("istio"),
+        };
         Endpoint {
             addresses: pod.ips.iter().map(ToString::to_string).collect(),
             port,

@@ -76,7 +76,7 @@ fn is_false(value: &str) -> bool {
 }
 
 /// Adds the labels that injection gives a pod: its canonical service, and that it takes mutual TLS.
-pub(crate) fn label(labels: &mut BTreeMap<String, String>, owner: &str) {
+pub(crate) fn label(labels: &mut BTreeMap<String, String>, owner: &str, role: PodRole) {
     let first = |keys: &[&str], labels: &BTreeMap<String, String>| {
         keys.iter()
             .find_map(|k| labels.get(*k))
@@ -103,7 +103,11 @@ pub(crate) fn label(labels: &mut BTreeMap<String, String>, owner: &str) {
     .unwrap_or_else(|| "latest".to_owned());
     labels.insert("service.istio.io/canonical-name".to_owned(), name);
     labels.insert("service.istio.io/canonical-revision".to_owned(), revision);
-    labels.insert("security.istio.io/tlsMode".to_owned(), "istio".to_owned());
+    // A gateway's ports speak what its Gateways say: mutual TLS is not to be assumed of them.
+    if role == PodRole::Sidecar {
+        let mode = labels.entry("security.istio.io/tlsMode".to_owned());
+        mode.or_insert_with(|| "istio".to_owned());
+    }
 }
 
 #[cfg(test)]
@@ -197,12 +201,23 @@ mod tests {
     #[test]
     fn the_canonical_name_prefers_the_users_own_labels() {
         let mut labels = map(&[("app", "reviews"), ("version", "v2")]);
-        label(&mut labels, "reviews-v2");
+        label(&mut labels, "reviews-v2", PodRole::Sidecar);
         assert_eq!(labels["service.istio.io/canonical-name"], "reviews");
         assert_eq!(labels["service.istio.io/canonical-revision"], "v2");
         let mut bare = map(&[]);
-        label(&mut bare, "worker");
+        label(&mut bare, "worker", PodRole::Gateway);
         assert_eq!(bare["service.istio.io/canonical-name"], "worker");
         assert_eq!(bare["service.istio.io/canonical-revision"], "latest");
+    }
+
+    #[test]
+    fn mutual_tls_is_assumed_of_sidecars_and_not_of_gateways() {
+        let mode = |role| {
+            let mut labels = map(&[]);
+            label(&mut labels, "a", role);
+            labels.remove("security.istio.io/tlsMode")
+        };
+        assert_eq!(mode(PodRole::Sidecar).as_deref(), Some("istio"));
+        assert_eq!(mode(PodRole::Gateway), None);
     }
 }

@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod certificates;
+mod differential;
 mod lifecycle;
 mod load;
 mod mesh;
+mod samples;
 mod scenario;
 mod seeds;
 mod views;
@@ -56,6 +58,16 @@ fn mutual_tls_is_automatic_and_strict_refuses_plain_text() {
 #[test]
 fn the_ingress_gateway_admits_its_hosts_and_routes_by_virtual_service() {
     run_scenario("gateway.md");
+}
+
+#[test]
+fn ipv6_goes_through_the_sidecars_as_ipv4_does() {
+    run_scenario("ipv6.md");
+}
+
+#[test]
+fn what_leaves_the_mesh_leaves_by_the_egress_gateway() {
+    run_scenario("egress.md");
 }
 
 #[test]

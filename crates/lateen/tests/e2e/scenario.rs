@@ -3,6 +3,7 @@
 //! ````text
 //! # Title
 //! Prose.
+//! Options: `--dual-stack`
 //! ```yaml
 //! …
 //! ```
@@ -23,6 +24,8 @@ pub(crate) struct Scenario {
     pub(crate) title: String,
     pub(crate) yaml: String,
     pub(crate) calls: Vec<Call>,
+    /// More options of `lateen up`.
+    options: Vec<String>,
 }
 
 /// One line of the table.
@@ -43,6 +46,7 @@ impl Scenario {
         let mut yaml = String::new();
         let mut inside = false;
         let mut calls = Vec::new();
+        let mut options = Vec::new();
         for line in text.lines() {
             match line {
                 "```yaml" => {
@@ -54,16 +58,25 @@ impl Scenario {
                     yaml.push_str(line);
                     yaml.push('\n');
                 }
-                _ => calls.extend(call(line)),
+                _ => match line.strip_prefix("Options: ") {
+                    Some(given) => options = shell_words(given.trim_matches('`')),
+                    None => calls.extend(call(line)),
+                },
             }
         }
         assert!(!calls.is_empty(), "{title}: no calls");
-        Self { title, yaml, calls }
+        Self {
+            title,
+            yaml,
+            calls,
+            options,
+        }
     }
 
     /// Runs the calls on a fresh mesh and gives what went wrong.
     pub(crate) fn run(&self, data_plane: DataPlane) -> Vec<String> {
-        let mesh = Mesh::up(&[("scenario.yaml", &self.yaml)], data_plane);
+        let options: Vec<&str> = self.options.iter().map(String::as_str).collect();
+        let mesh = Mesh::up_with(&[("scenario.yaml", &self.yaml)], data_plane, &options);
         let mut failures = Vec::new();
         for call in &self.calls {
             if let Err(error) = call.run(&mesh) {
@@ -74,6 +87,11 @@ impl Scenario {
         mesh.down();
         failures
     }
+}
+
+/// The calls of a table.
+pub(crate) fn calls(table: &str) -> Vec<Call> {
+    table.lines().filter_map(call).collect()
 }
 
 fn call(line: &str) -> Option<Call> {
@@ -107,7 +125,7 @@ impl Call {
         )
     }
 
-    fn run(&self, mesh: &Mesh) -> Result<(), String> {
+    pub(crate) fn run(&self, mesh: &Mesh) -> Result<(), String> {
         let (times, request) = match self.request.split_once(" x ") {
             Some((count, rest)) => (
                 count.parse().map_err(|_| "a count was expected before x")?,
@@ -141,6 +159,9 @@ impl Call {
     fn send(&self, mesh: &Mesh, request: &str) -> Answer {
         let mut words = shell_words(request);
         let method = words.remove(0);
+        if method == "TELNET" {
+            return self.talk(mesh, &words[0]);
+        }
         let mut curl = vec![
             "curl".to_owned(),
             "-sS".to_owned(),
@@ -170,10 +191,20 @@ impl Call {
     }
 }
 
+impl Call {
+    /// Says one line to a TCP server and hears what comes back within three seconds.
+    fn talk(&self, mesh: &Mesh, to: &str) -> Answer {
+        let script = format!("(echo world; sleep 3) | curl -sS -m 4 {to}");
+        Answer::heard(&mesh.exec(&self.from, &["sh", "-c", &script]))
+    }
+}
+
 /// What curl saw.
 struct Answer {
     /// The status, or none when the connection failed.
     status: Option<u16>,
+    /// The status of the last answer, even of an exchange that was not finished.
+    code: Option<u16>,
     body: String,
     error: String,
 }
@@ -182,19 +213,27 @@ impl Answer {
     fn of(output: &Output) -> Self {
         let text = String::from_utf8_lossy(&output.stdout);
         let (body, status) = text.rsplit_once('\n').unwrap_or(("", ""));
-        let status = status
-            .parse()
-            .ok()
-            .filter(|s| *s != 0 && output.status.success());
+        let code = status.parse().ok().filter(|s| *s != 0);
+        let status = code.filter(|_| output.status.success());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         Self {
             status,
+            code,
             body: body.to_owned(),
             error,
         }
     }
 
-    /// `200`, `200 body contains "x"`, `body contains "x"`, or `refused`.
+    fn heard(output: &Output) -> Self {
+        Self {
+            status: None,
+            code: None,
+            body: String::from_utf8_lossy(&output.stdout).into_owned(),
+            error: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// `200`, `200 body contains "x"`, `body contains "x"`, `tcp "x"`, `upgraded`, or `refused`.
     fn check(&self, outcome: &str) -> Result<(), String> {
         let seen = || match self.status {
             Some(status) => format!(
@@ -203,6 +242,15 @@ impl Answer {
             ),
             None => format!("no answer: {}", self.error.trim()),
         };
+        if let Some(wanted) = outcome.strip_prefix("tcp ") {
+            let heard = self.body.contains(wanted.trim_matches('"'));
+            return heard.then_some(()).ok_or_else(seen);
+        }
+        if outcome == "upgraded" {
+            // curl gives up on what comes after the switch of protocols, which has happened then.
+            let switched = self.code == Some(101);
+            return switched.then_some(()).ok_or_else(seen);
+        }
         let (status, wanted) = outcome
             .split_once("body contains ")
             .unwrap_or((outcome, ""));
