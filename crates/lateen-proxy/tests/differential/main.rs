@@ -17,6 +17,7 @@ mod case;
 mod client;
 mod compare;
 mod envoy;
+mod generated;
 mod resources;
 mod run;
 #[path = "../support/mod.rs"]
@@ -40,7 +41,8 @@ async fn both_proxies_do_the_same() {
         env!("CARGO_MANIFEST_DIR"),
         "/tests/differential/cases"
     ));
-    let files = case::read_all(directory, &filter);
+    let mut files = case::read_all(directory, &filter);
+    files.extend(generated::rbac(&filter));
     let count: usize = files.iter().map(|file| file.cases.len()).sum();
     let report = run::all(&binary, files).await;
     for line in &report.lines {
