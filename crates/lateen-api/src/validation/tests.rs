@@ -187,6 +187,89 @@ fn an_inline_key_set_is_read() {
 }
 
 #[test]
+fn what_is_wrong_with_a_key_is_told_key_by_key() {
+    let check = |jwks: &str, words: &[&str]| {
+        let yaml = format!("jwtRules: [{{issuer: a, jwks: '{jwks}'}}]");
+        one(&security("RequestAuthentication", &yaml), words);
+    };
+    let modulus = "n".repeat(342);
+    check("no json", &["not a JSON Web Key Set"]);
+    check("{}", &["there is no list `keys`"]);
+    check(r#"{"keys": {}}"#, &["`keys` is not a list"]);
+    check(r#"{"keys": []}"#, &["holds no key"]);
+    check(
+        r#"{"kty": "EC", "x": "a", "y": "b"}"#,
+        &["a single key is no key set"],
+    );
+    check(r#"{"keys": [{"kty": "XYZ"}]}"#, &["`XYZ` is no type"]);
+    check(
+        r#"{"keys": [{"kty": "RSA", "kid": "k", "e": "AQAB"}]}"#,
+        &["key 0 (`k`)", "`n`"],
+    );
+    check(
+        r#"{"keys": [{"kty": "RSA", "n": "abc", "e": "AQAB"}]}"#,
+        &["2048 bits"],
+    );
+    check(
+        &format!(
+            r#"{{"keys": [{{"kty": "RSA", "n": "{modulus}", "e": "AQAB", "alg": "HS256"}}]}}"#
+        ),
+        &["`HS256` is no signature algorithm of RSA keys"],
+    );
+    check(
+        &format!(r#"{{"keys": [{{"kty": "RSA", "n": "{modulus}", "e": "AQAB", "alg": "none"}}]}}"#),
+        &["`none` is no signature algorithm"],
+    );
+    check(
+        r#"{"keys": [{"kty": "OKP", "crv": "X25519", "x": "a"}]}"#,
+        &["`X25519` is no curve"],
+    );
+    check(
+        r#"{"keys": [{"kty": "EC", "x": "a", "y": "b", "d": "c"}]}"#,
+        &["private key"],
+    );
+    check(
+        r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#,
+        &["a secret, not a public key"],
+    );
+}
+
+#[test]
+fn keys_come_from_somewhere_that_can_be_reached() {
+    let check = |rule: &str, words: &[&str]| {
+        let yaml = format!("jwtRules: [{{{rule}}}]");
+        one(&security("RequestAuthentication", &yaml), words);
+    };
+    check(
+        "issuer: me@example.com",
+        &["spec.jwtRules[0].issuer", "OpenID"],
+    );
+    check(
+        "issuer: a, jwksUri: 'http://keys.example.com/jwks'",
+        &["spec.jwtRules[0].jwksUri", "plain text"],
+    );
+    check(
+        "issuer: a, jwksUri: 'https://me:secret@keys.example.com/'",
+        &["credentials"],
+    );
+    check(
+        "issuer: a, jwksUri: 'https://a.example/', jwks: '{\"keys\": [{\"kty\": \"OKP\", \"crv\": \"Ed25519\", \"x\": \"a\"}]}'",
+        &["jwks"],
+    );
+    for good in [
+        "issuer: 'https://a.example'",
+        "issuer: a, jwksUri: 'https://a.example/jwks'",
+        "issuer: a, jwksUri: 'http://keycloak.auth.svc.cluster.local:8080/jwks'",
+        "issuer: a, jwksUri: 'http://keys/jwks'",
+        "issuer: a, jwksUri: 'http://10.0.0.1/jwks'",
+    ] {
+        let yaml = format!("jwtRules: [{{{good}}}]");
+        let found = security("RequestAuthentication", &yaml);
+        assert!(found.is_empty(), "{good}: {found:?}");
+    }
+}
+
+#[test]
 fn a_deployment_selects_its_own_pods() {
     let found = spec(
         "Deployment",
