@@ -79,3 +79,23 @@ fn raw_tcp_and_what_nobody_configured_pass_through() {
 fn seed_003_canary_with_strict_mutual_tls_runs_as_written() {
     run_scenario("seed-003-canary.md");
 }
+
+#[test]
+fn seed_000_jwt_authentication_takes_one_issuers_tokens() {
+    run_scenario("seed-000-jwt-authentication.md");
+}
+
+#[test]
+fn seed_001_jwt_authentication_refuses_bad_tokens() {
+    run_scenario("seed-001-jwt-authentication.md");
+}
+
+#[test]
+fn seed_002_request_authentication_fetches_keys() {
+    run_scenario("seed-002-request-authentication.md");
+}
+
+#[test]
+fn gateways_route_by_claims() {
+    run_scenario("jwt-routing.md");
+}
