@@ -33,6 +33,12 @@ pub(crate) const UNKNOWN_TARGET: &str = "LAT3030";
 pub(crate) const BAD_AUTHORIZER: &str = "LAT3031";
 /// Two CUSTOM policies with different authorizers may meet at one workload.
 pub(crate) const SEVERAL_AUTHORIZERS: &str = "LAT3032";
+/// Keys of a token issuer that cannot be fetched, and none are known.
+pub(crate) const JWKS_UNAVAILABLE: &str = "LAT3040";
+/// Keys of a token issuer that cannot be fetched anew.
+pub(crate) const JWKS_STALE: &str = "LAT3041";
+/// A policy that asks for a verified token where none is verified.
+pub(crate) const NO_REQUEST_AUTHENTICATION: &str = "LAT3042";
 
 /// A finding about a resource that is at hand.
 pub(crate) fn on_resource(

@@ -8,6 +8,7 @@
 
 mod accesslog;
 mod attachment;
+mod authentication;
 mod authorization;
 mod clusters;
 mod compiler;
@@ -18,6 +19,7 @@ mod filters;
 mod gateways;
 mod host;
 mod ignored;
+mod jwks;
 mod labels;
 mod listeners;
 mod memo;
@@ -40,6 +42,10 @@ mod snapshot;
 pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use features::Features;
 pub use ignored::{IGNORED, ignored};
+pub use jwks::{
+    DEFAULT_TIMEOUT as DEFAULT_JWKS_TIMEOUT, Jwks, JwksSource, JwksStore,
+    MAX_BYTES as MAX_JWKS_BYTES, NotAKeySet, jwks_sources, public_set,
+};
 pub use memo::MemoStats;
 pub use mesh::Settings;
 pub use model::{Distribution, Endpoint, Health, Port, Registry, Resolution, Service, Visibility};

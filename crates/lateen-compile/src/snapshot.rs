@@ -8,11 +8,12 @@ mod http_route;
 mod ingress;
 mod mesh_config;
 mod policies;
+mod request_authentication;
 mod services;
 mod virtual_services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lateen_api::mesh::MeshConfig;
@@ -21,12 +22,14 @@ use lateen_api::security::PeerAuthentication;
 use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
 
 use crate::attachment::Workload;
+use crate::authentication::RequestAuthConfig;
 use crate::authorization::{Authorizer, PolicyConfig};
 use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
 use crate::host;
+use crate::jwks::{Jwks, JwksSource, JwksStore};
 use crate::labels;
 use crate::mesh::{Mesh, Settings};
-use crate::model::{Endpoint, Port, Service, Visibility};
+use crate::model::{Endpoint, Health, Port, Registry, Resolution, Service, Visibility};
 use crate::names::ObjectRef;
 use crate::pod::Pod;
 use crate::rules::{MergedRule, RuleIndex};
@@ -49,6 +52,8 @@ pub struct SnapshotInputs {
     pub pods: Vec<Pod>,
     /// The addresses of Kubernetes Services, by namespace and name. Addresses in the objects themselves win.
     pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+    /// What is known of the keys that [`crate::jwks_sources`] names.
+    pub jwks: Arc<JwksStore>,
 }
 
 /// Everything the control plane knows at one moment. Cheap to clone.
@@ -98,6 +103,9 @@ struct Inner {
     sidecars: BTreeMap<String, Vec<Shared<Named<Sidecar>>>>,
     gateways: Vec<Shared<Named<Gateway>>>,
     peer_authentication: PeerAuthIndex,
+    /// By namespace.
+    request_authentication: BTreeMap<String, Vec<Shared<RequestAuthConfig>>>,
+    jwks: Arc<JwksStore>,
     authorization: BTreeMap<String, Vec<Shared<PolicyConfig>>>,
     secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
 }
@@ -295,6 +303,68 @@ impl Snapshot {
         }
     }
 
+    /// The request authentication of a workload: its own namespace's, then the root's, those that are for it.
+    pub(crate) fn request_authentication(
+        &self,
+        workload: &Workload<'_>,
+    ) -> Vec<Shared<RequestAuthConfig>> {
+        let root = self.inner.settings.root_namespace.as_str();
+        let root = (workload.namespace != root).then_some(root);
+        [Some(workload.namespace), root]
+            .into_iter()
+            .flatten()
+            .filter_map(|ns| self.inner.request_authentication.get(ns))
+            .flatten()
+            .filter(|policy| request_authentication::attachment(policy).includes(workload))
+            .cloned()
+            .collect()
+    }
+
+    /// What is known of the keys at a source.
+    pub(crate) fn jwks(&self, source: &JwksSource) -> Option<&Jwks> {
+        self.inner.jwks.get(source)
+    }
+
+    /// Where a port of a host of the mesh is reached: the addresses of its ready endpoints. `None` if the mesh has no such host, or
+    /// leaves it to DNS where it is.
+    ///
+    /// Names may be as short as `service.namespace`.
+    pub fn service_addresses(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+        let suffix = &self.inner.settings.domain_suffix;
+        let full = [
+            host.to_owned(),
+            format!("{host}.{suffix}"),
+            format!("{host}.svc.{suffix}"),
+        ];
+        let index = full.iter().find_map(|name| self.inner.by_host.get(name))?;
+        let service = &self.inner.services[*index.first()?];
+        let has_addresses = match service.resolution {
+            Resolution::Static => true,
+            Resolution::Passthrough => service.registry == Registry::Kubernetes,
+            Resolution::Dns
+            | Resolution::DnsRoundRobin
+            | Resolution::DynamicDns
+            | Resolution::Alias => false,
+        };
+        if !has_addresses {
+            return None;
+        }
+        let endpoints = self.endpoints(service, u32::from(port));
+        let ready = endpoints
+            .iter()
+            .flat_map(|endpoints| endpoints.iter())
+            .filter(|endpoint| endpoint.health == Health::Healthy);
+        let addresses = ready.flat_map(|endpoint| {
+            let port = u16::try_from(endpoint.port).ok();
+            let ips = endpoint
+                .addresses
+                .iter()
+                .filter_map(|text| text.parse().ok());
+            ips.filter_map(move |ip: IpAddr| Some(SocketAddr::new(ip, port?)))
+        });
+        Some(addresses.collect())
+    }
+
     /// A Secret.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Shared<kube::Secret>> {
         self.inner
@@ -398,6 +468,8 @@ impl Builder {
                 |gateway| &gateway.object,
             ),
             authorization: policies::authorization(resources),
+            request_authentication: request_authentication::index(resources),
+            jwks: Arc::clone(&self.inputs.jwks),
             secrets: secrets(resources),
             pods: self
                 .inputs
@@ -415,7 +487,9 @@ impl Builder {
         let snapshot = Snapshot {
             inner: Arc::new(inner),
         };
-        let found = policies::findings(&snapshot, &self.inputs.resources);
+        let resources = &self.inputs.resources;
+        let mut found = policies::findings(&snapshot, resources);
+        found.extend(request_authentication::findings(&snapshot, resources));
         self.diagnostics.extend(found);
         (snapshot, self.diagnostics)
     }

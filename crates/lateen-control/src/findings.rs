@@ -24,6 +24,7 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
         cluster_ips: plan.cluster_ips.clone(),
         settings: settings.clone(),
         resources,
+        jwks: Default::default(),
     };
     let (snapshot, between) = Snapshot::new(inputs);
     found.extend(between);

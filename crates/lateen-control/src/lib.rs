@@ -8,10 +8,12 @@ mod debug;
 pub mod discovery;
 pub mod expiry;
 pub mod findings;
+mod jwks;
 pub mod mesh;
 mod metrics;
 mod reply;
 mod secure;
 pub mod serve;
 
+pub use jwks::{AddressGuard, Blocked, JwksSettings};
 pub use serve::{Config, ControlPlane, StartError};

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lateen_api::{Diagnostic, Kind, Resource};
-use lateen_compile::{Settings, Snapshot, SnapshotInputs};
+use lateen_compile::{JwksStore, Settings, Snapshot, SnapshotInputs, jwks_sources};
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::{PodState, plan};
 use lateen_sources::pods::compile_pods;
 use lateen_sources::{defaults, mesh};
 use tokio::sync::watch;
 use tracing::{error, info};
+
+use crate::jwks::JwksHandle;
 
 /// How long inputs must be quiet before they are compiled, and the longest they are waited for. Istio waits 100 ms and 10 s
 /// (`PILOT_DEBOUNCE_AFTER`, `PILOT_DEBOUNCE_MAX`) because a change there costs work for the whole mesh.
@@ -60,6 +62,8 @@ pub struct Sources {
     pub pods: watch::Receiver<Vec<PodState>>,
     /// What the installation fixes.
     pub settings: Settings,
+    /// The keys of token issuers.
+    pub(crate) jwks: JwksHandle,
 }
 
 /// Builds the first snapshot, then keeps publishing until nobody listens or the sources end.
@@ -69,7 +73,10 @@ pub async fn publish(mut sources: Sources, debounce: Debounce) -> watch::Receive
     let first = match build(&mut sources, 1).await {
         Some(first) => first,
         // Without a snapshot there is nothing to serve; an empty one at least answers and says so.
-        None => compile(&Loaded::default(), &[], sources.settings.clone(), 1),
+        None => {
+            let (settings, keys) = (sources.settings.clone(), Arc::default());
+            compile(&Loaded::default(), &[], settings, keys, 1)
+        }
     };
     let (sender, receiver) = watch::channel(Arc::new(first));
     tokio::spawn(async move {
@@ -109,6 +116,7 @@ async fn next_change(sources: &mut Sources) -> bool {
     tokio::select! {
         changed = sources.files.changed() => changed.is_ok(),
         changed = sources.pods.changed() => changed.is_ok(),
+        changed = sources.jwks.changed() => changed,
     }
 }
 
@@ -117,14 +125,22 @@ async fn build(sources: &mut Sources, generation: u64) -> Option<Published> {
     let loaded = sources.files.borrow_and_update().clone();
     let pods = sources.pods.borrow_and_update().clone();
     let settings = sources.settings.clone();
-    let work = move || compile(&loaded, &pods, settings, generation);
+    let jwks = sources.jwks.settle(jwks_sources(&loaded.resources)).await;
+    let work = move || compile(&loaded, &pods, settings, jwks, generation);
     let built = tokio::task::spawn_blocking(work).await;
     built
+        .inspect(|published| sources.jwks.names(&published.snapshot))
         .inspect_err(|error| error!(%error, "building a snapshot failed; the last one stays"))
         .ok()
 }
 
-fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u64) -> Published {
+fn compile(
+    loaded: &Loaded,
+    pods: &[PodState],
+    settings: Settings,
+    jwks: Arc<JwksStore>,
+    generation: u64,
+) -> Published {
     let started = Instant::now();
     let resources = defaults::with_defaults(&loaded.resources);
     let (plan, _) = plan(&resources, settings.dual_stack);
@@ -135,6 +151,7 @@ fn compile(loaded: &Loaded, pods: &[PodState], settings: Settings, generation: u
         pods: compile_pods(pods),
         cluster_ips: plan.cluster_ips,
         settings,
+        jwks,
     };
     let secrets = loaded.resources.iter().filter(|r| r.kind == Kind::Secret);
     let secrets = secrets.cloned().collect();

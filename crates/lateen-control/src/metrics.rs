@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,15 @@ use lateen_identity::grpc::CaCounters;
 use lateen_xds::grpc::StreamEvent;
 use lateen_xds::server::Answer;
 use tracing::warn;
+
+use crate::jwks::JwksCounters;
+
+/// Counters that other parts count into.
+#[derive(Clone, Debug)]
+pub(crate) struct Counters {
+    pub(crate) ca: Arc<CaCounters>,
+    pub(crate) jwks: Arc<JwksCounters>,
+}
 
 /// Counters of streams and compilations.
 #[derive(Debug)]
@@ -65,7 +75,7 @@ impl Metrics {
     }
 
     /// The Prometheus text.
-    pub(crate) fn render(&self, connected: usize, ca: &CaCounters) -> String {
+    pub(crate) fn render(&self, connected: usize, counters: &Counters) -> String {
         let mut text = String::new();
         metric(
             &mut text,
@@ -96,7 +106,12 @@ impl Metrics {
                 &[("", read(rejected))],
             );
         }
-        for (name, kind, help, value) in self.totals().into_iter().chain(authority(ca)) {
+        for (name, kind, help, value) in self
+            .totals()
+            .into_iter()
+            .chain(authority(&counters.ca))
+            .chain(fetches(&counters.jwks))
+        {
             metric(&mut text, name, kind, help, &[("", value)]);
         }
         text
@@ -143,6 +158,24 @@ impl Metrics {
 
 /// Name, type, help and value of a metric without labels.
 type Line = (&'static str, &'static str, &'static str, u64);
+
+/// Fetches of token issuers' keys, under istiod's names.
+fn fetches(jwks: &JwksCounters) -> [Line; 2] {
+    [
+        (
+            "pilot_jwks_resolver_network_fetch_success_total",
+            "counter",
+            "Fetches of token issuers' keys that worked.",
+            read(&jwks.successes),
+        ),
+        (
+            "pilot_jwks_resolver_network_fetch_fail_total",
+            "counter",
+            "Fetches of token issuers' keys that failed.",
+            read(&jwks.failures),
+        ),
+    ]
+}
 
 fn authority(ca: &CaCounters) -> [Line; 5] {
     let failures = read(&ca.authentication_failure_count);

@@ -12,8 +12,8 @@ use lateen_compile::Settings;
 use lateen_identity::Clock;
 use lateen_identity::ca::{CaError, CaOptions, CaSource, CertificateAuthority, SignError};
 use lateen_identity::grpc::{
-    Authenticators, CaCounters, CertificateService, PeerCertificate, PeerInfo as TlsPeer,
-    RateLimiter, TlsIncoming, WorkloadToken,
+    Authenticators, CertificateService, PeerCertificate, PeerInfo as TlsPeer, RateLimiter,
+    TlsIncoming, WorkloadToken,
 };
 use lateen_identity::spiffe::{TrustDomain, TrustDomains};
 use lateen_identity::tls::{IdentityError, TlsError, peer_identity};
@@ -31,7 +31,9 @@ use tonic::service::interceptor::InterceptedService;
 use tracing::{error, info};
 
 use crate::discovery::{Door, Proxies, Trust};
+use crate::jwks::{JwksHandle, JwksSettings};
 use crate::mesh::{Debounce, Published, Sources, publish};
+use crate::metrics::Counters;
 use crate::reply::{self, Answer, Reply};
 use crate::{debug, expiry, secure};
 
@@ -65,6 +67,8 @@ pub struct Config {
     pub settings: Settings,
     /// How long changes are gathered.
     pub debounce: Debounce,
+    /// How keys of token issuers are fetched.
+    pub jwks: JwksSettings,
 }
 
 /// Why a control plane could not start.
@@ -120,7 +124,9 @@ impl ControlPlane {
             trust_domain: domain,
             ..CaOptions::default()
         };
-        let (published, aliases) = published(&config).await;
+        let jwks = JwksHandle::start(&config.jwks);
+        let fetches = Arc::clone(&jwks.counters);
+        let (published, aliases) = published(&config, jwks).await;
         // Certificates of the domains the mesh had before are still good for getting new ones.
         let aliases = aliases
             .iter()
@@ -156,9 +162,11 @@ impl ControlPlane {
         plane.plain().await?;
         for ip in &config.listen {
             plane.secure(*ip, &tls, service.clone()).await?;
-            plane
-                .monitoring(*ip, service.counters(), ca.clone())
-                .await?;
+            let counters = Counters {
+                ca: service.counters(),
+                jwks: Arc::clone(&fetches),
+            };
+            plane.monitoring(*ip, counters, ca.clone()).await?;
         }
         Ok(plane)
     }
@@ -224,7 +232,7 @@ impl ControlPlane {
     async fn monitoring(
         &mut self,
         ip: IpAddr,
-        counters: Arc<CaCounters>,
+        counters: Counters,
         ca: Arc<CertificateAuthority>,
     ) -> Result<(), StartError> {
         let listener = listen(SocketAddr::new(ip, MONITORING_PORT)).await?;
@@ -299,7 +307,10 @@ impl ControlPlane {
 }
 
 /// Starts publishing snapshots. The trust domain's aliases are those of the first one.
-async fn published(config: &Config) -> (watch::Receiver<Arc<Published>>, Vec<String>) {
+async fn published(
+    config: &Config,
+    jwks: JwksHandle,
+) -> (watch::Receiver<Arc<Published>>, Vec<String>) {
     let files = watch_files(Reader::new(
         config.paths.clone(),
         config.default_namespace.as_str(),
@@ -313,6 +324,7 @@ async fn published(config: &Config) -> (watch::Receiver<Arc<Published>>, Vec<Str
         files,
         pods,
         settings: config.settings.clone(),
+        jwks,
     };
     (
         publish(sources, config.debounce).await,

@@ -424,6 +424,15 @@ pub(crate) struct IstiodArgs {
     /// Give every pod and service an IPv6 address too.
     #[arg(long)]
     pub(crate) dual_stack: bool,
+    /// Networks that keys of token issuers (`jwksUri`) are not fetched from, beside those that never are.
+    #[arg(long, env = "BLOCKED_CIDRS_IN_JWKS_URIS", value_delimiter = ',')]
+    pub(crate) jwks_blocked_cidrs: Vec<ipnet::IpNet>,
+    /// Networks that keys are fetched from although they would not be, such as `127.0.0.0/8` for an issuer on this machine.
+    #[arg(long, env = "LATEEN_JWKS_ALLOWED_CIDRS", value_delimiter = ',')]
+    pub(crate) jwks_allowed_cidrs: Vec<ipnet::IpNet>,
+    /// Root certificates (PEM) of servers of keys, beside the machine's.
+    #[arg(long, env = "LATEEN_JWKS_CA")]
+    pub(crate) jwks_ca: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

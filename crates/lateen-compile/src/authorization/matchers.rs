@@ -1,12 +1,9 @@
 //! The small matchers that rules are made of: text with wildcards, addresses, metadata.
 
+use crate::authentication::{JWT_FILTER, JWT_PAYLOAD};
 use crate::proto::{core, exact, matcher, prefix, route, safe_regex};
 
 use matcher::string_matcher::MatchPattern;
-
-/// Where the JWT filter leaves what it verified.
-const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
-const JWT_PAYLOAD: &str = "payload";
 
 /// `*`, `*suffix`, `prefix*` or the whole text, after a fixed beginning.
 pub(super) fn text(value: &str, before: &str) -> matcher::StringMatcher {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lateen_envoy::TypeUrl;
 
+use crate::authentication::RequestAuthentications;
 use crate::authorization::Policies;
 use crate::clusters::Mode;
 use crate::gateways::{MergedGateway, Server};
@@ -27,6 +28,10 @@ impl Compiler {
         out.diagnostics.extend(merged.diagnostics.iter().cloned());
         let view = proxy.listener_view();
         let policies = Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload()));
+        let authentication = Shared::new(RequestAuthentications::of_workload(
+            proxy.snapshot,
+            &proxy.workload(),
+        ));
         let context = plan_context(proxy, scope, &view);
         for (port, bind, chains) in listeners::gateway_plan(&merged, &context) {
             let inputs = GatewayListenerInputs {
@@ -36,6 +41,7 @@ impl Compiler {
                 bind,
                 chains,
                 policies: policies.clone(),
+                authentication: authentication.clone(),
             };
             out.add(
                 TypeUrl::Listener,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lateen_api::networking::{CaptureMode, IstioIngressListener};
 use lateen_envoy::TypeUrl;
 
+use crate::authentication::RequestAuthentications;
 use crate::authorization::Policies;
 use crate::clusters::{self, InboundClusterInputs, Target};
 use crate::listeners::{
@@ -105,6 +106,10 @@ impl Compiler {
             ports: declared.iter().map(|(port, _)| port.clone()).collect(),
             undeclared,
             policies: Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload())),
+            authentication: Shared::new(RequestAuthentications::of_workload(
+                proxy.snapshot,
+                &proxy.workload(),
+            )),
         };
         out.add(
             TypeUrl::Listener,

@@ -41,7 +41,6 @@ const fn proxy(planes: Planes, at: &'static str, effect: &'static str) -> Row {
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     // Whole kinds.
-    of(RequestAuthentication, Both, "", "tokens are not verified, an invalid one is let through; rules that ask for request principals or claims never match"),
     of(EnvoyFilter, Both, "", "its patches are not applied"),
     of(WasmPlugin, Both, "", "the plugin does not run"),
     of(TrafficExtension, Both, "", "the extension does not run"),

@@ -3,6 +3,7 @@
 use lateen_api::networking::{RouteDestination, ServerTlsMode};
 
 use crate::accesslog;
+use crate::authentication::RequestAuthentications;
 use crate::filters::{self, Class, MTLS_ALPN};
 use crate::gateways::{MergedGateway, PortServers, Server};
 use crate::host;
@@ -57,6 +58,8 @@ pub(crate) struct GatewayListenerInputs {
     pub(crate) chains: Vec<GatewayChain>,
     /// AuthorizationPolicy as filters.
     pub(crate) policies: Shared<crate::authorization::Policies>,
+    /// RequestAuthentication.
+    pub(crate) authentication: Shared<RequestAuthentications>,
 }
 
 /// The chains of each listener: by port and address.
@@ -393,6 +396,7 @@ fn filters_of(
                 stat_prefix,
                 protocol: server.protocol,
                 authorizers: inputs.policies.custom_http_filters(),
+                authentication: inputs.authentication.http_filter(true),
                 policies: inputs.policies.http_filters(),
             };
             vec![filter(&inputs.view, &inputs.mesh, options)]

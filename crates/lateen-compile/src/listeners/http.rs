@@ -31,6 +31,8 @@ pub(super) struct HttpOptions {
     pub(super) protocol: Protocol,
     /// External authorization, in Istio's place: before authentication.
     pub(super) authorizers: Vec<hcm::HttpFilter>,
+    /// Verification of tokens: after external authorization, before the policies that may ask for what it finds.
+    pub(super) authentication: Option<hcm::HttpFilter>,
     /// Authorization, in Istio's place: after authentication, before everything that routes.
     pub(super) policies: Vec<hcm::HttpFilter>,
 }
@@ -76,7 +78,12 @@ fn manager(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> HttpConnec
         Class::Gateway => set_gateway(&mut out, mesh),
         Class::SidecarOutbound => {}
     }
-    let policies = [options.authorizers, options.policies].concat();
+    let policies = [
+        options.authorizers,
+        options.authentication.into_iter().collect(),
+        options.policies,
+    ]
+    .concat();
     out.http_filters = http_filters(view, class, options.protocol, policies);
     out
 }

@@ -5,6 +5,7 @@
 use lateen_api::networking::ServerTlsSettings;
 
 use crate::accesslog;
+use crate::authentication::RequestAuthentications;
 use crate::filters::{
     self, Class, MTLS_ALPN, MTLS_HTTP_ALPN, MTLS_TCP_ALPN, PLAINTEXT_HTTP_ALPN, RAW_TRANSPORT,
     TLS_TRANSPORT,
@@ -57,6 +58,8 @@ pub(crate) struct InboundInputs {
     pub(crate) undeclared: Vec<(u32, MtlsMode, Option<ObjectRef>)>,
     /// AuthorizationPolicy as filters.
     pub(crate) policies: Shared<crate::authorization::Policies>,
+    /// RequestAuthentication.
+    pub(crate) authentication: Shared<RequestAuthentications>,
 }
 
 /// One way a connection to a port may look.
@@ -348,6 +351,7 @@ fn http(inputs: &InboundInputs, place: Place<'_>) -> Vec<listener::Filter> {
         stat_prefix,
         protocol,
         authorizers: inputs.policies.custom_http_filters(),
+        authentication: inputs.authentication.http_filter(false),
         policies: inputs.policies.http_filters(),
     };
     out.push(filter(&inputs.view, &inputs.mesh, options));

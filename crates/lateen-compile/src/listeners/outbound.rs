@@ -239,6 +239,7 @@ fn build_chain(inputs: &OutboundListenerInputs, chain: &ChainPlan) -> listener::
                 stat_prefix: format!("outbound_{}", inputs.plan.name()),
                 protocol: *protocol,
                 authorizers: Vec::new(),
+                authentication: None,
                 policies: Vec::new(),
             };
             vec![filter(&inputs.view, &inputs.mesh, options)]

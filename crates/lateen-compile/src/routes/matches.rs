@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lateen_api::networking::{HttpMatchRequest, StringMatch};
 
+use crate::authentication::{JWT_FILTER, JWT_PAYLOAD};
 use crate::proto::{bool_value, exact, matcher, prefix, re2, route, safe_regex};
 use crate::snapshot::Semantics;
 
@@ -11,10 +12,8 @@ use route::header_matcher::HeaderMatchSpecifier;
 use route::query_parameter_matcher::QueryParameterMatchSpecifier;
 use route::route_match::PathSpecifier;
 
-/// The keys under which the JWT filter leaves claims, and Istio's prefix for them in matches.
+/// Istio's prefix of claims in matches.
 const CLAIM_PREFIX: &str = "@request.auth.claims";
-const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
-const JWT_PAYLOAD: &str = "payload";
 
 /// The match of a route; everything if there is none.
 pub(super) fn route_match(

@@ -54,7 +54,12 @@ pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagn
     let mut out = Vec::new();
     for &(resource, spec) in &policies {
         if attachment_of(resource.namespace(), spec).has_unknown_targets() {
-            out.push(unknown_target(resource, spec));
+            let field = if spec.target_refs.is_empty() {
+                "spec.targetRef"
+            } else {
+                "spec.targetRefs"
+            };
+            out.push(unknown_target(resource, field));
         }
         if spec.action == Action::Custom && !is_dry_run(resource) {
             out.extend(bad_authorizer(snapshot, resource, provider(spec)));
@@ -70,12 +75,8 @@ fn provider(spec: &AuthorizationPolicy) -> &str {
         .map_or("", |provider| provider.name.as_str())
 }
 
-fn unknown_target(resource: &Resource, spec: &AuthorizationPolicy) -> Diagnostic {
-    let field = if spec.target_refs.is_empty() {
-        "spec.targetRef"
-    } else {
-        "spec.targetRefs"
-    };
+/// A target that nobody is.
+pub(super) fn unknown_target(resource: &Resource, field: &str) -> Diagnostic {
     let message = "it is for something that only a waypoint serves, and this mesh has none";
     on_resource(UNKNOWN_TARGET, resource, field, message.to_owned())
         .effect("the policy is not enforced for that target")

@@ -111,6 +111,7 @@ impl World {
             resources: resources(&self.yaml),
             pods: self.pods.clone(),
             cluster_ips: BTreeMap::new(),
+            jwks: Default::default(),
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) fn check(text: &str) -> Seen {
         resources,
         pods: pods(),
         cluster_ips: BTreeMap::new(),
+        jwks: Default::default(),
     });
     seen.codes
         .extend(found.iter().map(|diagnostic| diagnostic.code));

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lateen_compile::Settings;
 use lateen_control::mesh::Debounce;
-use lateen_control::{Config, ControlPlane};
+use lateen_control::{AddressGuard, Config, ControlPlane, JwksSettings};
 use lateen_sources::files::Reader;
 use lateen_sources::mesh;
 use tokio::signal::unix::{SignalKind, signal};
@@ -43,6 +43,13 @@ pub(crate) fn run(
             ..Settings::default()
         },
         debounce: Debounce::default(),
+        jwks: JwksSettings {
+            guard: AddressGuard {
+                blocked: args.jwks_blocked_cidrs.clone(),
+                allowed: args.jwks_allowed_cidrs.clone(),
+            },
+            extra_roots: args.jwks_ca.clone(),
+        },
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -57,6 +57,7 @@ pub(super) fn filters(case: &Case, policies: &str) -> Result<Filters> {
         resources,
         pods: vec![pod()],
         cluster_ips: BTreeMap::new(),
+        jwks: Default::default(),
     });
     let compiled = Compiler::new().compile(&snapshot, &node());
     let listeners = compiled.resources.get(TypeUrl::Listener);

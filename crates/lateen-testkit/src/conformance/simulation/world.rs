@@ -59,6 +59,7 @@ impl World {
             resources,
             pods: Vec::new(),
             cluster_ips: BTreeMap::new(),
+            jwks: Default::default(),
         });
         note(&found, &mut remarks);
         let compiled = Compiler::new().compile(&snapshot, &node(case));

@@ -1,0 +1,201 @@
+//! RequestAuthentication to Envoy's JWT filter.
+//!
+//! Source: Istio, `pilot/pkg/security/authn`: rules of all policies of a workload together, by issuer; a request may come without
+//! a token, and a token that comes has to be good.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use lateen_api::security::{JwtPresence, JwtRule, RequestAuthentication};
+
+use crate::attachment::Workload;
+use crate::jwks::{self, JwksSource};
+use crate::names::ObjectRef;
+use crate::proto::{any, extensions, hcm, http_filter, inline_string, route};
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+
+use extensions::filters::http::jwt_authn::v3 as jwt;
+use jwt::jwt_requirement::RequiresType;
+
+/// The filter's name, which is also the namespace of its metadata.
+pub(crate) const JWT_FILTER: &str = "envoy.filters.http.jwt_authn";
+
+/// The key of the metadata under which claims are.
+pub(crate) const JWT_PAYLOAD: &str = "payload";
+
+/// Claims that are lists in a text by their standards (RFC 8693, OAuth 2.0).
+const SPACE_DELIMITED: [&str; 2] = ["permission", "scope"];
+
+/// A policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RequestAuthConfig {
+    pub(crate) object: ObjectRef,
+    pub(crate) spec: RequestAuthentication,
+}
+
+/// A rule with its keys.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct RuleWithKeys {
+    rule: JwtRule,
+    keys: Arc<str>,
+}
+
+/// What tokens a workload takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct RequestAuthentications {
+    /// By issuer; rules of one issuer in the order of their policies.
+    rules: Vec<Shared<RuleWithKeys>>,
+}
+
+impl RequestAuthentications {
+    /// The rules that hold for a workload.
+    pub(crate) fn of_workload(snapshot: &Snapshot, workload: &Workload<'_>) -> Self {
+        let policies = snapshot.request_authentication(workload);
+        let mut rules: Vec<JwtRule> = policies
+            .iter()
+            .flat_map(|policy| policy.spec.jwt_rules.iter().cloned())
+            .collect();
+        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        let rules = rules.into_iter().map(|rule| {
+            let keys = keys(snapshot, &rule);
+            Shared::new(RuleWithKeys { rule, keys })
+        });
+        Self {
+            rules: rules.collect(),
+        }
+    }
+
+    /// The filter; `None` if no rule holds.
+    ///
+    /// At a gateway a token may decide the route, so that the route is looked for again once it is verified.
+    pub(crate) fn http_filter(&self, gateway: bool) -> Option<hcm::HttpFilter> {
+        if self.rules.is_empty() {
+            return None;
+        }
+        let names: Vec<String> = (0..self.rules.len())
+            .map(|index| format!("origins-{index}"))
+            .collect();
+        let providers: HashMap<String, jwt::JwtProvider> = names
+            .iter()
+            .cloned()
+            .zip(self.rules.iter().map(|rule| provider(rule, gateway)))
+            .collect();
+        let requires = requirement(&self.rules, &names);
+        let config = jwt::JwtAuthentication {
+            providers,
+            rules: vec![jwt::RequirementRule {
+                r#match: Some(route::RouteMatch {
+                    path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
+                    ..Default::default()
+                }),
+                requirement_type: Some(jwt::requirement_rule::RequirementType::Requires(requires)),
+            }],
+            bypass_cors_preflight: true,
+            ..Default::default()
+        };
+        Some(http_filter(JWT_FILTER, any(&config)))
+    }
+}
+
+/// The keys a proxy gets for a rule.
+fn keys(snapshot: &Snapshot, rule: &JwtRule) -> Arc<str> {
+    match JwksSource::of(rule) {
+        None => jwks::inline_set(&rule.jwks).into(),
+        Some(source) => snapshot
+            .jwks(&source)
+            .and_then(|known| known.keys.clone())
+            .unwrap_or_else(|| jwks::NO_KEYS.into()),
+    }
+}
+
+fn provider(from: &RuleWithKeys, gateway: bool) -> jwt::JwtProvider {
+    let rule = &from.rule;
+    let claims = rule.output_claim_to_headers.iter();
+    let headers = rule.from_headers.iter();
+    jwt::JwtProvider {
+        issuer: rule.issuer.clone(),
+        audiences: rule.audiences.clone(),
+        forward: rule.forward_original_token,
+        forward_payload_header: rule.output_payload_to_header.clone(),
+        payload_in_metadata: JWT_PAYLOAD.to_owned(),
+        normalize_payload_in_metadata: Some(jwt::jwt_provider::NormalizePayload {
+            space_delimited_claims: space_delimited(&rule.space_delimited_claims),
+        }),
+        clear_route_cache: gateway,
+        claim_to_headers: claims
+            .map(|claim| jwt::JwtClaimToHeader {
+                header_name: claim.header.clone(),
+                claim_name: claim.claim.clone(),
+                ..Default::default()
+            })
+            .collect(),
+        from_headers: headers
+            .map(|header| jwt::JwtHeader {
+                name: header.name.clone(),
+                value_prefix: header.prefix.clone(),
+            })
+            .collect(),
+        from_params: rule.from_params.clone(),
+        from_cookies: rule.from_cookies.clone(),
+        jwks_source_specifier: Some(jwt::jwt_provider::JwksSourceSpecifier::LocalJwks(
+            inline_string(&from.keys),
+        )),
+        ..Default::default()
+    }
+}
+
+/// The claims of a rule that are lists in a text, and those that are so by themselves.
+fn space_delimited(own: &[String]) -> Vec<String> {
+    let all: BTreeSet<&str> = own
+        .iter()
+        .map(String::as_str)
+        .chain(SPACE_DELIMITED)
+        .collect();
+    all.into_iter().map(str::to_owned).collect()
+}
+
+/// One rule: its token, or none. Several: a good token of any of them, or for each a good one or none. The alternatives come
+/// first because rules may look for tokens in the same place, where another issuer's token is a bad one.
+fn requirement(rules: &[Shared<RuleWithKeys>], names: &[String]) -> jwt::JwtRequirement {
+    let optional: Vec<jwt::JwtRequirement> = rules
+        .iter()
+        .zip(names)
+        .map(|(rule, name)| optional(&rule.rule, name))
+        .collect();
+    if let [only] = optional.as_slice() {
+        return only.clone();
+    }
+    let mut alternatives: Vec<jwt::JwtRequirement> = names.iter().map(|name| by(name)).collect();
+    alternatives.push(requires(RequiresType::RequiresAll(
+        jwt::JwtRequirementAndList {
+            requirements: optional,
+        },
+    )));
+    either(alternatives)
+}
+
+/// A provider's token, or none unless the rule says that there has to be one.
+fn optional(rule: &JwtRule, name: &str) -> jwt::JwtRequirement {
+    if rule.presence == JwtPresence::Required {
+        return by(name);
+    }
+    let missing = requires(RequiresType::AllowMissing(Default::default()));
+    either(vec![by(name), missing])
+}
+
+fn by(name: &str) -> jwt::JwtRequirement {
+    requires(RequiresType::ProviderName(name.to_owned()))
+}
+
+fn either(requirements: Vec<jwt::JwtRequirement>) -> jwt::JwtRequirement {
+    requires(RequiresType::RequiresAny(jwt::JwtRequirementOrList {
+        requirements,
+    }))
+}
+
+fn requires(what: RequiresType) -> jwt::JwtRequirement {
+    jwt::JwtRequirement {
+        requires_type: Some(what),
+    }
+}
