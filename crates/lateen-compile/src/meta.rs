@@ -9,7 +9,7 @@ use crate::proto::core;
 
 /// Istio's namespace in filter metadata.
 pub(crate) const ISTIO: &str = "istio";
-/// Ours: `{ config: "VirtualService/ns/name", path: "spec.http[0]" }`.
+/// Ours: `{ object: "VirtualService/ns/name", field: "spec.http[0]" }`, as the traffic engine reads it.
 pub(crate) const LATEEN: &str = "lateen";
 /// What Envoy's transport-socket matcher looks at.
 pub(crate) const TRANSPORT_SOCKET_MATCH: &str = "envoy.transport_socket_match";
@@ -45,11 +45,11 @@ impl Meta {
 
     /// Our provenance alone, for objects Istio does not name.
     pub(crate) fn provenance(self, object: &ObjectRef, path: &str) -> Self {
-        let meta = self.string(LATEEN, "config", &object.to_string());
+        let meta = self.string(LATEEN, "object", &object.to_string());
         if path.is_empty() {
             meta
         } else {
-            meta.string(LATEEN, "path", path)
+            meta.string(LATEEN, "field", path)
         }
     }
 
@@ -161,10 +161,10 @@ mod tests {
             string("/apis/networking.istio.io/v1/namespaces/default/virtual-service/reviews")
         );
         assert_eq!(
-            text(LATEEN, "config"),
+            text(LATEEN, "object"),
             string("VirtualService/default/reviews")
         );
-        assert_eq!(text(LATEEN, "path"), string("spec.http[0]"));
+        assert_eq!(text(LATEEN, "field"), string("spec.http[0]"));
         assert_eq!(Meta::default().build(), None);
     }
 }

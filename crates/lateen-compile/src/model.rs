@@ -160,7 +160,7 @@ impl Service {
 
     /// Its virtual addresses as a proxy sees them: its own, or those allocated if it has none and the proxy's agent tells
     /// them to the workload.
-    pub(crate) fn vips(&self, dns_capture: bool) -> &[String] {
+    pub fn vips(&self, dns_capture: bool) -> &[String] {
         match (self.addresses.is_empty(), dns_capture) {
             (true, true) => &self.auto_addresses,
             _ => &self.addresses,

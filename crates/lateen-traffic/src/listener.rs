@@ -142,6 +142,17 @@ pub enum ListenerFilterKind {
     },
 }
 
+/// The inspectors that run on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// The PROXY protocol is read; whether connections without it are accepted.
+    pub proxy_protocol: Option<bool>,
+    /// The ClientHello is read.
+    pub tls: bool,
+    /// HTTP is told from other protocols.
+    pub http: bool,
+}
+
 /// Where a listener filter does not run: `ListenerFilterChainMatchPredicate`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenerFilterPredicate {
@@ -220,6 +231,26 @@ impl Listener {
             Some(chain) => ChainDecision::Default(chain),
             None => ChainDecision::NoMatch,
         }
+    }
+
+    /// Which inspectors run on a connection to a port.
+    pub fn inspection(&self, port: u16) -> Inspection {
+        let mut found = Inspection::default();
+        let runs = |filter: &&ListenerFilter| {
+            let off = filter.disabled.as_ref();
+            !off.is_some_and(|rule| rule.holds(port))
+        };
+        for filter in self.listener_filters.iter().filter(runs) {
+            match filter.kind {
+                ListenerFilterKind::TlsInspector => found.tls = true,
+                ListenerFilterKind::HttpInspector => found.http = true,
+                ListenerFilterKind::ProxyProtocol { allow_without } => {
+                    found.proxy_protocol = Some(allow_without);
+                }
+                ListenerFilterKind::OriginalDst | ListenerFilterKind::OriginalSrc { .. } => {}
+            }
+        }
+        found
     }
 
     /// Every chain, the default one last.

@@ -3,14 +3,18 @@
 //! Istio's AuthorizationPolicy arrives in this form. A matcher that cannot be compiled refuses the whole resource: nothing
 //! is ever served with a looser policy than was written.
 
+mod explain;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
+pub use explain::{Side, Topic, Unmet};
+
 use crate::matcher::{HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::request::{ConnectionInfo, FilterState, PeerTls, RequestView};
-use crate::tls::{SanMatcher, SanType};
+use crate::tls::SanMatcher;
 use crate::value::{Metadata, Value};
 
 /// What the filter decides by.
@@ -187,6 +191,8 @@ pub struct PolicyTrace {
     pub permission: bool,
     /// Whether who asks is in it.
     pub principal: bool,
+    /// What kept it from matching; empty if it matched.
+    pub unmet: Vec<Unmet>,
 }
 
 impl RbacConfig {
@@ -232,6 +238,7 @@ impl Rules {
                 name: policy.name.clone(),
                 permission,
                 principal,
+                unmet: policy.unmet(subject),
             });
             if permission && principal {
                 matched = Some(policy);
@@ -313,10 +320,7 @@ impl Principal {
                 subject.peer.is_tls && name_matches(subject.peer, matcher)
             }
             Self::MtlsAuthenticated(san) => {
-                subject.peer.validated
-                    && san
-                        .as_ref()
-                        .is_none_or(|san| san_matches(subject.peer, san))
+                subject.peer.validated && san.as_ref().is_none_or(|san| san.matches(subject.peer))
             }
             Self::SourceIp(range) => contains(range, subject.connection.remote.ip()),
             Self::DirectRemoteIp(range) => contains(range, subject.connection.direct_remote.ip()),
@@ -368,21 +372,6 @@ fn contains(range: &IpNet, address: IpAddr) -> bool {
 fn name_matches(peer: &PeerTls<'_>, matcher: &StringMatcher) -> bool {
     let sans = || peer.uri_sans.iter().chain(peer.dns_sans);
     sans().any(|san| matcher.matches(san.as_bytes())) || matcher.matches(peer.subject.as_bytes())
-}
-
-fn san_matches(peer: &PeerTls<'_>, san: &SanMatcher) -> bool {
-    let any = |names: &[String]| {
-        names
-            .iter()
-            .any(|name| san.matcher.matches(name.as_bytes()))
-    };
-    match san.san_type {
-        SanType::Uri => any(peer.uri_sans),
-        SanType::Dns => any(peer.dns_sans),
-        SanType::Any => any(peer.uri_sans) || any(peer.dns_sans),
-        // The peer's other names are not known here; such a condition is refused when it is compiled.
-        SanType::Email | SanType::IpAddress | SanType::OtherName => false,
-    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod matching;
 mod rewrite;
 mod table;
 mod template;
+mod times;
 mod types;
 
 pub use action::{
@@ -29,6 +30,7 @@ pub use matching::Mismatch;
 pub use rewrite::https_location;
 pub use table::RouteTable;
 pub use template::{TemplateError, UriTemplate};
+pub use times::{RETRY_HEADERS, grpc_timeout, try_timeout};
 pub use types::{
     PathMatch, RequireTls, Route, RouteConfig, RouteMatch, TlsContextMatch, VirtualHost,
 };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::matcher::StringMatcher;
+use crate::request::PeerTls;
 
 /// Where bytes come from. Files are read by the proxy, never here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +73,24 @@ pub struct SanMatcher {
     pub san_type: SanType,
     /// The condition.
     pub matcher: StringMatcher,
+}
+
+impl SanMatcher {
+    /// Whether one of a peer's names is meant.
+    pub fn matches(&self, peer: &PeerTls<'_>) -> bool {
+        let any = |names: &[String]| {
+            names
+                .iter()
+                .any(|name| self.matcher.matches(name.as_bytes()))
+        };
+        match self.san_type {
+            SanType::Uri => any(peer.uri_sans),
+            SanType::Dns => any(peer.dns_sans),
+            SanType::Any => any(peer.uri_sans) || any(peer.dns_sans),
+            // The peer's other names are not known here; such a condition is refused when it is compiled.
+            SanType::Email | SanType::IpAddress | SanType::OtherName => false,
+        }
+    }
 }
 
 /// A trust domain with its bundle (`SPIFFECertValidatorConfig`).

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use lateen_traffic::Listener;
-use lateen_traffic::listener::{ListenerFilter, ListenerFilterKind};
+use lateen_traffic::listener::Inspection;
 use lateen_traffic::request::TransportProtocol;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -38,7 +38,7 @@ pub(super) async fn detect(
     seen: &mut BytesMut,
     silence: Duration,
 ) -> Result<Detected, Refused> {
-    let mut inspectors = Inspectors::of(&listener.listener_filters, facts.local.port());
+    let mut inspectors = Inspectors::of(listener, facts.local.port());
     if facts.direct_remote != facts.remote {
         inspectors.proxy = None; // its header was read in an earlier call
     }
@@ -85,25 +85,17 @@ fn wait_of(deadline: Option<Instant>, silence: Duration, nothing_seen: bool) -> 
 }
 
 impl Inspectors {
-    fn of(filters: &[ListenerFilter], port: u16) -> Self {
-        let runs = |filter: &&ListenerFilter| {
-            !filter
-                .disabled
-                .as_ref()
-                .is_some_and(|rule| rule.holds(port))
-        };
-        let mut found = Self::default();
-        for filter in filters.iter().filter(runs) {
-            match filter.kind {
-                ListenerFilterKind::TlsInspector => found.tls = true,
-                ListenerFilterKind::HttpInspector => found.http = true,
-                ListenerFilterKind::ProxyProtocol { allow_without } => {
-                    found.proxy = Some(allow_without)
-                }
-                _ => {}
-            }
+    fn of(listener: &Listener, port: u16) -> Self {
+        let Inspection {
+            proxy_protocol,
+            tls,
+            http,
+        } = listener.inspection(port);
+        Self {
+            proxy: proxy_protocol,
+            tls,
+            http,
         }
-        found
     }
 
     /// Looks at the bytes; whether more are needed. What is known is noted and not asked again.

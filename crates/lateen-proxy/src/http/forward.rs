@@ -12,10 +12,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::retry::{Attempt, NoRetry, Outcome, Reset, RetryDecision, RetryPolicy};
-use lateen_traffic::route::{Forward, HashResult, RouteDecision, request_hash};
+use lateen_traffic::route::{
+    Forward, HashResult, RouteDecision, grpc_timeout, request_hash, try_timeout,
+};
 use lateen_traffic::{Cluster, RequestView};
 use tokio::time::Instant;
 
@@ -36,15 +38,6 @@ static ALTERNATIVE: http::HeaderName =
     http::HeaderName::from_static("x-envoy-upstream-rq-timeout-alt-response");
 static TRY_TIMEOUT: http::HeaderName =
     http::HeaderName::from_static("x-envoy-upstream-rq-per-try-timeout-ms");
-
-/// Headers by which a caller inside the mesh asks for retries.
-const RETRY_HEADERS: [&str; 5] = [
-    "x-envoy-retry-on",
-    "x-envoy-retry-grpc-on",
-    "x-envoy-max-retries",
-    "x-envoy-retriable-status-codes",
-    "x-envoy-retriable-header-names",
-];
 
 /// What an answer's body is made of.
 pub(super) enum Source {
@@ -100,7 +93,7 @@ pub(super) async fn forward(
 
     let hashed = request_hash(&action.hash_policy, view);
     set_cookie(exchange, &hashed);
-    let policy = retry_policy(decision, view, head);
+    let policy = decision.retries_for(view);
     let limit = if policy.as_ref().is_some_and(|policy| policy.num_retries > 0) {
         replay_limit(exchange, decision)
     } else {
@@ -110,7 +103,7 @@ pub(super) async fn forward(
     let plan = Plan {
         path: decision.rewritten_path(view),
         hash: hashed.hash,
-        timeout: overall_timeout(action, head),
+        timeout: action.request_timeout(&head.headers),
         began: Instant::now(),
         try_timeout: try_timeout(policy.as_deref(), &head.headers),
         body: Rc::new(Replayable::new(inbound.body, limit)),
@@ -474,27 +467,6 @@ fn set_cookie(exchange: &mut Exchange, hashed: &HashResult<'_>) {
     }
 }
 
-fn retry_policy(
-    decision: &RouteDecision<'_>,
-    view: &RequestView<'_>,
-    head: &Head,
-) -> Option<Arc<RetryPolicy>> {
-    if head.method == Method::CONNECT || head.protocol.is_some() {
-        return None;
-    }
-    let base = decision.retry_policy();
-    let asks = RETRY_HEADERS
-        .iter()
-        .any(|name| head.headers.contains_key(*name));
-    let policy = if asks {
-        let policy = base.map(|policy| (**policy).clone()).unwrap_or_default();
-        Arc::new(policy.with_headers(&head.headers)?)
-    } else {
-        Arc::clone(base?)
-    };
-    policy.applies_to(view).then_some(policy)
-}
-
 fn replay_limit(exchange: &Exchange, decision: &RouteDecision<'_>) -> usize {
     let most = exchange.connection.worker.shared.config.limits.replay_bytes;
     let asked = decision
@@ -503,53 +475,6 @@ fn replay_limit(exchange: &Exchange, decision: &RouteDecision<'_>) -> usize {
         .or(decision.vhost.retry_buffer_limit);
     asked.map_or(most, |asked| {
         usize::try_from(asked).unwrap_or(most).min(most)
-    })
-}
-
-/// The route's timeout, or what an internal caller asks for instead, or gRPC's own deadline.
-fn overall_timeout(action: &Forward, head: &Head) -> Option<Duration> {
-    if let Some(asked) = milliseconds(&head.headers, &TIMEOUT) {
-        return Some(asked).filter(|t| !t.is_zero());
-    }
-    if let Some(longest) = action.timeouts.max_grpc
-        && let Some(asked) = head.headers.get("grpc-timeout").and_then(grpc_timeout)
-    {
-        let asked = asked.saturating_sub(action.timeouts.grpc_offset);
-        return Some(longest.map_or(asked, |longest| asked.min(longest)));
-    }
-    action.timeouts.request
-}
-
-fn try_timeout(policy: Option<&RetryPolicy>, headers: &HeaderMap) -> Option<Duration> {
-    milliseconds(headers, &TRY_TIMEOUT)
-        .or_else(|| policy.and_then(|policy| policy.per_try_timeout))
-        .filter(|t| !t.is_zero())
-}
-
-fn milliseconds(headers: &HeaderMap, name: &http::HeaderName) -> Option<Duration> {
-    headers
-        .get(name)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
-        .map(Duration::from_millis)
-}
-
-/// gRPC over HTTP/2: at most eight digits and a unit.
-fn grpc_timeout(value: &HeaderValue) -> Option<Duration> {
-    let text = value.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let number: u64 = digits.parse().ok().filter(|_| digits.len() <= 8)?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
     })
 }
 

@@ -138,6 +138,59 @@ impl HostSet {
         &self.levels
     }
 
+    /// The share of requests each host gets in the long run, by index and between 0 and 1, if all have the same load. Under
+    /// consistent hashing this is over all hashes.
+    pub fn shares(&self) -> Vec<f64> {
+        let mut out = vec![0.0; self.weights.len()];
+        for level in &self.levels {
+            let healthy = f64::from(level.load.healthy) / 100.0;
+            if level.load.panic {
+                if !self.common.fail_on_panic {
+                    self.spread(level.all, healthy, &mut out);
+                }
+                continue;
+            }
+            let degraded = f64::from(level.load.degraded) / 100.0;
+            self.spread_level(level.healthy, &level.healthy_localities, healthy, &mut out);
+            self.spread_level(
+                level.degraded,
+                &level.degraded_localities,
+                degraded,
+                &mut out,
+            );
+        }
+        out
+    }
+
+    fn spread_level(
+        &self,
+        whole: usize,
+        localities: &[LocalitySlice],
+        share: f64,
+        out: &mut [f64],
+    ) {
+        if localities.is_empty() {
+            return self.spread(whole, share, out);
+        }
+        let total: f64 = localities.iter().map(|entry| entry.effective_weight).sum();
+        for entry in localities {
+            self.spread(entry.slice, share * entry.effective_weight / total, out);
+        }
+    }
+
+    fn spread(&self, slice: usize, share: f64, out: &mut [f64]) {
+        let slice = &self.slices[slice];
+        let weight = |host: usize| match self.policy {
+            // Random picks disregard weights.
+            LbPolicy::Random => 1.0,
+            _ => f64::from(self.weights[host]),
+        };
+        let total: f64 = slice.hosts.iter().map(|host| weight(*host)).sum();
+        for host in &slice.hosts {
+            out[*host] += share * weight(*host) / total;
+        }
+    }
+
     /// How many hosts there are.
     pub fn len(&self) -> usize {
         self.weights.len()

@@ -222,6 +222,19 @@ pub fn query_parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
     })
 }
 
+impl HeaderMatcher {
+    /// What it asks of the value, without the header's name: `= "GET"`, `to be there`.
+    pub fn wanted(&self) -> String {
+        let not = if self.invert { "not " } else { "" };
+        match &self.condition {
+            HeaderMatch::Present(true) => format!("{not}to be there"),
+            HeaderMatch::Present(false) => format!("{not}to be absent"),
+            HeaderMatch::String(matcher) => format!("{not}{matcher}"),
+            HeaderMatch::Range { start, end } => format!("{not}in {start}..{end}"),
+        }
+    }
+}
+
 impl fmt::Display for HeaderMatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.invert {

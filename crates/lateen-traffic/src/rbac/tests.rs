@@ -4,6 +4,7 @@ use super::*;
 use crate::matcher::{HeaderKey, HeaderMatch, MetadataMatcher, StringPattern, ValueMatcher};
 use crate::route::UriTemplate;
 use crate::testing::Request;
+use crate::tls::SanType;
 use crate::value::Value;
 
 fn rules(action: RbacAction, permission: Permission, principal: Principal) -> Rules {

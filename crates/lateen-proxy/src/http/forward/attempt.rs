@@ -8,11 +8,11 @@ use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_traffic::retry::RetryPolicy;
-use lateen_traffic::route::HostRewrite;
+use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
 use lateen_traffic::value::Value;
 use tokio::time::Instant;
 
-use super::{ALTERNATIVE, Plan, RETRY_HEADERS, TIMEOUT, TRY_TIMEOUT, stream_life};
+use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, stream_life};
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::Ended;
 use crate::cluster::{ActiveRequest, Host, Wanted};
