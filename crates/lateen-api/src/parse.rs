@@ -61,6 +61,12 @@ pub fn parse_file(file: &SourceFile, default_namespace: &str) -> Parsed {
 /// Reads the first document of `file` as a bare `T`: the `mesh` key of Istio's ConfigMap, or the annotation
 /// `proxy.istio.io/config`. Unknown fields are errors; what could be read is returned in any case.
 pub fn parse_fragment<T: Decode + Default>(file: &SourceFile) -> (T, Vec<Diagnostic>) {
+    let (value, _, diagnostics) = parse_document(file);
+    (value, diagnostics)
+}
+
+/// As [`parse_fragment`], with the document's text as a tree, to look spans up in.
+pub fn parse_document<T: Decode + Default>(file: &SourceFile) -> (T, Origin, Vec<Diagnostic>) {
     let document = yaml::documents(&file.text)
         .into_iter()
         .next()
@@ -77,7 +83,12 @@ pub fn parse_fragment<T: Decode + Default>(file: &SourceFile) -> (T, Vec<Diagnos
         .map(|problem| of_problem(file, problem, None))
         .collect();
     diagnostics.extend(cx.into_diagnostics());
-    (value.unwrap_or_default(), diagnostics)
+    let origin = Origin {
+        path: Arc::clone(&file.path),
+        root: document.root,
+        ..Origin::default()
+    };
+    (value.unwrap_or_default(), origin, diagnostics)
 }
 
 /// The first document of a text as a tree, for whoever asks what is written rather than what it means.

@@ -286,7 +286,13 @@ fn walk(dir: &Path, depth: usize, files: &mut BTreeSet<PathBuf>, problems: &mut 
     }
 }
 
+/// How files of assertions about a mesh end; they hold no objects.
+pub const MESH_TEST: &str = ".meshtest.yaml";
+
 fn is_manifest(path: &Path) -> bool {
+    if path.to_string_lossy().ends_with(MESH_TEST) {
+        return false;
+    }
     path.extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| matches!(e.to_ascii_lowercase().as_str(), "yaml" | "yml" | "json"))

@@ -4,6 +4,7 @@
 //! addresses. Here the same is a pure function: names and addresses follow from the manifests alone, so they are the same
 //! after a restart, and the same in `lateen explain` as in a running mesh.
 
+mod expected;
 mod injection;
 mod names;
 mod settings;
