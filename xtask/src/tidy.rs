@@ -15,6 +15,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("lateen-envoy", &[]),
     ("lateen-traffic", &["lateen-envoy"]),
     ("lateen-compile", &["lateen-api", "lateen-envoy"]),
+    (
+        "lateen-explain",
+        &[
+            "lateen-api",
+            "lateen-compile",
+            "lateen-envoy",
+            "lateen-traffic",
+        ],
+    ),
     ("lateen-xds", &["lateen-envoy"]),
     ("lateen-identity", &["lateen-envoy"]),
     ("lateen-sources", &["lateen-api", "lateen-compile"]),
@@ -76,6 +85,7 @@ const PURE: &[&str] = &[
     "lateen-envoy",
     "lateen-traffic",
     "lateen-compile",
+    "lateen-explain",
 ];
 const IMPURE: &[&str] = &[
     "tokio",

@@ -82,6 +82,34 @@ pub(crate) enum Command {
     /// The mesh's certificate authority
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Why a request goes where it goes, or is refused: every decision with file and line, without sending it
+    #[command(
+        after_help = "Examples:\n  lateen explain -f examples/bookinfo --from deploy/productpage-v1 GET http://reviews:9080/reviews/0 -H 'end-user: jason'\n  \
+        lateen explain -f examples/bookinfo http://bookinfo.example/productpage       # from outside, through the ingress gateway\n  \
+        lateen explain -f DIR --from deploy/web -- curl -X POST -H 'x-canary: true' http://api/orders\n  \
+        lateen explain --from deploy/web tcp://mongodb:27017                           # against the running mesh\n  \
+        lateen explain --config-dump dump.json --listener 15001 http://reviews:9080/\n\n\
+        Exit status: 0 if every such request would succeed, 1 if not.\n\
+        Marks: \u{2713} passes, \u{2717} ends here, ~ nearly matched, - passed over, * one of several by chance."
+    )]
+    Explain(ExplainArgs),
+    /// Run assertions about a mesh from `*.meshtest.yaml` files, without starting anything
+    #[command(
+        after_help = "Examples:\n  lateen test examples/\n  lateen test mesh/reviews.meshtest.yaml --verbose\n  lateen test . --junit report.xml\n\n\
+        A file of tests looks like this (docs/reference/meshtest.md has all of it):\n\n  \
+        from: deploy/productpage-v1\n  tests:\n  - name: jason sees version 2\n    request: GET http://reviews:9080/reviews/0\n    \
+        headers: {end-user: jason}\n    expect: {to: reviews/v2, timeout: 5s}"
+    )]
+    Test(TestArgs),
+    /// How workloads authenticate each other
+    #[command(subcommand)]
+    Authn(AuthnCommand),
+    /// Who may do what
+    #[command(subcommand)]
+    Authz(AuthzCommand),
+    /// istioctl's experimental commands
+    #[command(visible_alias = "x", subcommand)]
+    Experimental(ExperimentalCommand),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  lateen completion bash > /etc/bash_completion.d/lateen")]
     Completion {
@@ -276,6 +304,157 @@ pub(crate) enum CaCommand {
         #[arg(long, default_value_t = 120)]
         timeout: u64,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// `[METHOD] URL`: `http`, `https`, `tcp://host:port` or `tls://host:port`.
+    #[arg(value_name = "[METHOD] URL")]
+    pub(crate) request: Vec<String>,
+    /// A curl line, after `--`.
+    #[arg(last = true, value_name = "curl …")]
+    pub(crate) curl: Vec<String>,
+    /// Files or directories of YAML; without, the running mesh.
+    #[arg(short, long)]
+    pub(crate) filename: Vec<PathBuf>,
+    /// The workload that sends it: `deploy/NAME`, a pod, or an app's name, with `.NAMESPACE` if need be.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub(crate) from: Option<String>,
+    /// It comes from outside, through this gateway workload; the ingress gateway if neither is given.
+    #[arg(long, value_name = "WORKLOAD")]
+    pub(crate) gateway: Option<String>,
+    /// A header; may be given again.
+    #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+    pub(crate) header: Vec<String>,
+    /// Read one proxy's configuration from a dump of its /config_dump?include_eds; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config_dump: Option<PathBuf>,
+    /// Explain one proxy only, from this listener's port on.
+    #[arg(long, value_name = "PORT")]
+    pub(crate) listener: Option<u16>,
+    /// Fix everything that chance decides; probabilities otherwise.
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// HTTP/2 rather than HTTP/1.1.
+    #[arg(long)]
+    pub(crate) http2: bool,
+    /// The address the URL's host resolves to.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) resolve: Option<std::net::IpAddr>,
+    /// The identity in the certificate that a client outside presents.
+    #[arg(long, value_name = "IDENTITY")]
+    pub(crate) cert: Option<String>,
+    /// Every alternative and every branch in full.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Output format; text for people if not given.
+    #[arg(short, long, value_enum)]
+    pub(crate) output: Option<Structured>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthnCommand {
+    /// For each service a workload may call: what it speaks, what the server accepts, and whether they agree
+    #[command(
+        after_help = "Example:\n  lateen authn tls-check -f examples/bookinfo deploy/productpage-v1 reviews"
+    )]
+    TlsCheck {
+        /// The workload that calls: a pod, or `deploy/NAME`, with `.NAMESPACE` if need be.
+        target: String,
+        /// Only services whose name holds this.
+        service: Option<String>,
+        /// Files or directories of YAML; without, the running mesh.
+        #[arg(short, long)]
+        filename: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthzCommand {
+    /// For every workload of the mesh: whether it may send such a request to another
+    #[command(
+        after_help = "Examples:\n  lateen authz who-can -f examples/patterns --to deploy/reviews-v1 --method DELETE\n  \
+        lateen authz who-can --to deploy/payments --method POST --path /refunds"
+    )]
+    WhoCan {
+        /// The workload that is asked.
+        #[arg(long, value_name = "WORKLOAD")]
+        to: String,
+        /// The method.
+        #[arg(long, default_value = "GET")]
+        method: String,
+        /// The path.
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// The service's port; the first that leads to the workload if not given.
+        #[arg(long)]
+        port: Option<u16>,
+        /// A header of the request; may be given again.
+        #[arg(short = 'H', long, value_name = "NAME: VALUE")]
+        header: Vec<String>,
+        /// Files or directories of YAML; without, the running mesh.
+        #[arg(short, long)]
+        filename: Vec<PathBuf>,
+        /// Output format.
+        #[arg(short, long, value_enum)]
+        output: Option<Structured>,
+    },
+    /// The policies in force for a workload
+    Check {
+        /// The workload: a pod, or `deploy/NAME`.
+        target: String,
+        /// Files or directories of YAML; without, the running mesh.
+        #[arg(short, long)]
+        filename: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExperimentalCommand {
+    /// What the mesh makes of a pod or service
+    #[command(visible_alias = "des", subcommand)]
+    Describe(DescribeCommand),
+    /// Who may do what
+    #[command(subcommand)]
+    Authz(AuthzCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DescribeCommand {
+    /// A pod: its services, rules, security and routes
+    #[command(visible_alias = "po")]
+    Pod {
+        /// The pod, or `deploy/NAME`, with `.NAMESPACE` if need be.
+        target: String,
+        /// Files or directories of YAML; without, the running mesh.
+        #[arg(short, long)]
+        filename: Vec<PathBuf>,
+    },
+    /// A service: the same, by its name
+    #[command(visible_alias = "svc")]
+    Service {
+        /// The service, with `.NAMESPACE` if need be.
+        target: String,
+        /// Files or directories of YAML; without, the running mesh.
+        #[arg(short, long)]
+        filename: Vec<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TestArgs {
+    /// Files of assertions, or directories that are searched for `*.meshtest.yaml`.
+    #[arg(required = true)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Write the results as JUnit XML, too.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Explain what fails.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: ReportOutput,
 }
 
 #[derive(Debug, Args)]

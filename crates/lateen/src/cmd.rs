@@ -3,14 +3,18 @@
 pub(crate) mod app;
 pub(crate) mod ca;
 pub(crate) mod check;
+pub(crate) mod describe;
 pub(crate) mod down;
 pub(crate) mod exec;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod istiod;
 pub(crate) mod logs;
 pub(crate) mod proxy;
 pub(crate) mod proxy_config;
 pub(crate) mod proxy_status;
+pub(crate) mod security;
+pub(crate) mod test;
 pub(crate) mod up;
 pub(crate) mod validate;
 

@@ -15,12 +15,13 @@ mod state;
 mod table;
 mod target;
 mod up;
+mod world;
 
 use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, ExperimentalCommand};
 use state::StateDir;
 
 #[global_allocator]
@@ -54,6 +55,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Check(args) => cmd::check::run(&state()?, namespace, &args),
         Command::Ca(command) => done(cmd::ca::run(&state()?, &command)),
+        Command::Explain(args) => cmd::explain::run(&state()?, namespace, &args),
+        Command::Test(args) => cmd::test::run(namespace, &args),
+        Command::Authn(command) => cmd::security::authn(&state()?, namespace, command),
+        Command::Authz(command) => cmd::security::authz(&state()?, namespace, command),
+        Command::Experimental(ExperimentalCommand::Authz(command)) => {
+            cmd::security::authz(&state()?, namespace, command)
+        }
+        Command::Experimental(ExperimentalCommand::Describe(command)) => {
+            done(cmd::describe::run(&state()?, namespace, command))
+        }
         Command::Completion { shell } => done(cmd::completion(shell)),
         Command::Istiod(args) => cmd::istiod::run(&state()?, namespace, &args),
         Command::Proxy(args) => cmd::proxy::run(&args),

@@ -61,6 +61,16 @@ impl ConfigDump {
         dynamic.chain(fixed).filter(|r| r.is_object()).collect()
     }
 
+    /// Endpoint sets, dynamic and static; a dump holds them if it was asked for with `include_eds`.
+    pub(crate) fn endpoints(&self) -> Vec<&Value> {
+        let Some(section) = self.section("EndpointsConfigDump") else {
+            return Vec::new();
+        };
+        let dynamic = list(section, "dynamic_endpoint_configs").map(|e| &e["endpoint_config"]);
+        let fixed = list(section, "static_endpoint_configs").map(|e| &e["endpoint_config"]);
+        dynamic.chain(fixed).filter(|e| e.is_object()).collect()
+    }
+
     /// Secrets with their state: `ACTIVE`, `WARMING` or `STATIC`.
     pub(crate) fn secrets(&self) -> Vec<(&'static str, &Value)> {
         let Some(section) = self.section("SecretsConfigDump") else {

@@ -1,0 +1,169 @@
+//! What commands that explain look at: the mesh that files describe, the mesh that runs, or one proxy's dump.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use lateen_api::Resource;
+use lateen_compile::Settings;
+use lateen_envoy::{ResourceSet, TypeUrl, json};
+use lateen_explain::{Mesh, MeshInputs, Places, Proxy};
+use lateen_sources::files::{Loaded, Reader};
+use lateen_sources::plan::{PodState, plan};
+use lateen_sources::pods::compile_pods;
+use lateen_sources::{defaults, mesh as mesh_config};
+use serde_json::Value;
+
+use crate::proxy_config::dump::ConfigDump;
+use crate::state::StateDir;
+
+/// The mesh of these files, as it would be with every pod ready; without files, the one that runs, as it is.
+pub(crate) fn mesh(state: &StateDir, namespace: Option<&str>, paths: &[PathBuf]) -> Result<Mesh> {
+    if !paths.is_empty() {
+        let loaded = read(paths.to_vec(), namespace.unwrap_or("default"))?;
+        return Ok(of_files(&loaded, None));
+    }
+    let up = state
+        .running()?
+        .context("no mesh is running here; give its files with -f DIR")?;
+    let loaded = read(up.paths, &up.namespace)?;
+    let pods = state.read_pods()?;
+    Ok(of_files(&loaded, Some(&pods)))
+}
+
+/// The objects of these files. Files with errors are read as far as they go, which is told.
+pub(crate) fn read(paths: Vec<PathBuf>, namespace: &str) -> Result<Loaded> {
+    let loaded = Reader::new(paths.clone(), namespace)
+        .read()
+        .unwrap_or_default();
+    if loaded.resources.is_empty() {
+        let paths: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        bail!(
+            "there are no Kubernetes or Istio objects in {}",
+            paths.join(", ")
+        );
+    }
+    let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
+    if errors > 0 {
+        let plural = if errors == 1 { "" } else { "s" };
+        eprintln!(
+            "note: {errors} error{plural} in these files; objects with errors are not used. See `lateen validate`."
+        );
+    }
+    Ok(loaded)
+}
+
+/// A mesh of files, with the pods that run or else those that would.
+pub(crate) fn of_files(loaded: &Loaded, running: Option<&[PodState]>) -> Mesh {
+    let resources = defaults::with_defaults(&loaded.resources);
+    let dual_stack = running.is_some_and(|pods| pods.iter().any(|pod| pod.ipv6.is_some()));
+    let (planned, _) = plan(&resources, dual_stack);
+    let expected: Vec<PodState>;
+    let pods = match running {
+        Some(pods) => pods,
+        None => {
+            expected = planned.pods.iter().map(PodState::expected).collect();
+            &expected
+        }
+    };
+    let kinds: BTreeMap<(String, String), String> = pods
+        .iter()
+        .map(|pod| {
+            let key = (pod.namespace.clone(), pod.name.clone());
+            (key, pod.owner.kind.clone())
+        })
+        .collect();
+    let (mesh, _) = mesh_config::config(&resources);
+    Mesh::new(MeshInputs {
+        mesh,
+        settings: Settings {
+            dual_stack,
+            ..Settings::default()
+        },
+        pods: compile_pods(pods),
+        cluster_ips: planned.cluster_ips,
+        kinds,
+        resources,
+    })
+}
+
+/// Where the objects of these files stand; nowhere without files.
+pub(crate) fn places(paths: &[PathBuf], namespace: Option<&str>) -> Result<Places> {
+    if paths.is_empty() {
+        return Ok(Places::default());
+    }
+    let loaded = read(paths.to_vec(), namespace.unwrap_or("default"))?;
+    let resources: Vec<Resource> = defaults::with_defaults(&loaded.resources);
+    Ok(Places::new(&resources))
+}
+
+/// The proxy a dump was taken of.
+pub(crate) fn proxy_of_dump(dump: &ConfigDump) -> Result<Proxy> {
+    let mut resources = ResourceSet::default();
+    let mut unreadable = Vec::new();
+    let groups = [
+        (TypeUrl::Listener, dump.listeners(), "name"),
+        (TypeUrl::Cluster, dump.clusters(), "name"),
+        (TypeUrl::RouteConfiguration, dump.routes(), "name"),
+        (
+            TypeUrl::ClusterLoadAssignment,
+            dump.endpoints(),
+            "cluster_name",
+        ),
+    ];
+    for (ty, values, key) in groups {
+        for value in values {
+            let name = value[key].as_str().unwrap_or_default();
+            match json::any_from_value(typed(value, ty)) {
+                Ok(any) => {
+                    resources.insert(ty, lateen_envoy::Resource::from_any(name, any));
+                }
+                Err(error) => unreadable.push(format!("{name}: {error}")),
+            }
+        }
+    }
+    if let Some(first) = unreadable.first() {
+        eprintln!(
+            "note: {} resources of the dump cannot be read and are left out; {first}",
+            unreadable.len()
+        );
+    }
+    let node = dump.bootstrap().map(|bootstrap| &bootstrap["node"]);
+    let name = node.and_then(|node| node["metadata"]["NAME"].as_str());
+    let mut proxy = Proxy::new(name.unwrap_or("proxy"), &resources);
+    for rejection in &proxy.rejections {
+        eprintln!("note: {} is left out: {}", rejection.name, rejection.reason);
+    }
+    if let Some(node) = node {
+        describe(&mut proxy, node);
+    }
+    Ok(proxy)
+}
+
+/// What the bootstrap tells of the proxy itself.
+fn describe(proxy: &mut Proxy, node: &Value) {
+    let text = |key: &str| node["metadata"][key].as_str().unwrap_or_default();
+    proxy.ips = text("INSTANCE_IPS")
+        .split(',')
+        .filter_map(|ip| ip.trim().parse().ok())
+        .collect();
+    let (namespace, account) = (text("NAMESPACE"), text("SERVICE_ACCOUNT"));
+    if !namespace.is_empty() && !account.is_empty() {
+        proxy.identity = Some(format!(
+            "spiffe://cluster.local/ns/{namespace}/sa/{account}"
+        ));
+    }
+}
+
+fn typed(value: &Value, ty: TypeUrl) -> Value {
+    let mut value = value.clone();
+    if let Some(fields) = value.as_object_mut() {
+        fields
+            .entry("@type")
+            .or_insert_with(|| Value::String(ty.as_str().to_owned()));
+    }
+    value
+}
