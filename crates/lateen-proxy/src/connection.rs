@@ -102,6 +102,33 @@ impl Connection {
         }
     }
 
+    /// Returns once the listener has changed so that it would not let this connection in any more (decision 0005). Only another
+    /// listener of the same name is looked at: most configurations that arrive change none, and one that is gone drains.
+    pub(crate) async fn revoked(&self) {
+        let mut changes = self.worker.shared.changes();
+        let name = &self.facts.listener;
+        let mut known = self.now.program.listener(name).cloned();
+        loop {
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            let now = self.worker.now();
+            let Some(listener) = now.program.listener(name) else {
+                continue;
+            };
+            if known
+                .as_ref()
+                .is_some_and(|known| Arc::ptr_eq(known, listener))
+            {
+                continue;
+            }
+            if !filters::would_admit(self, listener) {
+                return;
+            }
+            known = Some(Arc::clone(listener));
+        }
+    }
+
     /// The workload that introduced itself with this header. A connection's requests mostly come from one workload, so the last
     /// answer is remembered.
     pub(crate) fn introduce(&self, header: &HeaderValue) -> PeerId {

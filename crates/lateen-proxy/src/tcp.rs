@@ -308,11 +308,18 @@ async fn transfer(
     };
     let ended = tokio::select! {
         ended = copying => Some(ended),
-        () = longest => None,
+        () = longest => {
+            outcome.flags.insert(ResponseFlag::DurationTimeout);
+            None
+        }
+        () = ready.connection.revoked() => {
+            tracing::debug!(connection = ready.connection.facts.id, "no longer allowed");
+            None
+        }
         () = reporting => None,
     };
     match ended {
-        None => outcome.flags.insert(ResponseFlag::DurationTimeout),
+        None => {}
         Some(Ended::Idle) => outcome.idle = true,
         Some(Ended::First(error)) => {
             tracing::debug!(%error, "the client's connection broke");

@@ -205,3 +205,54 @@ async fn access_rules_close_connections_and_dead_hosts_end_them() {
     }
     proxy.handle.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_rule_that_comes_to_deny_ends_the_open_connections_it_denies_and_no_others() {
+    let server = greeter("hi ").await;
+    let rules = |denied: &str| {
+        filter(
+            "envoy.filters.network.rbac",
+            json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+                "stat_prefix": "tcp.",
+                "rules": {"action": "DENY", "policies": {"some": {
+                    "permissions": [{"any": true}],
+                    "principals": [{"direct_remote_ip": {"address_prefix": denied, "prefix_len": 32}}],
+                }}},
+            }),
+        )
+    };
+    let resources = |denied: &str| {
+        vec![
+            listener(
+                "tcp",
+                json!([{"filters": [rules(denied), tcp_proxy("up")]}]),
+            ),
+            cluster("up", &[server], json!({})),
+        ]
+    };
+    let proxy = start(resources("127.0.0.77")).await;
+    let connect = |from: [u8; 4]| {
+        let address = proxy.address("tcp");
+        async move {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind((from, 0).into()).unwrap();
+            let mut stream = socket.connect(address).await.unwrap();
+            let mut greeting = [0; 3];
+            stream.read_exact(&mut greeting).await.unwrap();
+            stream
+        }
+    };
+    let mut denied = connect([127, 0, 0, 5]).await;
+    let mut allowed = connect([127, 0, 0, 6]).await;
+    proxy.replace(resources("127.0.0.5"));
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(5), denied.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "the connection is ended");
+    allowed.write_all(b"still").await.unwrap();
+    allowed.shutdown().await.unwrap();
+    let mut back = Vec::new();
+    allowed.read_to_end(&mut back).await.unwrap();
+    assert!(back.starts_with(b"still"), "{back:?}");
+    proxy.handle.shutdown().await;
+}

@@ -1,5 +1,6 @@
 //! The network filters before the terminal one, in the order of the chain.
 
+use lateen_traffic::Listener;
 use lateen_traffic::ext_authz::{NetworkExtAuthz, Verdict};
 use lateen_traffic::filter::{NetworkFilter, NetworkFilterKind};
 use lateen_traffic::rbac::{RbacConfig, Subject};
@@ -29,6 +30,19 @@ pub(super) async fn pass(connection: &Connection) -> Result<Option<&NetworkFilte
         }
     }
     Ok(None)
+}
+
+/// Whether a connection that is open already would still be let in by a listener as it is now: there is a filter chain for it,
+/// and that chain's access rules do not refuse it. Authorizers are not asked again.
+pub(super) fn would_admit(connection: &Connection, listener: &Listener) -> bool {
+    let Some(chain) = super::matching_chain(listener, &connection.facts) else {
+        return false;
+    };
+    let mut metadata = Metadata::default();
+    chain.filters.iter().all(|filter| match &filter.kind {
+        NetworkFilterKind::Rbac(rbac) => access(connection, rbac, &mut metadata).is_ok(),
+        _ => true,
+    })
 }
 
 fn access(
