@@ -133,11 +133,8 @@ impl Call {
             ),
             None => (1, self.request.as_str()),
         };
-        let answers: Vec<Answer> = (0..times).map(|_| self.send(mesh, request)).collect();
         let Some((range, check)) = self.outcome.split_once(" of ") else {
-            return answers
-                .iter()
-                .try_for_each(|answer| answer.check(&self.outcome));
+            return (0..times).try_for_each(|_| self.send(mesh, request).check(&self.outcome));
         };
         let (low, high) = range
             .split_once("..")
@@ -147,12 +144,21 @@ impl Call {
             .ok()
             .zip(high.parse::<usize>().ok())
             .ok_or("numbers were expected")?;
-        let met = answers.iter().filter(|a| a.check(check).is_ok()).count();
-        if (bounds.0..=bounds.1).contains(&met) {
-            return Ok(());
+        let draw = || {
+            let answers = (0..times).map(|_| self.send(mesh, request));
+            answers.filter(|a| a.check(check).is_ok()).count()
+        };
+        // What is right misses a 99% interval once in a hundred draws, so a miss has to show twice.
+        let mut missed = Vec::new();
+        while missed.len() < 2 {
+            let met = draw();
+            if (bounds.0..=bounds.1).contains(&met) {
+                return Ok(());
+            }
+            missed.push(met);
         }
         Err(format!(
-            "{met} of {times} were `{check}`, wanted {low} to {high}"
+            "{missed:?} of {times} were `{check}`, wanted {low} to {high}"
         ))
     }
 
