@@ -132,6 +132,8 @@ impl Mesh {
             resources: inputs.resources,
             pods: inputs.pods.clone(),
             cluster_ips: inputs.cluster_ips,
+            // Keys that are fetched are not known here; those in the policies themselves are.
+            jwks: Arc::default(),
         });
         Self {
             snapshot,

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use lateen_compile::{Pod, PodRole};
-use lateen_traffic::cluster::TransportSocket;
 use lateen_traffic::filter::{HttpFilterKind, NetworkFilterKind};
 use lateen_traffic::listener::{FilterChain, TrafficDirection};
 use lateen_traffic::rbac::{RbacAction, RbacConfig};
@@ -144,19 +143,15 @@ pub fn tls_check(mesh: &Mesh, client: &Pod) -> Vec<TlsCheck> {
             let cluster = proxy.program.cluster(&name)?;
             let behind = behind(mesh, service, port);
             let automatic = !cluster.transport_matches.is_empty();
-            let mutual =
-                cluster
-                    .transport_matches
-                    .iter()
-                    .find_map(|entry| match &entry.transport {
-                        TransportSocket::Tls(tls) => Some(mode_of(tls)),
-                        TransportSocket::Raw => None,
-                    });
+            let mutual = cluster
+                .transport_matches
+                .iter()
+                .find_map(|entry| entry.transport.tls().map(|tls| mode_of(tls)));
             let takes = |(pod, _): &(Pod, u16)| pod.role != PodRole::Plain;
-            let client = match &cluster.transport {
+            let client = match cluster.transport.tls() {
                 _ if automatic && behind.iter().any(takes) => mutual.unwrap_or(TlsMode::Disable),
-                TransportSocket::Tls(tls) if !automatic => mode_of(tls),
-                TransportSocket::Tls(_) | TransportSocket::Raw => TlsMode::Disable,
+                Some(tls) if !automatic => mode_of(tls),
+                Some(_) | None => TlsMode::Disable,
             };
             let of_port = |(pod, port): &(Pod, u16)| {
                 let proxy = mesh.proxy(pod)?;

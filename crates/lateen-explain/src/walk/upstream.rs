@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lateen_compile::{Pod, PodRole};
-use lateen_traffic::cluster::{Discovery, LbPolicy, TransportSocket};
+use lateen_traffic::cluster::{Discovery, LbPolicy};
 use lateen_traffic::endpoint::{EndpointAddress, LocalityGroup};
 use lateen_traffic::lb::{HostSet, LbState, PickRequest};
 use lateen_traffic::listener::TrafficDirection;
@@ -253,8 +253,8 @@ impl Walker<'_> {
     fn to_host(&mut self, mut trail: Trail, connection: &Connection, onward: Onward, host: &Host) {
         let cluster = &onward.cluster;
         let (transport, matched) = cluster.transport_for(&host.metadata, &host.locality);
-        let (what, mode, payload) = match transport {
-            TransportSocket::Raw => {
+        let (what, mode, payload) = match transport.tls() {
+            None => {
                 let what = match matched {
                     _ if matches!(onward.payload, Payload::Tls(_)) => {
                         "the client's own TLS, passed through"
@@ -264,7 +264,7 @@ impl Walker<'_> {
                 };
                 (what.to_owned(), TlsMode::Disable, onward.payload)
             }
-            TransportSocket::Tls(tls) => {
+            Some(tls) => {
                 let mode = mode_of(tls);
                 let hello = hello(connection, &onward, tls, mode);
                 let sni = hello.sni.as_deref().unwrap_or("no server name");
