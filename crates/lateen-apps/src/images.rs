@@ -95,6 +95,7 @@ pub fn find(image: &str) -> Option<StandIn> {
         "tcp-echo-server" => StandIn::new("tcp-echo").command(["9000", "hello"]),
         "tornado-websocket-example" => StandIn::new("websocket-echo").arguments(["--port", "8888"]),
         "app" if reference.repository.ends_with("testing/app") => StandIn::new("echo"),
+        "ext-authz" => StandIn::new("ext-authz"),
         "curl" | "curl-ssl" => StandIn::new("exec").arguments(["--default", "http-get"]),
         "nginx" | "httpd" | "nginx-unprivileged" => {
             let port = if name == "nginx-unprivileged" {
@@ -204,6 +205,7 @@ mod tests {
             ("docker.io/kong/httpbin", "httpbin"),
             ("registry.istio.io/release/tcp-echo-server:1.3", "tcp-echo"),
             ("registry.istio.io/testing/app:latest", "echo"),
+            ("registry.istio.io/testing/ext-authz:latest", "ext-authz"),
             (
                 "docker.io/hiroakis/tornado-websocket-example",
                 "websocket-echo",

@@ -1,5 +1,5 @@
 //! Stand-ins for the images that Istio's samples and guides use, so that their manifests run without a container
-//! runtime: bookinfo, httpbin, hello-app, helloworld, tcp-echo, Istio's echo application, a WebSocket echo, `curl`
+//! runtime: bookinfo, httpbin, hello-app, helloworld, tcp-echo, Istio's echo application and external authorizer, a WebSocket echo, `curl`
 //! and `sleep`; and a small load generator.
 //!
 //! They keep to what the originals do on the wire: paths, bodies, headers passed on, ports, and ending on SIGTERM with
@@ -11,6 +11,7 @@ mod bookinfo;
 mod client;
 mod echo;
 mod exec;
+mod ext_authz;
 mod get;
 mod hello;
 mod httpbin;
@@ -39,6 +40,7 @@ pub const NAMES: &[&str] = &[
     "bookinfo-reviews",
     "echo",
     "exec",
+    "ext-authz",
     "hello-app",
     "helloworld",
     "http-get",
@@ -172,6 +174,7 @@ async fn application(
         "bookinfo-ratings" => bookinfo::ratings::run(arguments, environment, stop).await,
         "bookinfo-reviews" => bookinfo::reviews::run(arguments, environment, stop).await,
         "echo" => echo::run(arguments, environment, stop).await,
+        "ext-authz" => ext_authz::run(arguments, stop).await,
         "hello-app" => hello::app(arguments, environment, stop).await,
         "helloworld" => hello::world(arguments, environment, stop).await,
         "http-get" => Ok(get::run(arguments, stop).await),

@@ -8,6 +8,7 @@ pub(crate) fn check(spec: &AuthorizationPolicy, report: &mut Report<'_>) {
     common::selector(spec.selector.as_ref(), report);
     common::targets(spec.target_ref.as_ref(), &spec.target_refs, report);
     action(spec, report);
+    split_rules(&spec.rules, report);
     report.each("rules", &spec.rules, |report, rule| {
         empty_lists(rule, report);
         report.each("from", &rule.from, |report, from| match &from.source {
@@ -62,6 +63,34 @@ fn action(spec: &AuthorizationPolicy, report: &mut Report<'_>) {
         }
         _ => {}
     }
+}
+
+/// `- from`, `- to` and `- when` as items of `rules`: three alternatives where one rule was meant, which allows or denies far more.
+fn split_rules(rules: &[Rule], report: &mut Report<'_>) {
+    let parts = |rule: &Rule| {
+        [
+            !rule.from.is_empty(),
+            !rule.to.is_empty(),
+            !rule.when.is_empty(),
+        ]
+    };
+    let single = |rule: &&Rule| parts(rule).iter().filter(|there| **there).count() == 1;
+    let mut seen = [false; 3];
+    for rule in rules.iter().filter(single) {
+        for (seen, there) in seen.iter_mut().zip(parts(rule)) {
+            *seen |= there;
+        }
+    }
+    let different = seen.iter().filter(|there| **there).count();
+    if different < 2 || !rules.iter().all(|rule| single(&rule)) {
+        return;
+    }
+    report.key("rules", |report| {
+        report.warning(
+            "each item is a rule of its own, and one that holds is enough: `from`, `to` and `when` of different items are not joined",
+            "the policy matches whatever any one of them matches; to ask for all, write them in one item, with a single dash",
+        );
+    });
 }
 
 /// A list that is written, but empty, asks for nothing: the rule would match more than it seems to say.
@@ -438,6 +467,24 @@ mod tests {
         for wrong in ["/{**}/{*}", "/{a}", "/{*}x", "/{*}/ /x"] {
             assert!(path_template(wrong).is_some(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn rules_taken_apart_by_their_dashes_are_pointed_out() {
+        let found = |rules: &str| {
+            let text = format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p}}\nspec: {{rules: {rules}}}\n"
+            );
+            let parsed = crate::parse_file(&crate::SourceFile::new("p.yaml", &text), "default");
+            assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
+            crate::validate(&parsed.resources[0]).len()
+        };
+        let from = "from: [{source: {namespaces: [a]}}]";
+        let to = "to: [{operation: {methods: [GET]}}]";
+        assert_eq!(found(&format!("[{{{from}}}, {{{to}}}]")), 1);
+        assert_eq!(found(&format!("[{{{from}, {to}}}]")), 0);
+        assert_eq!(found(&format!("[{{{from}}}, {{{from}}}]")), 0);
+        assert_eq!(found(&format!("[{{{from}, {to}}}, {{{to}}}]")), 0);
     }
 
     #[test]

@@ -76,6 +76,26 @@ fn raw_tcp_and_what_nobody_configured_pass_through() {
 }
 
 #[test]
+fn external_authorizers_are_asked_over_http_and_grpc_and_a_missing_one_denies() {
+    run_scenario("ext-authz.md");
+}
+
+#[test]
+fn seed_000_security_and_zero_trust_hold_as_written() {
+    run_scenario("seed-000-security.md");
+}
+
+#[test]
+fn seed_002_authorization_and_security_patterns_hold_as_written() {
+    run_scenario("seed-002-authorization.md");
+}
+
+#[test]
+fn seed_003_zero_trust_authorization_holds_as_written() {
+    run_scenario("seed-003-zero-trust.md");
+}
+
+#[test]
 fn seed_003_canary_with_strict_mutual_tls_runs_as_written() {
     run_scenario("seed-003-canary.md");
 }
