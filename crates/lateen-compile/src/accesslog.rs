@@ -1,5 +1,6 @@
-//! Access logs as MeshConfig asks for them.
+//! Access logs as MeshConfig and Telemetry ask for them.
 
+use crate::filters::Class;
 use crate::mesh::{AccessLog, LogFormat, Mesh};
 use crate::meta::string;
 use crate::proto::{Struct, accesslog, any, core, extensions, inline_string};
@@ -53,15 +54,44 @@ pub(crate) const DEFAULT_JSON: [(&str, &str); 24] = [
 ];
 
 /// The logs of requests and connections.
-pub(crate) fn logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
-    mesh.access_log
+pub(crate) fn logs(mesh: &Mesh, class: Class) -> Vec<accesslog::AccessLog> {
+    of_class(mesh, class)
         .iter()
-        .map(|log| file_log(log, None))
+        .map(|log| file_log(log, log.filter.as_deref().map(cel)))
         .collect()
 }
 
+/// A gateway's logs are a client's. Source: Istio, `workloadMode`.
+fn of_class(mesh: &Mesh, class: Class) -> &[AccessLog] {
+    match class {
+        Class::SidecarInbound => &mesh.access_logs.server,
+        Class::SidecarOutbound | Class::Gateway => &mesh.access_logs.client,
+    }
+}
+
+/// What an expression holds for.
+fn cel(expression: &str) -> accesslog::AccessLogFilter {
+    use extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+    let config = ExpressionFilter {
+        expression: expression.to_owned(),
+        ..Default::default()
+    };
+    accesslog::AccessLogFilter {
+        filter_specifier: Some(
+            accesslog::access_log_filter::FilterSpecifier::ExtensionFilter(
+                accesslog::ExtensionFilter {
+                    name: "envoy.access_loggers.extension_filters.cel".to_owned(),
+                    config_type: Some(accesslog::extension_filter::ConfigType::TypedConfig(any(
+                        &config,
+                    ))),
+                },
+            ),
+        ),
+    }
+}
+
 /// The log of connections that no filter chain took, which no other log would show.
-pub(crate) fn listener_logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
+pub(crate) fn listener_logs(mesh: &Mesh, class: Class) -> Vec<accesslog::AccessLog> {
     if !mesh.listener_log {
         return Vec::new();
     }
@@ -74,7 +104,7 @@ pub(crate) fn listener_logs(mesh: &Mesh) -> Vec<accesslog::AccessLog> {
             ),
         ),
     };
-    mesh.access_log
+    of_class(mesh, class)
         .iter()
         .map(|log| file_log(log, Some(filter.clone())))
         .collect()

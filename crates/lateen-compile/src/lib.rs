@@ -38,6 +38,7 @@ mod secrets;
 mod security;
 mod shared;
 mod snapshot;
+mod telemetry;
 
 pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use features::Features;

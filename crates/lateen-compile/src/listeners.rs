@@ -75,7 +75,7 @@ pub(crate) fn virtual_outbound(inputs: &VirtualOutboundInputs) -> listener::List
                 ..Default::default()
             },
         ],
-        access_log: accesslog::listener_logs(mesh),
+        access_log: accesslog::listener_logs(mesh, Class::SidecarOutbound),
         ..Default::default()
     }
 }
@@ -159,7 +159,7 @@ fn tcp_filters(
     if view.native {
         out.push(filters::tcp_stats(class));
     }
-    proxy.access_log = accesslog::logs(mesh);
+    proxy.access_log = accesslog::logs(mesh, class);
     if proxy.idle_timeout.is_none() {
         proxy.idle_timeout = view.idle_timeout.map(duration);
     }

@@ -75,6 +75,15 @@ pub(crate) enum PathNormalization {
 pub(crate) struct AccessLog {
     pub(crate) path: String,
     pub(crate) format: LogFormat,
+    /// A CEL expression that says what is logged.
+    pub(crate) filter: Option<String>,
+}
+
+/// Access logs of what a workload sends and of what it gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ClassLogs {
+    pub(crate) client: Vec<AccessLog>,
+    pub(crate) server: Vec<AccessLog>,
 }
 
 /// The lines of an access log.
@@ -120,7 +129,11 @@ pub(crate) struct Mesh {
     /// Zero: a listener waits as long as it takes.
     pub(crate) protocol_detection_timeout: Duration,
     pub(crate) keepalive: Option<Keepalive>,
-    pub(crate) access_log: Option<AccessLog>,
+    pub(crate) access_logs: ClassLogs,
+    /// The lines of logs that have no format of their own.
+    pub(crate) log_format: LogFormat,
+    /// The providers that log where no Telemetry names any.
+    pub(crate) default_log_providers: Vec<String>,
     pub(crate) listener_log: bool,
     pub(crate) outbound: OutboundPolicy,
     /// Whether inbound connections go to the pod's address rather than to loopback.
@@ -155,7 +168,9 @@ impl Default for Mesh {
             connect_timeout: Duration::from_secs(10),
             protocol_detection_timeout: Duration::ZERO,
             keepalive: None,
-            access_log: None,
+            access_logs: ClassLogs::default(),
+            log_format: LogFormat::Text(crate::accesslog::DEFAULT_TEXT.to_owned()),
+            default_log_providers: Vec::new(),
             listener_log: true,
             outbound: OutboundPolicy::AllowAny,
             inbound_passthrough: true,

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use lateen_api::mesh::MeshConfig;
 use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
 use lateen_api::security::PeerAuthentication;
+use lateen_api::telemetry::Telemetry;
 use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
 
 use crate::attachment::Workload;
@@ -107,6 +108,7 @@ struct Inner {
     request_authentication: BTreeMap<String, Vec<Shared<RequestAuthConfig>>>,
     jwks: Arc<JwksStore>,
     authorization: BTreeMap<String, Vec<Shared<PolicyConfig>>>,
+    telemetry: BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
     secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
 }
 
@@ -365,6 +367,18 @@ impl Snapshot {
         Some(addresses.collect())
     }
 
+    /// The mesh's settings as a workload's listeners take them: with the access logs that Telemetry asks for.
+    pub(crate) fn mesh_of(&self, workload: &Workload<'_>) -> Shared<Mesh> {
+        let mesh = &self.inner.mesh;
+        match crate::telemetry::logs(&self.inner.telemetry, mesh, workload) {
+            None => mesh.clone(),
+            Some(access_logs) => Shared::new(Mesh {
+                access_logs,
+                ..(**mesh).clone()
+            }),
+        }
+    }
+
     /// A Secret.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Shared<kube::Secret>> {
         self.inner
@@ -470,6 +484,7 @@ impl Builder {
             authorization: policies::authorization(resources),
             request_authentication: request_authentication::index(resources),
             jwks: Arc::clone(&self.inputs.jwks),
+            telemetry: by_namespace(named::<Telemetry>(resources)),
             secrets: secrets(resources),
             pods: self
                 .inputs

@@ -36,7 +36,7 @@ impl Compiler {
         for (port, bind, chains) in listeners::gateway_plan(&merged, &context) {
             let inputs = GatewayListenerInputs {
                 view: view.clone(),
-                mesh: proxy.snapshot.mesh().clone(),
+                mesh: proxy.snapshot.mesh_of(&proxy.workload()),
                 port,
                 bind,
                 chains,

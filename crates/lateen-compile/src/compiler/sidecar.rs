@@ -48,7 +48,7 @@ impl Compiler {
         out: &mut Output,
     ) -> BTreeSet<RouteName> {
         let view = proxy.listener_view();
-        let mesh = proxy.snapshot.mesh();
+        let mesh = proxy.snapshot.mesh_of(&proxy.workload());
         let context = plan_context(proxy, scope, &view);
         let mut plans = listeners::plan(&context);
         plans.extend(forward_proxy(mesh.http_proxy_port, &view));
@@ -102,7 +102,7 @@ impl Compiler {
         }
         let inputs = InboundInputs {
             view: proxy.listener_view(),
-            mesh: proxy.snapshot.mesh().clone(),
+            mesh: proxy.snapshot.mesh_of(&proxy.workload()),
             ports: declared.iter().map(|(port, _)| port.clone()).collect(),
             undeclared,
             policies: Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload())),

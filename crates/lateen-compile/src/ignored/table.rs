@@ -44,7 +44,8 @@ pub(super) const ROWS: &[Row] = &[
     of(EnvoyFilter, Both, "", "its patches are not applied"),
     of(WasmPlugin, Both, "", "the plugin does not run"),
     of(TrafficExtension, Both, "", "the extension does not run"),
-    of(Telemetry, Both, "", "metrics, access logs and traces stay as MeshConfig has them"),
+    of(Telemetry, Both, "spec.metrics", "metrics stay as they are"),
+    of(Telemetry, Both, "spec.tracing", "no spans are made"),
     of(WorkloadGroup, Both, "", "no workload is registered or probed for it"),
 
     // Security.
@@ -87,11 +88,11 @@ pub(super) const ROWS: &[Row] = &[
     mesh(Both, "extensionProviders[].lightstep", "no spans are made"),
     mesh(Both, "extensionProviders[].opencensus", "no spans are made"),
     mesh(Both, "extensionProviders[].prometheus", "the standard metrics are there anyway"),
-    mesh(Both, "extensionProviders[].envoyFileAccessLog", "the mesh's own access log alone is written"),
     mesh(Both, "extensionProviders[].envoyHttpAls", "no access log is sent"),
     mesh(Both, "extensionProviders[].envoyTcpAls", "no access log is sent"),
     mesh(Both, "extensionProviders[].envoyOtelAls", "no access log is sent"),
-    mesh(Both, "defaultProviders", "providers are not used: no authorizer, tracer or log service is asked"),
+    mesh(Both, "defaultProviders.tracing", "no spans are made"),
+    mesh(Both, "defaultProviders.metrics", "the standard metrics are there anyway"),
     mesh(Both, "tlsDefaults", "the proxy offers its own suites and curves"),
     mesh(Both, "meshMTLS.ecdhCurves", "the proxy offers its own curves"),
     mesh(Lateen, "meshMTLS.cipherSuites", "the proxy offers its own suites"),

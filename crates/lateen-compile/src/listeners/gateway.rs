@@ -330,7 +330,7 @@ pub(crate) fn gateway(inputs: &GatewayListenerInputs) -> listener::Listener {
             .iter()
             .map(|chain| build(inputs, chain, bind))
             .collect(),
-        access_log: accesslog::listener_logs(&inputs.mesh),
+        access_log: accesslog::listener_logs(&inputs.mesh, Class::Gateway),
         ..Default::default()
     }
 }

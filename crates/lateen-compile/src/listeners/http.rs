@@ -47,7 +47,7 @@ fn manager(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> HttpConnec
     let mut out = HttpConnectionManager {
         // Statistics prefixes end in `;` so that dots in addresses do not confuse tag extraction (Istio's convention).
         stat_prefix: format!("{};", options.stat_prefix),
-        access_log: accesslog::logs(mesh),
+        access_log: accesslog::logs(mesh, class),
         server_name: "istio-envoy".to_owned(),
         use_remote_address: bool_value(class == Class::Gateway),
         upgrade_configs: vec![UpgradeConfig {

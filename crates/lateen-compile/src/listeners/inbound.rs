@@ -194,7 +194,7 @@ fn listener(
         listener_filters: listener_filters(&inputs.view, &chains, binds),
         listener_filters_timeout: Some(duration(inputs.mesh.protocol_detection_timeout)),
         filter_chains: chains,
-        access_log: accesslog::listener_logs(&inputs.mesh),
+        access_log: accesslog::listener_logs(&inputs.mesh, Class::SidecarInbound),
         ..Default::default()
     }
 }

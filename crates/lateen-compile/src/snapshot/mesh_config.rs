@@ -9,7 +9,7 @@ use lateen_api::mesh::{
 
 use crate::accesslog::{DEFAULT_JSON, DEFAULT_TEXT};
 use crate::mesh::{
-    AccessLog, Keepalive, LogFormat, Mesh, OutboundPolicy, PathNormalization, Settings,
+    AccessLog, ClassLogs, Keepalive, LogFormat, Mesh, OutboundPolicy, PathNormalization, Settings,
 };
 
 /// Applies Istio's defaults to what was written.
@@ -45,7 +45,12 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         connect_timeout: config.connect_timeout.unwrap_or(default.connect_timeout),
         protocol_detection_timeout: config.protocol_detection_timeout.unwrap_or_default(),
         keepalive: config.tcp_keepalive.as_ref().map(Keepalive::from),
-        access_log: access_log(config),
+        access_logs: access_logs(config),
+        log_format: log_format(config),
+        default_log_providers: config
+            .default_providers
+            .as_ref()
+            .map_or_else(Vec::new, |providers| providers.access_logging.clone()),
         listener_log: !config.disable_envoy_listener_log,
         outbound: outbound(config),
         inbound_passthrough: config
@@ -104,22 +109,31 @@ fn path_normalization(config: &MeshConfig) -> PathNormalization {
     }
 }
 
-fn access_log(config: &MeshConfig) -> Option<AccessLog> {
+/// MeshConfig's own log, of all that a workload sends and gets.
+fn access_logs(config: &MeshConfig) -> ClassLogs {
     if config.access_log_file.is_empty() {
-        return None;
+        return ClassLogs::default();
     }
+    let log = AccessLog {
+        path: config.access_log_file.clone(),
+        format: log_format(config),
+        filter: None,
+    };
+    ClassLogs {
+        client: vec![log.clone()],
+        server: vec![log],
+    }
+}
+
+fn log_format(config: &MeshConfig) -> LogFormat {
     let format = &config.access_log_format;
-    let format = match config.access_log_encoding {
+    match config.access_log_encoding {
         AccessLogEncoding::Json => LogFormat::Json(json_format(format)),
         AccessLogEncoding::Text if format.is_empty() => LogFormat::Text(DEFAULT_TEXT.to_owned()),
         // Istio ends a format that does not end a line.
         AccessLogEncoding::Text if format.ends_with('\n') => LogFormat::Text(format.clone()),
         AccessLogEncoding::Text => LogFormat::Text(format!("{format}\n")),
-    };
-    Some(AccessLog {
-        path: config.access_log_file.clone(),
-        format,
-    })
+    }
 }
 
 /// The fields a JSON format names; the default ones if it is empty or no JSON object.

@@ -1,0 +1,212 @@
+//! Access logs as Telemetry objects ask for them, merged mesh, namespace and workload.
+//!
+//! Source: Istio, `model/telemetry.go` (`mergeLogs`). Metrics and tracing are not read yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lateen_api::mesh::{EnvoyFileAccessLogProvider, ExtensionProvider};
+use lateen_api::telemetry::{AccessLogging, Telemetry, WorkloadMode};
+use lateen_api::value::Value;
+
+use crate::attachment::{Attachment, Workload};
+use crate::mesh::{AccessLog, ClassLogs, LogFormat, Mesh};
+use crate::shared::Shared;
+use crate::snapshot::Named;
+
+/// The provider every mesh has: Envoy's log on standard output.
+const BUILT_IN: &str = "envoy";
+const STDOUT: &str = "/dev/stdout";
+
+/// What the objects that concern a workload say, the mesh's first.
+type Levels<'a> = Vec<&'a [AccessLogging]>;
+
+/// The logs of a workload; none if no Telemetry and no default provider says anything, so that MeshConfig's own hold.
+pub(crate) fn logs(
+    by_namespace: &BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
+    mesh: &Mesh,
+    workload: &Workload<'_>,
+) -> Option<ClassLogs> {
+    let levels = levels(by_namespace, &mesh.root_namespace, workload);
+    if levels.is_empty() && mesh.default_log_providers.is_empty() {
+        return None;
+    }
+    let of = |mode| {
+        merge(&levels, &mesh.default_log_providers, mode)
+            .into_iter()
+            .filter_map(|(name, filter)| log(mesh, name, filter))
+            .collect()
+    };
+    Some(ClassLogs {
+        client: of(WorkloadMode::Client),
+        server: of(WorkloadMode::Server),
+    })
+}
+
+fn levels<'a>(
+    by_namespace: &'a BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
+    root: &str,
+    workload: &Workload<'_>,
+) -> Levels<'a> {
+    let of = |namespace: &str| by_namespace.get(namespace).map_or(&[][..], Vec::as_slice);
+    let wide = |namespace: &str| of(namespace).iter().find(|object| !selects(&object.spec));
+    let own = (workload.namespace != root)
+        .then(|| wide(workload.namespace))
+        .flatten();
+    let selected = of(workload.namespace).iter().filter(|object| {
+        let attachment = Attachment {
+            namespace: &object.object.namespace,
+            selector: object.spec.selector.as_ref(),
+            target_ref: object.spec.target_ref.as_ref(),
+            target_refs: &object.spec.target_refs,
+        };
+        selects(&object.spec) && attachment.includes(workload)
+    });
+    wide(root)
+        .into_iter()
+        .chain(own)
+        .chain(selected)
+        .map(|object| object.spec.access_logging.as_slice())
+        .filter(|logging| !logging.is_empty())
+        .collect()
+}
+
+/// Whether an object is for some workloads of its namespace only.
+fn selects(spec: &Telemetry) -> bool {
+    let labels = spec
+        .selector
+        .as_ref()
+        .map(|selector| &selector.match_labels);
+    labels.is_some_and(|labels| !labels.is_empty())
+        || spec.target_ref.is_some()
+        || !spec.target_refs.is_empty()
+}
+
+/// The providers that log, each with its filter.
+fn merge<'a>(
+    levels: &Levels<'a>,
+    defaults: &'a [String],
+    mode: WorkloadMode,
+) -> BTreeMap<&'a str, Option<&'a str>> {
+    let defaults: Vec<&str> = defaults.iter().map(String::as_str).collect();
+    if levels.is_empty() {
+        return defaults.into_iter().map(|name| (name, None)).collect();
+    }
+    let (in_scope, filters) = in_scope(levels, &defaults, mode);
+    let mut out = BTreeMap::new();
+    let mut parent = defaults;
+    for entry in levels.iter().flat_map(|level| level.iter()) {
+        let named = names(entry);
+        if !named.is_empty() {
+            parent = named;
+        }
+        if !applies(entry, mode) {
+            continue;
+        }
+        for name in parent
+            .iter()
+            .copied()
+            .filter(|name| in_scope.contains(name))
+        {
+            if entry.disabled == Some(true) {
+                out.remove(name);
+            } else {
+                out.insert(name, filters.get(name).copied().flatten());
+            }
+        }
+    }
+    out
+}
+
+/// The providers of the last level that names any, and the filter each was last given.
+fn in_scope<'a>(
+    levels: &Levels<'a>,
+    defaults: &[&'a str],
+    mode: WorkloadMode,
+) -> (BTreeSet<&'a str>, BTreeMap<&'a str, Option<&'a str>>) {
+    let mut scope: BTreeSet<&str> = defaults.iter().copied().collect();
+    let mut filters = BTreeMap::new();
+    for level in levels {
+        let mut named: BTreeSet<&str> = BTreeSet::new();
+        for entry in level.iter().filter(|entry| applies(entry, mode)) {
+            let filter = entry
+                .filter
+                .as_ref()
+                .map(|filter| filter.expression.as_str());
+            for name in names(entry) {
+                named.insert(name);
+                filters.insert(name, filter.filter(|text| !text.is_empty()));
+            }
+        }
+        if !named.is_empty() {
+            scope = named;
+        }
+    }
+    (scope, filters)
+}
+
+fn names(entry: &AccessLogging) -> Vec<&str> {
+    let providers = entry.providers.iter();
+    providers.map(|provider| provider.name.as_str()).collect()
+}
+
+fn applies(entry: &AccessLogging, mode: WorkloadMode) -> bool {
+    let wanted = entry.r#match.as_ref().map(|selector| selector.mode);
+    wanted.is_none_or(|wanted| wanted == WorkloadMode::ClientAndServer || wanted == mode)
+}
+
+/// The log of a provider; none if it is no log to a file.
+fn log(mesh: &Mesh, name: &str, filter: Option<&str>) -> Option<AccessLog> {
+    let found = mesh
+        .extension_providers
+        .iter()
+        .find(|provider| provider.name == name);
+    let settings = match found {
+        Some(ExtensionProvider {
+            envoy_file_access_log: Some(settings),
+            ..
+        }) => settings.clone(),
+        None if name == BUILT_IN => EnvoyFileAccessLogProvider::default(),
+        _ => return None,
+    };
+    let path = match settings.path.as_str() {
+        "" => STDOUT,
+        path => path,
+    };
+    Some(AccessLog {
+        path: path.to_owned(),
+        format: format(mesh, name, &settings),
+        filter: filter.map(str::to_owned),
+    })
+}
+
+/// The provider's own format; for the built-in one without a format, MeshConfig's.
+fn format(mesh: &Mesh, name: &str, settings: &EnvoyFileAccessLogProvider) -> LogFormat {
+    let default = || LogFormat::Text(crate::accesslog::DEFAULT_TEXT.to_owned());
+    match &settings.log_format {
+        None if name == BUILT_IN => mesh.log_format.clone(),
+        None => default(),
+        Some(format) => match &format.labels {
+            Some(labels) => LogFormat::Json(fields(labels)),
+            None => match format.text.as_deref().unwrap_or_default() {
+                "" => default(),
+                // Istio ends a format that does not end a line.
+                text => LogFormat::Text(format!("{}\n", text.strip_suffix('\n').unwrap_or(text))),
+            },
+        },
+    }
+}
+
+/// The fields of a JSON line: texts, at the first level.
+fn fields(labels: &Value) -> BTreeMap<String, String> {
+    let Value::Object(labels) = labels else {
+        return BTreeMap::new();
+    };
+    let text = |(key, value): (&String, &Value)| match value {
+        Value::String(text) => Some((key.clone(), text.clone())),
+        _ => None,
+    };
+    labels.iter().filter_map(text).collect()
+}
+
+#[cfg(test)]
+mod tests;
