@@ -30,5 +30,7 @@ lint:
 fmt:
 	$(CARGO) fmt --all
 
+# All experiments, or one: `make bench NAME=hop`; `BENCH="--runs 3 --seconds 2"` to be quick. Results: bench/results/NAME.json.
 bench:
-	$(CARGO) bench --workspace
+	$(CARGO) build --release --package lateen --package lateen-bench
+	$(TARGET_DIR)/release/lateen-bench $(NAME) $(BENCH)

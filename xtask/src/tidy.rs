@@ -72,12 +72,13 @@ const LAYERS: &[(&str, &[&str])] = &[
             "lateen-traffic",
         ],
     ),
+    ("lateen-bench", &["lateen-envoy", "lateen-proxy"]),
     ("xtask", &[]),
 ];
 
 /// The binary may use every crate but the development ones.
 const BINARY: &str = "lateen";
-const DEVELOPMENT: &[&str] = &["lateen-testkit", "xtask"];
+const DEVELOPMENT: &[&str] = &["lateen-bench", "lateen-testkit", "xtask"];
 
 /// Crates without I/O, and what they must therefore not depend on directly.
 const PURE: &[&str] = &[

@@ -1,0 +1,265 @@
+//! The mesh path: client, its sidecar, mTLS, the server's sidecar, server; each pod in a network namespace with real redirection, both
+//! data planes configured by our control plane with the same resources.
+//!
+//! What is counted is the CPU time of both sidecars together. A stock Envoy reports its own statistics but not Istio's metrics,
+//! whose filters it does not have; so the comparison favours it.
+
+mod running;
+
+use anyhow::{Context, Result};
+
+pub(crate) use self::running::{DataPlane, Mesh, Sidecar, lateen};
+
+use crate::hop::figures;
+use crate::options::Options;
+use crate::process::{cpu_us, rss_kib};
+use crate::report::{Figures, Report, Row};
+
+/// The server's service.
+pub(crate) const SERVICE: &str = "10.96.200.1";
+
+/// A way to use the path.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    protocol: &'static str,
+    port: u16,
+    path: &'static str,
+    connections: usize,
+    streams: usize,
+}
+
+const fn http1(connections: usize) -> Case {
+    Case {
+        protocol: "http1",
+        port: 8081,
+        path: "/1024",
+        connections,
+        streams: 1,
+    }
+}
+
+const fn grpc(connections: usize, streams: usize) -> Case {
+    Case {
+        protocol: "grpc",
+        port: 8082,
+        path: "/128",
+        connections,
+        streams,
+    }
+}
+
+const CASES: &[Case] = &[
+    http1(1),
+    http1(16),
+    http1(64),
+    http1(1000),
+    grpc(1, 1),
+    grpc(4, 4),
+    grpc(4, 32),
+    Case {
+        protocol: "tcp",
+        port: 8083,
+        path: "/",
+        connections: 64,
+        streams: 1,
+    },
+];
+
+impl Case {
+    fn name(&self, log: bool) -> String {
+        let Self {
+            protocol,
+            connections,
+            streams,
+            ..
+        } = self;
+        let log = if log { ", access log" } else { "" };
+        if *streams > 1 {
+            format!("{protocol}, {connections} × {streams} streams{log}")
+        } else {
+            format!("{protocol}, {connections} connections{log}")
+        }
+    }
+}
+
+/// Runs the experiment.
+///
+/// # Errors
+/// A mesh does not start, or a request fails.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut report = Report::new("mesh");
+    lateen()?;
+    for log in [false, true] {
+        let wanted: Vec<Case> = CASES
+            .iter()
+            .filter(|case| options.wants_case(&case.name(log)) && (!log || case.connections == 64))
+            .copied()
+            .collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let planes = planes(options, &mut report);
+        let mut meshes = Vec::new();
+        for plane in planes {
+            eprintln!("mesh: starting with {} …", plane.name());
+            let mesh = Mesh::up(&[("mesh.yaml", manifests(log)?)], plane)?;
+            let sidecars = mesh.sidecars(plane)?;
+            anyhow::ensure!(
+                sidecars.len() == 2,
+                "two sidecars were expected: {sidecars:?}"
+            );
+            meshes.push((plane, mesh, sidecars));
+        }
+        for case in wanted {
+            eprintln!("mesh: {} …", case.name(log));
+            report.extend(turns(&case, log, &meshes, options)?);
+        }
+    }
+    report.finish(&options.out)
+}
+
+/// The data planes that are there.
+pub(crate) fn planes(options: &Options, report: &mut Report) -> Vec<DataPlane> {
+    let mut planes = Vec::new();
+    for plane in DataPlane::BOTH {
+        if !options.wants_subject(plane.name()) {
+            continue;
+        }
+        let subject = crate::rivals::Subject::Envoy;
+        if plane == DataPlane::Envoy && subject.program().is_none() {
+            report.skip(format!("envoy is not installed ({})", subject.install()));
+            continue;
+        }
+        planes.push(plane);
+    }
+    planes
+}
+
+fn turns(
+    case: &Case,
+    log: bool,
+    meshes: &[(DataPlane, Mesh, Vec<Sidecar>)],
+    options: &Options,
+) -> Result<Vec<Row>> {
+    let mut rows: Vec<Row> = meshes
+        .iter()
+        .map(|(plane, ..)| Row {
+            case: case.name(log),
+            subject: plane.name().to_owned(),
+            runs: Vec::new(),
+        })
+        .collect();
+    for _ in 0..options.runs {
+        for (row, (plane, mesh, sidecars)) in rows.iter_mut().zip(meshes) {
+            let figures = once(case, mesh, sidecars, options);
+            row.runs
+                .push(figures.with_context(|| format!("{}, {}", plane.name(), case.name(log)))?);
+        }
+    }
+    Ok(rows)
+}
+
+fn once(case: &Case, mesh: &Mesh, sidecars: &[Sidecar], options: &Options) -> Result<Figures> {
+    let target = format!("{SERVICE}:{}", case.port);
+    let authority = format!("server:{}", case.port);
+    let seconds = options.time.as_secs_f64();
+    let arguments = [
+        "--protocol",
+        case.protocol,
+        "--target",
+        &target,
+        "--authority",
+        &authority,
+        "--path",
+        case.path,
+        "--connections",
+        &case.connections.to_string(),
+        "--streams",
+        &case.streams.to_string(),
+        "--message",
+        "128",
+        "--seconds",
+        &seconds.to_string(),
+        "--warm",
+        &(seconds / 10.0).to_string(),
+    ];
+    measured(mesh, sidecars, &arguments)
+}
+
+/// One run of the generator in the client's pod, set against the CPU time of the sidecars.
+///
+/// # Errors
+/// A request fails.
+pub(crate) fn measured(mesh: &Mesh, sidecars: &[Sidecar], arguments: &[&str]) -> Result<Figures> {
+    let spent = || {
+        sidecars
+            .iter()
+            .map(|sidecar| cpu_us(sidecar.proxy))
+            .sum::<u64>()
+    };
+    let before = spent();
+    let outcome = mesh.load("deploy/client", arguments)?;
+    let cpu = spent().saturating_sub(before);
+    let resident: u64 = sidecars.iter().map(|sidecar| rss_kib(sidecar.proxy)).sum();
+    let each = resident / sidecars.len().max(1) as u64;
+    Ok(figures(&outcome, cpu, each))
+}
+
+/// Client and server with strict mTLS between them.
+///
+/// # Errors
+/// This program cannot be found.
+pub(crate) fn manifests(log: bool) -> Result<String> {
+    let this = std::env::current_exe().context("finding this program")?;
+    let program = this.display();
+    let log = if log { "/dev/stdout" } else { "" };
+    Ok(format!(
+        r#"apiVersion: v1
+kind: ConfigMap
+metadata: {{name: istio, namespace: istio-system}}
+data:
+  mesh: |-
+    accessLogFile: "{log}"
+    defaultConfig: {{concurrency: 1}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: default, labels: {{istio-injection: enabled}}}}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {{name: default, namespace: istio-system}}
+spec: {{mtls: {{mode: STRICT}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: server, namespace: default}}
+spec:
+  clusterIP: {SERVICE}
+  selector: {{app: server}}
+  ports:
+  - {{name: http, port: 8081}}
+  - {{name: grpc, port: 8082}}
+  - {{name: tcp, port: 8083}}
+---
+{server}
+---
+{client}
+"#,
+        server = deployment(
+            "server",
+            &format!(
+                r#"["{program}", "origin", "--http1", "0.0.0.0:8081", "--http2", "0.0.0.0:8082", "--tcp", "0.0.0.0:8083"]"#
+            )
+        ),
+        client = deployment("client", r#"["sleep", "1000000"]"#),
+    ))
+}
+
+fn deployment(name: &str, command: &str) -> String {
+    format!(
+        "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  selector: {{matchLabels: \
+         {{app: {name}}}}}\n  template:\n    metadata: {{labels: {{app: {name}}}}}\n    spec:\n      containers:\n      - name: \
+         {name}\n        image: bench\n        command: {command}\n"
+    )
+}

