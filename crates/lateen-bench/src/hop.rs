@@ -4,6 +4,7 @@
 //! whatever the machine does besides falls on all of them alike.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -15,7 +16,7 @@ use crate::report::{Figures, Report, Row, Spread};
 use crate::rivals::{Hop, Subject, Wire};
 
 /// Where the origin listens.
-const ORIGIN: Ports = Ports {
+pub(crate) const ORIGIN: Ports = Ports {
     http1: 28081,
     http2: 28082,
     tcp: 28083,
@@ -23,10 +24,10 @@ const ORIGIN: Ports = Ports {
 /// The first subject's port; the others follow.
 const FIRST: u16 = 28100;
 
-struct Ports {
-    http1: u16,
-    http2: u16,
-    tcp: u16,
+pub(crate) struct Ports {
+    pub(crate) http1: u16,
+    pub(crate) http2: u16,
+    pub(crate) tcp: u16,
 }
 
 /// What is sent in a case.
@@ -124,25 +125,27 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("hop");
     let subjects = installed(options, &mut report);
     let dir = tempfile::tempdir().context("making a directory")?;
-    let log = dir.path().join("origin.log");
-    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port)).to_string();
-    let mut origin = Command::new(std::env::current_exe().context("finding this program")?);
-    origin.args([
-        "origin",
-        "--http1",
-        &at(ORIGIN.http1),
-        "--http2",
-        &at(ORIGIN.http2),
-        "--tcp",
-        &at(ORIGIN.tcp),
-    ]);
-    let mut origin = Process::start(&mut origin, Core::Load, &log)?;
-    origin.wait_for_port(([127, 0, 0, 1], ORIGIN.http1).into(), &log)?;
+    let _origin = origin(dir.path())?;
     for case in CASES.iter().filter(|case| options.wants_case(case.name)) {
         eprintln!("hop: {} …", case.name);
         report.extend(measure(case, &subjects, options, dir.path())?);
     }
     report.finish(&options.out)
+}
+
+/// Starts the origin server.
+///
+/// # Errors
+/// Its ports are taken.
+pub(crate) fn origin(dir: &Path) -> Result<Process> {
+    let log = dir.join("origin.log");
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port)).to_string();
+    let mut command = Command::new(std::env::current_exe().context("finding this program")?);
+    command.args(["origin", "--http1", &at(ORIGIN.http1)]);
+    command.args(["--http2", &at(ORIGIN.http2), "--tcp", &at(ORIGIN.tcp)]);
+    let mut origin = Process::start(&mut command, Core::Load, &log)?;
+    origin.wait_for_port(([127, 0, 0, 1], ORIGIN.http1).into(), &log)?;
+    Ok(origin)
 }
 
 fn installed(options: &Options, report: &mut Report) -> Vec<(Subject, std::path::PathBuf)> {
@@ -175,7 +178,7 @@ fn measure(
     case: &Case,
     subjects: &[(Subject, std::path::PathBuf)],
     options: &Options,
-    dir: &std::path::Path,
+    dir: &Path,
 ) -> Result<Vec<Row>> {
     let origin = match case.wire {
         Wire::Http1 => ORIGIN.http1,
@@ -194,14 +197,13 @@ fn measure(
             listen: address,
             origin: ([127, 0, 0, 1], origin).into(),
         };
-        if let Some(process) = subject.start(program, &hop, dir)? {
-            running.push(Running {
-                subject: *subject,
-                process,
-                address,
-                runs: Vec::new(),
-            });
-        }
+        let process = subject.start(program, &hop, dir)?;
+        running.push(Running {
+            subject: *subject,
+            process,
+            address,
+            runs: Vec::new(),
+        });
     }
     turns(case, &mut running, None, options, dir)?;
     let mut rows = rows(case.name, &mut running);
@@ -228,7 +230,7 @@ fn turns(
     running: &mut [Running],
     rate: Option<f64>,
     options: &Options,
-    dir: &std::path::Path,
+    dir: &Path,
 ) -> Result<()> {
     for _ in 0..options.runs {
         for subject in running.iter_mut() {

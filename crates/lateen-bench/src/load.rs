@@ -80,6 +80,8 @@ pub(crate) struct Run {
     pub(crate) plan: Plan,
     pace: Option<Pace>,
     stop: Cell<bool>,
+    /// Requests that may still be begun.
+    left: Cell<u64>,
     requests: Cell<u64>,
     warm_requests: Cell<u64>,
     bytes: Cell<u64>,
@@ -90,11 +92,17 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Whether there is anything left to send.
+    pub(crate) fn goes_on(&self) -> bool {
+        !self.stop.get() && self.left.get() > 0
+    }
+
     /// Waits until the next request is due; `None` when the run is over.
     pub(crate) async fn due(&self) -> Option<Instant> {
-        if self.stop.get() {
+        if !self.goes_on() {
             return None;
         }
+        self.left.set(self.left.get() - 1);
         match &self.pace {
             None => Some(Instant::now()),
             Some(pace) => pace.next().await.filter(|_| !self.stop.get()),
@@ -182,24 +190,26 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let work = drive(plan, protocol, rate, warm, time);
+    let count: u64 = number(arguments, "count", 0)?;
+    let work = async {
+        let run = start(plan, &protocol, rate, count)?;
+        if count > 0 {
+            return counted(&run, count, time).await;
+        }
+        timed(&run, warm, time).await
+    };
     let outcome = LocalSet::new().block_on(&runtime, work)?;
     println!("{}", serde_json::to_string(&outcome).context("encoding")?);
     Ok(())
 }
 
-async fn drive(
-    plan: Plan,
-    protocol: String,
-    rate: f64,
-    warm: Duration,
-    time: Duration,
-) -> Result<Outcome> {
+fn start(plan: Plan, protocol: &str, rate: f64, count: u64) -> Result<Rc<Run>> {
     let pace = (rate > 0.0).then(|| Pace::new(rate)).transpose()?;
     let run = Rc::new(Run {
         plan,
         pace,
         stop: Cell::new(false),
+        left: Cell::new(if count == 0 { u64::MAX } else { count }),
         requests: Cell::new(0),
         warm_requests: Cell::new(0),
         bytes: Cell::new(0),
@@ -209,7 +219,7 @@ async fn drive(
     });
     for _ in 0..run.plan.connections {
         let run = Rc::clone(&run);
-        match protocol.as_str() {
+        match protocol {
             "http1" => tokio::task::spawn_local(h1::connection(run)),
             "http2" => tokio::task::spawn_local(h2::connection(run, false)),
             "grpc" => tokio::task::spawn_local(h2::connection(run, true)),
@@ -221,6 +231,11 @@ async fn drive(
     if run.pace.is_some() {
         tokio::task::spawn_local(clock::tick(Rc::clone(&run)));
     }
+    Ok(run)
+}
+
+/// Counts what is answered in a time, after a warm-up.
+async fn timed(run: &Run, warm: Duration, time: Duration) -> Result<Outcome> {
     tokio::time::sleep(warm).await;
     run.reset();
     let started = Instant::now();
@@ -228,4 +243,20 @@ async fn drive(
     let outcome = run.outcome(started.elapsed().as_secs_f64());
     run.stop.set(true);
     Ok(outcome)
+}
+
+/// Sends so many requests and no more.
+async fn counted(run: &Run, count: u64, longest: Duration) -> Result<Outcome> {
+    let started = Instant::now();
+    while run.requests.get() < count && run.errors.get() == 0 {
+        if started.elapsed() > longest {
+            bail!(
+                "{} of {count} requests were answered in time",
+                run.requests.get()
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    run.stop.set(true);
+    Ok(run.outcome(started.elapsed().as_secs_f64()))
 }

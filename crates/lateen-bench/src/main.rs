@@ -7,6 +7,7 @@
 //! What is here measures; it asserts nothing. The budgets that a change may not exceed are tests of the crates concerned.
 
 mod hop;
+mod instructions;
 mod load;
 mod machine;
 mod mesh;
@@ -26,9 +27,15 @@ use self::options::Options;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What runs an experiment.
+type Experiment = fn(&Options) -> Result<()>;
+
 /// The experiments, in the order `make bench` runs them.
-const EXPERIMENTS: &[(&str, fn(&Options) -> Result<()>)] =
-    &[("hop", hop::run), ("mesh", mesh::run)];
+const EXPERIMENTS: &[(&str, Experiment)] = &[
+    ("hop", hop::run),
+    ("mesh", mesh::run),
+    ("instructions", instructions::run),
+];
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);

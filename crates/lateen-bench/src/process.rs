@@ -14,7 +14,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use crate::machine::cores;
 
 /// How long a process has to open its port.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 
 /// Which core a process runs on. With one core there is nothing to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

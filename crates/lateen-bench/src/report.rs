@@ -180,6 +180,7 @@ impl Report {
 /// Figures of a table, in order; the first that a row has carries spread and ratio.
 const HEADINGS: &[&str] = &[
     "cpu_us_per_request",
+    "instructions_per_request",
     "cpu_us_per_mib",
     "cpu_ms",
     "converged_ms_p99",

@@ -85,17 +85,24 @@ impl Subject {
         }
     }
 
-    /// Starts it on a hop; `None` if it cannot make such a hop.
+    /// Starts it on a hop.
     ///
     /// # Errors
     /// It does not start.
-    pub(crate) fn start(self, program: &Path, hop: &Hop, dir: &Path) -> Result<Option<Process>> {
+    pub(crate) fn start(self, program: &Path, hop: &Hop, dir: &Path) -> Result<Process> {
+        self.start_as(Command::new(program), hop, dir)
+    }
+
+    /// Starts it by a command of one's own, which its arguments are added to.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) fn start_as(self, mut command: Command, hop: &Hop, dir: &Path) -> Result<Process> {
         let file = |name: &str, text: String| -> Result<PathBuf> {
             let path = dir.join(format!("{}-{name}", self.name()));
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
             Ok(path)
         };
-        let mut command = Command::new(program);
         match self {
             Self::Lateen => {
                 let path = file("resources.json", config::resources(hop).to_string())?;
@@ -127,7 +134,7 @@ impl Subject {
         process.wait_for_port(hop.listen, &log)?;
         // Threads that were started since.
         crate::process::pin(process.pid(), Core::Subject)?;
-        Ok(Some(process))
+        Ok(process)
     }
 
     /// Whether it can make such a hop: nginx needs its stream module for TCP and speaks HTTP/1 to upstreams, but for gRPC.

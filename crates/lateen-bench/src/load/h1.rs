@@ -10,7 +10,7 @@ use super::{Plan, Run};
 
 /// One connection: requests until the run ends, a new connection after a failure.
 pub(crate) async fn connection(run: Rc<Run>) {
-    while !run.stop.get() {
+    while run.goes_on() {
         if let Err(error) = requests(&run).await {
             run.failed(&error);
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

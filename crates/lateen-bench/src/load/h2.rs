@@ -11,7 +11,7 @@ use super::{Run, h1};
 
 /// One connection with its streams, until the run ends.
 pub(crate) async fn connection(run: Rc<Run>, grpc: bool) {
-    while !run.stop.get() {
+    while run.goes_on() {
         if let Err(error) = streams(&run, grpc).await {
             run.failed(&error);
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -13,7 +13,7 @@ use super::{Run, h1};
 
 /// One connection, until the run ends.
 pub(crate) async fn connection(run: Rc<Run>, websocket: bool) {
-    while !run.stop.get() {
+    while run.goes_on() {
         if let Err(error) = messages(&run, websocket).await {
             run.failed(&error);
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;

@@ -16,6 +16,9 @@ const START: Duration = Duration::from_secs(180);
 /// How long it has to end.
 const STOP: Duration = Duration::from_secs(20);
 
+/// Where the workloads are.
+const NAMESPACE: &str = "default";
+
 /// Which proxy runs beside the workloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DataPlane {
@@ -121,17 +124,6 @@ impl Mesh {
         }
     }
 
-    /// Adds or replaces a file of the configuration, as an editor would.
-    ///
-    /// # Errors
-    /// It cannot be written.
-    pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
-        let dir = self.home.path().join("config");
-        let temporary = dir.join(format!(".{name}.new"));
-        fs::write(&temporary, text).with_context(|| format!("writing {name}"))?;
-        fs::rename(&temporary, dir.join(name)).with_context(|| format!("writing {name}"))
-    }
-
     /// Runs the load generator in a workload's network.
     ///
     /// # Errors
@@ -174,6 +166,9 @@ impl Mesh {
         let all = process::command_lines();
         let mut found = Vec::new();
         for pod in pods.as_array().into_iter().flatten() {
+            if pod["namespace"] != NAMESPACE {
+                continue; // the gateways that every mesh has
+            }
             let name = pod["pod"].as_str().unwrap_or_default();
             let Some(root) = pod["pid"].as_u64().and_then(|p| u32::try_from(p).ok()) else {
                 continue;
