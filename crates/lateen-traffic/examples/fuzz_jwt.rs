@@ -5,6 +5,7 @@
 //! rule is written to the directory `FOUND` (else `fuzz-found`).
 
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -48,7 +49,7 @@ fn run(time: Duration, seed: u64, found: &Path) -> ExitCode {
     while started.elapsed() < time {
         let input = mutate(&target.corpus, &mut random);
         let before = Instant::now();
-        match std::panic::catch_unwind(|| target.check(&input)) {
+        match std::panic::catch_unwind(AssertUnwindSafe(|| target.check(&input))) {
             Ok(Ok(None)) => accepted += 1,
             Ok(Ok(Some(status))) => {
                 statuses.insert(status);
