@@ -92,7 +92,7 @@ impl TestFile {
         for (index, case) in self.test.tests.iter().enumerate() {
             match self.run_case(mesh, index, case, options) {
                 Ok(result) => results.push(result),
-                Err(diagnostic) => wrong.push(diagnostic),
+                Err(diagnostic) => wrong.push(*diagnostic),
             }
         }
         if wrong.is_empty() {
@@ -108,13 +108,14 @@ impl TestFile {
         index: usize,
         case: &MeshCase,
         options: Options,
-    ) -> Result<CaseResult, Diagnostic> {
-        let asked = asked(case).map_err(|error| self.wrong(index, "request", &chain(&*error)))?;
+    ) -> Result<CaseResult, Box<Diagnostic>> {
+        let asked =
+            asked(case).map_err(|error| Box::new(self.wrong(index, "request", &chain(&*error))))?;
         let client = self
             .client(mesh, case)
-            .map_err(|(field, error)| self.wrong(index, field, &error))?;
+            .map_err(|(field, error)| Box::new(self.wrong(index, field, &error)))?;
         let explanation = explain(mesh, &client, &asked, options)
-            .map_err(|error| self.wrong(index, "from", &error.to_string()))?;
+            .map_err(|error| Box::new(self.wrong(index, "from", &error.to_string())))?;
         let namespace = self.namespace();
         let checks = expect::Checks {
             mesh,

@@ -205,7 +205,7 @@ fn from_sidecar(
                 local.port()
             ),
         ));
-        walker.to_address(trail, local, arrival.remote, arrival.payload);
+        walker.reach_address(trail, local, arrival.remote, arrival.payload);
     } else {
         walker.arrive(trail, arrival);
     }
@@ -250,7 +250,7 @@ fn from_plain(walker: &mut Walker<'_>, mesh: &Mesh, pod: &Pod, asked: &Asked) {
         format!("{} is {ip}", asked.url.host),
     ));
     let local = SocketAddr::new(ip, asked.url.port);
-    walker.to_address(trail, local, remote, payload(asked));
+    walker.reach_address(trail, local, remote, payload(asked));
 }
 
 fn cluster_dns(mesh: &Mesh, pod: &Pod, host: &str) -> Option<IpAddr> {

@@ -14,7 +14,7 @@ use super::{Outcome, Step, Trail, Walker};
 use crate::report::{End, FaultFacts, Stage, percent, seconds};
 
 /// A step that ends a request, and how.
-type Stopped = (Step, Outcome);
+pub(super) type Stopped = Box<(Step, Outcome)>;
 
 impl Walker<'_> {
     /// Runs the filters.
@@ -48,7 +48,7 @@ impl Walker<'_> {
                         let outcome = Outcome::new(End::Denied, judged.step.what.clone())
                             .status(403)
                             .decided_at(judged.step.place.clone());
-                        return Err((judged.step, outcome));
+                        return Err(Box::new((judged.step, outcome)));
                     }
                     trail.push(judged.step);
                 }
@@ -77,7 +77,10 @@ impl Walker<'_> {
                 {
                     let what = "a health check: the proxy itself answers 200";
                     let step = Step::new(request.connection.at(), Stage::Filter, what);
-                    return Err((step, Outcome::new(End::Answered, what).status(200)));
+                    return Err(Box::new((
+                        step,
+                        Outcome::new(End::Answered, what).status(200),
+                    )));
                 }
                 HttpFilterKind::LocalRateLimit(limit) if limit.bucket.is_some() => {
                     let what = format!(
@@ -159,7 +162,7 @@ impl Walker<'_> {
                 .status(code)
                 .flags("FI")
                 .decided_at(step.place.clone());
-            return Err((step, outcome));
+            return Err(Box::new((step, outcome)));
         }
         trail.push(step);
         Ok(())
@@ -192,7 +195,10 @@ impl Walker<'_> {
                     "CORS: a preflight, answered 200"
                 };
                 let step = Step::new(at, Stage::Filter, what);
-                Err((step, Outcome::new(End::Answered, what).status(200)))
+                Err(Box::new((
+                    step,
+                    Outcome::new(End::Answered, what).status(200),
+                )))
             }
         }
     }
@@ -201,10 +207,11 @@ impl Walker<'_> {
 /// The fault with every share at all requests.
 fn certain(fault: &Fault) -> Fault {
     let mut fault = fault.clone();
-    if let Some(delay) = &mut fault.delay {
-        if delay.percentage.numerator > 0 && delay.duration != DelayDuration::Header {
-            delay.percentage = Fraction::ALL;
-        }
+    if let Some(delay) = &mut fault.delay
+        && delay.percentage.numerator > 0
+        && delay.duration != DelayDuration::Header
+    {
+        delay.percentage = Fraction::ALL;
     }
     if let Some(abort) = &mut fault.abort
         && abort.percentage.numerator > 0

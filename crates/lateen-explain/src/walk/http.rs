@@ -52,7 +52,7 @@ impl Walker<'_> {
                 Stage::Normalization,
                 outcome.summary.clone(),
             );
-            return self.stop(trail, step, outcome);
+            return self.stop(trail, step, *outcome);
         }
         trail.facts.path = Some(head.path.clone());
         trail.facts.host = Some(head.authority.clone());
@@ -284,7 +284,8 @@ impl Walker<'_> {
                 touch(&mut trail, place.as_ref());
             }
         }
-        if let Err((step, outcome)) = self.filters(&mut trail, request, decision) {
+        if let Err(stopped) = self.filters(&mut trail, request, decision) {
+            let (step, outcome) = *stopped;
             return self.stop(trail, step, outcome);
         }
         let at = request.connection.at();
@@ -433,7 +434,7 @@ fn canonicalise(
     connection: &Connection,
     manager: &HttpConnectionManager,
     head: &mut Head,
-) -> Result<(), Outcome> {
+) -> Result<(), Box<Outcome>> {
     let at = connection.at();
     match manager.path.normalize(&head.path) {
         Normalized::Unchanged => {}
@@ -445,11 +446,11 @@ fn canonicalise(
         Normalized::Redirect(path) => {
             let what = format!("the path is not canonical: 307 to {path}");
             trail.facts.location = Some(path);
-            return Err(Outcome::new(End::Answered, what).status(307));
+            return Err(Box::new(Outcome::new(End::Answered, what).status(307)));
         }
         Normalized::Rejected => {
             let what = "the path cannot be brought into one form: 400";
-            return Err(Outcome::new(End::Denied, what).status(400));
+            return Err(Box::new(Outcome::new(End::Denied, what).status(400)));
         }
     }
     let port = connection.arrival.local.port();

@@ -6,6 +6,7 @@ use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::jwt::{METADATA_NAMESPACE, TokenCheck};
 use lateen_traffic::value::Metadata;
 
+use super::filters::Stopped;
 use super::{Head, Outcome, Step, Walker};
 use crate::report::{End, Note, NoteKind, Stage};
 
@@ -55,7 +56,7 @@ impl Walker<'_> {
         config: &lateen_traffic::jwt::JwtAuthn,
         view: &RequestView<'_>,
         told: Option<&FilterOverride>,
-    ) -> Result<Step, (Step, Outcome)> {
+    ) -> Result<Step, Stopped> {
         let route = match told {
             Some(FilterOverride::Jwt(route)) => Some(route),
             _ => None,
@@ -78,10 +79,10 @@ impl Walker<'_> {
                     .iter()
                     .find(|check| check.result.is_err() && !check.why.is_empty())
                     .map_or(what, |check| format!("{}: {}", refusal.body, check.why));
-                Err((
+                Err(Box::new((
                     step,
                     Outcome::new(End::Denied, reason).status(refusal.status),
-                ))
+                )))
             }
         }
     }

@@ -16,13 +16,13 @@ impl Walker<'_> {
     pub(super) fn tcp(&mut self, mut trail: Trail, connection: Connection, proxy: &TcpProxy) {
         let TcpTarget::Weighted { clusters, total } = &proxy.target else {
             let name = proxy.pick_cluster(0).to_string();
-            return self.to_cluster(trail, connection, &name);
+            return self.reach_cluster(trail, connection, &name);
         };
         if self.options.seed.is_some() {
             let name = proxy.pick_cluster(self.random(1)).to_string();
             let what = format!("{} is drawn", short(&name));
             trail.push(Step::new(connection.at(), Stage::Weights, what));
-            return self.to_cluster(trail, connection, &name);
+            return self.reach_cluster(trail, connection, &name);
         }
         let choices = clusters.iter().map(|entry| {
             let share = percent(share(u64::from(entry.weight), *total));
@@ -43,11 +43,11 @@ impl Walker<'_> {
                 sans: connection.sans.clone(),
                 ..connection
             };
-            self.to_cluster(branch, connection, &name);
+            self.reach_cluster(branch, connection, &name);
         }
     }
 
-    fn to_cluster(&mut self, trail: Trail, mut connection: Connection, name: &str) {
+    fn reach_cluster(&mut self, trail: Trail, mut connection: Connection, name: &str) {
         let proxy = Arc::clone(&connection.arrival.proxy);
         let Some(cluster) = proxy.program.cluster(name) else {
             let what = format!(

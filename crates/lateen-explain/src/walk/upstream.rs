@@ -91,7 +91,7 @@ impl Walker<'_> {
                 locality: Metadata::default(),
                 hostname: "".into(),
             };
-            return self.to_host(trail, connection, onward, &host);
+            return self.reach_host(trail, connection, onward, &host);
         }
         let program = &connection.arrival.proxy.program;
         let endpoints = program.endpoints_of(&cluster).cloned();
@@ -172,7 +172,7 @@ impl Walker<'_> {
             let how = if fixed { "picked" } else { "" };
             let step = self.host_step(connection, endpoints, picked.host, &shares, how);
             trail.push(step.with_notes(notes));
-            return self.to_endpoint(trail, connection, onward, endpoints, picked.host);
+            return self.reach_endpoint(trail, connection, onward, endpoints, picked.host);
         }
         for (name, (host, share)) in groups {
             let mut branch = trail.branch(share);
@@ -186,7 +186,7 @@ impl Walker<'_> {
                 payload: onward.payload.clone(),
                 ..onward
             };
-            self.to_endpoint(branch, connection, onward, endpoints, host);
+            self.reach_endpoint(branch, connection, onward, endpoints, host);
         }
     }
 
@@ -230,7 +230,7 @@ impl Walker<'_> {
         self.mesh?.snapshot().pod_by_ip(ip)
     }
 
-    fn to_endpoint(
+    fn reach_endpoint(
         &mut self,
         trail: Trail,
         connection: &Connection,
@@ -246,11 +246,17 @@ impl Walker<'_> {
             locality: locality.unwrap_or_default(),
             hostname: endpoint.hostname.clone(),
         };
-        self.to_host(trail, connection, onward, &host);
+        self.reach_host(trail, connection, onward, &host);
     }
 
     /// Wraps what is sent as the transport socket says, and goes to the host.
-    fn to_host(&mut self, mut trail: Trail, connection: &Connection, onward: Onward, host: &Host) {
+    fn reach_host(
+        &mut self,
+        mut trail: Trail,
+        connection: &Connection,
+        onward: Onward,
+        host: &Host,
+    ) {
         let cluster = &onward.cluster;
         let (transport, matched) = cluster.transport_for(&host.metadata, &host.locality);
         let (what, mode, payload) = match transport.tls() {
@@ -297,7 +303,9 @@ impl Walker<'_> {
             SocketAddr::new(ip, connection.arrival.remote.port())
         });
         match &host.address {
-            EndpointAddress::Socket(address) => self.to_address(trail, *address, remote, payload),
+            EndpointAddress::Socket(address) => {
+                self.reach_address(trail, *address, remote, payload)
+            }
             EndpointAddress::Dns { host, port } => {
                 let outcome = Outcome::new(
                     End::LeavesMesh,
@@ -315,7 +323,7 @@ impl Walker<'_> {
     }
 
     /// A connection to an address: of a pod, of a service, or of neither.
-    pub(super) fn to_address(
+    pub(super) fn reach_address(
         &mut self,
         trail: Trail,
         address: SocketAddr,
@@ -323,7 +331,7 @@ impl Walker<'_> {
         payload: Payload,
     ) {
         if let Some(pod) = self.pod_at(address.ip()).cloned() {
-            return self.to_pod(trail, &pod, address, remote, payload);
+            return self.reach_pod(trail, &pod, address, remote, payload);
         }
         let behind = self.behind_service(address);
         if behind.is_empty() {
@@ -351,7 +359,7 @@ impl Walker<'_> {
             if several {
                 branch.to.push(name);
             }
-            self.to_pod(branch, &pod, target, remote, payload.clone());
+            self.reach_pod(branch, &pod, target, remote, payload.clone());
         }
     }
 
@@ -394,7 +402,7 @@ impl Walker<'_> {
             .collect()
     }
 
-    fn to_pod(
+    fn reach_pod(
         &mut self,
         mut trail: Trail,
         pod: &Pod,
@@ -415,7 +423,7 @@ impl Walker<'_> {
         );
         let proxy = mesh.proxy(pod).filter(|_| !passed_by);
         let Some(proxy) = proxy else {
-            return self.to_plain(trail, pod, &workload, address, &payload);
+            return self.reach_plain(trail, pod, &workload, address, &payload);
         };
         let accepting = match pod.role {
             PodRole::Gateway => listening(&proxy, address.port()),
@@ -443,7 +451,7 @@ impl Walker<'_> {
     }
 
     /// A workload without a sidecar in the way.
-    fn to_plain(
+    fn reach_plain(
         &mut self,
         mut trail: Trail,
         pod: &Pod,
