@@ -1,8 +1,10 @@
 //! SDS on a Unix socket: the workload's certificate and roots for a data plane that takes them from us.
 //!
-//! Secrets are `default` (certificate and key) and `ROOTCA` (roots), as Istio's agent names them. State-of-the-world and delta are
-//! served; a rotation is pushed to every stream. Another name is never answered, as xDS demands of a resource that may yet come.
+//! Secrets are `default` (certificate and key) and `ROOTCA` (roots), and certificates in files by the names Istio gives them
+//! (`file-cert:CERT~KEY`, `file-root:PATH`, `file-root:system`). State-of-the-world and delta are served; a rotation is pushed to every
+//! stream, and so is a changed file. Another name is never answered, as xDS demands of a resource that may yet come.
 
+mod source;
 mod state;
 
 use std::pin::Pin;
@@ -16,11 +18,13 @@ use lateen_envoy::pb::envoy::service::secret::v3::secret_discovery_service_serve
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
 use lateen_identity::WorkloadIdentity;
+use lateen_identity::file_secret::POLL;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use source::Source;
 use state::{DeltaState, SotwState};
 
 /// The name of the workload's certificate.
@@ -61,8 +65,8 @@ trait Variant: Default + Send + 'static {
     /// Takes a request; `true` if it may need an answer.
     fn on_request(&mut self, request: Self::Request) -> bool;
 
-    /// What is to be sent given the identity.
-    fn respond(&mut self, identity: &WorkloadIdentity) -> Option<Self::Response>;
+    /// What is to be sent given what there is.
+    fn respond(&mut self, source: &mut Source) -> Option<Self::Response>;
 }
 
 /// Serves one stream until either side ends it. The task is owned by the stream it feeds: it ends when that is dropped.
@@ -72,20 +76,23 @@ async fn serve<V: Variant>(
     responses: mpsc::Sender<Result<V::Response, Status>>,
 ) {
     let mut state = V::default();
+    let mut source = Source::default();
+    let mut look = tokio::time::interval(POLL);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     identity.mark_changed();
     loop {
-        // Both branches are cancel-safe.
+        // All branches are cancel-safe.
         tokio::select! {
             request = requests.next() => match request {
                 Some(Ok(request)) => if !state.on_request(request) { continue },
                 Some(Err(_)) | None => return,
             },
             changed = identity.changed() => if changed.is_err() { return },
+            _ = look.tick(), if source.has_files() => if !source.files_changed() { continue },
             () = responses.closed() => return,
         }
-        let current = identity.borrow_and_update().clone();
-        let response = current.and_then(|identity| state.respond(&identity));
-        if let Some(response) = response
+        source.identity.clone_from(&identity.borrow_and_update());
+        if let Some(response) = state.respond(&mut source)
             && responses.send(Ok(response)).await.is_err()
         {
             return;

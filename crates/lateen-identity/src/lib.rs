@@ -11,6 +11,7 @@
 //! - [`grpc`]: `IstioCertificateService`, server and client, and TLS below gRPC.
 //! - [`rotation`]: the task that keeps a workload's certificate fresh.
 //! - [`expiry`]: what expires when.
+//! - [`file_secret`]: certificates in files, by the names SDS has for them.
 
 mod files;
 
@@ -18,6 +19,7 @@ pub mod bundle;
 pub mod ca;
 pub mod csr;
 pub mod expiry;
+pub mod file_secret;
 pub mod grpc;
 pub mod rotation;
 pub mod spiffe;

@@ -24,6 +24,7 @@ pub use client::{ClientSettings, ClientVerification, HostnameCheck, client_confi
 pub use identity::{CertifiedKeyPair, IdentityError, WorkloadIdentity};
 pub use names::{NameKind, NameMatch, NameMatcher, NamePredicate};
 pub use peer::{PeerIdentity, peer_identity};
+pub(crate) use roots::CANDIDATES as SYSTEM_LISTS;
 pub use roots::{RootsError, system_roots};
 pub use server::{ClientAuth, ServerSettings, server_config};
 

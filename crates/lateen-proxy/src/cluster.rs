@@ -31,7 +31,7 @@ use crate::level::Level;
 use crate::net::HostAddress;
 use crate::net::socket::{ConnectOptions, Keepalive};
 use crate::shared::{Live, Shared};
-use crate::tls::{ClientTls, ContextError, TlsContexts};
+use crate::tls::{ClientTls, ContextError, NameRule, TlsContexts};
 
 /// Hosts of an ORIGINAL_DST cluster without a request for so long are forgotten, as Envoy's `cleanup_interval` does.
 const ORIGINAL_DST_IDLE: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ struct TlsInUse {
 struct TlsUse {
     context: usize,
     alpn: Option<usize>,
-    server_name: Option<Arc<str>>,
+    rule: NameRule,
     client: ClientTls,
 }
 
@@ -134,7 +134,7 @@ impl ClusterState {
         }
     }
 
-    /// The TLS configuration of a transport socket, with the ALPN protocols and for the server name of a request.
+    /// The TLS configuration of a transport socket, with the ALPN protocols of a request and for servers of a name.
     ///
     /// # Errors
     /// A secret is missing or unusable.
@@ -143,7 +143,7 @@ impl ClusterState {
         contexts: &TlsContexts,
         context: &Arc<UpstreamTls>,
         alpn: Option<&[Arc<str>]>,
-        server_name: Option<&Arc<str>>,
+        rule: &NameRule,
         now: &Live,
     ) -> Result<ClientTls, ContextError> {
         let mut tls = self.tls.borrow_mut();
@@ -160,19 +160,21 @@ impl ClusterState {
         let found = tls
             .entries
             .iter()
-            .find(|e| (e.context, e.alpn) == key && e.server_name.as_ref() == server_name);
+            .find(|e| (e.context, e.alpn) == key && e.rule == *rule);
         if let Some(found) = found {
             return Ok(found.client.clone());
         }
-        let client = contexts.client(context, alpn, server_name, &now.secrets)?;
-        let server_name = server_name.cloned();
+        let client = contexts.client(context, alpn, rule, &now.secrets)?;
+        if client.from_files {
+            return Ok(client); // nobody tells when a file changes: it is looked at for each
+        }
         if tls.entries.len() >= TLS_REMEMBERED {
             tls.entries.clear();
         }
         tls.entries.push(TlsUse {
             context: key.0,
             alpn: key.1,
-            server_name,
+            rule: rule.clone(),
             client: client.clone(),
         });
         Ok(client)

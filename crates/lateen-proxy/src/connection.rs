@@ -337,6 +337,9 @@ async fn accept_tls(
     let stream = accepted
         .map_err(|_| Refused::HandshakeTimeout)?
         .map_err(Refused::Handshake)?;
+    server
+        .check_resumed(stream.get_ref().1)
+        .map_err(|error| Refused::Handshake(std::io::Error::other(error)))?;
     handle.stats.ssl_handshake.inc();
     Ok(Stream::Tls(Box::new(stream.into())))
 }

@@ -6,6 +6,7 @@
 mod apply;
 mod dns;
 mod resident;
+mod files;
 mod source;
 
 use std::net::SocketAddr;

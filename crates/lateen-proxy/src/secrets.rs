@@ -5,16 +5,18 @@
 //! so a rotation never touches a connection that is open.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lateen_identity::WorkloadIdentity;
+use lateen_identity::file_secret::{self, FileContent, FileSecret, FileSecretError};
 use lateen_traffic::secret::SecretKind;
 use lateen_traffic::tls::{DataSource, TlsCertificate, Validation};
 use rustls::RootCertStore;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 
 /// SDS name of the workload's own certificate.
 pub(crate) const WORKLOAD_CERTIFICATE: &str = "default";
@@ -41,10 +43,19 @@ pub(crate) enum SecretError {
     /// A root is not a certificate.
     #[error("unusable trusted root")]
     Root(#[source] rustls::Error),
+    /// A revocation list is none.
+    #[error("unusable revocation list")]
+    RevocationList(#[source] webpki::Error),
+    /// Certificates in files cannot be used.
+    #[error("unusable files")]
+    Files(#[source] FileSecretError),
     /// A file or variable cannot be read.
     #[error("cannot read {0}")]
     Unreadable(String, #[source] std::io::Error),
 }
+
+/// Parsed roots, shared.
+pub(crate) type Roots = Arc<RootCertStore>;
 
 /// A parsed secret.
 #[derive(Debug)]
@@ -54,7 +65,7 @@ pub(crate) enum Material {
     /// Roots and conditions.
     Validation {
         /// The roots, parsed.
-        roots: Arc<RootCertStore>,
+        roots: Roots,
         /// As it was configured.
         settings: Arc<Validation>,
     },
@@ -113,10 +124,13 @@ pub(crate) fn material(kind: &SecretKind) -> Result<Option<Material>, SecretErro
         SecretKind::TlsCertificate(certificate) => Some(Material::Certificate(Arc::new(
             inline_certificate(certificate)?,
         ))),
-        SecretKind::Validation(validation) => Some(Material::Validation {
-            roots: Arc::new(validation_roots(validation)?),
-            settings: Arc::clone(validation),
-        }),
+        SecretKind::Validation(validation) => {
+            revocation_lists(validation)?; // refused now rather than with the first connection
+            Some(Material::Validation {
+                roots: validation_roots(validation)?,
+                settings: Arc::clone(validation),
+            })
+        }
         SecretKind::SessionTicketKeys(_) | SecretKind::Generic(_) => None,
     })
 }
@@ -131,20 +145,72 @@ pub(crate) fn inline_certificate(
     certified_key(&read(&certificate.chain)?, &read(&certificate.key)?)
 }
 
+/// The revocation lists of a validation context.
+///
+/// # Errors
+/// They cannot be read or parsed, or there is none where one was named.
+pub(crate) fn revocation_lists(
+    validation: &Validation,
+) -> Result<Vec<webpki::CertRevocationList<'static>>, SecretError> {
+    let Some(source) = &validation.crl else {
+        return Ok(Vec::new());
+    };
+    let pem = read(source)?;
+    let lists = CertificateRevocationListDer::pem_slice_iter(&pem).map(|list| {
+        let list = list.map_err(|source| SecretError::Pem {
+            what: "revocation lists",
+            source,
+        })?;
+        crate::tls::revocation_list(&list).map_err(SecretError::RevocationList)
+    });
+    let lists: Vec<_> = lists.collect::<Result<_, _>>()?;
+    if lists.is_empty() {
+        return Err(SecretError::Missing("revocation list"));
+    }
+    Ok(lists)
+}
+
 /// The roots a validation context trusts, of all its trust domains together.
 ///
 /// # Errors
 /// They cannot be read or parsed.
-pub(crate) fn validation_roots(validation: &Validation) -> Result<RootCertStore, SecretError> {
+pub(crate) fn validation_roots(validation: &Validation) -> Result<Roots, SecretError> {
     let mut store = RootCertStore::empty();
     let domains = validation.trust_domains.iter().map(|domain| &domain.bundle);
     for source in validation.trusted_ca.iter().chain(domains) {
         store.extend(roots(&read(source)?)?.roots);
     }
     if validation.system_roots {
-        store.extend(system_roots());
+        store.extend(system_roots()?.roots);
     }
-    Ok(store)
+    Ok(Arc::new(store))
+}
+
+/// A secret that lies in files.
+///
+/// # Errors
+/// The files cannot be read or used.
+pub(crate) fn from_files(files: &FileSecret) -> Result<Material, SecretError> {
+    let content = files.read().map_err(SecretError::Files)?;
+    match content {
+        FileContent::Certificate { chain, key } => certified_key(&chain, &key)
+            .map(Arc::new)
+            .map(Material::Certificate),
+        FileContent::Roots { pem } => {
+            let store = match files {
+                FileSecret::SystemRoots => parsable_roots(&pem)?,
+                _ => roots(&pem)?,
+            };
+            let settings = Validation {
+                trusted_ca: Some(DataSource::Inline(Bytes::from(pem))),
+                ..Validation::default()
+            };
+            Ok(Material::Validation {
+                roots: Arc::new(store),
+                settings: Arc::new(settings),
+            })
+        }
+    }
 }
 
 /// Reads a data source.
@@ -201,21 +267,39 @@ fn roots(pem: &[u8]) -> Result<RootCertStore, SecretError> {
     Ok(store)
 }
 
-/// Where distributions keep their bundle of public roots; the first that exists is taken, as Go's `crypto/x509` does.
-const SYSTEM_BUNDLES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
+fn system_roots() -> Result<RootCertStore, SecretError> {
+    match FileSecret::SystemRoots.read() {
+        Ok(FileContent::Roots { pem }) => parsable_roots(&pem),
+        Ok(FileContent::Certificate { .. }) => Err(SecretError::Missing("trusted root")),
+        Err(error) => Err(SecretError::Files(error)),
+    }
+}
 
-fn system_roots() -> Vec<rustls_pki_types::TrustAnchor<'static>> {
-    let bundle = SYSTEM_BUNDLES
-        .iter()
-        .find_map(|path| std::fs::read(path).ok())
-        .unwrap_or_default();
-    // A bundle with one odd root still has all the others.
+/// A bundle with one odd root still has all the others.
+fn parsable_roots(pem: &[u8]) -> Result<RootCertStore, SecretError> {
     let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(certificates(&bundle).unwrap_or_default());
-    store.roots
+    store.add_parsable_certificates(certificates(pem)?);
+    if store.is_empty() {
+        return Err(SecretError::Missing("trusted root"));
+    }
+    Ok(store)
+}
+
+/// What tells one state of a data source's file from another.
+#[derive(Debug)]
+pub(crate) struct Stamp(file_secret::Stamp);
+
+impl Stamp {
+    /// The state of a source's file now; `None` for what is no file.
+    pub(crate) fn of_source(source: &DataSource) -> Option<Self> {
+        match source {
+            DataSource::File(path) => Some(Self(file_secret::Stamp::of([Path::new(&**path)]))),
+            DataSource::Inline(_) | DataSource::Environment(_) => None,
+        }
+    }
+
+    /// Whether the file is as it was.
+    pub(crate) fn is_current(&self) -> bool {
+        self.0.is_current()
+    }
 }

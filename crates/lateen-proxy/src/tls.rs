@@ -1,16 +1,12 @@
 //! TLS of both sides: rustls configurations from Envoy's contexts and secrets, verification of peers, who a peer is.
 
+mod chain;
 mod context;
 mod peer;
+mod provider;
 mod verify;
 
+pub(crate) use chain::revocation_list;
 pub(crate) use context::{ClientTls, ContextError, TlsContexts};
 pub(crate) use peer::PeerCertificate;
-
-use std::sync::{Arc, LazyLock};
-
-use rustls::crypto::CryptoProvider;
-
-/// The one cryptography provider (aws-lc-rs, with the post-quantum X25519MLKEM768 preferred, rustls' default).
-pub(crate) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-    LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+pub(crate) use verify::NameRule;

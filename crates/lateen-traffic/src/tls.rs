@@ -1,5 +1,9 @@
 //! TLS settings of listeners and clusters: plain data that the proxy turns into rustls configurations.
 
+mod parameters;
+
+pub use parameters::{CipherSuite, Group, Known};
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -113,16 +117,52 @@ pub struct Validation {
     pub crl: Option<DataSource>,
     /// One of them must match one of the certificate's SANs; empty asks nothing.
     pub san_matchers: Vec<SanMatcher>,
-    /// Base64 SHA-256 of the allowed public keys.
-    pub spki_hashes: Vec<Arc<str>>,
-    /// Hex SHA-256 of the allowed certificates.
-    pub certificate_hashes: Vec<Arc<str>>,
+    /// SHA-256 of the allowed public keys (DER of the SubjectPublicKeyInfo). A certificate has to fit one pin of this list or of the
+    /// next; both empty ask nothing.
+    pub spki_hashes: Vec<[u8; 32]>,
+    /// SHA-256 of the allowed certificates (DER).
+    pub certificate_hashes: Vec<[u8; 32]>,
+    /// Revocation lists are asked for the leaf only, not for the intermediates.
+    pub only_leaf_crl: bool,
     /// Expired certificates are accepted.
     pub allow_expired: bool,
     /// A certificate that fails verification is accepted and marked as not validated (`ACCEPT_UNTRUSTED`).
     pub accept_untrusted: bool,
     /// Roots by trust domain, in place of `trusted_ca`.
     pub trust_domains: Vec<TrustDomain>,
+}
+
+impl Validation {
+    /// Whether there is anything a chain could be verified by.
+    pub fn has_roots(&self) -> bool {
+        self.trusted_ca.is_some() || self.system_roots || !self.trust_domains.is_empty()
+    }
+
+    /// Whether a certificate has to be a certain one, or of a certain key.
+    pub fn has_pins(&self) -> bool {
+        !self.spki_hashes.is_empty() || !self.certificate_hashes.is_empty()
+    }
+
+    /// This with what a secret says merged in, as protobuf merges messages: single fields of the secret win, lists are joined,
+    /// and what is switched on stays on. Source: Envoy's `combined_validation_context`.
+    pub fn merged(&self, secret: &Self) -> Self {
+        fn joined<T: Clone>(a: &[T], b: &[T]) -> Vec<T> {
+            a.iter().chain(b).cloned().collect()
+        }
+        let roots = if secret.has_roots() { secret } else { self };
+        Self {
+            trusted_ca: roots.trusted_ca.clone(),
+            system_roots: roots.system_roots,
+            trust_domains: roots.trust_domains.clone(),
+            crl: secret.crl.clone().or_else(|| self.crl.clone()),
+            san_matchers: joined(&self.san_matchers, &secret.san_matchers),
+            spki_hashes: joined(&self.spki_hashes, &secret.spki_hashes),
+            certificate_hashes: joined(&self.certificate_hashes, &secret.certificate_hashes),
+            only_leaf_crl: self.only_leaf_crl || secret.only_leaf_crl,
+            allow_expired: self.allow_expired || secret.allow_expired,
+            accept_untrusted: self.accept_untrusted || secret.accept_untrusted,
+        }
+    }
 }
 
 /// Where the validation comes from.
@@ -157,10 +197,10 @@ pub struct TlsContext {
     pub min_version: Option<TlsVersion>,
     /// Highest version; `None` is TLS 1.3 (Envoy's clients stop at 1.2, which nobody relies on).
     pub max_version: Option<TlsVersion>,
-    /// Cipher suites for TLS 1.2 and below, in OpenSSL's names; empty is the default set.
-    pub cipher_suites: Vec<Arc<str>>,
-    /// Key exchange groups; empty is the default set.
-    pub ecdh_curves: Vec<Arc<str>>,
+    /// Cipher suites of TLS 1.2, preferred first; empty is the default set.
+    pub cipher_suites: Vec<CipherSuite>,
+    /// Key exchange groups, preferred first; empty is the default set.
+    pub groups: Vec<Group>,
 }
 
 impl TlsContext {
@@ -191,6 +231,8 @@ pub struct DownstreamTls {
     pub require_sni: bool,
     /// TLS sessions may not be resumed without state on the server (`disable_stateless_session_resumption`).
     pub disable_stateless_session_resumption: bool,
+    /// TLS sessions may not be resumed with state on the server.
+    pub disable_stateful_session_resumption: bool,
 }
 
 /// `UpstreamTlsContext`.
@@ -200,8 +242,10 @@ pub struct UpstreamTls {
     pub common: TlsContext,
     /// The server name sent; `None` sends none.
     pub sni: Option<Arc<str>>,
-    /// The server name is the request's host (`auto_host_sni`, or the cluster's `auto_sni`).
+    /// The server name is the upstream host's own name where it has one (`auto_host_sni`).
     pub auto_host_sni: bool,
-    /// The SAN is verified against the server name (`auto_sni_san_validation`).
+    /// The certificate has to be for the server name sent, in place of the conditions on SANs (`auto_sni_san_validation`).
     pub auto_sni_san_validation: bool,
+    /// Sessions kept for resumption; `Some(0)` resumes none.
+    pub max_session_keys: Option<u32>,
 }

@@ -2,47 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lateen_envoy::pb::envoy::config::core::v3::DataSource;
-use lateen_envoy::pb::envoy::config::core::v3::data_source::Specifier;
-use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
-use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, TlsCertificate,
-};
+use lateen_envoy::TypeUrl;
 use lateen_envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
-use lateen_envoy::{Resource as Versioned, TypeUrl};
-use lateen_identity::WorkloadIdentity;
 
-use super::{DEFAULT, ROOT_CA, Variant};
+use super::{Source, Variant};
 
-/// Names remembered of one stream: a data plane asks for two.
+/// Names remembered of one stream: a data plane asks for its own two, and for those of files in its configuration.
 const MAX_NAMES: usize = 64;
-
-/// A secret by its name; `None` for a name that is not ours.
-fn secret(name: &str, identity: &WorkloadIdentity) -> Option<Versioned> {
-    let inline = |text: String| DataSource {
-        specifier: Some(Specifier::InlineBytes(text.into_bytes())),
-        ..DataSource::default()
-    };
-    let body = match name {
-        DEFAULT => Type::TlsCertificate(TlsCertificate {
-            certificate_chain: Some(inline(identity.pair().chain_pem())),
-            private_key: Some(inline(identity.pair().key_pem())),
-            ..TlsCertificate::default()
-        }),
-        ROOT_CA => Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: Some(inline(identity.bundle().to_pem())),
-            ..CertificateValidationContext::default()
-        }),
-        _ => return None,
-    };
-    let secret = Secret {
-        name: name.to_owned(),
-        r#type: Some(body),
-    };
-    Some(Versioned::new(name, &secret))
-}
 
 /// A stream that says with each request all it wants, and is told all of it each time.
 #[derive(Debug, Default)]
@@ -71,11 +39,12 @@ impl Variant for SotwState {
         true
     }
 
-    fn respond(&mut self, identity: &WorkloadIdentity) -> Option<DiscoveryResponse> {
+    fn respond(&mut self, source: &mut Source) -> Option<DiscoveryResponse> {
+        source.follow(self.names.iter());
         let found: Vec<_> = self
             .names
             .iter()
-            .filter_map(|name| secret(name, identity))
+            .filter_map(|name| source.secret(name))
             .collect();
         let versions: BTreeMap<_, _> = found
             .iter()
@@ -130,10 +99,11 @@ impl Variant for DeltaState {
         true
     }
 
-    fn respond(&mut self, identity: &WorkloadIdentity) -> Option<DeltaDiscoveryResponse> {
+    fn respond(&mut self, source: &mut Source) -> Option<DeltaDiscoveryResponse> {
+        source.follow(self.names.keys());
         let mut resources = Vec::new();
         for (name, known) in &mut self.names {
-            let Some(found) = secret(name, identity) else {
+            let Some(found) = source.secret(name) else {
                 continue;
             };
             let version = found.version_string();
@@ -153,7 +123,7 @@ impl Variant for DeltaState {
         }
         self.nonce += 1;
         Some(DeltaDiscoveryResponse {
-            system_version_info: identity.facts().serial.clone(),
+            system_version_info: self.nonce.to_string(),
             resources,
             type_url: TypeUrl::Secret.as_str().to_owned(),
             nonce: self.nonce.to_string(),

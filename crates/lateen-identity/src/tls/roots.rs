@@ -9,10 +9,11 @@ use crate::x509::{X509Error, certificates_from_pem};
 
 /// Where distributions keep the list, the first that exists is it. Source: Go's `crypto/x509/root_linux.go`, which is
 /// what `osCACert`-less Istio users compare with.
-const CANDIDATES: [&str; 5] = [
+pub(crate) const CANDIDATES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];

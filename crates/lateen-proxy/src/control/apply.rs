@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::dns::Resolver;
+use super::files::{self, Files};
 use super::source::{Event, Running, Source};
 use crate::handle::State;
 use crate::secrets::{self, Secrets, TRUST_BUNDLE, WORKLOAD_CERTIFICATE};
@@ -55,6 +56,7 @@ pub(super) struct Applier {
     secrets: Secrets,
     identity: watch::Receiver<Option<Arc<WorkloadIdentity>>>,
     resolver: Resolver,
+    files: Files,
     told: BTreeSet<TypeUrl>,
     absent: BTreeSet<(TypeUrl, Arc<str>)>,
     held_since: Option<Instant>,
@@ -67,6 +69,7 @@ impl Applier {
         Self {
             identity: shared.config.identity.clone(),
             resolver: Resolver::new(),
+            files: Files::default(),
             shared,
             dump,
             program: Program::new(),
@@ -98,6 +101,7 @@ impl Applier {
                     Err(_) => identity_open = false,
                 },
                 () = self.resolver.changed() => self.dirty = true,
+                () = self.files.time_to_look() => self.dirty |= self.files.look(&mut self.secrets),
                 () = over => self.give_up_waiting(),
             }
             self.publish().await;
@@ -135,6 +139,9 @@ impl Applier {
             TypeUrl::Secret,
         ] {
             let mut wanted = self.program.references(ty);
+            if ty == TypeUrl::Secret {
+                self.files.follow(&wanted, &mut self.secrets);
+            }
             wanted.retain(|name| !is_local(ty, name));
             let dropped = source.subscribe(ty, wanted).await;
             let removals: Vec<Change> = dropped
@@ -261,6 +268,8 @@ impl Applier {
                     TypeUrl::RouteConfiguration => self.program.route_config(&name).is_some(),
                     _ => self.secrets.get(&name).is_some(),
                 };
+                // A file may come at any time, or never: nothing else waits for it.
+                let there = there || (ty == TypeUrl::Secret && files::is_file(&name));
                 let key = (ty, name);
                 if !there && !self.absent.contains(&key) {
                     missing.insert(key);
@@ -313,9 +322,10 @@ impl Applier {
     }
 }
 
-/// The workload's own identity comes from the embedder, not by SDS.
+/// The workload's own identity comes from the embedder, certificates in files from there, neither by SDS.
 fn is_local(ty: TypeUrl, name: &str) -> bool {
-    ty == TypeUrl::Secret && (name == WORKLOAD_CERTIFICATE || name == TRUST_BUNDLE)
+    ty == TypeUrl::Secret
+        && (name == WORKLOAD_CERTIFICATE || name == TRUST_BUNDLE || files::is_file(name))
 }
 
 fn respond(answer: Option<Acknowledge>, rejections: &[Rejection]) {

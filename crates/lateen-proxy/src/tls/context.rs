@@ -7,17 +7,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lateen_traffic::tls::{
-    CertificateSource, DownstreamTls, TlsContext, TlsVersion, UpstreamTls, Validation,
+    CertificateSource, DataSource, DownstreamTls, TlsContext, TlsVersion, UpstreamTls, Validation,
     ValidationSource,
 };
-use rustls::client::ResolvesClientCert;
-use rustls::server::{ClientHello, ResolvesServerCert, VerifierBuilderError};
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::{ClientConfig, CommonState, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::ServerName;
 
-use super::PROVIDER;
-use super::verify::{DownstreamVerifier, Expectation, UpstreamVerifier};
-use crate::secrets::{self, Material, SecretError, Secrets};
+use super::chain::Trust;
+use super::provider::provider;
+use super::verify::{DownstreamVerifier, Expectation, NameRule, UpstreamVerifier, verify_resumed};
+use crate::secrets::{self, Material, Roots, SecretError, Secrets, Stamp};
 
 /// Why a TLS context cannot be used now.
 #[derive(Debug, thiserror::Error)]
@@ -31,9 +33,6 @@ pub(crate) enum ContextError {
     /// A certificate or key given in place cannot be used.
     #[error("unusable certificate or roots")]
     Secret(#[source] SecretError),
-    /// Clients are to be verified, but there is nothing to verify them by.
-    #[error("cannot verify clients")]
-    Verifier(#[source] VerifierBuilderError),
     /// Versions or other parameters do not fit together.
     #[error("unusable parameters")]
     Parameters(#[source] rustls::Error),
@@ -51,6 +50,7 @@ pub(crate) struct ServerTls {
     config: Arc<ServerConfig>,
     /// The same without ALPN.
     silent: Arc<ServerConfig>,
+    verifier: Option<Arc<DownstreamVerifier>>,
 }
 
 impl ServerTls {
@@ -63,6 +63,19 @@ impl ServerTls {
         let common = offered.any(|offer| self.config.alpn_protocols.iter().any(|own| own == offer));
         Arc::clone(if common { &self.config } else { &self.silent })
     }
+
+    /// Verifies a client whose session was resumed.
+    ///
+    /// # Errors
+    /// It would not be let in today.
+    pub(crate) fn check_resumed(&self, session: &CommonState) -> Result<(), rustls::Error> {
+        match &self.verifier {
+            Some(verifier) => verify_resumed(session, |leaf, chain, now| {
+                verifier.verify(leaf, chain, now)
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A client configuration with an identity that pools compare by.
@@ -72,6 +85,27 @@ pub(crate) struct ClientTls {
     pub(crate) config: Arc<ClientConfig>,
     /// Differs between configurations: connections made under another are not reused.
     pub(crate) id: u64,
+    /// It was made from files, which may change at any time.
+    pub(crate) from_files: bool,
+    /// A connection needs a name that a certificate could be for.
+    pub(crate) needs_name: bool,
+    verifier: Arc<UpstreamVerifier>,
+}
+
+impl ClientTls {
+    /// Verifies a server whose session was resumed.
+    ///
+    /// # Errors
+    /// It would not be accepted today.
+    pub(crate) fn check_resumed(
+        &self,
+        session: &CommonState,
+        asked: &ServerName<'_>,
+    ) -> Result<(), rustls::Error> {
+        verify_resumed(session, |leaf, chain, now| {
+            self.verifier.verify(leaf, chain, asked, now)
+        })
+    }
 }
 
 /// Configurations made so far. Shared by all workers, so that a client's next connection may resume its session on another;
@@ -91,7 +125,10 @@ struct ServerEntry {
 }
 
 /// A context by its address, the ALPN protocols, the name to verify.
-type ClientKey = (usize, Vec<Arc<str>>, Option<Arc<str>>);
+type ClientKey = (usize, Vec<Arc<str>>, NameRule);
+
+/// Configurations for names that differ from the server name sent; they come from requests, so that their number is bounded.
+const MAX_CLIENT_CONFIGS: usize = 1024;
 
 #[derive(Debug, Default)]
 struct ClientCache {
@@ -106,9 +143,12 @@ struct ClientEntry {
     made: ClientTls,
 }
 
-/// The versions of secrets a configuration was made from.
+/// The versions of secrets and files a configuration was made from.
 #[derive(Debug, Default)]
-struct Used(Vec<(Arc<str>, Arc<Material>)>);
+struct Used {
+    secrets: Vec<(Arc<str>, Arc<Material>)>,
+    files: Vec<Stamp>,
+}
 
 impl Used {
     fn get<'s>(
@@ -119,14 +159,22 @@ impl Used {
         let found = secrets
             .get(name)
             .ok_or_else(|| ContextError::NoSecret(Arc::clone(name)))?;
-        self.0.push((Arc::clone(name), Arc::clone(found)));
+        self.secrets.push((Arc::clone(name), Arc::clone(found)));
         Ok(found)
     }
 
+    fn files<'a>(&mut self, sources: impl IntoIterator<Item = &'a DataSource>) {
+        self.files
+            .extend(sources.into_iter().filter_map(Stamp::of_source));
+    }
+
+    /// Whether a configuration made from these would be the same now. A file is looked at with one system call for each new connection, and
+    /// only where a context names files.
     fn is_current(&self, secrets: &Secrets) -> bool {
-        self.0
-            .iter()
-            .all(|(name, used)| secrets.get(name).is_some_and(|now| Arc::ptr_eq(now, used)))
+        let same = |(name, used): &(Arc<str>, Arc<Material>)| {
+            secrets.get(name).is_some_and(|now| Arc::ptr_eq(now, used))
+        };
+        self.secrets.iter().all(same) && self.files.iter().all(Stamp::is_current)
     }
 }
 
@@ -148,12 +196,13 @@ impl TlsContexts {
         // Contexts nobody else holds belong to configuration that is gone.
         cache.retain(|_, entry| Arc::strong_count(&entry.context) > 1);
         let mut used = Used::default();
-        let config = server_config(context, secrets, &mut used)?;
+        let (config, verifier) = server_config(context, secrets, &mut used)?;
         let mut silent = config.clone();
         silent.alpn_protocols.clear();
         let made = ServerTls {
             config: Arc::new(config),
             silent: Arc::new(silent),
+            verifier,
         };
         cache.insert(
             key,
@@ -166,9 +215,8 @@ impl TlsContexts {
         Ok(made)
     }
 
-    /// The configuration of an upstream transport socket, with other ALPN protocols than its own if `alpn` says so.
-    ///
-    /// `server_name` is the name the certificate has to carry if the context asks for `auto_sni_san_validation`.
+    /// The configuration of an upstream transport socket, with other ALPN protocols than its own if `alpn` says so, for servers whose
+    /// certificate carries the name that `name` says.
     ///
     /// # Errors
     /// A secret is missing or unusable.
@@ -176,49 +224,40 @@ impl TlsContexts {
         &self,
         context: &Arc<UpstreamTls>,
         alpn: Option<&[Arc<str>]>,
-        server_name: Option<&Arc<str>>,
+        name: &NameRule,
         secrets: &Secrets,
     ) -> Result<ClientTls, ContextError> {
         let mut cache = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = server_name
-            .filter(|_| context.auto_sni_san_validation)
-            .cloned();
         let key = (
             Arc::as_ptr(context).addr(),
             alpn.unwrap_or(&context.common.alpn).to_vec(),
-            named,
+            name.clone(),
         );
-        if let Some(entry) = cache
-            .entries
-            .get(&key)
-            .filter(|e| e.used.is_current(secrets))
-        {
+        let found = cache.entries.get(&key);
+        if let Some(entry) = found.filter(|e| e.used.is_current(secrets)) {
             return Ok(entry.made.clone());
         }
-        cache
-            .entries
-            .retain(|_, entry| Arc::strong_count(&entry.context) > 1);
+        let entries = &mut cache.entries;
+        entries.retain(|_, entry| Arc::strong_count(&entry.context) > 1);
+        if entries.len() >= MAX_CLIENT_CONFIGS {
+            entries.retain(|(.., name), _| !matches!(name, NameRule::Fixed(_)));
+        }
         let mut used = Used::default();
-        let config = Arc::new(client_config(
-            context,
-            &key.1,
-            key.2.clone(),
-            secrets,
-            &mut used,
-        )?);
+        let (config, verifier) = client_config(context, &key.1, name, secrets, &mut used)?;
         cache.next_id += 1;
         let made = ClientTls {
-            config,
+            config: Arc::new(config),
             id: cache.next_id,
+            from_files: !used.files.is_empty(),
+            needs_name: *name == NameRule::Asked,
+            verifier,
         };
-        cache.entries.insert(
-            key,
-            ClientEntry {
-                context: Arc::clone(context),
-                used,
-                made: made.clone(),
-            },
-        );
+        let entry = ClientEntry {
+            context: Arc::clone(context),
+            used,
+            made: made.clone(),
+        };
+        cache.entries.insert(key, entry);
         Ok(made)
     }
 }
@@ -227,52 +266,72 @@ fn server_config(
     context: &DownstreamTls,
     secrets: &Secrets,
     used: &mut Used,
-) -> Result<ServerConfig, ContextError> {
+) -> Result<(ServerConfig, Option<Arc<DownstreamVerifier>>), ContextError> {
     let common = &context.common;
     let certificates = certificates(common, secrets, used)?;
     if certificates.is_empty() {
         return Err(ContextError::NoCertificate);
     }
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+    let builder = ServerConfig::builder_with_provider(provider(common))
         .with_protocol_versions(&versions(common))
         .map_err(ContextError::Parameters)?;
-    let builder = match expectation(&common.validation, secrets, used, None)? {
-        None if context.require_client_certificate => return Err(ContextError::NoRoots),
+    let required = context.require_client_certificate;
+    let expected = expectation(&common.validation, secrets, used, &NameRule::None, false)?;
+    let verifier = expected.map(|expected| Arc::new(DownstreamVerifier { expected, required }));
+    let builder = match &verifier {
+        None if required => return Err(ContextError::NoRoots),
         None => builder.with_no_client_auth(),
-        Some(expected) => {
-            let verifier = DownstreamVerifier::new(expected, context.require_client_certificate)
-                .map_err(ContextError::Verifier)?;
-            builder.with_client_cert_verifier(Arc::new(verifier))
-        }
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier) as _),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(Certificates(certificates)));
+    let mut config = builder.with_cert_resolver(Arc::new(Certificates {
+        list: certificates,
+        require_sni: context.require_sni,
+    }));
     config.alpn_protocols = alpn(&common.alpn);
-    Ok(config)
+    if context.disable_stateful_session_resumption {
+        // Tickets without state are never given out, so nothing is left to resume by.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok((config, verifier))
 }
 
 fn client_config(
     context: &UpstreamTls,
     protocols: &[Arc<str>],
-    server_name: Option<Arc<str>>,
+    name: &NameRule,
     secrets: &Secrets,
     used: &mut Used,
-) -> Result<ClientConfig, ContextError> {
+) -> Result<(ClientConfig, Arc<UpstreamVerifier>), ContextError> {
     let common = &context.common;
     let certificates = certificates(common, secrets, used)?;
-    let expected = expectation(&common.validation, secrets, used, server_name)?;
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
+    let replaces = context.auto_sni_san_validation;
+    let expected = expectation(&common.validation, secrets, used, name, replaces)?;
+    let verifier = Arc::new(UpstreamVerifier(expected));
+    let builder = ClientConfig::builder_with_provider(provider(common))
         .with_protocol_versions(&versions(common))
         .map_err(ContextError::Parameters)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(UpstreamVerifier(expected)));
+        .with_custom_certificate_verifier(Arc::clone(&verifier) as _);
     let mut config = if certificates.is_empty() {
         builder.with_no_client_auth()
     } else {
-        builder.with_client_cert_resolver(Arc::new(Certificates(certificates)))
+        builder.with_client_cert_resolver(Arc::new(Certificates {
+            list: certificates,
+            require_sni: false,
+        }))
     };
     config.alpn_protocols = alpn(protocols);
     config.enable_sni = true; // an address, which stands where there is no name, is never sent
-    Ok(config)
+    match context.max_session_keys {
+        Some(0) => config.resumption = Resumption::disabled(),
+        // Names may come from requests: what is kept for them is bounded whatever is configured.
+        Some(keys) => {
+            config.resumption = Resumption::in_memory_sessions(keys.min(1024) as usize);
+        }
+        None => {}
+    }
+    Ok((config, verifier))
 }
 
 fn certificates(
@@ -284,9 +343,12 @@ fn certificates(
         .certificates
         .iter()
         .map(|source| match source {
-            CertificateSource::Inline(certificate) => secrets::inline_certificate(certificate)
-                .map(Arc::new)
-                .map_err(ContextError::Secret),
+            CertificateSource::Inline(certificate) => {
+                used.files([&certificate.chain, &certificate.key]);
+                secrets::inline_certificate(certificate)
+                    .map(Arc::new)
+                    .map_err(ContextError::Secret)
+            }
             CertificateSource::Sds(name) => match &**used.get(secrets, name)? {
                 Material::Certificate(key) => Ok(Arc::clone(key)),
                 Material::Validation { .. } => Err(ContextError::WrongKind(Arc::clone(name))),
@@ -299,50 +361,67 @@ fn expectation(
     source: &ValidationSource,
     secrets: &Secrets,
     used: &mut Used,
-    server_name: Option<Arc<str>>,
+    name: &NameRule,
+    name_replaces_sans: bool,
 ) -> Result<Option<Expectation>, ContextError> {
-    let (settings, roots) = match source {
+    let (settings, given) = match source {
         ValidationSource::None => return Ok(None),
-        ValidationSource::Inline(validation) => {
-            if has_no_roots(validation) && !validation.accept_untrusted {
-                let asks =
-                    !validation.san_matchers.is_empty() || !validation.spki_hashes.is_empty();
-                return if asks {
-                    Err(ContextError::NoRoots)
-                } else {
-                    Ok(None)
-                };
-            }
-            let roots = secrets::validation_roots(validation).map_err(ContextError::Secret)?;
-            (vec![Arc::clone(validation)], Arc::new(roots))
-        }
+        ValidationSource::Inline(validation) => (Validation::clone(validation), None),
         ValidationSource::Sds(name) => {
             let (roots, settings) = validation_secret(name, secrets, used)?;
-            (vec![settings], roots)
+            (Validation::clone(&settings), Some(roots))
         }
         ValidationSource::Combined { default, sds } => {
             let (roots, settings) = validation_secret(sds, secrets, used)?;
-            (vec![Arc::clone(default), settings], roots)
+            let roots = settings.has_roots().then_some(roots);
+            (default.merged(&settings), roots)
         }
     };
-    Ok(Some(Expectation {
+    let named = *name != NameRule::None;
+    let roots = match given {
+        Some(roots) => roots,
+        None if settings.has_roots() => {
+            let bundles = settings.trust_domains.iter().map(|domain| &domain.bundle);
+            used.files(settings.trusted_ca.iter().chain(bundles));
+            secrets::validation_roots(&settings).map_err(ContextError::Secret)?
+        }
+        None if !settings.san_matchers.is_empty() || settings.crl.is_some() => {
+            return Err(ContextError::NoRoots);
+        }
+        // Nothing to verify by, and nothing is asked: Envoy's clients accept any server then, and a name says nothing by itself.
+        None if !settings.has_pins() => return Ok(None),
+        None => return Ok(Some(pinned(settings))),
+    };
+    used.files(&settings.crl);
+    let crls = secrets::revocation_lists(&settings).map_err(ContextError::Secret)?;
+    let trust = Trust {
         roots,
+        crls: crls.into(),
+        only_leaf_crl: settings.only_leaf_crl,
+    };
+    Ok(Some(Expectation {
+        trust: Some(trust),
         settings,
-        server_name,
+        name: name.clone(),
+        name_replaces_sans: name_replaces_sans && named,
     }))
 }
 
-fn has_no_roots(validation: &Validation) -> bool {
-    validation.trusted_ca.is_none()
-        && !validation.system_roots
-        && validation.trust_domains.is_empty()
+/// Pins alone: whoever has the key is the peer, whoever signed it.
+fn pinned(settings: Validation) -> Expectation {
+    Expectation {
+        trust: None,
+        settings,
+        name: NameRule::None,
+        name_replaces_sans: false,
+    }
 }
 
 fn validation_secret(
     name: &Arc<str>,
     secrets: &Secrets,
     used: &mut Used,
-) -> Result<(Arc<rustls::RootCertStore>, Arc<Validation>), ContextError> {
+) -> Result<(Roots, Arc<Validation>), ContextError> {
     match &**used.get(secrets, name)? {
         Material::Validation { roots, settings } => Ok((Arc::clone(roots), Arc::clone(settings))),
         Material::Certificate(_) => Err(ContextError::WrongKind(Arc::clone(name))),
@@ -375,17 +454,18 @@ fn alpn(protocols: &[Arc<str>]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The certificates of one side; a server with several picks by server name as Envoy does (exact DNS SAN, then wildcard, then
-/// the first).
+/// The certificates of one side; a server with several picks by server name as Envoy does (a DNS SAN that covers it, else the first).
 #[derive(Debug)]
-struct Certificates(Vec<Arc<CertifiedKey>>);
+struct Certificates {
+    list: Vec<Arc<CertifiedKey>>,
+    /// A name that no certificate is for gets none (`require_sni`).
+    require_sni: bool,
+}
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let [first, others @ ..] = self.0.as_slice() else {
-            return None;
-        };
-        if others.is_empty() {
+        let (first, others) = self.list.split_first()?;
+        if others.is_empty() && !self.require_sni {
             return Some(Arc::clone(first));
         }
         let name = hello.server_name().unwrap_or_default();
@@ -399,7 +479,9 @@ impl ResolvesServerCert for Certificates {
                         .any(|san| super::verify::dns_matches(san, name))
                 })
         };
-        Some(Arc::clone(self.0.iter().find(covers).unwrap_or(first)))
+        let found = self.list.iter().find(covers);
+        let fallback = Some(first).filter(|_| !self.require_sni);
+        found.or(fallback).cloned()
     }
 }
 
@@ -409,10 +491,10 @@ impl ResolvesClientCert for Certificates {
         _hints: &[&[u8]],
         _schemes: &[rustls::SignatureScheme],
     ) -> Option<Arc<CertifiedKey>> {
-        self.0.first().cloned()
+        self.list.first().cloned()
     }
 
     fn has_certs(&self) -> bool {
-        !self.0.is_empty()
+        !self.list.is_empty()
     }
 }

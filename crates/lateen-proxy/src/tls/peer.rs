@@ -1,6 +1,7 @@
 //! What a peer's certificate says about it: its names, its subject, its fingerprint.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use lateen_traffic::PeerTls;
 use rustls_pki_types::CertificateDer;
@@ -53,7 +54,7 @@ impl PeerCertificate {
     }
 }
 
-/// Reads all SANs of a certificate.
+/// Reads all SANs of a certificate; `None` if what they say can be doubted.
 pub(crate) fn all_sans(der: &CertificateDer<'_>) -> Option<AllSans> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let mut all = AllSans {
@@ -70,6 +71,13 @@ pub(crate) fn all_sans(der: &CertificateDer<'_>) -> Option<AllSans> {
     };
     for name in extension.map_or(&[][..], |san| &san.value.general_names) {
         match name {
+            // A NUL in a name is an attempt at being two names: one for who reads all of it, another for who stops there.
+            GeneralName::URI(text) | GeneralName::DNSName(text) | GeneralName::RFC822Name(text)
+                if text.contains('\0') =>
+            {
+                return None;
+            }
+            GeneralName::Invalid(..) => return None,
             GeneralName::URI(uri) => all.certificate.uri_sans.push((*uri).to_owned()),
             GeneralName::DNSName(dns) => all.certificate.dns_sans.push((*dns).to_owned()),
             GeneralName::RFC822Name(email) => all.emails.push((*email).to_owned()),
@@ -77,7 +85,25 @@ pub(crate) fn all_sans(der: &CertificateDer<'_>) -> Option<AllSans> {
             _ => {}
         }
     }
+    let uris = &all.certificate.uri_sans;
+    // An X.509-SVID has exactly one URI SAN (SPIFFE X.509-SVID, section 2): with two, everybody might take another for who it is.
+    if uris.len() > 1 && uris.iter().any(|uri| uri.starts_with("spiffe://")) {
+        return None;
+    }
     Some(all)
+}
+
+/// The public key of a certificate, DER of its SubjectPublicKeyInfo.
+pub(super) fn public_key<'a>(der: &'a CertificateDer<'_>) -> Option<&'a [u8]> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    Some(parsed.tbs_certificate.subject_pki.raw)
+}
+
+/// When a certificate expires, since the epoch.
+pub(super) fn not_after(der: &CertificateDer<'_>) -> Option<Duration> {
+    let (_, parsed) = X509Certificate::from_der(der).ok()?;
+    let seconds = parsed.validity().not_after.timestamp();
+    u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
 fn ip(bytes: &[u8]) -> Option<String> {

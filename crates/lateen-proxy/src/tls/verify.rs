@@ -1,71 +1,125 @@
-//! Verification of a peer's certificate by Envoy's validation contexts: a chain to a trusted root, then SANs on their bytes.
+//! Verification of a peer's certificate by Envoy's validation contexts: a chain to a trusted root, pins, then SANs on their bytes.
 //!
-//! Host names are not looked at, as in Envoy: which server it has to be is said by SAN matchers. That a SPIFFE identity is
-//! compared as bytes (never as a pattern or with case folded) is what keeps `ns/a.b` from matching `ns/aXb`.
+//! Which server it has to be is said by SAN matchers, or by the name that was asked for where the configuration says so. That a SPIFFE
+//! identity is compared as bytes (never as a pattern or with case folded) is what keeps `ns/a.b` from matching `ns/aXb`.
+//!
+//! A session that is resumed presents no certificate; the one it began with is verified again by the same rules ([`verify_resumed`]), so
+//! that nothing that has expired or was revoked since lives on in a ticket.
 
 use std::sync::Arc;
 
 use lateen_traffic::tls::{SanType, Validation};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    CertificateError, CommonState, DigitallySignedStruct, DistinguishedName, Error, HandshakeKind,
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use sha2::{Digest, Sha256};
+use webpki::EndEntityCert;
 
-use super::PROVIDER;
-use super::peer::{AllSans, all_sans};
+use super::chain::{Trust, Usage, refused};
+use super::peer::{AllSans, all_sans, not_after, public_key};
+use super::provider::PROVIDER;
+
+/// Which name a server's certificate has to carry, besides what SAN matchers say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) enum NameRule {
+    /// None.
+    #[default]
+    None,
+    /// The name that the connection is made under: the server name sent, or an address that stands where there is none.
+    Asked,
+    /// Another than the one sent.
+    Fixed(Arc<str>),
+}
 
 /// What a peer is held against.
 #[derive(Debug)]
 pub(super) struct Expectation {
-    /// Trusted roots.
-    pub(super) roots: Arc<RootCertStore>,
-    /// Conditions of the context itself and of the secret it combines with; each non-empty list needs one match.
-    pub(super) settings: Vec<Arc<Validation>>,
-    /// A DNS or IP name the certificate must carry besides, for `auto_sni_san_validation`.
-    pub(super) server_name: Option<Arc<str>>,
+    /// What its chain is verified by; `None` verifies no chain (pins stand alone then).
+    pub(super) trust: Option<Trust>,
+    /// Conditions: of the context itself, and of the secret it combines with.
+    pub(super) settings: Validation,
+    /// The name a server's certificate has to carry.
+    pub(super) name: NameRule,
+    /// That name stands in place of the SAN matchers (`auto_sni_san_validation`).
+    pub(super) name_replaces_sans: bool,
 }
 
 impl Expectation {
-    fn accepts_untrusted(&self) -> bool {
-        self.settings.iter().any(|s| s.accept_untrusted)
-    }
-
-    /// Checks the SANs of a leaf whose chain was verified.
-    fn check_names(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
-        let refused =
-            || Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure);
-        if self
-            .settings
-            .iter()
-            .all(|s| s.san_matchers.is_empty() && s.trust_domains.is_empty())
-            && self.server_name.is_none()
-        {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: Usage,
+        asked: Option<&ServerName<'_>>,
+    ) -> Result<(), Error> {
+        if self.settings.accept_untrusted {
             return Ok(());
         }
-        let sans = all_sans(leaf).ok_or_else(refused)?;
-        let matched = self
-            .settings
-            .iter()
-            .all(|s| any_san_matches(s, &sans) && in_trust_domain(s, &sans));
-        let named = self.server_name.as_deref().is_none_or(|name| {
-            sans.certificate
-                .dns_sans
-                .iter()
-                .any(|san| dns_matches(san, name))
-                || sans.addresses.iter().any(|san| san == name)
-        });
-        if matched && named {
-            Ok(())
-        } else {
-            Err(refused())
+        if let Some(trust) = &self.trust {
+            match trust.verify(leaf, intermediates, now, usage) {
+                Err(error) if self.settings.allow_expired && is_expiry(&error) => {
+                    trust.verify(leaf, intermediates, last_valid(leaf, intermediates)?, usage)?;
+                }
+                verified => verified?,
+            }
         }
+        self.check_pins(leaf)?;
+        self.check_sans(leaf)?;
+        self.check_name(leaf, asked)
     }
+
+    /// One pin has to fit, of either kind. Source: Envoy's `DefaultCertValidator::verifyCertificate`.
+    fn check_pins(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
+        let settings = &self.settings;
+        if !settings.has_pins() {
+            return Ok(());
+        }
+        let hash = |bytes: &[u8]| <[u8; 32]>::from(Sha256::digest(bytes));
+        let fits = settings.certificate_hashes.contains(&hash(leaf))
+            || public_key(leaf).is_some_and(|key| settings.spki_hashes.contains(&hash(key)));
+        fits.then_some(()).ok_or(not_expected())
+    }
+
+    /// A leaf whose names cannot be read without doubt is nobody's, whether or not a condition asks for them: who it is would be told
+    /// to applications and access rules.
+    fn check_sans(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
+        let sans = all_sans(leaf).ok_or(not_expected())?;
+        let matchers = self.name_replaces_sans || any_san_matches(&self.settings, &sans);
+        (matchers && in_trust_domain(&self.settings, &sans))
+            .then_some(())
+            .ok_or(not_expected())
+    }
+
+    fn check_name(
+        &self,
+        leaf: &CertificateDer<'_>,
+        asked: Option<&ServerName<'_>>,
+    ) -> Result<(), Error> {
+        let fixed;
+        let name = match (&self.name, asked) {
+            (NameRule::None, _) => return Ok(()),
+            (NameRule::Asked, Some(asked)) => asked,
+            (NameRule::Asked, None) => return Err(not_expected()),
+            (NameRule::Fixed(name), _) => {
+                fixed = ServerName::try_from(&**name).map_err(|_| not_expected())?;
+                &fixed
+            }
+        };
+        let certificate = EndEntityCert::try_from(leaf).map_err(refused)?;
+        certificate
+            .verify_is_valid_for_subject_name(name)
+            .map_err(refused)
+    }
+}
+
+const fn not_expected() -> Error {
+    Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
 }
 
 fn any_san_matches(settings: &Validation, sans: &AllSans) -> bool {
@@ -115,38 +169,59 @@ pub(super) fn dns_matches(san: &str, name: &str) -> bool {
     parent.eq_ignore_ascii_case(suffix)
 }
 
+/// Verifies the certificates that a resumed session began with as if they were presented now. A full handshake has verified them itself.
+///
+/// # Errors
+/// They would not be accepted today.
+pub(super) fn verify_resumed(
+    session: &CommonState,
+    verify: impl FnOnce(&CertificateDer<'_>, &[CertificateDer<'_>], UnixTime) -> Result<(), Error>,
+) -> Result<(), Error> {
+    if session.handshake_kind() != Some(HandshakeKind::Resumed) {
+        return Ok(());
+    }
+    match session.peer_certificates() {
+        Some([leaf, intermediates @ ..]) => verify(leaf, intermediates, UnixTime::now()),
+        // Who presented none then was let in without one.
+        None | Some([]) => Ok(()),
+    }
+}
+
 /// Verifies servers, for upstream connections.
 #[derive(Debug)]
 pub(super) struct UpstreamVerifier(pub(super) Option<Expectation>);
+
+impl UpstreamVerifier {
+    /// Verifies a server that was asked for under a name.
+    ///
+    /// # Errors
+    /// It is not who it has to be.
+    pub(super) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        asked: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        // Without a validation context Envoy's clients accept any server; Istio writes none only for `insecureSkipVerify`.
+        match &self.0 {
+            None => Ok(()),
+            Some(expected) => expected.verify(leaf, intermediates, now, Usage::Server, Some(asked)),
+        }
+    }
+}
 
 impl ServerCertVerifier for UpstreamVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
+        server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // Without a validation context Envoy's clients accept any server; Istio writes none only for `insecureSkipVerify`
-        // and for SIMPLE TLS without a CA, and the control plane is the one to warn about it.
-        let Some(expected) = &self.0 else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        if expected.accepts_untrusted() {
-            return Ok(ServerCertVerified::assertion());
-        }
-        let leaf = ParsedCertificate::try_from(end_entity)?;
-        let chain = verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &expected.roots,
-            intermediates,
-            now,
-            PROVIDER.signature_verification_algorithms.all,
-        );
-        tolerate_expiry(chain, expected)?;
-        expected.check_names(end_entity)?;
-        Ok(ServerCertVerified::assertion())
+        self.verify(end_entity, intermediates, server_name, now)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -175,34 +250,25 @@ impl ServerCertVerifier for UpstreamVerifier {
 /// Verifies clients, for downstream connections.
 #[derive(Debug)]
 pub(super) struct DownstreamVerifier {
-    chain: Option<Arc<dyn ClientCertVerifier>>,
-    expected: Expectation,
-    required: bool,
+    /// What they are held against.
+    pub(super) expected: Expectation,
+    /// Clients without a certificate are refused.
+    pub(super) required: bool,
 }
 
 impl DownstreamVerifier {
-    /// A verifier by `expected`; `required` refuses clients without a certificate.
+    /// Verifies a client.
     ///
     /// # Errors
-    /// There is no root to chain to.
-    pub(super) fn new(
-        expected: Expectation,
-        required: bool,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let chain = if expected.accepts_untrusted() {
-            None
-        } else {
-            let builder = WebPkiClientVerifier::builder_with_provider(
-                Arc::clone(&expected.roots),
-                Arc::clone(&PROVIDER),
-            );
-            Some(builder.build()?)
-        };
-        Ok(Self {
-            chain,
-            expected,
-            required,
-        })
+    /// It is not one of those that may connect.
+    pub(super) fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        self.expected
+            .verify(leaf, intermediates, now, Usage::Client, None)
     }
 }
 
@@ -226,17 +292,8 @@ impl ClientCertVerifier for DownstreamVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let Some(chain) = &self.chain else {
-            return Ok(ClientCertVerified::assertion());
-        };
-        tolerate_expiry(
-            chain
-                .verify_client_cert(end_entity, intermediates, now)
-                .map(drop),
-            &self.expected,
-        )?;
-        self.expected.check_names(end_entity)?;
-        Ok(ClientCertVerified::assertion())
+        self.verify(end_entity, intermediates, now)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -262,14 +319,25 @@ impl ClientCertVerifier for DownstreamVerifier {
     }
 }
 
-/// `allow_expired_certificate`: only an expiry is forgiven, and only where it is configured.
-fn tolerate_expiry(result: Result<(), Error>, expected: &Expectation) -> Result<(), Error> {
-    match result {
-        Err(Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        )) if expected.settings.iter().any(|s| s.allow_expired) => Ok(()),
-        other => other,
-    }
+fn is_expiry(error: &Error) -> bool {
+    use CertificateError::{Expired, ExpiredContext};
+    matches!(
+        error,
+        Error::InvalidCertificate(Expired | ExpiredContext { .. })
+    )
+}
+
+/// The last moment at which none of these had expired. `allow_expired_certificate` forgives age and nothing else: everything but the age
+/// is verified as of then (an expiry is found before a signature is looked at, so that it alone says nothing of the rest).
+fn last_valid(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+) -> Result<UnixTime, Error> {
+    let ends = std::iter::once(leaf).chain(intermediates).map(not_after);
+    let first = ends.collect::<Option<Vec<_>>>().into_iter().flatten().min();
+    first
+        .map(UnixTime::since_unix_epoch)
+        .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
 fn algorithms() -> WebPkiSupportedAlgorithms {
@@ -277,14 +345,4 @@ fn algorithms() -> WebPkiSupportedAlgorithms {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wildcard_stands_for_one_label() {
-        assert!(dns_matches("*.example.com", "a.example.com"));
-        assert!(!dns_matches("*.example.com", "a.b.example.com"));
-        assert!(!dns_matches("*.example.com", "example.com"));
-        assert!(dns_matches("A.example.com", "a.EXAMPLE.com"));
-    }
-}
+mod tests;

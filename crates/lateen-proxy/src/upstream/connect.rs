@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustls_pki_types::{DnsName, IpAddr, ServerName};
+use rustls_pki_types::{IpAddr, ServerName};
 use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
@@ -24,7 +24,7 @@ pub(crate) struct Target {
     pub(crate) options: ConnectOptions,
     /// What is sent before everything else: a header of the PROXY protocol.
     pub(crate) header: Option<Bytes>,
-    /// TLS, and the server name to send.
+    /// TLS, and the name the connection is made under.
     pub(crate) tls: Option<(ClientTls, Option<Arc<str>>)>,
     /// Time for TCP and TLS together (`connect_timeout`).
     pub(crate) timeout: Duration,
@@ -113,14 +113,26 @@ async fn open(target: &Target) -> Result<Stream, ConnectError> {
     let Some((tls, name)) = &target.tls else {
         return Ok(Stream::Plain(plain));
     };
-    let name = server_name(name.as_deref(), &address);
+    let failed = |source| ConnectError::Tls {
+        address: address.clone(),
+        source: Arc::new(source),
+    };
+    let named = name.as_deref().and_then(server_name);
+    let name = match named {
+        Some(name) => name,
+        None if tls.needs_name => {
+            let reason = "the server's certificate is to be verified for the request's host, which is none a certificate could be for";
+            return Err(ConnectError::Transport(reason.into()));
+        }
+        // The name under which rustls keeps sessions; it is not sent (RFC 6066).
+        None => ServerName::IpAddress(IpAddr::from(place_of(&address))),
+    };
     let stream = TlsConnector::from(Arc::clone(&tls.config))
-        .connect(name, plain)
+        .connect(name.clone(), plain)
         .await
-        .map_err(|source| ConnectError::Tls {
-            address,
-            source: Arc::new(source),
-        })?;
+        .map_err(failed)?;
+    tls.check_resumed(stream.get_ref().1, &name)
+        .map_err(|error| failed(io::Error::other(error)))?;
     Ok(Stream::Tls(Box::new(stream.into())))
 }
 
@@ -136,18 +148,15 @@ async fn reach(target: &Target) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The name rustls keeps sessions under and sends as SNI. An address is never sent (RFC 6066), and stands where there is no
-/// name. Istio's `outbound_.80_._.host` names are valid host names with underscores, which rustls allows.
-fn server_name(name: Option<&str>, address: &HostAddress) -> ServerName<'static> {
-    name.and_then(|name| DnsName::try_from(name.to_owned()).ok())
-        .map_or_else(
-            || {
-                // Nothing is sent for it; sessions of hosts on Unix sockets are kept under one name.
-                let ip = address
-                    .ip()
-                    .map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip());
-                ServerName::IpAddress(IpAddr::from(ip))
-            },
-            ServerName::DnsName,
-        )
+/// What stands where there is no name. Nothing is sent for it; sessions of hosts on Unix sockets are kept under one name.
+fn place_of(address: &HostAddress) -> std::net::IpAddr {
+    address
+        .ip()
+        .map_or(Ipv4Addr::LOCALHOST.into(), |address| address.ip())
+}
+
+/// The name that is sent, or the address that is verified. Istio's `outbound_.80_._.host` names are valid host names with underscores, which
+/// rustls allows.
+fn server_name(name: &str) -> Option<ServerName<'static>> {
+    ServerName::try_from(name.to_owned()).ok()
 }

@@ -1,14 +1,16 @@
 //! How to connect to a host: address, socket options, and TLS with its names.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lateen_traffic::Cluster;
+use lateen_traffic::tls::UpstreamTls;
 
 use super::connect::{ConnectError, Target};
 use crate::cluster::host::TransportKey;
 use crate::cluster::{ClusterState, Host, connect_options};
 use crate::inspect::proxy_protocol;
+use crate::tls::NameRule;
 use crate::worker::{Now, Worker};
 
 /// What a request or connection asks of the transport.
@@ -16,7 +18,7 @@ use crate::worker::{Now, Worker};
 pub(crate) struct Wish<'a> {
     /// ALPN protocols in place of the transport socket's.
     pub(crate) alpn: Option<&'a [Arc<str>]>,
-    /// The request's host, for `auto_sni`.
+    /// The request's host, for `auto_sni` and `auto_san_validation`.
     pub(crate) authority: Option<&'a str>,
     /// The client and its destination, for the PROXY protocol; none for what the proxy asks itself.
     pub(crate) client: Option<(SocketAddr, SocketAddr)>,
@@ -50,30 +52,72 @@ pub(crate) fn of(
     let Some(tls) = host.transport.tls() else {
         return Ok((target, key));
     };
-    let by_request = tls.auto_host_sni || cluster.http.auto_sni;
-    let named = by_request
-        .then(|| wish.authority.map(|a| Arc::from(host_of(a))))
-        .flatten();
-    let server_name = named.or_else(|| tls.sni.clone());
+    let names = Names::of(cluster, tls, &host.endpoint.hostname, wish.authority);
     let client = state
-        .client_tls(
-            &worker.shared.tls,
-            tls,
-            wish.alpn,
-            server_name.as_ref(),
-            now,
-        )
+        .client_tls(&worker.shared.tls, tls, wish.alpn, &names.rule, now)
         .map_err(|error| ConnectError::Transport(error.to_string().into()))?;
     key.tls = client.id;
-    key.server_name.clone_from(&server_name);
-    target.tls = Some((client, server_name));
+    key.server_name.clone_from(&names.asked);
+    target.tls = Some((client, names.asked));
     Ok((target, key))
+}
+
+/// The name a connection is made under, and the one the server's certificate has to carry.
+#[derive(Debug, PartialEq, Eq)]
+struct Names {
+    asked: Option<Arc<str>>,
+    rule: NameRule,
+}
+
+impl Names {
+    /// Source: Envoy's router (`auto_sni`, `auto_san_validation` by the request's host) and its client TLS context (the host's own name
+    /// before the configured one).
+    fn of(
+        cluster: &Cluster,
+        tls: &UpstreamTls,
+        hostname: &Arc<str>,
+        authority: Option<&str>,
+    ) -> Self {
+        let wants_host = cluster.http.auto_sni || cluster.http.auto_san_validation;
+        let host: Option<Arc<str>> = authority.filter(|_| wants_host).map(|a| host_of(a).into());
+        let configured = Some(hostname)
+            .filter(|name| tls.auto_host_sni && !name.is_empty())
+            .or(tls.sni.as_ref());
+        let is_address = |name: &str| name.parse::<IpAddr>().is_ok();
+        let sent = host
+            .as_ref()
+            .filter(|host| cluster.http.auto_sni && !is_address(host))
+            .or(configured);
+        let wanted = match &host {
+            Some(host) if cluster.http.auto_san_validation => Some(host),
+            _ => sent.filter(|_| tls.auto_sni_san_validation),
+        };
+        match (sent, wanted) {
+            (sent, Some(wanted)) if sent.is_none_or(|sent| sent == wanted) => Self {
+                asked: Some(Arc::clone(wanted)),
+                rule: NameRule::Asked,
+            },
+            (sent, Some(wanted)) => Self {
+                asked: sent.cloned(),
+                rule: NameRule::Fixed(Arc::clone(wanted)),
+            },
+            // Verification against a name was asked for, and there is none: the connection will be refused.
+            (None, None) if tls.auto_sni_san_validation => Self {
+                asked: None,
+                rule: NameRule::Asked,
+            },
+            (sent, None) => Self {
+                asked: sent.cloned(),
+                rule: NameRule::None,
+            },
+        }
+    }
 }
 
 /// The host of an authority, without its port.
 fn host_of(authority: &str) -> &str {
-    if authority.starts_with('[') {
-        return authority.split_inclusive(']').next().unwrap_or(authority);
+    if let Some(rest) = authority.strip_prefix('[') {
+        return rest.split(']').next().unwrap_or(rest);
     }
     authority
         .rsplit_once(':')

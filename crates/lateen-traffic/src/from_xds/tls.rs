@@ -1,17 +1,22 @@
 //! TLS contexts and secrets.
 
+mod parameters;
+
 use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 
-use super::basic::{data_source, flag, non_empty, texts};
+use super::basic::{data_source, flag, non_empty, number, texts};
 use super::error::Within as _;
 use super::{XdsError, extension, matchers};
 use crate::secret::{Secret, SecretKind};
 use crate::tls::{
     CertificateSource, DataSource, DownstreamTls, SanMatcher, SanType, TlsCertificate, TlsContext,
-    TlsVersion, TrustDomain, UpstreamTls, Validation, ValidationSource,
+    TrustDomain, UpstreamTls, Validation, ValidationSource,
 };
 
 /// A listener's TLS.
@@ -27,6 +32,7 @@ pub(super) fn downstream(from: &tls::DownstreamTlsContext) -> Result<DownstreamT
                 true
             ))
         ),
+        disable_stateful_session_resumption: from.disable_stateful_session_resumption,
     })
 }
 
@@ -37,6 +43,7 @@ pub(super) fn upstream(from: &tls::UpstreamTlsContext) -> Result<UpstreamTls, Xd
         sni: non_empty(&from.sni),
         auto_host_sni: from.auto_host_sni,
         auto_sni_san_validation: from.auto_sni_san_validation,
+        max_session_keys: number(from.max_session_keys.as_ref()),
     })
 }
 
@@ -60,27 +67,16 @@ fn common(from: Option<&tls::CommonTlsContext>) -> Result<TlsContext, XdsError> 
         });
     let by_sds = from.tls_certificate_sds_secret_configs.iter();
     let by_sds = by_sds.map(|config| Ok(CertificateSource::Sds(config.name.as_str().into())));
-    let parameters = from.tls_params.clone().unwrap_or_default();
+    let parameters = parameters::parameters(from.tls_params.as_ref()).within("tls_params")?;
     Ok(TlsContext {
         certificates: inline.chain(by_sds).collect::<Result<_, XdsError>>()?,
         validation: validation_source(from)?,
         alpn: texts(&from.alpn_protocols),
-        min_version: version(parameters.tls_minimum_protocol_version()),
-        max_version: version(parameters.tls_maximum_protocol_version()),
-        cipher_suites: texts(&parameters.cipher_suites),
-        ecdh_curves: texts(&parameters.ecdh_curves),
+        min_version: parameters.min_version,
+        max_version: parameters.max_version,
+        cipher_suites: parameters.cipher_suites,
+        groups: parameters.groups,
     })
-}
-
-fn version(from: tls::tls_parameters::TlsProtocol) -> Option<TlsVersion> {
-    use tls::tls_parameters::TlsProtocol;
-    match from {
-        TlsProtocol::TlsAuto => None,
-        TlsProtocol::TlSv10 => Some(TlsVersion::V1_0),
-        TlsProtocol::TlSv11 => Some(TlsVersion::V1_1),
-        TlsProtocol::TlSv12 => Some(TlsVersion::V1_2),
-        TlsProtocol::TlSv13 => Some(TlsVersion::V1_3),
-    }
 }
 
 fn validation_source(from: &tls::CommonTlsContext) -> Result<ValidationSource, XdsError> {
@@ -88,7 +84,8 @@ fn validation_source(from: &tls::CommonTlsContext) -> Result<ValidationSource, X
     Ok(match from.validation_context_type.as_ref() {
         None => ValidationSource::None,
         Some(Kind::ValidationContext(context)) => {
-            ValidationSource::Inline(Arc::new(validation(context).within("validation_context")?))
+            let context = validation(context).and_then(whole);
+            ValidationSource::Inline(Arc::new(context.within("validation_context")?))
         }
         Some(Kind::ValidationContextSdsSecretConfig(config)) => {
             ValidationSource::Sds(config.name.as_str().into())
@@ -128,8 +125,17 @@ fn validation(from: &tls::CertificateValidationContext) -> Result<Validation, Xd
         system_roots: from.system_root_certs.is_some(),
         crl: optional(from.crl.as_ref(), "crl")?,
         san_matchers: san_matchers(from)?,
-        spki_hashes: texts(&from.verify_certificate_spki),
-        certificate_hashes: texts(&from.verify_certificate_hash),
+        spki_hashes: pins(
+            &from.verify_certificate_spki,
+            "verify_certificate_spki",
+            |pin| BASE64.decode(pin).ok(),
+        )?,
+        certificate_hashes: pins(
+            &from.verify_certificate_hash,
+            "verify_certificate_hash",
+            unhex,
+        )?,
+        only_leaf_crl: from.only_verify_leaf_cert_crl,
         allow_expired: from.allow_expired_certificate,
         accept_untrusted: from.trust_chain_verification()
             == TrustChainVerification::AcceptUntrusted,
@@ -138,6 +144,48 @@ fn validation(from: &tls::CertificateValidationContext) -> Result<Validation, Xd
             |config| trust_domains(config).within("custom_validator_config"),
         )?,
     })
+}
+
+/// What stands alone has to make sense alone: names in a certificate that anybody could have signed say nothing, and so does a list of
+/// revoked ones. Source: Envoy refuses these.
+fn whole(validation: Validation) -> Result<Validation, XdsError> {
+    let reason = if validation.has_roots() || validation.accept_untrusted {
+        return Ok(validation);
+    } else if !validation.san_matchers.is_empty() {
+        "SANs can only be verified together with a trusted CA (trusted_ca)"
+    } else if validation.crl.is_some() {
+        "revocation lists mean nothing without a trusted CA (trusted_ca)"
+    } else {
+        return Ok(validation);
+    };
+    Err(XdsError::new(reason))
+}
+
+/// SHA-256 pins in either of Envoy's notations.
+fn pins(
+    from: &[String],
+    field: &str,
+    decode: impl Fn(&str) -> Option<Vec<u8>>,
+) -> Result<Vec<[u8; 32]>, XdsError> {
+    let pins = from.iter().enumerate().map(|(index, pin)| {
+        let bytes = decode(pin).and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        let wrong = || XdsError::new(format!("{pin:?} is not a SHA-256 hash"));
+        bytes.ok_or_else(wrong).at(field, index)
+    });
+    pins.collect()
+}
+
+/// Hexadecimal, with or without colons between the bytes.
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    digits
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+            _ => None,
+        })
+        .collect()
 }
 
 fn san_matchers(from: &tls::CertificateValidationContext) -> Result<Vec<SanMatcher>, XdsError> {

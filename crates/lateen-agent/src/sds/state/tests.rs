@@ -1,11 +1,16 @@
 //! Tests of both variants of the protocol, without a stream.
 
+use std::sync::Arc;
+
+use super::super::{DEFAULT, ROOT_CA};
 use super::*;
+use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
+use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
 use lateen_envoy::unpack;
-use lateen_identity::SpiffeId;
 use lateen_identity::ca::{CaOptions, CaSource, CertificateAuthority};
 use lateen_identity::csr::KeyAndRequest;
 use lateen_identity::tls::CertifiedKeyPair;
+use lateen_identity::{SpiffeId, WorkloadIdentity};
 use std::time::SystemTime;
 
 struct Mesh {
@@ -27,7 +32,7 @@ impl Mesh {
     }
 
     /// A fresh certificate of the same workload.
-    fn identity(&self) -> WorkloadIdentity {
+    fn identity(&self) -> Arc<WorkloadIdentity> {
         let id: SpiffeId = "spiffe://cluster.local/ns/default/sa/a".parse().unwrap();
         let made = KeyAndRequest::generate(&id).unwrap();
         let issued = self
@@ -35,7 +40,15 @@ impl Mesh {
             .sign(&made.csr_pem, &id, None, SystemTime::now())
             .unwrap();
         let pair = CertifiedKeyPair::new(issued.chain, made.key).unwrap();
-        WorkloadIdentity::new(pair, issued.bundle).unwrap()
+        Arc::new(WorkloadIdentity::new(pair, issued.bundle).unwrap())
+    }
+}
+
+/// A source that has nothing but an identity.
+fn has(identity: &Arc<WorkloadIdentity>) -> Source {
+    Source {
+        identity: Some(Arc::clone(identity)),
+        ..Source::default()
     }
 }
 
@@ -61,7 +74,7 @@ fn the_certificate_has_its_key_and_the_roots_are_a_secret_of_their_own() {
     let identity = Mesh::new().identity();
     let mut state = SotwState::default();
     assert!(state.on_request(sotw(&[DEFAULT, ROOT_CA, "unknown"], "")));
-    let response = state.respond(&identity).unwrap();
+    let response = state.respond(&mut has(&identity)).unwrap();
     let secrets: Vec<Secret> = response
         .resources
         .iter()
@@ -85,10 +98,10 @@ fn an_acknowledgement_is_not_answered_and_a_rotation_is_pushed() {
     let (first, second) = (mesh.identity(), mesh.identity());
     let mut state = SotwState::default();
     state.on_request(sotw(&[DEFAULT], ""));
-    let sent = state.respond(&first).unwrap();
+    let sent = state.respond(&mut has(&first)).unwrap();
     assert!(state.on_request(sotw(&[DEFAULT], &sent.nonce)));
-    assert!(state.respond(&first).is_none());
-    let pushed = state.respond(&second).unwrap();
+    assert!(state.respond(&mut has(&first)).is_none());
+    let pushed = state.respond(&mut has(&second)).unwrap();
     assert_ne!(pushed.version_info, sent.version_info);
     assert!(
         !state.on_request(sotw(&[DEFAULT], &sent.nonce)),
@@ -101,11 +114,11 @@ fn a_name_that_was_dropped_is_sent_again_when_it_is_wanted_again() {
     let identity = Mesh::new().identity();
     let mut state = SotwState::default();
     state.on_request(sotw(&[DEFAULT], ""));
-    state.respond(&identity).unwrap();
+    state.respond(&mut has(&identity)).unwrap();
     state.on_request(sotw(&[], "1"));
-    assert!(state.respond(&identity).is_none());
+    assert!(state.respond(&mut has(&identity)).is_none());
     state.on_request(sotw(&[DEFAULT], "1"));
-    assert!(state.respond(&identity).is_some());
+    assert!(state.respond(&mut has(&identity)).is_some());
 }
 
 #[test]
@@ -114,17 +127,17 @@ fn delta_tells_only_what_the_other_side_does_not_have() {
     let (first, second) = (mesh.identity(), mesh.identity());
     let mut state = DeltaState::default();
     state.on_request(delta(&[DEFAULT], &[]));
-    let sent = state.respond(&first).unwrap();
+    let sent = state.respond(&mut has(&first)).unwrap();
     state.on_request(delta(&[ROOT_CA], &[]));
-    let roots = state.respond(&first).unwrap();
+    let roots = state.respond(&mut has(&first)).unwrap();
     assert_eq!(roots.resources.len(), 1);
-    let pushed = state.respond(&second).unwrap();
+    let pushed = state.respond(&mut has(&second)).unwrap();
     assert_eq!(
         pushed.resources[0].name, DEFAULT,
         "the roots are the same as before"
     );
     state.on_request(delta(&[], &[DEFAULT]));
-    assert!(state.respond(&first).is_none());
+    assert!(state.respond(&mut has(&first)).is_none());
 
     let mut reconnected = DeltaState::default();
     let versions = [(DEFAULT.to_owned(), sent.resources[0].version.clone())];
@@ -132,8 +145,8 @@ fn delta_tells_only_what_the_other_side_does_not_have() {
         initial_resource_versions: versions.into_iter().collect(),
         ..delta(&[DEFAULT], &[])
     });
-    assert!(reconnected.respond(&first).is_none());
-    assert!(reconnected.respond(&second).is_some());
+    assert!(reconnected.respond(&mut has(&first)).is_none());
+    assert!(reconnected.respond(&mut has(&second)).is_some());
 }
 
 #[test]
@@ -143,4 +156,39 @@ fn one_stream_cannot_make_us_remember_without_end() {
     let mut state = DeltaState::default();
     state.on_request(delta(&many, &[]));
     assert_eq!(state.names.len(), MAX_NAMES);
+}
+
+#[test]
+fn certificates_in_files_are_served_and_told_again_when_they_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ca.pem");
+    let (first, second) = (Mesh::new().identity(), Mesh::new().identity());
+    let name = format!("file-root:{}", path.display());
+    let mut source = Source::default();
+    let mut state = DeltaState::default();
+    state.on_request(delta(&[&name, "file-root:system"], &[]));
+    let before = state.respond(&mut source);
+    let about = |response: &DeltaDiscoveryResponse| {
+        response
+            .resources
+            .iter()
+            .any(|resource| resource.name == name)
+    };
+    assert!(
+        before.is_none_or(|response| !about(&response)),
+        "the file is not there yet"
+    );
+
+    std::fs::write(&path, first.bundle().to_pem()).unwrap();
+    assert!(source.files_changed());
+    assert!(about(&state.respond(&mut source).unwrap()));
+    std::fs::write(&path, "half a fi").unwrap();
+    assert!(!source.files_changed(), "the last good version stays");
+    assert!(state.respond(&mut source).is_none());
+    std::fs::write(&path, second.bundle().to_pem()).unwrap();
+    assert!(source.files_changed());
+    assert!(about(&state.respond(&mut source).unwrap()));
+    state.on_request(delta(&[], &[&name, "file-root:system"]));
+    state.respond(&mut source);
+    assert!(!source.has_files());
 }
