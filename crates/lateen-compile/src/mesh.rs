@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::features::Features;
-use lateen_api::mesh::ExtensionProvider;
+use lateen_api::mesh::{ExtensionProvider, ForwardClientCertDetails};
 use lateen_api::networking::{
     ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
 };
@@ -146,6 +146,8 @@ pub(crate) struct Mesh {
     pub(crate) min_tls_13: bool,
     pub(crate) tls_ciphers: Vec<String>,
     pub(crate) trusted_proxies: u32,
+    /// What gateways do with `x-forwarded-client-cert`.
+    pub(crate) gateway_client_cert: ForwardClientCertDetails,
     pub(crate) default_http_retry: Option<HttpRetry>,
     pub(crate) default_connection_pool: Option<ConnectionPoolSettings>,
     pub(crate) default_outlier_detection: Option<OutlierDetection>,
@@ -181,6 +183,7 @@ impl Default for Mesh {
             min_tls_13: false,
             tls_ciphers: MESH_CIPHERS.map(str::to_owned).to_vec(),
             trusted_proxies: 0,
+            gateway_client_cert: ForwardClientCertDetails::Undefined,
             default_http_retry: None,
             default_connection_pool: None,
             default_outlier_detection: None,

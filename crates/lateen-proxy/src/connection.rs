@@ -14,6 +14,7 @@
 mod detect;
 mod facts;
 mod filters;
+mod network;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use http::HeaderValue;
 use lateen_telemetry::metrics::istio::{ConnectionSecurityPolicy, PeerId, PrincipalId};
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::{FilterChain, ListenerFilterKind, TrafficDirection};
+use lateen_traffic::request::FilterState;
 use lateen_traffic::tls::{DownstreamTls, ValidationSource};
 use lateen_traffic::{Listener, PeerTls};
 use rustls::server::Acceptor;
@@ -32,11 +34,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 
 pub(crate) use self::facts::Facts;
+pub(crate) use self::network::{ConnectionCounts, Place};
 
 use self::detect::{Detected, detect};
+use self::network::Pass;
 use crate::http::server;
 use crate::level::Level;
 use crate::net::{Prefixed, Stream, socket};
+use crate::rate_limit::RateLimits;
 use crate::tcp;
 use crate::tls::PeerCertificate;
 use crate::worker::{ListenerHandle, Now, Worker};
@@ -72,6 +77,11 @@ pub(crate) struct Connection {
     pub(crate) peer_principal: PrincipalId,
     /// Says that the connection is to end with the current request.
     pub(crate) draining: Cell<bool>,
+    /// What network filters left for later ones, and for requests.
+    pub(crate) filter_state: RefCell<FilterState>,
+    /// Buckets of rate limits that count for this connection alone.
+    pub(crate) rate_limits: RateLimits,
+    places: RefCell<Vec<Place>>,
     own_principal: PrincipalId,
     introduced: RefCell<Option<(HeaderValue, PeerId)>>,
 }
@@ -168,6 +178,8 @@ enum Refused {
     HandshakeTimeout,
     #[error("a network filter refused it")]
     Denied,
+    #[error("there are too many connections")]
+    Limited(Option<Duration>),
 }
 
 /// Serves a connection to its end.
@@ -199,7 +211,11 @@ fn note_refusal(handle: &ListenerHandle, remote: SocketAddr, refused: &Refused) 
         Refused::DetectionTimeout => stats.downstream_pre_cx_timeout.inc(),
         Refused::Handshake(_) | Refused::Tls(_) => stats.ssl_connection_error.inc(),
         Refused::HandshakeTimeout => stats.downstream_cx_transport_socket_connect_timeout.inc(),
-        Refused::NoListener | Refused::ClientGone | Refused::NoProxyHeader | Refused::Denied => {}
+        Refused::NoListener
+        | Refused::ClientGone
+        | Refused::NoProxyHeader
+        | Refused::Denied
+        | Refused::Limited(_) => {}
     }
     let cause = std::error::Error::source(refused)
         .map(ToString::to_string)
@@ -233,6 +249,7 @@ async fn establish(
     {
         match tcp::speculate(speculation, &tcp).await {
             tcp::Speculation::ServerSpoke(ready) => {
+                filters::pass(ready.connection(), Pass::Commit).await?;
                 tcp::run_ready(*ready, Stream::Plain(Prefixed::new(seen.freeze(), tcp))).await;
                 return Ok(());
             }
@@ -300,9 +317,12 @@ async fn server_first(
         draining: Cell::new(false),
         own_principal: PrincipalId::default(),
         introduced: RefCell::default(),
+        filter_state: RefCell::default(),
+        rate_limits: RateLimits::default(),
+        places: RefCell::default(),
         chain,
     });
-    match filters::pass(&connection).await {
+    match filters::pass(&connection, Pass::Look).await {
         Ok(Some(NetworkFilterKind::Tcp(proxy))) => {
             let proxy = Arc::clone(proxy);
             Some(tcp::Ready::new(connection, proxy))
@@ -354,8 +374,15 @@ fn connection(
     stream: &Stream,
 ) -> Connection {
     let session = stream.tls();
-    let leaf = session.and_then(|tls| tls.peer_certificates()?.first());
-    let peer = leaf.and_then(PeerCertificate::read);
+    let presented = session
+        .and_then(|tls| tls.peer_certificates())
+        .unwrap_or_default();
+    let peer = presented.first().and_then(PeerCertificate::read);
+    let peer = if forwards_certificates(&chain) {
+        peer.map(|peer| peer.with_pem(presented))
+    } else {
+        peer
+    };
     let peer_principal = worker.principal(peer.as_ref().and_then(PeerCertificate::principal));
     let own_principal = worker.principal(now.own_principal.as_deref().filter(|_| peer.is_some()));
     Connection {
@@ -368,6 +395,9 @@ fn connection(
         handle: Rc::clone(handle),
         draining: Cell::new(false),
         introduced: RefCell::default(),
+        filter_state: RefCell::default(),
+        rate_limits: RateLimits::default(),
+        places: RefCell::default(),
         worker,
         facts,
         chain,
@@ -376,6 +406,16 @@ fn connection(
         peer_principal,
         own_principal,
     }
+}
+
+/// Whether applications behind a chain are told their clients' certificates whole.
+fn forwards_certificates(chain: &FilterChain) -> bool {
+    chain.filters.iter().any(|filter| match &filter.kind {
+        NetworkFilterKind::Http(manager) => {
+            manager.client_cert_details.cert || manager.client_cert_details.chain
+        }
+        _ => false,
+    })
 }
 
 /// Whether a context verifies the certificates it is shown, rather than only looking at them.
@@ -390,8 +430,21 @@ fn verifies(tls: &DownstreamTls) -> bool {
     }
 }
 
+/// A refused client is kept waiting where that was asked for, so that it does not come again at once.
+async fn hold_back(refused: &Refused) {
+    if let Refused::Limited(Some(delay)) = refused {
+        tokio::time::sleep(*delay).await;
+    }
+}
+
 async fn run_filters(connection: Rc<Connection>, stream: Stream) -> Result<(), Refused> {
-    let terminal = filters::pass(&connection).await?.cloned();
+    let terminal = match filters::pass(&connection, Pass::Enter).await {
+        Ok(terminal) => terminal.cloned(),
+        Err(refused) => {
+            hold_back(&refused).await;
+            return Err(refused);
+        }
+    };
     match terminal {
         Some(NetworkFilterKind::Http(manager)) => {
             let manager = connection.worker.manager(&manager, connection.direction);

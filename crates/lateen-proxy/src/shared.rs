@@ -21,10 +21,11 @@ use tokio::sync::watch;
 use crate::cluster::breaker::Breakers;
 use crate::cluster::outlier::Outliers;
 use crate::config::ProxyConfig;
+use crate::connection::ConnectionCounts;
 use crate::handle::State;
 use crate::http::log::LogSinks;
 use crate::node::Identity;
-use crate::rate_limit::RateLimits;
+use crate::rate_limit::{ConnectionRates, RateLimits};
 use crate::secrets::Secrets;
 use crate::tls::TlsContexts;
 
@@ -64,8 +65,12 @@ pub(crate) struct Shared {
     pub(crate) tls: TlsContexts,
     /// Statistics.
     pub(crate) stats: Families,
-    /// Token buckets.
+    /// Token buckets of requests.
     pub(crate) rate_limits: RateLimits,
+    /// Token buckets of connections.
+    pub(crate) connection_rates: ConnectionRates,
+    /// Connections per limit.
+    pub(crate) connection_counts: ConnectionCounts,
     /// Access logs by path.
     pub(crate) logs: LogSinks,
     live: ArcSwap<Live>,
@@ -115,6 +120,8 @@ impl Shared {
             tls: TlsContexts::default(),
             stats: Families::new(Registry::default()),
             rate_limits: RateLimits::default(),
+            connection_rates: ConnectionRates::default(),
+            connection_counts: ConnectionCounts::default(),
             logs: LogSinks::default(),
             live: ArcSwap::default(),
             version: AtomicU64::new(0),

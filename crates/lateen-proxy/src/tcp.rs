@@ -82,6 +82,11 @@ struct Outcome {
 }
 
 impl Ready {
+    /// The client's connection.
+    pub(crate) const fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
     /// A connection that is to be proxied by `proxy`.
     pub(crate) const fn new(connection: Rc<Connection>, proxy: Arc<TcpProxy>) -> Self {
         Self {

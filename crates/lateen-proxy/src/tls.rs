@@ -8,5 +8,5 @@ mod verify;
 
 pub(crate) use chain::revocation_list;
 pub(crate) use context::{ClientTls, ContextError, TlsContexts};
-pub(crate) use peer::PeerCertificate;
+pub(crate) use peer::{PeerCertificate, pem};
 pub(crate) use verify::NameRule;

@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lateen_telemetry::access_log::LogWriter;
-use lateen_telemetry::metrics::Shard;
 use lateen_telemetry::metrics::envoy::TcpStats;
 use lateen_telemetry::metrics::istio::{
     DestinationService, PeerId, PrincipalId, ServiceId, WorkerMetrics,
 };
+use lateen_telemetry::metrics::{Counter, Descriptor, Shard};
 use lateen_traffic::Cluster;
 use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::jwt::TokenCache;
@@ -60,6 +60,9 @@ impl std::ops::Deref for Now {
     }
 }
 
+/// What tells a filter's counters apart: two prefixes, and what is counted.
+pub(crate) type CounterKey = (Arc<str>, Arc<str>, &'static str);
+
 /// The service a cluster was found to stand for.
 type KnownService = (Arc<Cluster>, ServiceId);
 
@@ -84,6 +87,7 @@ pub(crate) struct Worker {
     services: RefCell<Map<Arc<str>, KnownService>>,
     managers: RefCell<Map<usize, Rc<Manager>>>,
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
+    counters: RefCell<Map<CounterKey, Counter>>,
     logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,
     /// Tokens whose signatures were verified.
     pub(crate) tokens: RefCell<TokenCache>,
@@ -137,6 +141,7 @@ impl Worker {
             services: RefCell::default(),
             managers: RefCell::default(),
             tcp_stats: RefCell::default(),
+            counters: RefCell::default(),
             logs: RefCell::default(),
             tokens: RefCell::default(),
             open,
@@ -235,6 +240,25 @@ impl Worker {
         principal.map_or_else(PrincipalId::default, |p| {
             self.metrics.borrow_mut().principal(p)
         })
+    }
+
+    /// A counter of a filter, by two prefixes and what it counts; `name` gives its template and label when it is first needed.
+    pub(crate) fn counter(
+        &self,
+        key: CounterKey,
+        name: impl FnOnce() -> (String, Arc<str>),
+    ) -> Counter {
+        let mut counters = self.counters.borrow_mut();
+        let make = || {
+            let (template, label) = name();
+            let family = self
+                .shared
+                .stats
+                .registry
+                .counters(Descriptor::envoy(&template));
+            family.handle(self.shard, &[label.trim_end_matches([';', '.'])])
+        };
+        counters.entry(key).or_insert_with(make).clone()
     }
 
     /// Writes a line to an access log.

@@ -13,7 +13,8 @@ use crate::format::Format;
 use crate::hcm::HttpConnectionManager;
 use crate::headers::HeaderMutations;
 use crate::jwt::{JwtAuthn, RouteRequirement};
-use crate::matcher::{Fraction, HeaderMatcher};
+use crate::matcher::HeaderMatcher;
+pub use crate::rate_limit::{LocalRateLimit, TokenBucket};
 use crate::rbac::RbacConfig;
 use crate::tcp::TcpProxy;
 
@@ -46,14 +47,9 @@ pub enum NetworkFilterKind {
     /// `envoy.filters.network.sni_cluster`: the cluster is the server name.
     SniCluster,
     /// `envoy.filters.network.connection_limit`.
-    ConnectionLimit {
-        /// Connections at the same time.
-        max_connections: u64,
-        /// Time after which a refused connection is closed.
-        delay: Option<Duration>,
-    },
+    ConnectionLimit(Arc<ConnectionLimit>),
     /// `envoy.filters.network.local_ratelimit`.
-    LocalRateLimit(TokenBucket),
+    LocalRateLimit(Arc<ConnectionRateLimit>),
     /// `envoy.filters.network.echo`. Terminal.
     Echo,
     /// `envoy.filters.network.direct_response`. Terminal.
@@ -82,15 +78,26 @@ pub struct SetFilterState {
     pub skip_if_empty: bool,
 }
 
-/// A token bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenBucket {
-    /// How many tokens fit.
-    pub max_tokens: u32,
-    /// How many are added in an interval.
-    pub tokens_per_fill: u32,
-    /// The interval.
-    pub fill_interval: Duration,
+/// `envoy.filters.network.connection_limit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionLimit {
+    /// The prefix of its statistics.
+    pub stat_prefix: Arc<str>,
+    /// Connections at the same time, over all workers.
+    pub max_connections: u64,
+    /// Time after which a refused connection is closed.
+    pub delay: Option<Duration>,
+}
+
+/// `envoy.filters.network.local_ratelimit`: a token for each connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionRateLimit {
+    /// The prefix of its statistics.
+    pub stat_prefix: Arc<str>,
+    /// The bucket.
+    pub bucket: TokenBucket,
+    /// Filters with the same key and the same bucket share it; empty shares nothing.
+    pub share_key: Arc<str>,
 }
 
 /// An HTTP filter.
@@ -164,25 +171,6 @@ pub struct Router {
     pub upstream_log: Vec<crate::access_log::AccessLog>,
 }
 
-/// `envoy.filters.http.local_ratelimit`.
-#[derive(Clone, Debug)]
-pub struct LocalRateLimit {
-    /// The prefix of its statistics.
-    pub stat_prefix: Arc<str>,
-    /// The bucket; `None` limits nothing.
-    pub bucket: Option<TokenBucket>,
-    /// The status of a refusal; 429 by default.
-    pub status: u16,
-    /// For which share it is evaluated; nothing by default.
-    pub enabled: Fraction,
-    /// For which share it is enforced; nothing by default.
-    pub enforced: Fraction,
-    /// Headers of a refusal.
-    pub response_headers: HeaderMutations,
-    /// One bucket per connection.
-    pub per_connection: bool,
-}
-
 /// `envoy.filters.http.grpc_stats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GrpcStats {
@@ -204,6 +192,8 @@ pub struct HealthCheckFilter {
 /// `envoy.filters.http.header_mutation`.
 #[derive(Clone, Debug, Default)]
 pub struct HeaderMutationFilter {
+    /// Of a route's levels the most specific is applied last, and so wins; else the least specific is.
+    pub most_specific_wins: bool,
     /// On requests.
     pub request: HeaderMutations,
     /// On responses.

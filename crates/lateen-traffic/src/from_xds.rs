@@ -19,6 +19,7 @@ mod listener;
 mod matchers;
 mod network_filter;
 mod overrides;
+mod rate_limit;
 mod rbac;
 mod retry;
 mod route;

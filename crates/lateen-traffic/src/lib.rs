@@ -30,6 +30,7 @@ pub mod matcher;
 pub mod path;
 pub mod program;
 pub mod provenance;
+pub mod rate_limit;
 pub mod rbac;
 pub mod request;
 pub mod retry;

@@ -7,6 +7,7 @@ use crate::proto::{
     PbDuration, ads, any, bool_value, core, duration, hcm, listener, network_filter,
 };
 use crate::protocol::Protocol;
+use lateen_api::mesh::ForwardClientCertDetails as Wanted;
 
 use super::ListenerView;
 use hcm::HttpConnectionManager;
@@ -120,7 +121,13 @@ fn set_inbound(out: &mut HttpConnectionManager, protocol: Protocol) {
 fn set_gateway(out: &mut HttpConnectionManager, mesh: &Mesh) {
     out.xff_num_trusted_hops = mesh.trusted_proxies;
     out.http_protocol_options = Some(core::Http1ProtocolOptions::default());
-    out.forward_client_cert_details = ForwardClientCertDetails::SanitizeSet as i32;
+    out.forward_client_cert_details = match mesh.gateway_client_cert {
+        Wanted::Undefined | Wanted::SanitizeSet => ForwardClientCertDetails::SanitizeSet,
+        Wanted::Sanitize => ForwardClientCertDetails::Sanitize,
+        Wanted::ForwardOnly => ForwardClientCertDetails::ForwardOnly,
+        Wanted::AppendForward => ForwardClientCertDetails::AppendForward,
+        Wanted::AlwaysForwardOnly => ForwardClientCertDetails::AlwaysForwardOnly,
+    } as i32;
     out.set_current_client_cert_details = Some(SetCurrentClientCertDetails {
         subject: bool_value(true),
         cert: true,

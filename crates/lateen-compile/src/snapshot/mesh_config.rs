@@ -68,6 +68,9 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
             .unwrap_or(default.tls_ciphers),
         trusted_proxies: topology.map_or(0, |topology| topology.num_trusted_proxies),
         extension_providers: config.extension_providers.clone(),
+        gateway_client_cert: topology
+            .map(|topology| topology.forward_client_cert_details)
+            .unwrap_or_default(),
         default_http_retry: config.default_http_retry_policy.clone(),
         default_connection_pool: traffic.and_then(|policy| policy.connection_pool.clone()),
         default_outlier_detection: traffic.and_then(|policy| policy.outlier_detection.clone()),

@@ -226,18 +226,7 @@ fn of_material(name: &str, material: &Material) -> Secret {
 }
 
 fn pem<'a>(chain: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
-    use base64::Engine;
-    let mut out = String::new();
-    for der in chain {
-        let text = base64::engine::general_purpose::STANDARD.encode(der);
-        out.push_str("-----BEGIN CERTIFICATE-----\n");
-        for line in text.as_bytes().chunks(64) {
-            out.push_str(&String::from_utf8_lossy(line));
-            out.push('\n');
-        }
-        out.push_str("-----END CERTIFICATE-----\n");
-    }
-    out.into_bytes()
+    chain.map(crate::tls::pem).collect::<String>().into_bytes()
 }
 
 fn type_version(dump: &Dump, ty: TypeUrl) -> String {

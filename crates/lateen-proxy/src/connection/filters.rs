@@ -1,12 +1,15 @@
 //! The network filters before the terminal one, in the order of the chain.
+//!
+//! A connection whose client is silent passes them twice: once without taking anything, to see whether its upstream may be connected at
+//! all, and once in earnest when somebody has spoken.
 
 use lateen_traffic::Listener;
 use lateen_traffic::ext_authz::{NetworkExtAuthz, Verdict};
 use lateen_traffic::filter::{NetworkFilter, NetworkFilterKind};
 use lateen_traffic::rbac::{RbacConfig, Subject};
-use lateen_traffic::request::FilterState;
 use lateen_traffic::value::Metadata;
 
+use super::network::{self, Pass};
 use super::{Connection, Refused};
 use crate::ext_authz::{Asker, ConnectionSubject};
 
@@ -14,18 +17,31 @@ use crate::ext_authz::{Asker, ConnectionSubject};
 const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 
 /// Applies network filters up to the terminal one, which is returned; `Ok(None)` if there is none.
-pub(super) async fn pass(connection: &Connection) -> Result<Option<&NetworkFilterKind>, Refused> {
+pub(super) async fn pass(
+    connection: &Connection,
+    pass: Pass,
+) -> Result<Option<&NetworkFilterKind>, Refused> {
     let mut metadata = Metadata::default();
     for NetworkFilter { kind, .. } in &connection.chain.filters {
         match kind {
-            NetworkFilterKind::Rbac(rbac) => access(connection, rbac, &mut metadata)?,
-            NetworkFilterKind::ExtAuthz(settings) => {
+            NetworkFilterKind::Rbac(rbac) => {
+                access(connection, rbac, pass, &mut metadata)?;
+            }
+            // Who was asked when the client was silent is not asked again.
+            NetworkFilterKind::ExtAuthz(settings) if pass != Pass::Commit => {
                 Box::pin(authorize(connection, settings, &metadata)).await?;
             }
             NetworkFilterKind::Http(_)
             | NetworkFilterKind::Tcp(_)
             | NetworkFilterKind::Echo
             | NetworkFilterKind::DirectResponse(_) => return Ok(Some(kind)),
+            NetworkFilterKind::ConnectionLimit(limit) => {
+                network::take_place(connection, limit, pass)?;
+            }
+            NetworkFilterKind::LocalRateLimit(limit) => {
+                network::take_token(connection, limit, pass)?;
+            }
+            NetworkFilterKind::SetFilterState(values) => network::note(connection, values),
             _ => {}
         }
     }
@@ -48,10 +64,11 @@ pub(super) fn would_admit(connection: &Connection, listener: &Listener) -> bool 
 fn access(
     connection: &Connection,
     rbac: &RbacConfig,
+    pass: Pass,
     metadata: &mut Metadata,
 ) -> Result<(), Refused> {
     let peer = connection.peer_tls();
-    let state = FilterState::default();
+    let state = connection.filter_state.borrow();
     let (shadow, allowed) = connection.facts.with_info(|info| {
         let subject = Subject {
             connection: info,
@@ -66,6 +83,10 @@ fn access(
             enforced.is_none_or(|rules| rules.decide(&subject).allowed),
         )
     });
+    if pass != Pass::Look {
+        let shadow = shadow.as_ref().map(|verdict| verdict.allowed);
+        network::count_access(connection, rbac, allowed, shadow);
+    }
     if let Some(verdict) = shadow {
         rbac.note_shadow(NETWORK_RBAC, &verdict, metadata);
     }

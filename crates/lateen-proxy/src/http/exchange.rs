@@ -20,6 +20,7 @@ use lateen_traffic::path::Normalized;
 use lateen_traffic::route::{
     DirectResponse, RouteAction, RouteDecision, RouteOutcome, https_location,
 };
+use lateen_traffic::tls::CertificateSource;
 
 use super::filters;
 use super::forward;
@@ -34,6 +35,7 @@ use super::record::{Heads, Record};
 use super::response::ResponseBody;
 use super::source::Source;
 use crate::connection::Connection;
+use crate::secrets::WORKLOAD_CERTIFICATE;
 use crate::worker::Now;
 
 static PEER_METADATA: http::HeaderName = http::HeaderName::from_static("x-envoy-peer-metadata");
@@ -112,12 +114,7 @@ pub(crate) async fn handle(
         }
         Err((malformed, _)) => {
             exchange.connection.draining.set(true);
-            Err(match malformed.0 {
-                "missing_host_header" => {
-                    LocalReply::new(StatusCode::BAD_REQUEST, "", "missing_host_header")
-                }
-                details => LocalReply::bad_request(details),
-            })
+            Err(malformed.reply())
         }
     };
     match answered {
@@ -149,7 +146,8 @@ impl Exchange {
             return Err(LocalReply::route_not_found());
         };
         let Inbound { body, upgrade } = inbound;
-        let mut passage = Passage::new(head, body, remote, (&info, &peer), routes);
+        let left = connection.filter_state.borrow().clone();
+        let mut passage = Passage::new(head, body, remote, (&info, &peer), left, routes);
         // Filters run before a missing route is told: what a client may not do it may not probe for either.
         if let Some(decision) = passage.decision() {
             self.note_route(decision);
@@ -172,7 +170,7 @@ impl Exchange {
                     Err(reply) => Err(reply),
                 };
                 // The route's headers go onto the proxy's own answers, too; a preflight is the filter's alone.
-                answered.map_err(|mut reply| {
+                let mut answered = answered.map_err(|mut reply| {
                     if reply.details != "cors_response" {
                         self.count_attempts(&mut reply.headers, &decision);
                         self.mutate_response(
@@ -184,9 +182,20 @@ impl Exchange {
                         );
                     }
                     reply
-                })
+                });
+                let (status, headers) = match &mut answered {
+                    Ok((parts, _)) => (parts.status, &mut parts.headers),
+                    Err(reply) => (reply.status, &mut *reply.headers),
+                };
+                filters::mutate_response(self, &view, Some(&decision), status, headers);
+                answered
             }
-            _ if filtered.is_err() => filtered.and(Err(LocalReply::route_not_found())),
+            _ if filtered.is_err() => filtered
+                .map_err(|mut reply| {
+                    filters::mutate_response(self, &view, None, reply.status, &mut reply.headers);
+                    reply
+                })
+                .and(Err(LocalReply::route_not_found())),
             RouteOutcome::RequireTls(_) => Err(redirect(
                 StatusCode::MOVED_PERMANENTLY,
                 &https_location(&view),
@@ -222,6 +231,12 @@ impl Exchange {
         {
             head.protocol = None; // an offer nobody has to take (RFC 9113 deprecates it)
         }
+        let most = self.connection.worker.shared.config.limits.request_headers;
+        if head.headers.len() > most.min(config.max_headers_count as usize) {
+            // HTTP/1's are counted as they are read.
+            self.manager.stats.downstream_rq_too_large.inc();
+            return Err(LocalReply::too_many_headers());
+        }
         self.record.head_bytes = head.size();
         if self.manager.exchange.read_request
             && let Some(introduction) = head.headers.remove(&PEER_METADATA)
@@ -240,7 +255,7 @@ impl Exchange {
                 .peer
                 .as_ref()
                 .filter(|_| self.connection.validated),
-            own_principal: self.now.own_principal.as_deref(),
+            own_principal: connection_principal(&self.connection, &self.now),
             own_address: self.connection.worker.shared.identity.address,
         };
         let remote = headers::prepare_request(head, config, &client, || {
@@ -535,6 +550,15 @@ fn host_of(authority: &str) -> &str {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,
     }
+}
+
+/// The workload's identity, if it is what the client was shown.
+fn connection_principal<'a>(connection: &Connection, now: &'a Now) -> Option<&'a str> {
+    let certificates = &connection.chain.tls.as_ref()?.common.certificates;
+    let shown = certificates.iter().any(
+        |source| matches!(source, CertificateSource::Sds(name) if &**name == WORKLOAD_CERTIFICATE),
+    );
+    now.own_principal.as_deref().filter(|_| shown)
 }
 
 fn redirect(status: StatusCode, location: &str) -> LocalReply {

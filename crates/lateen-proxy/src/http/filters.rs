@@ -2,6 +2,11 @@
 //!
 //! A filter whose meaning is not known here never lets more through than it would: what it guards is refused.
 
+mod local_rate_limit;
+mod small;
+
+pub(super) use small::mutate_response;
+
 use std::fmt::Write;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -10,7 +15,7 @@ use lateen_traffic::RequestView;
 use lateen_traffic::cors::CorsDecision;
 use lateen_traffic::fault::{AbortStatus, Fault};
 use lateen_traffic::filter::{FilterOverride, HttpFilter, HttpFilterKind};
-use lateen_traffic::format::{Command, Values};
+use lateen_traffic::format::{Command, RequestValues, Values};
 use lateen_traffic::matcher::HeaderMatcher;
 use lateen_traffic::rbac::{RbacConfig, Subject};
 use lateen_traffic::route::RouteDecision;
@@ -39,7 +44,7 @@ pub(super) async fn run(
     for filter in filters {
         let decision = passage.decision();
         let told = decision.and_then(|decision| decision.filter_override(&filter.name));
-        if matches!(told, Some(FilterOverride::Disabled)) || (filter.disabled && told.is_none()) {
+        if is_off(filter, told) {
             continue;
         }
         match &filter.kind {
@@ -49,7 +54,7 @@ pub(super) async fn run(
                     Some(FilterOverride::Rbac(Some(route))) => route,
                     _ => chain,
                 };
-                access(rules, passage)?;
+                access(exchange, rules, passage)?;
             }
             HttpFilterKind::Fault(chain) => {
                 let fault = match told {
@@ -73,7 +78,7 @@ pub(super) async fn run(
                     Some(FilterOverride::LocalRateLimit(route)) => route,
                     _ => chain,
                 };
-                rate_limit(exchange, limit)?;
+                local_rate_limit::apply(exchange, limit, passage)?;
             }
             HttpFilterKind::HealthCheck(settings) if !settings.pass_through => {
                 health_check(&settings.headers, &passage.view())?;
@@ -92,6 +97,10 @@ pub(super) async fn run(
                 };
                 jwt::authenticate(exchange, chain, route, passage)?;
             }
+            HttpFilterKind::HeaderMutation(own) => {
+                small::mutate_request(exchange, own, &filter.name, passage);
+            }
+            HttpFilterKind::SetFilterState(values) => small::set_state(exchange, values, passage),
             HttpFilterKind::ExtAuthz(settings) => {
                 let route = match told {
                     Some(FilterOverride::ExtAuthz(route)) => Some(&**route),
@@ -103,6 +112,11 @@ pub(super) async fn run(
         }
     }
     Ok(())
+}
+
+/// Whether a filter does not run for a request.
+fn is_off(filter: &HttpFilter, told: Option<&FilterOverride>) -> bool {
+    matches!(told, Some(FilterOverride::Disabled)) || (filter.disabled && told.is_none())
 }
 
 /// Waits for the whole body, which then has a length. Source: Envoy's buffer filter.
@@ -135,15 +149,21 @@ fn health_check(headers: &[HeaderMatcher], view: &RequestView<'_>) -> Result<(),
 }
 
 /// Notes what the rules that decide nothing come to, then applies those that do.
-fn access(rbac: &RbacConfig, passage: &mut Passage<'_>) -> Result<(), LocalReply> {
+fn access(
+    exchange: &Exchange,
+    rbac: &RbacConfig,
+    passage: &mut Passage<'_>,
+) -> Result<(), LocalReply> {
     let verdict = rbac.shadow(&Subject::of_request(&passage.view()));
     if let Some(verdict) = verdict {
+        small::note_dry_run(exchange, rbac, &verdict);
         rbac.note_shadow(HTTP_RBAC, &verdict, &mut passage.metadata);
     }
     let Some(rules) = &rbac.rules else {
         return Ok(());
     };
     let verdict = rules.decide(&Subject::of_request(&passage.view()));
+    small::count_access(exchange, rbac, verdict.allowed);
     if verdict.allowed {
         Ok(())
     } else {
@@ -194,41 +214,6 @@ fn cors(
             headers: Box::new(headers),
             ..LocalReply::new(StatusCode::OK, "", "cors_response")
         }),
-    }
-}
-
-fn rate_limit(
-    exchange: &Exchange,
-    limit: &std::sync::Arc<lateen_traffic::filter::LocalRateLimit>,
-) -> Result<(), LocalReply> {
-    let (Some(bucket), true, true) = (
-        limit.bucket,
-        limit.enabled.hit(rand::random()),
-        limit.enforced.hit(rand::random()),
-    ) else {
-        return Ok(());
-    };
-    if exchange
-        .connection
-        .worker
-        .shared
-        .rate_limits
-        .take(limit, bucket)
-    {
-        return Ok(());
-    }
-    let status = StatusCode::from_u16(limit.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
-    let mut reply = LocalReply::new(status, "local_rate_limited", "local_rate_limited")
-        .flagged(ResponseFlag::RateLimited);
-    limit.response_headers.apply(&mut reply.headers, &NoValues);
-    Err(reply)
-}
-
-struct NoValues;
-
-impl Values for NoValues {
-    fn write(&self, _command: &Command, _out: &mut String) -> bool {
-        false
     }
 }
 
@@ -310,6 +295,16 @@ impl Values for CommandValues<'_> {
             "RESPONSE_FLAGS" => self.response.map(|_| self.record.flags.to_string()),
             "RESPONSE_CODE_DETAILS" => self.response.map(|_| self.record.details.to_string()),
             "HOSTNAME" => std::env::var("HOSTNAME").ok(),
+            "DYNAMIC_METADATA" | "FILTER_STATE" => {
+                let values = RequestValues {
+                    request: self.view,
+                    protocol: "",
+                    route_name: "",
+                    cluster: "",
+                };
+                let mut text = String::new();
+                values.write(command, &mut text).then_some(text)
+            }
             _ => None,
         };
         let Some(text) = text else { return false };

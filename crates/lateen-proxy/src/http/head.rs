@@ -3,10 +3,13 @@
 use std::net::SocketAddr;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use lateen_telemetry::ResponseFlag;
 use lateen_traffic::request::FilterState;
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
+
+use super::local_reply::LocalReply;
 
 /// A request's head: pseudo-headers as fields, everything else in `headers`.
 #[derive(Clone, Debug)]
@@ -33,6 +36,38 @@ pub(crate) struct Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 
+impl Malformed {
+    /// The answer to it.
+    pub(crate) fn reply(self) -> LocalReply {
+        match self.0 {
+            UNKNOWN_CODING => LocalReply::new(StatusCode::NOT_IMPLEMENTED, "", UNKNOWN_CODING)
+                .flagged(ResponseFlag::DownstreamProtocolError),
+            MISSING_HOST => LocalReply::new(StatusCode::BAD_REQUEST, "", MISSING_HOST),
+            details => LocalReply::bad_request(details),
+        }
+    }
+}
+
+/// Neither a `Host` nor an authority; Envoy answers it without a body.
+const MISSING_HOST: &str = "missing_host_header";
+/// A transfer coding other than `chunked`.
+const UNKNOWN_CODING: &str = "http1.invalid_transfer_encoding";
+
+/// A body that was transformed on the way would be passed on without saying so, and a list of codings is what request smuggling is made
+/// of: only `chunked`, once, is taken. (A length beside it is dropped by hyper, and the body is framed anew in any case.)
+fn plain_framing(version: Version, headers: &HeaderMap) -> Result<(), Malformed> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let plain = match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(one), None) => one.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        _ => false,
+    };
+    if plain || version == Version::HTTP_2 {
+        return Ok(()); // HTTP/2 has no such header: h2 refuses it
+    }
+    Err(Malformed(UNKNOWN_CODING))
+}
+
 impl Head {
     /// Takes a request apart. `secure` says whether the client's connection is TLS.
     ///
@@ -41,6 +76,9 @@ impl Head {
     pub(crate) fn take<B>(request: Request<B>, secure: bool) -> Result<(Self, B), (Malformed, B)> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
+        if let Err(malformed) = plain_framing(parts.version, &headers) {
+            return Err((malformed, body));
+        }
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut headers);
         }
@@ -227,6 +265,31 @@ mod tests {
                 "http.invalid_authority"
             );
         }
+    }
+
+    #[test]
+    fn codings_other_than_chunked_are_refused() {
+        let with = |coding: &str| {
+            let request = Request::post("/").header("host", "a");
+            take(request.header("transfer-encoding", coding)).map(|_| ())
+        };
+        assert_eq!(with("Chunked"), Ok(()));
+        for coding in [
+            "gzip, chunked",
+            "identity",
+            "chunked, chunked",
+            "xchunked",
+            "",
+        ] {
+            assert_eq!(with(coding), Err(UNKNOWN_CODING), "{coding}");
+        }
+    }
+
+    #[test]
+    fn crumbs_are_one_cookie() {
+        let request = Request::get("/").version(Version::HTTP_2).header("host", "a");
+        let request = request.header("cookie", "a=b").header("cookie", "c=d");
+        assert_eq!(take(request).unwrap().headers["cookie"], "a=b; c=d");
     }
 
     #[test]

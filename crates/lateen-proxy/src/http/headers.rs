@@ -3,11 +3,13 @@
 //!
 //! Source: Envoy's "HTTP header sanitizing" and its HTTP connection manager's header documentation.
 
+mod client_cert;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, StatusCode};
-use lateen_traffic::hcm::{ForwardClientCert, HttpConnectionManager, ServerHeader};
+use lateen_traffic::hcm::{HttpConnectionManager, ServerHeader};
 
 use super::head::Head;
 use crate::tls::PeerCertificate;
@@ -21,7 +23,6 @@ pub(crate) static ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-o
 pub(crate) static DECORATOR: HeaderName = HeaderName::from_static("x-envoy-decorator-operation");
 pub(crate) static FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 static EXTERNAL_ADDRESS: HeaderName = HeaderName::from_static("x-envoy-external-address");
 static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -94,7 +95,8 @@ pub(crate) fn prepare_request(
         );
     }
     request_id(&mut head.headers, manager, edge, fresh_request_id);
-    client_certificate(&mut head.headers, manager, client);
+    let mode = (manager.forward_client_cert, manager.client_cert_details);
+    client_cert::forward(&mut head.headers, mode, client);
     if let Some(via) = &manager.via {
         append(&mut head.headers, &header::VIA, via);
     }
@@ -257,71 +259,6 @@ fn request_id(
     if !keep {
         headers.insert(&REQUEST_ID, fresh());
     }
-}
-
-/// `x-forwarded-client-cert`. A sender without mTLS has its header taken away unless the manager is told to always forward.
-fn client_certificate(
-    headers: &mut HeaderMap,
-    manager: &HttpConnectionManager,
-    client: &Client<'_>,
-) {
-    use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
-    match (manager.forward_client_cert, client.certificate) {
-        (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
-        (Sanitize, _) | (ForwardOnly | AppendForward | SanitizeSet, None) => {
-            headers.remove(&CLIENT_CERT);
-        }
-        (AppendForward, Some(certificate)) => {
-            append(
-                headers,
-                &CLIENT_CERT,
-                &certificate_element(manager, certificate, client.own_principal),
-            );
-        }
-        (SanitizeSet, Some(certificate)) => {
-            set(
-                headers,
-                &CLIENT_CERT,
-                &certificate_element(manager, certificate, client.own_principal),
-            );
-        }
-    }
-}
-
-fn certificate_element(
-    manager: &HttpConnectionManager,
-    certificate: &PeerCertificate,
-    own: Option<&str>,
-) -> String {
-    let details = manager.client_cert_details;
-    let mut parts = Vec::with_capacity(4);
-    if let Some(own) = own {
-        parts.push(format!("By={own}"));
-    }
-    parts.push(format!("Hash={}", certificate.sha256_fingerprint));
-    if details.subject {
-        let subject = certificate
-            .subject
-            .replace('\\', "\\\\")
-            .replace('"', "\\\"");
-        parts.push(format!("Subject=\"{subject}\""));
-    }
-    if details.uri {
-        // Envoy writes an empty URI rather than none.
-        parts.push(format!(
-            "URI={}",
-            certificate.principal().unwrap_or_default()
-        ));
-    }
-    if details.dns {
-        parts.extend(
-            certificate
-                .dns_sans
-                .iter()
-                .map(|name| format!("DNS={name}")),
-        );
-    }
-    parts.join(";")
 }
 
 /// Prepares response headers for the client.

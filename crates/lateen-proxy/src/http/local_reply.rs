@@ -107,6 +107,13 @@ impl LocalReply {
         self
     }
 
+    /// More headers than are taken.
+    pub(crate) fn too_many_headers() -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "", "http2.too_many_headers")
+            .flagged(ResponseFlag::DownstreamProtocolError)
+    }
+
     /// No route for the request.
     pub(crate) fn route_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "", "route_not_found").flagged(ResponseFlag::NoRouteFound)

@@ -42,6 +42,7 @@ impl<'a> Passage<'a> {
         body: Source,
         client: SocketAddr,
         (connection, peer): (&'a ConnectionInfo<'a>, &'a PeerTls<'a>),
+        state: FilterState,
         routes: &'a RouteConfig,
     ) -> Self {
         let mut passage = Self {
@@ -51,7 +52,7 @@ impl<'a> Passage<'a> {
             connection,
             peer,
             metadata: Metadata::default(),
-            state: FilterState::default(),
+            state,
             routes,
             outcome: RouteOutcome::NoVirtualHost,
         };

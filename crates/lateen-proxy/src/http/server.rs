@@ -29,6 +29,8 @@ use crate::upstream::LocalExecutor;
 
 /// A connection without limits of its own gets this long for a request's head, so that slow senders do not pile up.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A request whose client gives it up sooner than this was hardly meant. Source: Envoy.
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(1);
 /// hyper reads a head into a buffer that may not be smaller than this.
 const MIN_HEAD_BUFFER: usize = 8 * 1024;
 
@@ -42,6 +44,9 @@ pub(crate) struct Session {
     h2: Cell<bool>,
     idle_since: Cell<Instant>,
     finished_one: Notify,
+    begun: Cell<u64>,
+    taken_back: Cell<u64>,
+    abused: Notify,
 }
 
 /// Serves a connection to its end.
@@ -61,6 +66,9 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
         h2: Cell::new(false),
         idle_since: Cell::new(started),
         finished_one: Notify::new(),
+        begun: Cell::new(0),
+        taken_back: Cell::new(0),
+        abused: Notify::new(),
     });
     match version(&session.connection, &manager.config, stream).await {
         Some((true, stream)) => {
@@ -192,6 +200,10 @@ async fn serve_h2(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
     let mut served = pin!(served);
     tokio::select! {
         result = served.as_mut() => note_end(&session, result),
+        () = session.abused.notified() => {
+            session.manager.borrow().1.stats.downstream_rq_too_many_premature_resets.inc();
+            tracing::debug!(connection = session.connection.facts.id, "too many requests were taken back");
+        }
         () = session.ending(config) => {
             served.as_mut().graceful_shutdown();
             note_end(&session, served.await);
@@ -220,10 +232,12 @@ impl Session {
         request: Request<Incoming>,
     ) -> Result<Response<ResponseBody>, Infallible> {
         let _busy = Busy::begin(&self);
+        let mut unanswered = Unanswered::begin(&self);
         let now = self.connection.worker.now();
         let manager = self.manager_at(now.version);
         let answered = exchange::handle(Rc::clone(&self.connection), manager, now, request);
         let mut response = Box::pin(answered).await;
+        unanswered.answered = true;
         self.served.set(self.served.get() + 1);
         if self.is_last(&response) {
             response.headers_mut().insert(
@@ -348,6 +362,40 @@ impl Session {
                 limit
             };
             tokio::time::sleep(left).await;
+        }
+    }
+}
+
+/// A request without an answer. One that a client takes back at once costs the proxy more than the client, so a connection that does so
+/// with most of many requests is ended (CVE-2023-44487; Envoy: `premature_reset_total_stream_count`).
+struct Unanswered {
+    session: Rc<Session>,
+    since: Instant,
+    answered: bool,
+}
+
+impl Unanswered {
+    fn begin(session: &Rc<Session>) -> Self {
+        session.begun.set(session.begun.get() + 1);
+        Self {
+            session: Rc::clone(session),
+            since: Instant::now(),
+            answered: false,
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if self.answered || self.since.elapsed() >= TAKEN_BACK_WITHIN {
+            return;
+        }
+        let session = &self.session;
+        let taken_back = session.taken_back.get() + 1;
+        session.taken_back.set(taken_back);
+        let limits = session.connection.worker.shared.config.limits;
+        if taken_back >= limits.premature_resets && taken_back * 2 > session.begun.get() {
+            session.abused.notify_one();
         }
     }
 }

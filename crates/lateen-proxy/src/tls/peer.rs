@@ -20,6 +20,8 @@ pub(crate) struct PeerCertificate {
     pub(crate) subject: String,
     /// SHA-256 of the DER, lower-case hex.
     pub(crate) sha256_fingerprint: String,
+    /// The certificate and its chain as PEM, where applications are to be told them.
+    pub(crate) pem: Option<(String, String)>,
 }
 
 /// Other SANs, for matching only.
@@ -33,6 +35,14 @@ impl PeerCertificate {
     /// Reads a certificate; `None` if it is not one (rustls accepted it, so that does not happen in practice).
     pub(crate) fn read(der: &CertificateDer<'_>) -> Option<Self> {
         all_sans(der).map(|all| all.certificate)
+    }
+
+    /// The same with the text of the chain it heads.
+    #[must_use]
+    pub(crate) fn with_pem(mut self, chain: &[CertificateDer<'_>]) -> Self {
+        let whole = || chain.iter().map(|der| pem(der));
+        self.pem = whole().next().map(|leaf| (leaf, whole().collect()));
+        self
     }
 
     /// The view decisions take. A chain that is here was verified: rustls is not told to go on otherwise.
@@ -153,6 +163,19 @@ fn escape(value: &str) -> String {
         }
         out.push(c);
     }
+    out
+}
+
+/// A certificate as PEM, in lines of 64.
+pub(crate) fn pem(der: &[u8]) -> String {
+    use base64::Engine as _;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        out.push_str(&String::from_utf8_lossy(line));
+        out.push('\n');
+    }
+    out.push_str("-----END CERTIFICATE-----\n");
     out
 }
 

@@ -117,7 +117,8 @@ stats! {
             downstream_cx_drain_close, downstream_rq_total, downstream_rq_http1_total,
             downstream_rq_http2_total, downstream_rq_completed, downstream_rq_rx_reset,
             downstream_rq_tx_reset, downstream_rq_timeout, downstream_rq_idle_timeout,
-            downstream_rq_too_large, downstream_rq_non_relative_path, no_route, no_cluster,
+            downstream_rq_too_large, downstream_rq_too_many_premature_resets,
+            downstream_rq_non_relative_path, no_route, no_cluster,
             rq_total, rq_redirect, rq_direct_response,
         }
         gauges {

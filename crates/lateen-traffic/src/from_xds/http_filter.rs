@@ -3,15 +3,13 @@
 mod istio;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use lateen_envoy::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 use lateen_envoy::pb::envoy::extensions::filters::common::set_filter_state::v3 as filter_state;
 use lateen_envoy::pb::envoy::extensions::filters::http::{
     buffer::v3 as buffer, cors::v3 as cors, fault::v3 as fault, grpc_stats::v3 as grpc_stats,
     header_mutation::v3 as header_mutation, health_check::v3 as health_check,
-    local_ratelimit::v3 as local_ratelimit, rbac::v3 as http_rbac, router::v3 as router,
-    set_filter_state::v3 as set_filter_state,
+    rbac::v3 as http_rbac, router::v3 as router, set_filter_state::v3 as set_filter_state,
 };
 use lateen_envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use lateen_envoy::pb::envoy::r#type::v3 as ty;
@@ -22,13 +20,14 @@ pub(super) use istio::{metadata_exchange, stats};
 use super::basic::{duration, flag, fraction, number, runtime_fraction};
 use super::error::Within as _;
 use super::{
-    XdsError, access_log, ext_authz, extension, headers, jwt, matchers, rbac, route_action,
+    XdsError, access_log, ext_authz, extension, headers, jwt, matchers, rate_limit, rbac,
+    route_action,
 };
 use crate::cors::CorsPolicy;
 use crate::fault::{Abort, AbortStatus, Delay, DelayDuration, Fault};
 use crate::filter::{
-    GrpcStats, HeaderMutationFilter, HealthCheckFilter, HttpFilter, HttpFilterKind, LocalRateLimit,
-    Router, SetFilterState, TokenBucket,
+    GrpcStats, HeaderMutationFilter, HealthCheckFilter, HttpFilter, HttpFilterKind, Router,
+    SetFilterState,
 };
 use crate::matcher::Fraction;
 
@@ -119,7 +118,7 @@ fn envoys(name: &str, any: &Any) -> Result<Option<HttpFilterKind>, XdsError> {
             HttpFilterKind::ExtAuthz(Arc::new(ext_authz::http(&extension::message(any)?)?))
         }
         "local_ratelimit.v3.LocalRateLimit" => {
-            HttpFilterKind::LocalRateLimit(Arc::new(local_rate_limit(&extension::message(any)?)?))
+            HttpFilterKind::LocalRateLimit(Arc::new(rate_limit::local(&extension::message(any)?)?))
         }
         "grpc_stats.v3.FilterConfig" => {
             HttpFilterKind::GrpcStats(grpc_stats(&extension::message(any)?))
@@ -131,9 +130,10 @@ fn envoys(name: &str, any: &Any) -> Result<Option<HttpFilterKind>, XdsError> {
         "header_mutation.v3.HeaderMutation" => {
             let from: header_mutation::HeaderMutation = extension::message(any)?;
             let mutations = from.mutations.unwrap_or_default();
-            HttpFilterKind::HeaderMutation(Arc::new(
-                header_mutations(&mutations).within("mutations")?,
-            ))
+            HttpFilterKind::HeaderMutation(Arc::new(HeaderMutationFilter {
+                most_specific_wins: from.most_specific_header_mutations_wins,
+                ..header_mutations(&mutations).within("mutations")?
+            }))
         }
         "buffer.v3.Buffer" => HttpFilterKind::Buffer {
             max_request_bytes: buffer_limit(&extension::message(any)?)?,
@@ -250,58 +250,6 @@ pub(super) fn cors(from: &cors::CorsPolicy) -> Result<CorsPolicy, XdsError> {
     })
 }
 
-/// A local rate limit, of the filter or of a route.
-pub(super) fn local_rate_limit(
-    from: &local_ratelimit::LocalRateLimit,
-) -> Result<LocalRateLimit, XdsError> {
-    if !from.descriptors.is_empty() || !from.rate_limits.is_empty() {
-        return Err(XdsError::new("is not supported").within("descriptors"));
-    }
-    let status = from.status.as_ref().map_or(429, |status| status.code);
-    let shared = |from: Option<_>| from.map_or(Ok(Fraction::NONE), runtime_fraction);
-    Ok(LocalRateLimit {
-        stat_prefix: from.stat_prefix.as_str().into(),
-        bucket: from
-            .token_bucket
-            .as_ref()
-            .map(bucket)
-            .transpose()
-            .within("token_bucket")?,
-        // Envoy answers 429 for anything below 400.
-        status: u16::try_from(status)
-            .ok()
-            .filter(|status| (400..600).contains(status))
-            .unwrap_or(429),
-        enabled: shared(from.filter_enabled.as_ref()).within("filter_enabled")?,
-        enforced: shared(from.filter_enforced.as_ref()).within("filter_enforced")?,
-        response_headers: headers::mutations(
-            &from.response_headers_to_add,
-            &[],
-            "response_headers",
-        )?,
-        per_connection: from.local_rate_limit_per_downstream_connection,
-    })
-}
-
-/// A token bucket.
-pub(super) fn bucket(from: &ty::TokenBucket) -> Result<TokenBucket, XdsError> {
-    let interval = from
-        .fill_interval
-        .as_ref()
-        .map(duration)
-        .transpose()
-        .within("fill_interval")?
-        .unwrap_or_default();
-    if interval.is_zero() || from.max_tokens == 0 {
-        return Err(XdsError::new("needs tokens and an interval"));
-    }
-    Ok(TokenBucket {
-        max_tokens: from.max_tokens,
-        tokens_per_fill: number(from.tokens_per_fill.as_ref()).unwrap_or(1),
-        fill_interval: interval.max(Duration::from_millis(1)),
-    })
-}
-
 fn grpc_stats(from: &grpc_stats::FilterConfig) -> GrpcStats {
     use grpc_stats::filter_config::PerMethodStatSpecifier as Specifier;
     GrpcStats {
@@ -346,6 +294,7 @@ pub(super) fn header_mutations(
         return Err(XdsError::new("is not supported").within(field));
     }
     Ok(HeaderMutationFilter {
+        most_specific_wins: false,
         request: headers::mutation_list(&from.request_mutations, "request_mutations")?,
         response: headers::mutation_list(&from.response_mutations, "response_mutations")?,
     })
@@ -368,10 +317,26 @@ pub(super) fn filter_states(
         .collect()
 }
 
+/// Objects of Envoy's own that other parts of it act on: the server name sent upstream, the cluster of a TCP connection, …
+fn is_acted_on_by_envoy(key: &str) -> bool {
+    [
+        "envoy.network.",
+        "envoy.tcp_proxy.",
+        "envoy.upstream.",
+        "envoy.ratelimit.",
+    ]
+    .iter()
+    .any(|known| key.starts_with(known))
+}
+
 fn filter_state_value(from: &filter_state::FilterStateValue) -> Result<SetFilterState, XdsError> {
     let Some(filter_state::filter_state_value::Key::ObjectKey(key)) = from.key.as_ref() else {
         return Err(XdsError::new("the key is missing").within("object_key"));
     };
+    if is_acted_on_by_envoy(key) && from.factory_key.is_empty() {
+        let reason = format!("{key:?} would change how Envoy goes on, which is not supported here");
+        return Err(XdsError::new(reason).within("object_key"));
+    }
     let Some(filter_state::filter_state_value::Value::FormatString(value)) = from.value.as_ref()
     else {
         return Err(XdsError::new("the value is missing").within("format_string"));

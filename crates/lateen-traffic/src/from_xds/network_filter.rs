@@ -14,10 +14,12 @@ use lateen_envoy::pb::envoy::extensions::filters::network::{
 use lateen_envoy::pb::envoy::r#type::v3 as ty;
 use lateen_envoy::pb::google::protobuf::Any;
 
-use super::basic::{data_source, metadata_match, number, optional_duration, timeout};
+use super::basic::{data_source, flag, metadata_match, number, optional_duration, timeout};
 use super::error::Within as _;
-use super::{XdsError, access_log, ext_authz, extension, hcm, headers, http_filter, rbac};
-use crate::filter::{NetworkFilter, NetworkFilterKind};
+use super::{
+    XdsError, access_log, ext_authz, extension, hcm, headers, http_filter, rate_limit, rbac,
+};
+use crate::filter::{ConnectionLimit, ConnectionRateLimit, NetworkFilter, NetworkFilterKind};
 use crate::route::{HashPolicy, HashPolicyKind};
 use crate::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster, Tunneling};
 
@@ -135,16 +137,12 @@ fn kind(filter: &str, any: &Any) -> Result<NetworkFilterKind, XdsError> {
                 )?)
             }
             "sni_cluster.v3.SniCluster" => NetworkFilterKind::SniCluster,
-            "connection_limit.v3.ConnectionLimit" => connection_limit(&extension::message(any)?)?,
+            "connection_limit.v3.ConnectionLimit" => NetworkFilterKind::ConnectionLimit(Arc::new(
+                connection_limit(&extension::message(any)?)?,
+            )),
             "local_ratelimit.v3.LocalRateLimit" => {
                 let from: local_ratelimit::LocalRateLimit = extension::message(any)?;
-                let missing = || XdsError::new("the bucket is missing");
-                let bucket = from
-                    .token_bucket
-                    .as_ref()
-                    .ok_or_else(missing)
-                    .and_then(http_filter::bucket);
-                NetworkFilterKind::LocalRateLimit(bucket.within("token_bucket")?)
+                NetworkFilterKind::LocalRateLimit(Arc::new(connection_rate_limit(&from)?))
             }
             "echo.v3.Echo" => NetworkFilterKind::Echo,
             "direct_response.v3.Config" => {
@@ -174,17 +172,33 @@ fn kind(filter: &str, any: &Any) -> Result<NetworkFilterKind, XdsError> {
     )
 }
 
-fn connection_limit(
-    from: &connection_limit::ConnectionLimit,
-) -> Result<NetworkFilterKind, XdsError> {
+fn connection_limit(from: &connection_limit::ConnectionLimit) -> Result<ConnectionLimit, XdsError> {
     let max_connections = from.max_connections.as_ref().map_or(0, |max| max.value);
     if max_connections == 0 {
         return Err(XdsError::new("must be more than 0").within("max_connections"));
     }
-    let delay = optional_duration(from.delay.as_ref(), "delay")?;
-    Ok(NetworkFilterKind::ConnectionLimit {
-        max_connections,
-        delay,
+    let runtime = from.runtime_enabled.as_ref();
+    let enabled = runtime.is_none_or(|feature| flag(feature.default_value.as_ref(), true));
+    Ok(ConnectionLimit {
+        stat_prefix: from.stat_prefix.as_str().into(),
+        max_connections: if enabled { max_connections } else { u64::MAX },
+        delay: optional_duration(from.delay.as_ref(), "delay")?,
+    })
+}
+
+fn connection_rate_limit(
+    from: &local_ratelimit::LocalRateLimit,
+) -> Result<ConnectionRateLimit, XdsError> {
+    let runtime = from.runtime_enabled.as_ref();
+    if !runtime.is_none_or(|feature| flag(feature.default_value.as_ref(), true)) {
+        return Err(XdsError::new("a limit that is off can be left out").within("runtime_enabled"));
+    }
+    let missing = || XdsError::new("the bucket is missing");
+    let bucket = from.token_bucket.as_ref().ok_or_else(missing);
+    Ok(ConnectionRateLimit {
+        stat_prefix: from.stat_prefix.as_str().into(),
+        bucket: bucket.and_then(rate_limit::bucket).within("token_bucket")?,
+        share_key: from.share_key.as_str().into(),
     })
 }
 

@@ -11,7 +11,7 @@ use lateen_envoy::pb::envoy::extensions::filters::http::{
 use lateen_envoy::pb::google::protobuf::Any;
 
 use super::error::Within as _;
-use super::{XdsError, ext_authz, extension, http_filter, jwt, rbac};
+use super::{XdsError, ext_authz, extension, http_filter, jwt, rate_limit, rbac};
 use crate::filter::{FilterOverride, PerFilter};
 
 /// Compiles the overrides of one level.
@@ -70,7 +70,7 @@ fn specific(any: &Any) -> Result<FilterOverride, XdsError> {
                 FilterOverride::Cors(Arc::new(http_filter::cors(&from)?))
             }
             "local_ratelimit.v3.LocalRateLimit" => FilterOverride::LocalRateLimit(Arc::new(
-                http_filter::local_rate_limit(&extension::message(any)?)?,
+                rate_limit::local(&extension::message(any)?)?,
             )),
             "header_mutation.v3.HeaderMutationPerRoute" => {
                 let from: header_mutation::HeaderMutationPerRoute = extension::message(any)?;

@@ -6,7 +6,7 @@ use lateen_envoy::pb::envoy::config::route::v3 as rds;
 
 use super::basic::{flag, metadata, non_empty, number, runtime_fraction, texts};
 use super::error::Within as _;
-use super::{XdsError, headers, matchers, overrides, rbac, retry, route_action};
+use super::{XdsError, headers, matchers, overrides, rate_limit, rbac, retry, route_action};
 use crate::provenance::{LATEEN_NAMESPACE, Provenance};
 use crate::route::{
     Domain, HostIndex, PathMatch, RequireTls, Route, RouteAction, RouteConfig, RouteMatch,
@@ -159,6 +159,7 @@ fn virtual_host(from: &rds::VirtualHost, max_body: u32) -> Result<VirtualHost, X
         mirrors: route_action::mirrors(&from.request_mirror_policies)?,
         include_request_attempt_count: from.include_request_attempt_count,
         include_response_attempt_count: from.include_attempt_count_in_response,
+        rate_limits: rate_limit::rules(&from.rate_limits)?,
         retry_buffer_limit: from
             .request_body_buffer_limit
             .as_ref()
@@ -199,6 +200,12 @@ fn route(from: &rds::Route, max_body: u32) -> Result<Route, XdsError> {
         )?,
         per_filter: overrides::per_filter(&from.typed_per_filter_config)?,
         stat_prefix: non_empty(&from.stat_prefix),
+        rate_limits: match from.action.as_ref() {
+            Some(rds::route::Action::Route(forward)) => {
+                rate_limit::rules(&forward.rate_limits).within("route")?
+            }
+            _ => Vec::new(),
+        },
         retry_buffer_limit: from
             .request_body_buffer_limit
             .as_ref()

@@ -64,6 +64,24 @@ impl<'a> RouteDecision<'a> {
             .or_else(|| self.config.per_filter.get(name))
     }
 
+    /// What every level says of an HTTP filter, the most specific first.
+    pub fn filter_overrides(
+        &self,
+        name: &str,
+    ) -> impl Iterator<Item = &'a FilterOverride> + use<'a> {
+        let weighted = self
+            .weighted
+            .and_then(|weighted| weighted.per_filter.get(name));
+        [
+            weighted,
+            self.route.per_filter.get(name),
+            self.vhost.per_filter.get(name),
+            self.config.per_filter.get(name),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
     /// The CORS policy: by filter override, else in the route's or virtual host's own field.
     pub fn cors(&self) -> Option<&'a Arc<CorsPolicy>> {
         match self.filter_override("envoy.filters.http.cors") {

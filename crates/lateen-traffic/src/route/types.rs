@@ -10,6 +10,7 @@ use crate::filter::PerFilter;
 use crate::headers::HeaderMutations;
 use crate::matcher::{Fraction, FullRegex, HeaderMatcher, MetadataMatcher, QueryMatcher};
 use crate::provenance::Provenance;
+use crate::rate_limit::RateLimitRule;
 use crate::retry::RetryPolicy;
 use crate::value::Metadata;
 
@@ -75,6 +76,8 @@ pub struct VirtualHost {
     pub include_request_attempt_count: bool,
     /// `x-envoy-attempt-count` is added to responses.
     pub include_response_attempt_count: bool,
+    /// Rules that make descriptors for local rate limits.
+    pub rate_limits: Vec<RateLimitRule>,
     /// Bytes of a body that are kept for retries, at most.
     pub retry_buffer_limit: Option<u64>,
     /// Overrides of HTTP filters.
@@ -116,6 +119,8 @@ pub struct Route {
     pub per_filter: PerFilter,
     /// The prefix of its own statistics.
     pub stat_prefix: Option<Arc<str>>,
+    /// Rules that make descriptors for local rate limits.
+    pub rate_limits: Vec<RateLimitRule>,
     /// Bytes of a body that are kept for retries, at most.
     pub retry_buffer_limit: Option<u64>,
     /// The metadata.

@@ -386,6 +386,9 @@ fn every_link_is_looked_up_unless_only_the_leaf_is_asked_for() {
     let ca = root();
     let mut params = ca_params();
     params.serial_number = Some(SerialNumber::from(5));
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "middle");
     let middle = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &ca).unwrap();
     let chain = [numbered(&middle, 8), middle.der().clone()];
     let with = |lists, only_leaf| expect_with(&ca, lists, |v| v.only_leaf_crl = only_leaf);

@@ -34,6 +34,7 @@ fn route(path: PathMatch, header: Option<&str>, fraction: Option<Fraction>) -> A
         response_headers: HeaderMutations::default(),
         per_filter: Default::default(),
         stat_prefix: None,
+        rate_limits: Vec::new(),
         retry_buffer_limit: None,
         metadata: Metadata::default(),
         provenance: Provenance::default(),

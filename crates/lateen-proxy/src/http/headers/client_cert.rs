@@ -1,0 +1,206 @@
+//! `x-forwarded-client-cert`: who the clients of this and earlier hops proved to be.
+//!
+//! What a client says of itself never survives a mode in which it is not to be believed, and what a certificate says never looks like more
+//! than one value: applications read identities out of this header.
+//! Source: Envoy, `ConnectionManagerUtility::mutateXfccRequestHeader`.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+use lateen_traffic::hcm::{ClientCertDetails, ForwardClientCert};
+
+use super::{Client, append};
+use crate::tls::PeerCertificate;
+
+static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// Forwards, replaces or takes away the header. A sender without a verified certificate has his taken away unless the manager is told to
+/// always forward.
+pub(super) fn forward(
+    headers: &mut HeaderMap,
+    (mode, details): (ForwardClientCert, ClientCertDetails),
+    client: &Client<'_>,
+) {
+    use ForwardClientCert::{AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet};
+    match (mode, client.certificate) {
+        (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
+        (Sanitize, _) | (ForwardOnly | AppendForward | SanitizeSet, None) => {
+            headers.remove(&CLIENT_CERT);
+        }
+        (AppendForward, Some(certificate)) => {
+            append(
+                headers,
+                &CLIENT_CERT,
+                &element(details, certificate, client.own_principal),
+            );
+        }
+        (SanitizeSet, Some(certificate)) => {
+            headers.remove(&CLIENT_CERT);
+            let element = element(details, certificate, client.own_principal);
+            if let Ok(value) = HeaderValue::from_str(&element) {
+                headers.insert(&CLIENT_CERT, value);
+            }
+        }
+    }
+}
+
+fn element(details: ClientCertDetails, certificate: &PeerCertificate, own: Option<&str>) -> String {
+    let mut parts = Vec::with_capacity(6);
+    if let Some(own) = own {
+        parts.push(format!("By={}", plain(own)));
+    }
+    parts.push(format!("Hash={}", certificate.sha256_fingerprint));
+    if details.cert
+        && let Some((leaf, _)) = &certificate.pem
+    {
+        parts.push(format!("Cert=\"{}\"", url_encoded(leaf)));
+    }
+    if details.chain
+        && let Some((_, chain)) = &certificate.pem
+    {
+        parts.push(format!("Chain=\"{}\"", url_encoded(chain)));
+    }
+    if details.subject {
+        parts.push(format!("Subject=\"{}\"", quoted(&certificate.subject)));
+    }
+    if details.uri {
+        let uris = &certificate.uri_sans;
+        parts.extend(uris.iter().map(|uri| format!("URI={}", plain(uri))));
+        if uris.is_empty() {
+            parts.push("URI=".to_owned()); // Envoy writes an empty one rather than none
+        }
+    }
+    if details.dns {
+        let names = certificate.dns_sans.iter();
+        parts.extend(names.map(|name| format!("DNS={}", plain(name))));
+    }
+    parts.join(";")
+}
+
+/// A value outside quotes. What would end it or begin another is percent-encoded, so that no certificate can claim a second identity in
+/// the name of the first.
+fn plain(value: &str) -> String {
+    encoded(value, |byte| {
+        matches!(byte, b',' | b';' | b'"') || !byte.is_ascii_graphic()
+    })
+}
+
+/// A value in quotes. RFC 2253 escapes quotes in subjects; line breaks and the like are percent-encoded.
+fn quoted(value: &str) -> String {
+    encoded(value, |byte| byte != b' ' && !byte.is_ascii_graphic())
+}
+
+/// PEM in a header. Source: Envoy, which encodes these and no others.
+fn url_encoded(pem: &str) -> String {
+    encoded(pem, |byte| {
+        matches!(byte, b'\n' | b' ' | b'+' | b'/' | b'=')
+    })
+}
+
+fn encoded(value: &str, must: impl Fn(u8) -> bool) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::with_capacity(value.len());
+    for byte in value.bytes() {
+        if must(byte) {
+            let _ = write!(out, "%{byte:02X}"); // writing to a String cannot fail
+        } else {
+            out.push(char::from(byte));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate() -> PeerCertificate {
+        PeerCertificate {
+            uri_sans: vec!["spiffe://cluster.local/ns/a/sa/b".to_owned()],
+            dns_sans: vec!["b.a".to_owned()],
+            subject: "CN=b".to_owned(),
+            sha256_fingerprint: "ab12".to_owned(),
+            pem: Some(("A B+/=\n".to_owned(), "A B+/=\nC\n".to_owned())),
+        }
+    }
+
+    const fn details(all: bool) -> ClientCertDetails {
+        ClientCertDetails {
+            subject: true,
+            cert: all,
+            chain: all,
+            dns: true,
+            uri: true,
+        }
+    }
+
+    fn forwarded(
+        mode: ForwardClientCert,
+        sent: Option<&str>,
+        certificate: Option<&PeerCertificate>,
+    ) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        if let Some(sent) = sent {
+            headers.insert(&CLIENT_CERT, sent.parse().unwrap());
+        }
+        let at = "10.0.0.1:80".parse().unwrap();
+        let client = Client {
+            remote: at,
+            local: at,
+            certificate,
+            own_principal: Some("spiffe://cluster.local/ns/a/sa/me"),
+        };
+        forward(&mut headers, (mode, details(false)), &client);
+        let value = headers.get(&CLIENT_CERT)?;
+        Some(value.to_str().unwrap().to_owned())
+    }
+
+    const OWN: &str = "By=spiffe://cluster.local/ns/a/sa/me;Hash=ab12;Subject=\"CN=b\";URI=spiffe://cluster.local/ns/a/sa/b;DNS=b.a";
+
+    #[test]
+    fn every_mode_believes_only_whom_it_says() {
+        use ForwardClientCert::{
+            AlwaysForwardOnly, AppendForward, ForwardOnly, Sanitize, SanitizeSet,
+        };
+        let (forged, peer) = ("URI=spiffe://evil", certificate());
+        let both = format!("{forged},{OWN}");
+        for (mode, without, with) in [
+            (Sanitize, None, None),
+            (ForwardOnly, None, Some(forged)),
+            (AppendForward, None, Some(both.as_str())),
+            (SanitizeSet, None, Some(OWN)),
+            (AlwaysForwardOnly, Some(forged), Some(forged)),
+        ] {
+            let got = forwarded(mode, Some(forged), None);
+            assert_eq!(got.as_deref(), without, "{mode:?} without a certificate");
+            let got = forwarded(mode, Some(forged), Some(&peer));
+            assert_eq!(got.as_deref(), with, "{mode:?} with a certificate");
+        }
+    }
+
+    #[test]
+    fn a_certificate_cannot_pass_for_two_nor_keep_what_the_client_sent() {
+        let mut peer = certificate();
+        peer.uri_sans = vec!["spiffe://a;URI=spiffe://admin".to_owned()];
+        peer.dns_sans = vec!["x,By=y".to_owned()];
+        peer.subject = "CN=\n".to_owned();
+        let set = forwarded(
+            ForwardClientCert::SanitizeSet,
+            Some("URI=spiffe://evil"),
+            Some(&peer),
+        );
+        let set = set.unwrap();
+        assert!(
+            set.ends_with("Subject=\"CN=%0A\";URI=spiffe://a%3BURI=spiffe://admin;DNS=x%2CBy=y"),
+            "{set}"
+        );
+        assert!(!set.contains("evil"));
+    }
+
+    #[test]
+    fn certificates_are_written_as_envoy_writes_them() {
+        let all = element(details(true), &certificate(), None);
+        assert!(all.starts_with(
+            "Hash=ab12;Cert=\"A%20B%2B%2F%3D%0A\";Chain=\"A%20B%2B%2F%3D%0AC%0A\";Subject=\"CN=b\""
+        ), "{all}");
+    }
+}
