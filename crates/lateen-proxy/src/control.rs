@@ -5,8 +5,8 @@
 
 mod apply;
 mod dns;
-mod resident;
 mod files;
+mod resident;
 mod source;
 
 use std::net::SocketAddr;
