@@ -293,6 +293,7 @@ fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, su
                 .as_ref()
                 .is_some_and(|rule| rule.spec.workload_selector.is_some()),
         native: inputs.view.native,
+        defaults: mesh.tls_defaults.as_ref(),
     };
     tls::apply(draft, &security, &context);
     policy::apply_proxy_protocol(draft, policy.proxy_protocol.as_ref());

@@ -481,6 +481,33 @@ fn hashes(rule: &MergedRule) -> bool {
             .any(|subset| policy(subset.traffic_policy.as_ref()))
 }
 
+impl Compiler {
+    /// The secrets that references lead to.
+    fn add_references(
+        &self,
+        proxy: &Proxy<'_>,
+        references: &[secrets::Reference],
+        out: &mut Output,
+    ) {
+        for reference in references {
+            let (found, diagnostics) =
+                secrets::resolve(proxy.snapshot, &proxy.node.namespace, reference);
+            out.note(diagnostics);
+            for inputs in found {
+                out.add(
+                    TypeUrl::Secret,
+                    &self.secrets.get(&inputs, |inputs| {
+                        secrets::secret(inputs)
+                            .map(|secret| resource(&secret.name, &secret))
+                            .into_iter()
+                            .collect()
+                    }),
+                );
+            }
+        }
+    }
+}
+
 /// The rules of services that routes depend on.
 fn hashing_rules(
     proxy: &Proxy<'_>,

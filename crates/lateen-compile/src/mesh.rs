@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::features::Features;
-use lateen_api::mesh::{ExtensionProvider, ForwardClientCertDetails};
+use lateen_api::mesh::{ExtensionProvider, ForwardClientCertDetails, MeshTlsConfig};
 use lateen_api::networking::{
     ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
 };
@@ -145,6 +145,8 @@ pub(crate) struct Mesh {
     /// Whether meshes at TLS 1.3 only.
     pub(crate) min_tls_13: bool,
     pub(crate) tls_ciphers: Vec<String>,
+    /// What TLS that users set up themselves begins with.
+    pub(crate) tls_defaults: Option<MeshTlsConfig>,
     pub(crate) trusted_proxies: u32,
     /// What gateways do with `x-forwarded-client-cert`.
     pub(crate) gateway_client_cert: ForwardClientCertDetails,
@@ -182,6 +184,7 @@ impl Default for Mesh {
             path_normalization: PathNormalization::Base,
             min_tls_13: false,
             tls_ciphers: MESH_CIPHERS.map(str::to_owned).to_vec(),
+            tls_defaults: None,
             trusted_proxies: 0,
             gateway_client_cert: ForwardClientCertDetails::Undefined,
             default_http_retry: None,

@@ -8,6 +8,8 @@ mod config_dump;
 mod logging;
 mod pages;
 
+pub use logging::LOGGERS;
+
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::{Arc, Mutex};
@@ -155,6 +157,8 @@ async fn answer(
         Port::Health if path == "/healthz/ready" => pages::ready(&context),
         Port::Prometheus | Port::Health => Page::not_found(),
     };
+    // Printing messages takes their descriptors, tens of megabytes that nothing else in a proxy needs.
+    lateen_envoy::descriptor::forget();
     let mut response = Response::new(Full::new(Bytes::from(page.body)));
     *response.status_mut() = page.status;
     let headers = response.headers_mut();

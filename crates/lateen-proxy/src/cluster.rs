@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use self::breaker::{Breakers, Permit, Resource};
 use self::host::HostState;
-use self::outlier::{Ended, Outliers};
+use self::outlier::{Ended, Outliers, count, uncount};
 use crate::level::Level;
 use crate::net::HostAddress;
 use crate::net::socket::{ConnectOptions, Keepalive};
@@ -328,6 +328,10 @@ impl ClusterState {
 
     /// Counts how a request to a host ended, for outlier detection.
     pub(crate) fn record(&self, cluster: &Cluster, host: &HostState, ended: Ended, random: u64) {
+        count(match ended {
+            Ended::Status(..500) => &host.counts.rq_success,
+            Ended::Status(_) | Ended::LocalFailure => &host.counts.rq_error,
+        });
         if let Some(settings) = &cluster.outlier_detection {
             let size = self.hosts.borrow().len();
             self.outliers
@@ -454,6 +458,8 @@ impl ActiveRequest {
     /// Counts one.
     pub(crate) fn begin(host: &Rc<HostState>, gauge: &Gauge) -> Self {
         host.active.set(host.active.get() + 1);
+        count(&host.counts.rq_active);
+        count(&host.counts.rq_total);
         Self {
             host: Rc::clone(host),
             _level: Level::hold(gauge),
@@ -465,6 +471,7 @@ impl Drop for ActiveRequest {
     fn drop(&mut self) {
         let active: &Cell<u32> = &self.host.active;
         active.set(active.get().saturating_sub(1));
+        uncount(&self.host.counts.rq_active);
         self.host.last_used.set(Instant::now());
     }
 }

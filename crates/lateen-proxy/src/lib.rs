@@ -28,6 +28,7 @@ mod tls;
 mod upstream;
 mod worker;
 
+pub use admin::LOGGERS;
 pub use config::{
     ConfigSource, DrainSettings, Limits, LogControl, ProxyConfig, XdsConnect, XdsSource,
 };

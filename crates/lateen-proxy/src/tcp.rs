@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cluster::breaker::{Permit, Resource};
-use crate::cluster::outlier::Ended as HostEnded;
+use crate::cluster::outlier::{Ended as HostEnded, count};
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
 use crate::connection::Connection;
 use crate::http::log::AccessLog;
@@ -224,6 +224,7 @@ async fn connect(
         match open(connection, state, cluster, &host).await {
             Ok(stream) => {
                 state.stats.upstream_cx_total.inc();
+                count(&host.state.counts.cx_total);
                 let facts = ConnectionFacts::of(&stream, None);
                 let active = ActiveRequest::begin(&host.state, &state.stats.upstream_cx_active);
                 return Some(Connected {
@@ -237,6 +238,7 @@ async fn connect(
             Err(error) => {
                 tracing::debug!(cluster = %state.name, %error, "cannot connect");
                 state.stats.upstream_cx_connect_fail.inc();
+                count(&host.state.counts.cx_connect_fail);
                 state.record(
                     cluster,
                     &host.state,

@@ -12,11 +12,14 @@ pub(crate) use pool::{AcquireError, Lease, Protocol, Route, acquire};
 use std::cell::Cell;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use lateen_telemetry::metrics::Gauge;
 use tokio::sync::Notify;
 
 use crate::cluster::breaker::Permit;
+use crate::cluster::host::HostState;
+use crate::cluster::outlier::{HostCounts, count, uncount};
 use crate::level::Level;
 
 /// Runs hyper's tasks on the worker that made them; nothing ever moves to another thread.
@@ -40,6 +43,7 @@ pub(crate) struct OpenConnection {
     _permit: Permit,
     in_pool: Rc<Cell<usize>>,
     freed: Rc<Notify>,
+    counts: Arc<HostCounts>,
     _level: Level,
 }
 
@@ -49,13 +53,15 @@ impl OpenConnection {
         permit: Permit,
         in_pool: &Rc<Cell<usize>>,
         freed: &Rc<Notify>,
-        gauge: &Gauge,
+        (host, gauge): (&HostState, &Gauge),
     ) -> Self {
+        count(&host.counts.cx_active);
         in_pool.set(in_pool.get() + 1);
         Self {
             _permit: permit,
             in_pool: Rc::clone(in_pool),
             freed: Rc::clone(freed),
+            counts: Arc::clone(&host.counts),
             _level: Level::hold(gauge),
         }
     }
@@ -64,6 +70,7 @@ impl OpenConnection {
 impl Drop for OpenConnection {
     fn drop(&mut self) {
         self.in_pool.set(self.in_pool.get().saturating_sub(1));
+        uncount(&self.counts.cx_active);
         self.freed.notify_one();
     }
 }

@@ -152,6 +152,14 @@ impl Registry {
         Snapshot { families }
     }
 
+    /// Sets every counter to 0 (Envoy's `/reset_counters`). Gauges and histograms stay.
+    pub fn reset_counters(&self) {
+        let families: Vec<Arc<Family>> = self.families().values().cloned().collect();
+        for family in families {
+            family.reset_counters();
+        }
+    }
+
     /// Forgets what was idle for [`Limits::idle`] and is held by nobody. Meant to run every half minute or so, off
     /// the workers.
     pub fn sweep(&self, now: Instant) {

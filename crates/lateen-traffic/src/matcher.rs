@@ -56,9 +56,14 @@ impl FullRegex {
         })
     }
 
-    /// Whether the whole of `text` matches.
+    /// Whether the whole of `text` matches. Bytes that are not UTF-8 count as a character each that no expression names: were they never to
+    /// match, a rule that denies `guest.*` would let `guest\xff` pass (CVE-2026-73552).
     pub fn is_match(&self, text: &[u8]) -> bool {
         self.regex.is_match(text)
+            || std::str::from_utf8(text).is_err()
+                && self
+                    .regex
+                    .is_match(String::from_utf8_lossy(text).as_bytes())
     }
 
     /// The expression as it was written.

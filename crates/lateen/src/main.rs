@@ -8,6 +8,7 @@ mod certificates;
 mod cli;
 mod cmd;
 mod http;
+mod log_levels;
 mod output;
 mod proxy_config;
 mod selector;

@@ -2,6 +2,7 @@
 //!
 //! Automatic mutual TLS is decided per endpoint, by a transport-socket match on the endpoint's metadata.
 
+use lateen_api::mesh::MeshTlsConfig;
 use lateen_api::networking::{ClientTlsMode, ClientTlsSettings};
 
 use crate::filters::{RAW_SOCKET, TLS_SOCKET};
@@ -88,6 +89,8 @@ pub(crate) struct RuleContext<'a> {
     pub(crate) may_fetch_secrets: bool,
     /// Whether the proxy has Istio's extensions.
     pub(crate) native: bool,
+    /// The mesh's own wishes.
+    pub(crate) defaults: Option<&'a MeshTlsConfig>,
 }
 
 /// Sets the transport socket, or the matches that choose one per endpoint.
@@ -189,8 +192,13 @@ fn apply_rule(draft: &mut Draft, rule: &ClientTlsSettings, context: &RuleContext
     if names.is_empty() && context.service.registry == Registry::External {
         names.clone_from(&context.service.subject_alt_names);
     }
+    let mut parameters = client_parameters();
+    if let Some(defaults) = context.defaults {
+        parameters.ecdh_curves.clone_from(&defaults.ecdh_curves);
+        parameters.cipher_suites.clone_from(&defaults.cipher_suites);
+    }
     let mut common = tls::CommonTlsContext {
-        tls_params: Some(client_parameters()),
+        tls_params: Some(parameters),
         ..Default::default()
     };
     // A sidecar may not read Secrets. It still speaks TLS, without a certificate of its own: Istio would send plain text.

@@ -85,22 +85,7 @@ impl Compiler {
                 references.extend(rule_credentials(rule));
             }
         }
-        for reference in &references {
-            let (found, diagnostics) =
-                secrets::resolve(proxy.snapshot, &proxy.node.namespace, reference);
-            out.note(diagnostics);
-            for inputs in found {
-                out.add(
-                    TypeUrl::Secret,
-                    &self.secrets.get(&inputs, |inputs| {
-                        secrets::secret(inputs)
-                            .map(|secret| resource(&secret.name, &secret))
-                            .into_iter()
-                            .collect()
-                    }),
-                );
-            }
-        }
+        self.add_references(proxy, &references, out);
     }
 }
 

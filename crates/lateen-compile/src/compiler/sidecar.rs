@@ -23,7 +23,9 @@ use crate::security::EffectiveMtls;
 use crate::shared::Shared;
 use crate::snapshot::{ServiceTarget, VirtualServiceConfig};
 
-use super::{Compiler, Output, Proxy, destination_facts, encode, hashing_rules, resource};
+use super::{
+    Compiler, Output, Proxy, destination_facts, encode, hashing_rules, resource, rule_credentials,
+};
 
 impl Compiler {
     pub(super) fn add_sidecar(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
@@ -39,6 +41,23 @@ impl Compiler {
             );
         }
         self.add_inbound(proxy, scope, out);
+        self.add_selected_credentials(proxy, scope, out);
+    }
+
+    /// Credentials of rules that select the workloads they are for: those sidecars may read them, as far as they are in their namespace.
+    fn add_selected_credentials(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
+        let mut references = Vec::new();
+        for service in &scope.services {
+            let rules = proxy.snapshot.rules(&scope.namespace, service);
+            let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
+            let rule = rule.filter(|rule| rule.spec.workload_selector.is_some());
+            references.extend(
+                rule.map(|rule| rule_credentials(rule))
+                    .into_iter()
+                    .flatten(),
+            );
+        }
+        self.add_references(proxy, &references, out);
     }
 
     fn add_outbound_listeners(

@@ -206,8 +206,12 @@ fn port_chains(inputs: &InboundInputs, port: &InboundPort) -> Vec<listener::Filt
         let handling = port.protocol.handling().unwrap_or(Handling::Tcp);
         let only = look(&[], TLS_TRANSPORT, handling, false);
         let mut chain = chain(inputs, Place::Port(port), &only);
-        chain.transport_socket =
-            tls::server(settings, handling == Handling::Tcp, inputs.view.native);
+        chain.transport_socket = tls::server(
+            &inputs.mesh,
+            settings,
+            handling == Handling::Tcp,
+            inputs.view.native,
+        );
         return vec![chain];
     }
     let Some(handling) = port.protocol.handling() else {

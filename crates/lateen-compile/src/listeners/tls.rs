@@ -1,5 +1,6 @@
 //! TLS as servers: mutual TLS of the mesh, and what gateways are told.
 
+use lateen_api::mesh::{MeshTlsConfig, MeshTlsProtocol};
 use lateen_api::networking::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
 
 use crate::clusters::{
@@ -65,6 +66,7 @@ fn trust_domains(mesh: &Mesh) -> Vec<tls::SubjectAltNameMatcher> {
 
 /// The transport socket of a server with TLS settings of its own; none if it does not end TLS.
 pub(super) fn server(
+    mesh: &Mesh,
     settings: &ServerTlsSettings,
     tcp: bool,
     native: bool,
@@ -86,7 +88,7 @@ pub(super) fn server(
     let credentials = Credentials::of(settings);
     let mut common = tls::CommonTlsContext {
         alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
-        tls_params: parameters(settings),
+        tls_params: parameters(mesh.tls_defaults.as_ref(), settings),
         tls_certificate_sds_secret_configs: credentials.certificates(),
         ..Default::default()
     };
@@ -119,8 +121,11 @@ fn validation(
     out
 }
 
-/// Protocol versions and ciphers, where they were given. For the mesh's own mutual TLS they are not the user's to choose.
-fn parameters(settings: &ServerTlsSettings) -> Option<tls::TlsParameters> {
+/// Protocol versions, ciphers and curves: the server's own, else the mesh's. For the mesh's own mutual TLS they are not the user's to choose.
+fn parameters(
+    defaults: Option<&MeshTlsConfig>,
+    settings: &ServerTlsSettings,
+) -> Option<tls::TlsParameters> {
     if settings.mode == ServerTlsMode::IstioMutual {
         return Some(tls::TlsParameters {
             tls_minimum_protocol_version: EnvoyProtocol::TlSv12 as i32,
@@ -128,10 +133,26 @@ fn parameters(settings: &ServerTlsSettings) -> Option<tls::TlsParameters> {
             ..Default::default()
         });
     }
+    let own_or = |own: &[String], default: fn(&MeshTlsConfig) -> &Vec<String>| {
+        if own.is_empty() {
+            defaults.map(default).cloned().unwrap_or_default()
+        } else {
+            own.to_vec()
+        }
+    };
+    let lowest = match (settings.min_protocol_version, defaults) {
+        (TlsProtocol::TlsAuto, Some(defaults)) => match defaults.min_protocol_version {
+            MeshTlsProtocol::TlsAuto => EnvoyProtocol::TlsAuto,
+            MeshTlsProtocol::Tlsv12 => EnvoyProtocol::TlSv12,
+            MeshTlsProtocol::Tlsv13 => EnvoyProtocol::TlSv13,
+        },
+        (own, _) => version(own),
+    };
     let out = tls::TlsParameters {
-        tls_minimum_protocol_version: version(settings.min_protocol_version) as i32,
+        tls_minimum_protocol_version: lowest as i32,
         tls_maximum_protocol_version: version(settings.max_protocol_version) as i32,
-        cipher_suites: settings.cipher_suites.clone(),
+        cipher_suites: own_or(&settings.cipher_suites, |mesh| &mesh.cipher_suites),
+        ecdh_curves: own_or(&settings.ecdh_curves, |mesh| &mesh.ecdh_curves),
         ..Default::default()
     };
     (out != tls::TlsParameters::default()).then_some(out)

@@ -66,6 +66,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
             .map(|tls| tls.cipher_suites.clone())
             .filter(|ciphers| !ciphers.is_empty())
             .unwrap_or(default.tls_ciphers),
+        tls_defaults: config.tls_defaults.clone(),
         trusted_proxies: topology.map_or(0, |topology| topology.num_trusted_proxies),
         extension_providers: config.extension_providers.clone(),
         gateway_client_cert: topology

@@ -1,8 +1,11 @@
 //! `/clusters`: every cluster with its hosts and their health, as text and as `envoy.admin.v3.Clusters`.
 
 use std::fmt::Write;
+use std::sync::atomic::AtomicU64;
 
-use lateen_envoy::pb::envoy::admin::v3::{ClusterStatus, Clusters, HostHealthStatus, HostStatus};
+use lateen_envoy::pb::envoy::admin::v3::{
+    ClusterStatus, Clusters, HostHealthStatus, HostStatus, SimpleMetric, simple_metric,
+};
 use lateen_envoy::pb::envoy::config::core::v3::{
     HealthStatus as ProtoHealth, Locality as ProtoLocality,
 };
@@ -65,6 +68,14 @@ fn host_status(endpoint: &Endpoint, outliers: &Outliers) -> HostStatus {
         ..HostHealthStatus::default()
     };
     HostStatus {
+        stats: counts_of(endpoint, outliers)
+            .iter()
+            .map(|(name, kind, value)| SimpleMetric {
+                name: (*name).to_owned(),
+                r#type: (*kind).into(),
+                value: *value,
+            })
+            .collect(),
         address: Some(address),
         health_status: Some(health),
         weight: endpoint.weight,
@@ -76,6 +87,29 @@ fn host_status(endpoint: &Endpoint, outliers: &Outliers) -> HostStatus {
         }),
         ..HostStatus::default()
     }
+}
+
+/// What workers counted of a host, by Envoy's names.
+fn counts_of(
+    endpoint: &Endpoint,
+    outliers: &Outliers,
+) -> Vec<(&'static str, simple_metric::Type, u64)> {
+    use simple_metric::Type::{Counter, Gauge};
+    let EndpointAddress::Socket(address) = endpoint.address else {
+        return Vec::new();
+    };
+    let counts = outliers.host(address).counts();
+    let of = |counter: AtomicU64| counter.into_inner();
+    vec![
+        ("cx_active", Gauge, of(counts.cx_active)),
+        ("cx_connect_fail", Counter, of(counts.cx_connect_fail)),
+        ("cx_total", Counter, of(counts.cx_total)),
+        ("rq_active", Gauge, of(counts.rq_active)),
+        ("rq_error", Counter, of(counts.rq_error)),
+        ("rq_success", Counter, of(counts.rq_success)),
+        ("rq_timeout", Counter, of(counts.rq_timeout)),
+        ("rq_total", Counter, of(counts.rq_total)),
+    ]
 }
 
 fn is_out(endpoint: &Endpoint, outliers: &Outliers) -> bool {
@@ -127,11 +161,10 @@ fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
         );
     }
     let _ = writeln!(out, "{name}::added_via_api::true");
-    for endpoint in live
-        .endpoints_of(cluster)
-        .into_iter()
-        .flat_map(|set| &set.endpoints)
-    {
+    let Some(set) = live.endpoints_of(cluster) else {
+        return;
+    };
+    for (index, endpoint) in set.endpoints.iter().enumerate() {
         let host = &endpoint.address;
         let flags = match (is_out(endpoint, &outliers), proto_health(endpoint.health)) {
             (true, _) => "/failed_outlier_check",
@@ -139,6 +172,9 @@ fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
             (false, ProtoHealth::Degraded) => "/degraded_eds_health",
             _ => "/failed_eds_health",
         };
+        for (counter, _, value) in counts_of(endpoint, &outliers) {
+            let _ = writeln!(out, "{name}::{host}::{counter}::{value}");
+        }
         let _ = writeln!(out, "{name}::{host}::hostname::{}", endpoint.hostname);
         let _ = writeln!(out, "{name}::{host}::health_flags::{flags}");
         let _ = writeln!(out, "{name}::{host}::weight::{}", endpoint.weight);
@@ -150,5 +186,13 @@ fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
             endpoint.locality.sub_zone
         );
         let _ = writeln!(out, "{name}::{host}::canary::false");
+        let _ = writeln!(
+            out,
+            "{name}::{host}::priority::{}",
+            set.group_of(index).map_or(0, |group| group.priority)
+        );
+        // Lateen has no success-rate ejection; Envoy shows -1 where it is off.
+        let _ = writeln!(out, "{name}::{host}::success_rate::-1");
+        let _ = writeln!(out, "{name}::{host}::local_origin_success_rate::-1");
     }
 }

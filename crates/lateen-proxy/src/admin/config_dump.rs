@@ -1,5 +1,7 @@
 //! `/config_dump`: what was received, as `envoy.admin.v3.ConfigDump`, with keys redacted.
 
+mod select;
+
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use lateen_envoy::pb::envoy::admin::v3::{
@@ -15,11 +17,16 @@ use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3::{
 use lateen_envoy::pb::google::protobuf::{Any, Timestamp};
 use lateen_envoy::{TypeUrl, json, pack, socket_address, unpack};
 
+use self::select::Selection;
 use super::{Context, Page, Query};
 use crate::control::{Dump, DumpEntry};
 use crate::secrets::Material;
 
 pub(super) fn page(context: &Context, query: &Query) -> Page {
+    let selection = match Selection::of(query) {
+        Ok(selection) => selection,
+        Err(page) => return page,
+    };
     let include_eds = query.has("include_eds");
     let configs = context.with_dump(|dump| {
         let mut configs = vec![bootstrap(context), clusters(dump)];
@@ -29,7 +36,10 @@ pub(super) fn page(context: &Context, query: &Query) -> Page {
         configs.extend([listeners(dump), routes(dump), secrets(context, dump)]);
         configs
     });
-    Page::json(&json::to_value(&ConfigDump { configs }))
+    match selection.apply(json::to_value(&ConfigDump { configs })) {
+        Ok(dump) => Page::json(&dump),
+        Err(page) => page,
+    }
 }
 
 fn bootstrap(context: &Context) -> Any {

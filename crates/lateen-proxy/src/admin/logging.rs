@@ -6,22 +6,47 @@ use http::{Method, StatusCode};
 
 use super::{Context, Page, Query};
 
-/// Envoy's loggers that have a counterpart here; `istioctl proxy-config log` shows and sets these.
-const LOGGERS: [&str; 14] = [
+/// Envoy's loggers that `istioctl proxy-config log` and people's scripts set. Some have no counterpart in this proxy: their level is
+/// kept and shown, and changes nothing.
+pub const LOGGERS: [&str; 38] = [
     "admin",
+    "assert",
     "client",
     "config",
     "connection",
     "conn_handler",
+    "dns",
+    "ext_authz",
+    "ext_proc",
+    "file",
     "filter",
+    "forward_proxy",
+    "grpc",
+    "hc",
+    "health_checker",
     "http",
     "http2",
+    "init",
+    "io",
+    "jwt",
+    "lua",
     "main",
+    "matcher",
+    "misc",
+    "oauth2",
     "pool",
+    "quic",
+    "rate_limit_quota",
     "rbac",
+    "rds",
     "router",
-    "upstream",
+    "runtime",
+    "secret",
+    "stats",
     "tls",
+    "tracing",
+    "upstream",
+    "wasm",
 ];
 
 const LEVELS: [&str; 7] = [

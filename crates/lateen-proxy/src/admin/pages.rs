@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use lateen_envoy::json;
 use lateen_envoy::pb::envoy::admin::v3::server_info;
 use lateen_envoy::pb::envoy::admin::v3::{
-    Certificate, CertificateDetails, Certificates, Memory, ServerInfo,
+    Certificate, CertificateDetails, Certificates, CommandLineOptions, Memory, ServerInfo,
 };
 use lateen_envoy::pb::google::protobuf::Duration as ProtoDuration;
 use lateen_telemetry::metrics::render;
@@ -17,7 +17,7 @@ use regex::Regex;
 
 use super::{Context, Page, Query, clusters, config_dump, logging};
 use crate::handle::State;
-use crate::secrets::Material;
+use crate::secrets::{self, Material};
 use crate::tls::PeerCertificate;
 
 const HELP: &[(&str, &str)] = &[
@@ -31,6 +31,10 @@ const HELP: &[(&str, &str)] = &[
     ),
     ("/healthcheck/ok", "cause the server to pass health checks"),
     ("/help", "print out list of admin commands"),
+    (
+        "/hot_restart_version",
+        "print the hot restart compatibility version",
+    ),
     ("/listeners", "print listener info"),
     ("/logging", "query/change logging levels"),
     ("/memory", "print current allocation/heap usage"),
@@ -40,6 +44,8 @@ const HELP: &[(&str, &str)] = &[
         "print server state, return 200 if LIVE, otherwise return 503",
     ),
     ("/reopen_logs", "reopen access logs"),
+    ("/reset_counters", "reset all counters to zero"),
+    ("/runtime", "print runtime values"),
     ("/server_info", "print server version/status information"),
     ("/stats", "print server stats"),
     (
@@ -56,6 +62,7 @@ pub(super) fn admin(context: &Context, method: &Method, path: &str, query: &Quer
         "/healthcheck/ok",
         "/quitquitquit",
         "/reopen_logs",
+        "/reset_counters",
     ];
     if changes.contains(&path) && method != Method::POST {
         return Page::refused(
@@ -64,13 +71,16 @@ pub(super) fn admin(context: &Context, method: &Method, path: &str, query: &Quer
         );
     }
     match path {
-        "" | "/help" => help(),
+        "" => index(),
+        "/help" => help(),
         "/certs" => certs(context),
         "/clusters" => clusters::page(context, query),
         "/config_dump" => config_dump::page(context, query),
         "/drain_listeners" => drain(context),
         "/healthcheck/fail" => health(context, true),
         "/healthcheck/ok" => health(context, false),
+        // There is no other process to hand over to.
+        "/hot_restart_version" => Page::text("disabled".to_owned()),
         "/listeners" => listeners(context, query),
         "/logging" => logging::page(context, method, query),
         "/memory" => memory(),
@@ -80,6 +90,12 @@ pub(super) fn admin(context: &Context, method: &Method, path: &str, query: &Quer
             context.shared.logs.reopen();
             ok()
         }
+        "/reset_counters" => {
+            context.shared.stats.registry.reset_counters();
+            ok()
+        }
+        // Runtime layers are not supported; what is configured counts.
+        "/runtime" => Page::json(&serde_json::json!({ "layers": [], "entries": {} })),
         "/server_info" => server_info(context),
         "/stats" => stats(context, query),
         "/stats/prometheus" => prometheus(context, query),
@@ -97,6 +113,27 @@ fn help() -> Page {
         let _ = writeln!(out, "  {path}: {what}");
     }
     Page::text(out)
+}
+
+/// The commands as a page of links. Everything on it is fixed text: nothing a peer sent is ever written as HTML.
+fn index() -> Page {
+    let mut body = String::from(
+        "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Envoy Admin</title></head><body>\n\
+         <table class=\"home-table\"><thead><tr><th>Command</th><th>Description</th></tr></thead><tbody>\n",
+    );
+    for (path, what) in HELP {
+        let name = path.trim_start_matches('/');
+        let _ = writeln!(
+            body,
+            "<tr><td><a href=\"{name}\">{name}</a></td><td>{what}</td></tr>"
+        );
+    }
+    body.push_str("</tbody></table></body></html>\n");
+    Page {
+        status: StatusCode::OK,
+        kind: "text/html; charset=UTF-8",
+        body,
+    }
 }
 
 /// `LIVE` with 200, else the state with 503.
@@ -267,15 +304,31 @@ fn certs(context: &Context) -> Page {
     };
     let mut certificates = Vec::new();
     for (name, material) in live.secrets.iter() {
-        if let Material::Certificate(key) = &**material {
-            let chain = details(name, key);
-            certificates.push(Certificate {
+        certificates.push(match &**material {
+            Material::Certificate(key) => Certificate {
                 ca_cert: Vec::new(),
-                cert_chain: chain,
-            });
-        }
+                cert_chain: details(name, key),
+            },
+            Material::Validation { settings, .. } => Certificate {
+                ca_cert: roots(name, settings),
+                cert_chain: Vec::new(),
+            },
+        });
     }
     Page::json(&json::to_value(&Certificates { certificates }))
+}
+
+fn roots(name: &str, settings: &lateen_traffic::tls::Validation) -> Vec<CertificateDetails> {
+    let pem = settings
+        .trusted_ca
+        .as_ref()
+        .and_then(|source| secrets::read(source).ok());
+    let roots = pem.and_then(|pem| secrets::certificates(&pem).ok());
+    roots
+        .unwrap_or_default()
+        .iter()
+        .map(|der| certificate_details(name, der))
+        .collect()
 }
 
 fn certificate_details(
@@ -354,9 +407,28 @@ fn server_info(context: &Context) -> Page {
         uptime_current_epoch: uptime,
         uptime_all_epochs: uptime,
         node: Some(context.shared.config.node.clone()),
+        hot_restart_version: "disabled".to_owned(),
+        command_line_options: Some(command_line(context)),
         ..ServerInfo::default()
     };
     Page::json(&json::to_value(&info))
+}
+
+/// What Envoy shows as its command line, as far as it has a counterpart.
+fn command_line(context: &Context) -> CommandLineOptions {
+    let config = &context.shared.config;
+    let drain = config.drain.time;
+    CommandLineOptions {
+        concurrency: u32::try_from(config.concurrency).unwrap_or(u32::MAX),
+        service_cluster: config.node.cluster.clone(),
+        service_node: config.node.id.clone(),
+        drain_time: Some(ProtoDuration {
+            seconds: i64::try_from(drain.as_secs()).unwrap_or(0),
+            nanos: i32::try_from(drain.subsec_nanos()).unwrap_or(0),
+        }),
+        disable_hot_restart: true,
+        ..CommandLineOptions::default()
+    }
 }
 
 impl Context {

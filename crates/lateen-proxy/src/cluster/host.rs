@@ -11,7 +11,7 @@ use lateen_telemetry::metrics::istio::PeerId;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::outlier::HostRecord;
+use super::outlier::{HostCounts, HostRecord};
 use crate::net::HostAddress;
 use crate::upstream::h1::Idle;
 use crate::upstream::h2::Connections;
@@ -30,6 +30,8 @@ pub(crate) struct HostState {
     pub(crate) last_used: Cell<Instant>,
     /// Its record over all workers.
     pub(crate) record: Arc<HostRecord>,
+    /// What this worker counts of it.
+    pub(crate) counts: Arc<HostCounts>,
     pools: RefCell<Vec<(TransportKey, Rc<Pool>)>>,
     introduced: RefCell<Option<(HeaderValue, PeerId)>>,
 }
@@ -66,6 +68,7 @@ impl HostState {
             active: Cell::new(0),
             created: Instant::now(),
             last_used: Cell::new(Instant::now()),
+            counts: record.shard(),
             record,
             pools: RefCell::default(),
             introduced: RefCell::default(),

@@ -31,6 +31,39 @@ pub(crate) struct HostRecord {
     out: AtomicBool,
     times_out: AtomicU32,
     until: Mutex<Option<Instant>>,
+    /// What each worker counted, and counted before its state of the host was made anew.
+    shards: Mutex<Vec<Arc<HostCounts>>>,
+}
+
+/// What one worker counts of a host, for the admin interface. Only that worker writes.
+#[derive(Debug, Default)]
+pub(crate) struct HostCounts {
+    /// Connections made or tried.
+    pub(crate) cx_total: AtomicU64,
+    /// Connections that could not be made.
+    pub(crate) cx_connect_fail: AtomicU64,
+    /// Connections open.
+    pub(crate) cx_active: AtomicU64,
+    /// Requests sent.
+    pub(crate) rq_total: AtomicU64,
+    /// Requests under way.
+    pub(crate) rq_active: AtomicU64,
+    /// Requests answered with less than 500.
+    pub(crate) rq_success: AtomicU64,
+    /// Requests answered with 500 or more, or not at all.
+    pub(crate) rq_error: AtomicU64,
+    /// Requests whose try took too long.
+    pub(crate) rq_timeout: AtomicU64,
+}
+
+/// Counts one more.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts one less.
+pub(crate) fn uncount(counter: &AtomicU64) {
+    counter.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// How a request to a host ended.
@@ -108,7 +141,46 @@ impl Outliers {
     }
 }
 
+fn sum(shards: &[Arc<HostCounts>]) -> HostCounts {
+    let of = |field: fn(&HostCounts) -> &AtomicU64| {
+        let values = shards
+            .iter()
+            .map(|shard| field(shard).load(Ordering::Relaxed));
+        AtomicU64::new(values.fold(0, u64::wrapping_add))
+    };
+    HostCounts {
+        cx_total: of(|c| &c.cx_total),
+        cx_connect_fail: of(|c| &c.cx_connect_fail),
+        cx_active: of(|c| &c.cx_active),
+        rq_total: of(|c| &c.rq_total),
+        rq_active: of(|c| &c.rq_active),
+        rq_success: of(|c| &c.rq_success),
+        rq_error: of(|c| &c.rq_error),
+        rq_timeout: of(|c| &c.rq_timeout),
+    }
+}
+
 impl HostRecord {
+    /// Counters for one worker.
+    pub(crate) fn shard(&self) -> Arc<HostCounts> {
+        let counts = Arc::<HostCounts>::default();
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        // A host that comes and goes would add shards without end; those that nobody writes any more are added up.
+        if shards.len() >= 64 {
+            let sum = sum(&shards);
+            if shards.iter().all(|shard| Arc::strong_count(shard) == 1) {
+                *shards = vec![Arc::new(sum)];
+            }
+        }
+        shards.push(Arc::clone(&counts));
+        counts
+    }
+
+    /// The sum of what all workers counted.
+    pub(crate) fn counts(&self) -> HostCounts {
+        sum(&self.shards.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Whether the host is out.
     pub(crate) fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)

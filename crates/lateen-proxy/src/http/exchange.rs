@@ -231,13 +231,19 @@ impl Exchange {
         {
             head.protocol = None; // an offer nobody has to take (RFC 9113 deprecates it)
         }
-        let most = self.connection.worker.shared.config.limits.request_headers;
-        if head.headers.len() > most.min(config.max_headers_count as usize) {
-            // HTTP/1's are counted as they are read.
-            self.manager.stats.downstream_rq_too_large.inc();
-            return Err(LocalReply::too_many_headers());
-        }
         self.record.head_bytes = head.size();
+        let limits = self.connection.worker.shared.config.limits;
+        // hyper counts HTTP/1's headers as it reads them, but takes what comes in one piece however long it is.
+        let most = limits
+            .request_headers
+            .min(config.max_headers_count as usize);
+        let longest = limits
+            .request_head_bytes
+            .min(config.max_request_headers_bytes);
+        if head.headers.len() > most || self.record.head_bytes > u64::from(longest) {
+            self.manager.stats.downstream_rq_too_large.inc();
+            return Err(LocalReply::head_too_large());
+        }
         if self.manager.exchange.read_request
             && let Some(introduction) = head.headers.remove(&PEER_METADATA)
         {

@@ -107,10 +107,10 @@ impl LocalReply {
         self
     }
 
-    /// More headers than are taken.
-    pub(crate) fn too_many_headers() -> Self {
+    /// More headers than are taken, or longer ones.
+    pub(crate) fn head_too_large() -> Self {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        Self::new(status, "", "http2.too_many_headers")
+        Self::new(status, "", "request_headers_too_large")
             .flagged(ResponseFlag::DownstreamProtocolError)
     }
 

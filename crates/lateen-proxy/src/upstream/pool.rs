@@ -13,6 +13,7 @@ use super::{OpenConnection, h1, h2};
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::Resource;
 use crate::cluster::host::{HostState, Pool, TransportKey};
+use crate::cluster::outlier::count;
 use crate::http::body::RequestBody;
 
 /// How long a request that waits for a connection sleeps before it looks again.
@@ -246,7 +247,7 @@ fn open_permit(route: &Route<'_>, pool: &Rc<Pool>) -> Option<OpenConnection> {
         permit,
         &pool.open,
         &pool.freed,
-        &route.state.stats.upstream_cx_active,
+        (route.host, &route.state.stats.upstream_cx_active),
     ))
 }
 
@@ -268,6 +269,7 @@ async fn wait(route: &Route<'_>, pool: &Rc<Pool>) -> Result<(), AcquireError> {
 fn count_connection(route: &Route<'_>, protocol: Protocol) {
     let stats = &route.state.stats;
     stats.upstream_cx_total.inc();
+    count(&route.host.counts.cx_total);
     match protocol {
         Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
         Protocol::Http1 | Protocol::Negotiated => stats.upstream_cx_http1_total.inc(),
@@ -281,6 +283,8 @@ fn failed(route: &Route<'_>, error: ConnectError) -> AcquireError {
     let stats = &route.state.stats;
     stats.upstream_cx_total.inc();
     stats.upstream_cx_connect_fail.inc();
+    count(&route.host.counts.cx_total);
+    count(&route.host.counts.cx_connect_fail);
     match &error {
         ConnectError::Timeout { .. } => stats.upstream_cx_connect_timeout.inc(),
         ConnectError::Tls { .. } => stats.ssl_connection_error.inc(),

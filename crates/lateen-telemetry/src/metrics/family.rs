@@ -4,6 +4,7 @@
 //! A series lives while a handle to it does, and then until it was idle for long enough ([`Limits::idle`]).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -135,6 +136,20 @@ impl Family {
             .iter()
             .map(|(labels, series)| (Arc::clone(labels), series.value(&self.kind)))
             .collect()
+    }
+
+    /// Sets every counter of the family to 0; what is counted at the same moment may be lost.
+    pub(crate) fn reset_counters(&self) {
+        for series in self.state().values_mut() {
+            if let Some(Value::Counter(_)) = series.retired.as_deref() {
+                series.retired = None;
+            }
+            for (_, cell) in &series.cells {
+                if let Cell::Counter(cell) = cell {
+                    cell.store(0, Ordering::Relaxed);
+                }
+            }
+        }
     }
 
     /// Forgets series that nobody holds and that did not change for the idle time.

@@ -278,3 +278,14 @@ fn a_fraction_hits_by_remainder() {
         "a zero denominator divides nothing"
     );
 }
+
+#[test]
+fn bytes_that_are_no_text_match_what_takes_any_character_and_nothing_else() {
+    let matches =
+        |expression: &str, text: &[u8]| FullRegex::new(expression).unwrap().is_match(text);
+    assert!(matches("guest.*", b"guest\xff"));
+    assert!(matches("[^a]+", b"\xff\xfe"));
+    assert!(!matches("guest", b"guest\xff"));
+    assert!(!matches("[a-z]+", b"guest\xff"));
+    assert!(!matches("admin", b"admin\xc3"));
+}

@@ -18,17 +18,18 @@ use lateen_xds::grpc::{ClientConfig, Link};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{DataPlane, ProxyArgs, ProxyKind};
+use crate::log_levels::LogLevels;
 
 pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode> {
-    super::start_logging("warn");
+    let levels = Arc::new(LogLevels::start("warning"));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    runtime.block_on(serve(args))
+    runtime.block_on(serve(args, levels))
 }
 
-async fn serve(args: &ProxyArgs) -> Result<ExitCode> {
+async fn serve(args: &ProxyArgs, levels: Arc<LogLevels>) -> Result<ExitCode> {
     let node_type = match args.kind {
         ProxyKind::Sidecar => NodeType::Sidecar,
         ProxyKind::Router => NodeType::Router,
@@ -50,7 +51,7 @@ async fn serve(args: &ProxyArgs) -> Result<ExitCode> {
         .await
         .context("starting the agent")?;
     match args.data_plane {
-        DataPlane::Lateen => run_ours(agent).await?,
+        DataPlane::Lateen => run_ours(agent, levels).await?,
         DataPlane::Envoy => {
             let path = std::env::var_os("PATH");
             agent
@@ -77,7 +78,7 @@ async fn ended() {
     }
 }
 
-async fn run_ours(mut agent: Agent) -> Result<()> {
+async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     let node = agent.node();
     let channel = agent.xds();
     let source = XdsSource {
@@ -89,6 +90,7 @@ async fn run_ours(mut agent: Agent) -> Result<()> {
     };
     let mut config = ProxyConfig::new(node, ConfigSource::xds(source), agent.identity().watch());
     config.socket_mark = agent.config().mark;
+    config.log_control = Some(levels);
     if let Some(workers) = agent.config().proxy_config.concurrency {
         config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
     }

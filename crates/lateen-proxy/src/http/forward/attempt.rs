@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, stream_life};
 use crate::cluster::host::HostState;
-use crate::cluster::outlier::Ended;
+use crate::cluster::outlier::{Ended, count};
 use crate::cluster::{ActiveRequest, Host, Wanted};
 use crate::http::body::RequestBody;
 use crate::http::exchange::Exchange;
@@ -138,6 +138,7 @@ pub(super) async fn once(
             Ok(result) => result,
             Err(_) => {
                 plan.state.stats.upstream_rq_per_try_timeout.inc();
+                count(&host.state.counts.rq_timeout);
                 Ok(Try::Failed(Failure {
                     per_try_timeout: true,
                     ..Failure::sent(ResetReason::RemoteReset)
