@@ -287,7 +287,9 @@ mod tests {
 
     #[test]
     fn crumbs_are_one_cookie() {
-        let request = Request::get("/").version(Version::HTTP_2).header("host", "a");
+        let request = Request::get("/")
+            .version(Version::HTTP_2)
+            .header("host", "a");
         let request = request.header("cookie", "a=b").header("cookie", "c=d");
         assert_eq!(take(request).unwrap().headers["cookie"], "a=b; c=d");
     }

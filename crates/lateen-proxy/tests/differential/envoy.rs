@@ -86,6 +86,11 @@ impl Envoy {
         }
     }
 
+    /// Where the admin interface is.
+    pub(crate) const fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Where listeners are bound.
     pub(crate) fn listeners(&self) -> BTreeMap<String, SocketAddr> {
         let text = self.get("/listeners?format=json").unwrap();
@@ -121,7 +126,8 @@ impl Envoy {
     }
 }
 
-fn unchunked(mut body: &str) -> String {
+/// A body without its chunks' framing.
+pub(crate) fn unchunked(mut body: &str) -> String {
     let mut out = String::new();
     while let Some((size, rest)) = body.split_once("\r\n") {
         let Ok(size) = usize::from_str_radix(size.trim(), 16) else {

@@ -13,6 +13,7 @@
     reason = "a test fails by it"
 )]
 
+mod admin;
 mod case;
 mod client;
 mod compare;

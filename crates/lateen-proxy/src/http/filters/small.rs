@@ -95,7 +95,7 @@ pub(super) fn set_state(exchange: &Exchange, values: &[SetFilterState], passage:
                 view: &passage.view(),
                 connection: &exchange.connection,
                 record: &exchange.record,
-            response: None,
+                response: None,
             };
             one.value.render(&known).into_owned()
         };
