@@ -13,6 +13,8 @@ mod config;
 mod connection;
 mod control;
 mod ext_authz;
+#[doc(hidden)]
+pub mod fuzzing;
 mod handle;
 mod http;
 mod inspect;

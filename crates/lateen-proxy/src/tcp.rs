@@ -15,7 +15,7 @@ use lateen_telemetry::metrics::istio::{
 };
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::Cluster;
-use lateen_traffic::access_log::Finished;
+use lateen_traffic::access_log::{Finished, More};
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::TrafficDirection;
 use lateen_traffic::route::connection_hash_by;
@@ -465,6 +465,7 @@ fn write_logs(
         started,
     };
     let flags: Vec<&str> = outcome.flags.iter().map(ResponseFlag::short).collect();
+    let info = ready.connection.facts.info();
     let done = Finished {
         request: None,
         status: 0,
@@ -474,6 +475,15 @@ fn write_logs(
         health_check: false,
         traced: false,
         random: rand::random(),
+        more: More {
+            connection: Some(&info),
+            peer: ready.connection.peer_tls(),
+            cluster: line.cluster.as_deref().unwrap_or_default(),
+            upstream: outcome.host,
+            request_bytes: moved.forward.get(),
+            response_bytes: moved.back.get(),
+            ..More::default()
+        },
     };
     // Compiled at the end of a connection rather than kept: connections are few next to requests.
     for log in ready

@@ -1,9 +1,15 @@
 //! Access log settings, as written; `lateen-telemetry` compiles the formats and writes the lines.
 
+mod attributes;
+
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use http::HeaderMap;
+
+use crate::cel::Expression;
 use crate::matcher::{Fraction, HeaderMatcher, MetadataMatcher};
-use crate::request::RequestView;
+use crate::request::{ConnectionInfo, PeerTls, RequestView};
 use crate::value::Value;
 
 /// One access log of a listener, HTTP connection manager, TCP proxy or router.
@@ -78,8 +84,8 @@ pub enum LogFilter {
         /// The result if the value is absent.
         if_missing: bool,
     },
-    /// A CEL expression, as written.
-    Cel(Arc<str>),
+    /// A CEL expression holds.
+    Cel(Arc<Expression>),
 }
 
 /// A comparison with a constant.
@@ -136,10 +142,37 @@ pub struct Finished<'a> {
     pub traced: bool,
     /// For [`LogFilter::Runtime`].
     pub random: u64,
+    /// What else attributes of expressions speak of.
+    pub more: More<'a>,
+}
+
+/// What attributes of CEL expressions speak of, beyond what other filters need.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct More<'a> {
+    /// The connection.
+    pub connection: Option<&'a ConnectionInfo<'a>>,
+    /// The peer's certificate.
+    pub peer: PeerTls<'a>,
+    /// The response's headers.
+    pub response: Option<&'a HeaderMap>,
+    /// The upstream cluster.
+    pub cluster: &'a str,
+    /// The route's name.
+    pub route: &'a str,
+    /// The upstream host.
+    pub upstream: Option<SocketAddr>,
+    /// Response code details.
+    pub details: &'a str,
+    /// The protocol: `HTTP/1.1`, `HTTP/2`.
+    pub protocol: &'a str,
+    /// Bytes of the request's body.
+    pub request_bytes: u64,
+    /// Bytes of the response's body.
+    pub response_bytes: u64,
 }
 
 impl LogFilter {
-    /// Whether a finished request is to be logged. A CEL expression cannot be evaluated here and logs everything.
+    /// Whether a finished request is to be logged.
     pub fn wants(&self, done: &Finished<'_>) -> bool {
         match self {
             Self::StatusCode(compare) => compare.holds(u64::from(done.status)),
@@ -170,7 +203,7 @@ impl LogFilter {
                     Some(_) => matcher.matches(request.dynamic_metadata),
                 }
             }),
-            Self::Cel(_) => true,
+            Self::Cel(expression) => expression.holds(done),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! 6. [`retry::RetryPolicy::should_retry`] after every attempt.
 
 pub mod access_log;
+pub mod cel;
 pub mod cluster;
 pub mod cors;
 pub mod endpoint;

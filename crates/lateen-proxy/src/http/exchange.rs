@@ -161,6 +161,9 @@ impl Exchange {
             outcome,
             ..
         } = passage;
+        if self.manager.logs_requests() && !(metadata.is_empty() && state.is_empty()) {
+            self.record.noted = Some(Box::new((metadata.clone(), state.clone())));
+        }
         let view = head.view(remote, &info, &peer, &metadata, &state);
         let inbound = Inbound { body, upgrade };
         match outcome {

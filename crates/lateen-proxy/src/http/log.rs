@@ -8,14 +8,14 @@ use std::time::SystemTime;
 use http::Version;
 use lateen_telemetry::ResponseFlags;
 use lateen_telemetry::access_log::{
-    Address, AddressField, ENVOY_TEXT_FORMAT, Environment, Format, HeaderKey, HeaderSource,
-    JsonFormat, LogContext, LogWriter, NumberField, Side, Sink, SinkOptions, TextField, TextFormat,
-    TimePoint, TlsField,
+    Address, AddressField, ENVOY_TEXT_FORMAT, Environment, FilterStateForm, Format, HeaderKey,
+    HeaderSource, JsonFormat, LogContext, LogValue, LogWriter, MetadataSource, NumberField, Side,
+    Sink, SinkOptions, TextField, TextFormat, TimePoint, TlsField,
 };
-use lateen_traffic::access_log::{Finished, LogFilter, LogFormat, LogSink};
+use lateen_traffic::access_log::{Finished, LogFilter, LogFormat, LogSink, More};
 use lateen_traffic::request::FilterState;
 use lateen_traffic::value::{Metadata, Value};
-use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
+use lateen_traffic::{ConnectionInfo, RequestView};
 
 use super::record::{Heads, Record};
 use crate::net::HostAddress;
@@ -199,6 +199,8 @@ impl Line<'_> {
             .iter()
             .map(lateen_telemetry::ResponseFlag::short)
             .collect();
+        let facts = &record.connection.facts;
+        let info = facts.info();
         self.with_view(|view| {
             filter.wants(&Finished {
                 request: view,
@@ -210,6 +212,18 @@ impl Line<'_> {
                 health_check: false,
                 traced: false,
                 random: rand::random(),
+                more: More {
+                    connection: Some(&info),
+                    peer: record.connection.peer_tls(),
+                    response: self.heads().map(|heads| &heads.response),
+                    cluster: record.upstream.cluster.as_deref().unwrap_or_default(),
+                    route: record.route.as_deref().unwrap_or_default(),
+                    upstream: record.upstream.host,
+                    details: &record.details,
+                    protocol: self.text(TextField::Protocol).unwrap_or_default(),
+                    request_bytes: record.request.bytes.get(),
+                    response_bytes: record.response_bytes(),
+                },
             })
         })
     }
@@ -221,11 +235,9 @@ impl Line<'_> {
             record.connection.facts.remote,
             record.connection.facts.local,
         );
-        let (peer, metadata, state) = (
-            PeerTls::default(),
-            Metadata::default(),
-            FilterState::default(),
-        );
+        let peer = record.connection.peer_tls();
+        let none = (Metadata::default(), FilterState::default());
+        let (metadata, state) = record.noted.as_deref().unwrap_or(&none);
         let view = self.heads().map(|heads| RequestView {
             method: heads.method.as_str(),
             scheme: heads.scheme,
@@ -236,8 +248,8 @@ impl Line<'_> {
             client: record.remote,
             connection: &connection,
             peer: &peer,
-            dynamic_metadata: &metadata,
-            filter_state: &state,
+            dynamic_metadata: metadata,
+            filter_state: state,
         });
         look(view.as_ref())
     }
@@ -365,5 +377,33 @@ impl LogContext for Line<'_> {
 
     fn response_flags(&self) -> ResponseFlags {
         self.record.flags
+    }
+
+    /// Texts, numbers and truth values of what filters wrote; lists and structs have no form here.
+    fn metadata(
+        &self,
+        source: MetadataSource,
+        namespace: &str,
+        path: &[Box<str>],
+    ) -> Option<LogValue<'_>> {
+        let (metadata, _) = self.record.noted.as_deref()?;
+        match metadata.get(namespace, path)? {
+            _ if source != MetadataSource::Dynamic => None,
+            Value::String(text) => Some(LogValue::Text(text)),
+            Value::Number(number) => Some(LogValue::Number(*number)),
+            Value::Bool(value) => Some(LogValue::Bool(*value)),
+            Value::Null | Value::List(_) | Value::Struct(_) => None,
+        }
+    }
+
+    fn filter_state(
+        &self,
+        side: Side,
+        key: &str,
+        _form: FilterStateForm<'_>,
+    ) -> Option<LogValue<'_>> {
+        let (_, state) = self.record.noted.as_deref()?;
+        let value = state.get(key).filter(|_| side == Side::Downstream)?;
+        Some(LogValue::Text(value))
     }
 }

@@ -16,6 +16,8 @@ use lateen_telemetry::metrics::istio::{
 };
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::listener::TrafficDirection;
+use lateen_traffic::request::FilterState;
+use lateen_traffic::value::Metadata;
 use tokio::time::Instant;
 
 use super::body::Meter;
@@ -65,6 +67,8 @@ pub(crate) struct Record {
     pub(crate) remote: SocketAddr,
     /// Heads kept for the access log.
     pub(crate) heads: Option<Box<Heads>>,
+    /// What filters wrote and left, kept for the access log.
+    pub(crate) noted: Option<Box<(Metadata, FilterState)>>,
     response_head_bytes: u64,
     response_bytes: u64,
     response_messages: Option<MessageCounter>,
@@ -146,6 +150,7 @@ impl Record {
             service_time: None,
             source: PeerId::default(),
             heads: None,
+            noted: None,
             response_head_bytes: 0,
             response_bytes: 0,
             response_messages: is_grpc.then(MessageCounter::default),

@@ -1,5 +1,7 @@
 //! Access logs.
 
+use std::sync::Arc;
+
 use lateen_envoy::pb::envoy::config::accesslog::v3 as als;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::access_loggers::{
@@ -11,6 +13,7 @@ use super::basic::{flag, fraction, object, texts};
 use super::error::Within as _;
 use super::{extension, headers, matchers};
 use crate::access_log::{AccessLog, Compare, CompareOp, LogFilter, LogFormat, LogSink};
+use crate::cel::Expression;
 
 /// Filters nested in one filter, at most.
 const MAX_DEPTH: usize = 32;
@@ -163,7 +166,11 @@ fn extension_filter(filter: &als::ExtensionFilter) -> Result<LogFilter, XdsError
     match extension::type_name(any)?.as_str() {
         "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter" => {
             let filter: cel::ExpressionFilter = extension::message(any)?;
-            Ok(LogFilter::Cel(filter.expression.as_str().into()))
+            let expression = Expression::parse(&filter.expression);
+            expression
+                .map(|expression| LogFilter::Cel(Arc::new(expression)))
+                .map_err(|error| XdsError::from_error(&error))
+                .within("expression")
         }
         other => Err(XdsError::new(format!(
             "the access log filter {other} is not supported"

@@ -148,6 +148,7 @@ mod tests {
             local: at,
             certificate,
             own_principal: Some("spiffe://cluster.local/ns/a/sa/me"),
+            own_address: None,
         };
         forward(&mut headers, (mode, details(false)), &client);
         let value = headers.get(&CLIENT_CERT)?;
