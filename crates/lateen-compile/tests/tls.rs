@@ -3,6 +3,9 @@
 mod common;
 
 use common::{BOOKINFO, GATEWAY, World, bookinfo_pods, gateway_pod, get, names, router, sidecar};
+use lateen_api::mesh::{
+    ForwardClientCertDetails, MeshTlsConfig, MeshTlsProtocol, ProxyConfig, Topology,
+};
 use lateen_envoy::TypeUrl;
 use serde_json::{Value, json};
 
@@ -63,14 +66,6 @@ fn gateway(extra: &str) -> Value {
     pods.push(gateway);
     let text = format!(
         "{BOOKINFO}\n---\n{GATEWAY}\n---\n
-apiVersion: v1
-kind: ConfigMap
-metadata: {{name: istio, namespace: istio-system}}
-data:
-  mesh: |
-    tlsDefaults: {{minProtocolVersion: TLSV1_3, ecdhCurves: [P-256], cipherSuites: [ECDHE-RSA-AES256-GCM-SHA384]}}
-    defaultConfig: {{gatewayTopology: {{forwardClientCertDetails: APPEND_FORWARD, numTrustedProxies: 2}}}}
----
 apiVersion: networking.istio.io/v1
 kind: Gateway
 metadata: {{name: secure, namespace: default}}
@@ -82,7 +77,21 @@ spec:
     tls: {{mode: SIMPLE, serverCertificate: /c, privateKey: /k, {extra}}}
 "
     );
-    let compiled = World::new(&text, pods).compile(&node);
+    let mut world = World::new(&text, pods);
+    world.mesh.tls_defaults = Some(MeshTlsConfig {
+        min_protocol_version: MeshTlsProtocol::Tlsv13,
+        ecdh_curves: vec!["P-256".to_owned()],
+        cipher_suites: vec!["ECDHE-RSA-AES256-GCM-SHA384".to_owned()],
+    });
+    world.mesh.default_config = Some(ProxyConfig {
+        gateway_topology: Some(Topology {
+            forward_client_cert_details: ForwardClientCertDetails::AppendForward,
+            num_trusted_proxies: 2,
+            ..Topology::default()
+        }),
+        ..ProxyConfig::default()
+    });
+    let compiled = world.compile(&node);
     get(&compiled, TypeUrl::Listener, "0.0.0.0_8443")["filter_chains"][0].clone()
 }
 

@@ -478,8 +478,8 @@ fn write_logs(
         more: More {
             connection: Some(&info),
             peer: ready.connection.peer_tls(),
-            cluster: line.cluster.as_deref().unwrap_or_default(),
-            upstream: outcome.host,
+            cluster: line.outcome.cluster.as_deref().unwrap_or_default(),
+            upstream: outcome.host.as_ref().and_then(HostAddress::ip),
             request_bytes: moved.forward.get(),
             response_bytes: moved.back.get(),
             ..More::default()

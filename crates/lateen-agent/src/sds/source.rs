@@ -32,6 +32,15 @@ struct Watched {
 }
 
 impl Source {
+    /// A source that knows an identity.
+    #[cfg(test)]
+    pub(super) fn of_identity(identity: Arc<WorkloadIdentity>) -> Self {
+        Self {
+            identity: Some(identity),
+            files: BTreeMap::new(),
+        }
+    }
+
     /// Reads the files that are newly among `names`, and forgets those that no longer are.
     pub(super) fn follow<'a>(&mut self, names: impl Iterator<Item = &'a String> + Clone) {
         self.files

@@ -95,10 +95,10 @@ fn counts_of(
     outliers: &Outliers,
 ) -> Vec<(&'static str, simple_metric::Type, u64)> {
     use simple_metric::Type::{Counter, Gauge};
-    let EndpointAddress::Socket(address) = endpoint.address else {
+    let Some(address) = HostAddress::of(&endpoint.address) else {
         return Vec::new();
     };
-    let counts = outliers.host(address).counts();
+    let counts = outliers.host(&address).counts();
     let of = |counter: AtomicU64| counter.into_inner();
     vec![
         ("cx_active", Gauge, of(counts.cx_active)),

@@ -218,7 +218,7 @@ impl Line<'_> {
                     response: self.heads().map(|heads| &heads.response),
                     cluster: record.upstream.cluster.as_deref().unwrap_or_default(),
                     route: record.route.as_deref().unwrap_or_default(),
-                    upstream: record.upstream.host,
+                    upstream: record.upstream.host.as_ref().and_then(HostAddress::ip),
                     details: &record.details,
                     protocol: self.text(TextField::Protocol).unwrap_or_default(),
                     request_bytes: record.request.bytes.get(),

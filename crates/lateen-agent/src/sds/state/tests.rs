@@ -46,10 +46,7 @@ impl Mesh {
 
 /// A source that has nothing but an identity.
 fn has(identity: &Arc<WorkloadIdentity>) -> Source {
-    Source {
-        identity: Some(Arc::clone(identity)),
-        ..Source::default()
-    }
+    Source::of_identity(Arc::clone(identity))
 }
 
 fn sotw(names: &[&str], nonce: &str) -> DiscoveryRequest {
