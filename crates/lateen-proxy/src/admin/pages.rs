@@ -411,7 +411,14 @@ fn server_info(context: &Context) -> Page {
         command_line_options: Some(command_line(context)),
         ..ServerInfo::default()
     };
-    Page::json(&json::to_value(&info))
+    let mut shown = json::to_value(&info);
+    // Envoy prints the state even where it is the default (`LIVE`), and scripts wait for it.
+    if let Some(fields) = shown.as_object_mut() {
+        fields
+            .entry("state")
+            .or_insert_with(|| state.as_str_name().into());
+    }
+    Page::json(&shown)
 }
 
 /// What Envoy shows as its command line, as far as it has a counterpart.
