@@ -56,7 +56,9 @@ pub(super) fn would_admit(connection: &Connection, listener: &Listener) -> bool 
     };
     let mut metadata = Metadata::default();
     chain.filters.iter().all(|filter| match &filter.kind {
-        NetworkFilterKind::Rbac(rbac) => access(connection, rbac, &mut metadata).is_ok(),
+        NetworkFilterKind::Rbac(rbac) => {
+            access(connection, rbac, Pass::Look, &mut metadata).is_ok()
+        }
         _ => true,
     })
 }
