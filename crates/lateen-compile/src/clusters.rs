@@ -114,7 +114,7 @@ fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<clu
     let policy = effective(inputs, spec).with_mesh_defaults(&inputs.mesh);
     let ty = discovery_type(service, inputs.view.router);
     let mut draft = if ty == DiscoveryType::Eds && service.resolution == Resolution::DynamicDns {
-        dynamic_forward_proxy(&name, service, &inputs.view)
+        dynamic_forward_proxy(&name, &inputs.view)
     } else {
         Draft::new(&name, ty)
     };
@@ -201,23 +201,17 @@ fn set_dns(draft: &mut Draft, inputs: &ClusterInputs) {
     ));
 }
 
-/// A cluster that resolves whatever host the request names: for wildcard services.
-fn dynamic_forward_proxy(name: &str, service: &Service, view: &ClusterView) -> Draft {
+/// A cluster that resolves whatever host the request names.
+fn dynamic_forward_proxy(name: &str, view: &ClusterView) -> Draft {
     use extensions::clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config};
-    use extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
-    let family = match view.ip_mode {
-        IpMode::V4 => cluster::cluster::DnsLookupFamily::V4Only,
-        IpMode::V6 => cluster::cluster::DnsLookupFamily::V6Only,
-        IpMode::Dual => cluster::cluster::DnsLookupFamily::All,
-    };
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(
-            cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(DnsCacheConfig {
-                name: dns_cache_name(&service.hostname),
-                dns_lookup_family: family as i32,
-                ..Default::default()
-            }),
+            cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(
+                crate::filters::dns_cache(view.ip_mode),
+            ),
         ),
+        // Envoy asks for names in certificates to be checked, or for this; without TLS there are none.
+        allow_insecure_cluster_options: true,
         ..Default::default()
     };
     let mut draft = Draft::new(name, DiscoveryType::Static);
@@ -231,9 +225,14 @@ fn dynamic_forward_proxy(name: &str, service: &Service, view: &ClusterView) -> D
     draft
 }
 
-/// The name of the DNS cache a wildcard service's cluster and filters share.
-pub(crate) fn dns_cache_name(hostname: &str) -> String {
-    format!("{}-dfp_dns_cache", hostname.replace('*', "wildcard"))
+/// HTTP to hosts nobody declared.
+fn allow_any_dynamic_dns(inputs: &CommonClusterInputs) -> cluster::Cluster {
+    let mut draft = dynamic_forward_proxy(names::ALLOW_ANY_DYNAMIC_DNS_CLUSTER, &inputs.view);
+    draft.cluster.common_lb_config = None;
+    draft.use_downstream_protocol();
+    let pool = inputs.mesh.default_connection_pool.as_ref();
+    policy::apply_connection_pool(&mut draft, &inputs.mesh, pool, None);
+    draft.build()
 }
 
 fn port_override(port: u32) -> cluster::cluster::LbConfig {
@@ -352,6 +351,9 @@ pub(crate) fn common(inputs: &CommonClusterInputs) -> Vec<cluster::Cluster> {
     if !inputs.view.router {
         out.push(passthrough(inputs));
         out.push(inbound_passthrough(inputs));
+        if inputs.mesh.outbound == crate::mesh::OutboundPolicy::AllowAnyDynamicDns {
+            out.push(allow_any_dynamic_dns(inputs));
+        }
     }
     out
 }

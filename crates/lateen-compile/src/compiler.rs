@@ -367,6 +367,7 @@ impl<'a> Proxy<'a> {
             ip_mode: self.node.ip_mode(),
             interception: self.node.interception,
             idle_timeout: lateen_api::parse_duration(&self.node.idle_timeout).ok(),
+            dynamic_dns: false,
         }
     }
 

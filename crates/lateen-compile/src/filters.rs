@@ -5,6 +5,7 @@
 
 use lateen_envoy::istio;
 
+use crate::node::IpMode;
 use crate::proto::{
     Any, any, bool_value, extensions, hcm, http_filter, listener, listener_filter, network_filter,
     u32_value,
@@ -179,6 +180,55 @@ pub(crate) fn router() -> hcm::HttpFilter {
     http_filter(
         "envoy.filters.http.router",
         any(&extensions::filters::http::router::v3::Router::default()),
+    )
+}
+
+/// How names are resolved that only requests tell. Clusters and filters have to agree to the letter, since they share the
+/// answers by the settings' name.
+pub(crate) fn dns_cache(
+    mode: IpMode,
+) -> extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig {
+    use crate::proto::cluster::cluster::DnsLookupFamily;
+    use extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+    let family = match mode {
+        IpMode::V4 => DnsLookupFamily::V4Only,
+        IpMode::V6 => DnsLookupFamily::V6Only,
+        IpMode::Dual => DnsLookupFamily::All,
+    };
+    DnsCacheConfig {
+        name: "dynamic_dns_cache".to_owned(),
+        dns_lookup_family: family as i32,
+        // Envoy's own limit, written down.
+        max_hosts: crate::proto::u32_value(1024),
+        ..Default::default()
+    }
+}
+
+/// Resolves the host of a request whose cluster needs it.
+pub(crate) fn dynamic_forward_proxy(mode: IpMode) -> hcm::HttpFilter {
+    use extensions::filters::http::dynamic_forward_proxy::v3::{FilterConfig, filter_config};
+    let config = FilterConfig {
+        implementation_specifier: Some(filter_config::ImplementationSpecifier::DnsCacheConfig(
+            dns_cache(mode),
+        )),
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.dynamic_forward_proxy", any(&config))
+}
+
+/// Resolves the server name of a TLS connection.
+pub(crate) fn sni_forward_proxy(mode: IpMode, port: u32) -> listener::Filter {
+    use extensions::filters::network::sni_dynamic_forward_proxy::v3::{
+        FilterConfig, filter_config,
+    };
+    let config = FilterConfig {
+        dns_cache_config: Some(dns_cache(mode)),
+        port_specifier: Some(filter_config::PortSpecifier::PortValue(port)),
+        ..Default::default()
+    };
+    network_filter(
+        "envoy.filters.network.sni_dynamic_forward_proxy",
+        any(&config),
     )
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct ListenerView {
     pub(crate) interception: Interception,
     /// How long a connection may be idle; none: Envoy's default.
     pub(crate) idle_timeout: Option<Duration>,
+    /// Whether some requests go to whatever host they name.
+    pub(crate) dynamic_dns: bool,
 }
 
 /// What the listener that receives redirected outbound connections depends on.
@@ -52,7 +54,8 @@ pub(crate) fn virtual_outbound(inputs: &VirtualOutboundInputs) -> listener::List
     let (view, mesh) = (&inputs.view, &*inputs.mesh);
     let wildcards = view.ip_mode.wildcards();
     let port = mesh.listen_port;
-    listener::Listener {
+    let resolves = inputs.outbound == OutboundPolicy::AllowAnyDynamicDns;
+    let mut out = listener::Listener {
         name: names::VIRTUAL_OUTBOUND.to_owned(),
         address: wildcards
             .first()
@@ -76,6 +79,40 @@ pub(crate) fn virtual_outbound(inputs: &VirtualOutboundInputs) -> listener::List
             },
         ],
         access_log: accesslog::listener_logs(mesh, Class::SidecarOutbound),
+        ..Default::default()
+    };
+    if resolves {
+        let last = out.filter_chains.len() - 1;
+        out.filter_chains.insert(last, dynamic_http(inputs));
+        out.listener_filters.push(filters::http_inspector());
+        out.listener_filters_timeout = Some(duration(mesh.protocol_detection_timeout));
+        out.continue_on_listener_filters_timeout = true;
+    }
+    out
+}
+
+/// HTTP in clear text to a destination nobody knows: to the host that each request names.
+fn dynamic_http(inputs: &VirtualOutboundInputs) -> listener::FilterChain {
+    let routes = crate::routes::unknown_hosts(&inputs.outbound);
+    let options = http::HttpOptions {
+        class: Class::SidecarOutbound,
+        routes: http::Routes::Inline(Box::new(routes)),
+        stat_prefix: format!(
+            "outbound_{}_{}",
+            names::VIRTUAL_OUTBOUND,
+            names::ALLOW_ANY_DYNAMIC_DNS
+        ),
+        protocol: crate::protocol::Protocol::Http,
+        policies: Vec::new(),
+    };
+    listener::FilterChain {
+        name: names::ALLOW_ANY_DYNAMIC_DNS.to_owned(),
+        filter_chain_match: Some(listener::FilterChainMatch {
+            transport_protocol: filters::RAW_TRANSPORT.to_owned(),
+            application_protocols: filters::PLAINTEXT_HTTP_ALPN.map(str::to_owned).to_vec(),
+            ..Default::default()
+        }),
+        filters: vec![http::filter(&inputs.view, &inputs.mesh, options)],
         ..Default::default()
     }
 }
@@ -131,7 +168,7 @@ fn blackhole(name: &str, port: u32, class: Class, view: &ListenerView) -> listen
 /// What happens to connections that no service is meant by.
 fn catch_all(view: &ListenerView, mesh: &Mesh, outbound: &OutboundPolicy) -> Vec<listener::Filter> {
     let cluster = match outbound {
-        OutboundPolicy::AllowAny => names::PASSTHROUGH_CLUSTER,
+        OutboundPolicy::AllowAny | OutboundPolicy::AllowAnyDynamicDns => names::PASSTHROUGH_CLUSTER,
         OutboundPolicy::EgressProxy(cluster) => cluster,
         OutboundPolicy::RegistryOnly => names::BLACK_HOLE_CLUSTER,
     };

@@ -50,6 +50,8 @@ pub(crate) enum OutboundPolicy {
     /// Where they were going.
     #[default]
     AllowAny,
+    /// HTTP to the host that the request names, resolved by the proxy; anything else where it was going.
+    AllowAnyDynamicDns,
     /// To a cluster that stands for an egress proxy.
     EgressProxy(String),
     /// Nowhere.

@@ -40,10 +40,14 @@ pub(crate) const PASSTHROUGH_FILTER_CHAIN: &str = "PassthroughFilterChain";
 pub(crate) const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// Sends an inbound connection to the port it came for.
 pub(crate) const INBOUND_PASSTHROUGH_CLUSTER: &str = "InboundPassthroughCluster";
+/// Sends HTTP to whatever host it names.
+pub(crate) const ALLOW_ANY_DYNAMIC_DNS_CLUSTER: &str = "AllowAnyDynamicDNSCluster";
 /// Has no endpoint.
 pub(crate) const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 /// The route and virtual host for unknown destinations that are let through.
 pub(crate) const ALLOW_ANY: &str = "allow_any";
+/// The route and virtual host for unknown destinations that are resolved by the proxy.
+pub(crate) const ALLOW_ANY_DYNAMIC_DNS: &str = "allow_any_dynamic_dns";
 /// The route and virtual host for unknown destinations that are not.
 pub(crate) const BLOCK_ALL: &str = "block_all";
 /// The route configuration of the HTTP proxy port.

@@ -58,7 +58,7 @@ fn default_route(
         hash_policy: hash.and_then(actions::hash_policy).into_iter().collect(),
         ..Default::default()
     };
-    route::Route {
+    let mut out = route::Route {
         name: "default".to_owned(),
         r#match: Some(matches::route_match(None, Semantics::Istio)),
         action: Some(route::route::Action::Route(action)),
@@ -68,7 +68,11 @@ fn default_route(
         }),
         metadata: Meta::default().provenance(object, "").build(),
         ..Default::default()
+    };
+    if retry.is_none() {
+        actions::mark_default_retries(&mut out);
     }
+    out
 }
 
 /// The inline routes of an inbound listener: everything to the workload.
@@ -137,6 +141,10 @@ fn catch_all(outbound: &crate::mesh::OutboundPolicy) -> route::VirtualHost {
     };
     let (name, action) = match outbound {
         OutboundPolicy::AllowAny => (names::ALLOW_ANY, to(names::PASSTHROUGH_CLUSTER)),
+        OutboundPolicy::AllowAnyDynamicDns => (
+            names::ALLOW_ANY_DYNAMIC_DNS,
+            to(names::ALLOW_ANY_DYNAMIC_DNS_CLUSTER),
+        ),
         OutboundPolicy::EgressProxy(cluster) => (names::ALLOW_ANY, to(cluster)),
         OutboundPolicy::RegistryOnly => (
             names::BLOCK_ALL,
@@ -161,4 +169,10 @@ fn catch_all(outbound: &crate::mesh::OutboundPolicy) -> route::VirtualHost {
         include_request_attempt_count: true,
         ..Default::default()
     }
+}
+
+/// The inline routes of requests to destinations nobody knows.
+pub(crate) fn unknown_hosts(outbound: &crate::mesh::OutboundPolicy) -> route::RouteConfiguration {
+    let host = catch_all(outbound);
+    configuration(&host.name.clone(), vec![host])
 }

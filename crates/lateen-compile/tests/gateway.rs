@@ -263,6 +263,10 @@ spec:
     assert_eq!(route["match"]["path_separated_prefix"], json!("/reviews"));
     assert_eq!(
         route["metadata"]["filter_metadata"]["lateen"],
-        json!({"config": "Ingress/default/shop", "path": "spec.rules[0].http.paths[0]"})
+        json!({
+            "config": "Ingress/default/shop",
+            "path": "spec.rules[0].http.paths[0]",
+            "retries": "default"
+        })
     );
 }

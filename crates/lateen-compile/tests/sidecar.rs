@@ -500,3 +500,101 @@ ports: [{name: http, port: 9090}]
         "{endpoints}"
     );
 }
+
+#[test]
+fn names_nobody_declared_are_resolved_by_the_proxy_if_the_mesh_says_so() {
+    let client = pod("default", "client", "client", "v1", 9);
+    let mut world = World::new(
+        r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: wiki}
+spec:
+  hosts: ['*.wikipedia.org']
+  resolution: DYNAMIC_DNS
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
+",
+        vec![client.clone()],
+    );
+    let policy = lateen_api::mesh::OutboundTrafficPolicy {
+        mode: lateen_api::mesh::OutboundTrafficPolicyMode::AllowAnyDynamicDns,
+        ..Default::default()
+    };
+    world.mesh.outbound_traffic_policy = Some(policy);
+    let compiled = world.compile(&sidecar(&client));
+    let unknown = get(&compiled, TypeUrl::Cluster, "AllowAnyDynamicDNSCluster");
+    let kind = "/cluster_type/name";
+    assert_eq!(
+        unknown.pointer(kind),
+        Some(&json!("envoy.clusters.dynamic_forward_proxy"))
+    );
+    let known = get(&compiled, TypeUrl::Cluster, "outbound|80||*.wikipedia.org");
+    assert_eq!(unknown.pointer(kind), known.pointer(kind));
+    // Filters share the clusters' answers by the very same settings.
+    let cache = unknown
+        .pointer("/cluster_type/typed_config/dns_cache_config")
+        .unwrap();
+    for listener in ["0.0.0.0_80", "0.0.0.0_443", "virtualOutbound"] {
+        let built = get(&compiled, TypeUrl::Listener, listener).to_string();
+        assert!(built.contains(&cache.to_string()), "{listener}: {built}");
+    }
+    let tls = get(&compiled, TypeUrl::Listener, "0.0.0.0_443");
+    assert_eq!(
+        tls.pointer("/filter_chains/0/filter_chain_match/server_names"),
+        Some(&json!(["*.wikipedia.org"]))
+    );
+}
+
+#[test]
+fn a_tunnel_carries_connections_to_where_the_rule_says() {
+    let client = pod("default", "client", "client", "v1", 9);
+    let compiled = World::new(
+        r"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: proxy}
+spec:
+  hosts: [proxy.example.com]
+  addresses: [192.0.2.1]
+  resolution: STATIC
+  ports: [{number: 3128, name: tcp, protocol: TCP}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: proxy}
+spec: {host: proxy.example.com, trafficPolicy: {tunnel: {protocol: POST, targetHost: db.example.com, targetPort: 5432}}}
+",
+        vec![client.clone()],
+    )
+    .compile(&sidecar(&client));
+    let listener = get(&compiled, TypeUrl::Listener, "192.0.2.1_3128");
+    let filters = listener.pointer("/filter_chains/0/filters").unwrap();
+    let proxy = filters.as_array().unwrap().last().unwrap();
+    assert_eq!(
+        proxy.pointer("/typed_config/tunneling_config"),
+        Some(&json!({"hostname": "db.example.com:5432", "use_post": true}))
+    );
+}
+
+#[test]
+fn retries_nobody_asked_for_are_marked_as_such() {
+    let compiled = bookinfo();
+    let of = |name: &str, host: &str| {
+        let routes = get(&compiled, TypeUrl::RouteConfiguration, name);
+        let hosts = routes["virtual_hosts"].as_array().unwrap().clone();
+        let found = hosts
+            .iter()
+            .find(|vhost| vhost["name"] == json!(host))
+            .unwrap()
+            .clone();
+        found["routes"][0]["metadata"]["filter_metadata"]["lateen"]["retries"].clone()
+    };
+    assert_eq!(
+        of("9080", "reviews.default.svc.cluster.local:9080"),
+        json!("default")
+    );
+    assert_eq!(
+        of("9080", "ratings.default.svc.cluster.local:9080"),
+        json!("default")
+    );
+}

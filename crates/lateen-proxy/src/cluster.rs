@@ -194,6 +194,9 @@ impl ClusterState {
             }
             return Some(self.original_dst(cluster, address));
         }
+        if matches!(cluster.discovery, Discovery::DynamicForwardProxy(_)) {
+            return Some(self.original_dst(cluster, wanted.original_dst?));
+        }
         let members = self.members(cluster, live)?;
         let load = |index: usize| {
             members
@@ -375,7 +378,10 @@ impl ClusterState {
         for host in hosts.values() {
             host.sweep(cluster.http.idle_timeout);
         }
-        if matches!(cluster.discovery, Discovery::OriginalDst(_)) {
+        if matches!(
+            cluster.discovery,
+            Discovery::OriginalDst(_) | Discovery::DynamicForwardProxy(_)
+        ) {
             hosts.retain(|_, host| keeps(host));
         }
         drop(hosts);

@@ -16,6 +16,7 @@ use lateen_telemetry::metrics::istio::{
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::Cluster;
 use lateen_traffic::access_log::{Finished, More};
+use lateen_traffic::cluster::Discovery;
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::TrafficDirection;
 use lateen_traffic::route::connection_hash_by;
@@ -191,6 +192,21 @@ fn cluster_of(ready: &Ready) -> Option<(Rc<ClusterState>, Arc<Cluster>)> {
     ))
 }
 
+/// Where a connection goes if its cluster has no hosts of its own: where it was going, or to the server name it asks for.
+async fn destination(connection: &Connection, cluster: &Cluster) -> Option<SocketAddr> {
+    let Discovery::DynamicForwardProxy(family) = cluster.discovery else {
+        return Some(connection.facts.local);
+    };
+    let filters = &connection.chain.filters;
+    let port = filters.iter().find_map(|filter| match filter.kind {
+        NetworkFilterKind::SniDynamicForwardProxy { port } => Some(port),
+        _ => None,
+    })?;
+    let name = connection.facts.server_name.as_deref()?;
+    let names = &connection.worker.names;
+    names.address(name, port, family).await
+}
+
 /// Connects to a host, trying others as often as the proxy's settings say.
 async fn connect(
     ready: &Ready,
@@ -204,6 +220,7 @@ async fn connect(
         outcome.flags.insert(ResponseFlag::UpstreamOverflow);
         return None;
     };
+    let original_dst = destination(connection, cluster).await;
     let mut tried = Vec::new();
     for _ in 0..ready.proxy.max_connect_attempts.max(1) {
         let wanted = Wanted {
@@ -211,7 +228,7 @@ async fn connect(
             hash: connection_hash_by(&ready.proxy.hash_policy, connection.facts.remote.ip()),
             avoid: &tried,
             attempts: 3,
-            original_dst: Some(connection.facts.local),
+            original_dst,
             ..Wanted::default()
         };
         let Some(host) = state.pick(cluster, &connection.now, wanted) else {

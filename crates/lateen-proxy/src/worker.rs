@@ -36,6 +36,7 @@ use crate::http::manager::Manager;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
 use crate::tls::PeerCertificate;
+use crate::upstream::names::Names;
 
 /// How often idle connections, log buffers and metric handles are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -89,6 +90,8 @@ pub(crate) struct Worker {
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
     counters: RefCell<Map<CounterKey, Counter>>,
     logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,
+    /// Names that requests asked for.
+    pub(crate) names: Names,
     /// Tokens whose signatures were verified.
     pub(crate) tokens: RefCell<TokenCache>,
     open: Arc<AtomicUsize>,
@@ -143,6 +146,7 @@ impl Worker {
             tcp_stats: RefCell::default(),
             counters: RefCell::default(),
             logs: RefCell::default(),
+            names: Names::default(),
             tokens: RefCell::default(),
             open,
         })

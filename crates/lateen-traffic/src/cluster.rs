@@ -67,6 +67,8 @@ pub enum Discovery {
     LogicalDns(Arc<EndpointSet>, DnsOptions),
     /// The destination of the downstream connection.
     OriginalDst(OriginalDst),
+    /// The host that the request, or the ClientHello, names (`envoy.clusters.dynamic_forward_proxy`).
+    DynamicForwardProxy(DnsFamily),
 }
 
 /// DNS settings of a cluster.
@@ -543,7 +545,9 @@ impl Cluster {
             Discovery::Static(set)
             | Discovery::StrictDns(set, _)
             | Discovery::LogicalDns(set, _) => Some(set),
-            Discovery::Eds { .. } | Discovery::OriginalDst(_) => None,
+            Discovery::Eds { .. }
+            | Discovery::OriginalDst(_)
+            | Discovery::DynamicForwardProxy(_) => None,
         }
     }
 

@@ -46,6 +46,11 @@ pub enum NetworkFilterKind {
     SetFilterState(Vec<SetFilterState>),
     /// `envoy.filters.network.sni_cluster`: the cluster is the server name.
     SniCluster,
+    /// `envoy.filters.network.sni_dynamic_forward_proxy`: the host is the server name, on this port.
+    SniDynamicForwardProxy {
+        /// The port; 443 by default.
+        port: u16,
+    },
     /// `envoy.filters.network.connection_limit`.
     ConnectionLimit(Arc<ConnectionLimit>),
     /// `envoy.filters.network.local_ratelimit`.
@@ -132,6 +137,8 @@ pub enum HttpFilterKind {
     GrpcStats(GrpcStats),
     /// `envoy.filters.http.grpc_web`.
     GrpcWeb,
+    /// `envoy.filters.http.dynamic_forward_proxy`. Names are resolved where the cluster that needs it is known.
+    DynamicForwardProxy,
     /// `envoy.filters.http.health_check`.
     HealthCheck(Arc<HealthCheckFilter>),
     /// `envoy.filters.http.header_mutation`.

@@ -9,9 +9,10 @@ use crate::authentication::RequestAuthentications;
 use crate::authorization::Policies;
 use crate::clusters::{self, InboundClusterInputs, Target};
 use crate::listeners::{
-    self, InboundInputs, InboundPort, OutboundListenerInputs, OutboundPlan, PlanContext, RouteName,
-    VirtualOutboundInputs,
+    self, InboundInputs, InboundPort, ListenerView, OutboundListenerInputs, OutboundPlan,
+    PlanContext, RouteName, VirtualOutboundInputs,
 };
+use crate::mesh::OutboundPolicy;
 use crate::model::{Port, Resolution, Service};
 use crate::names;
 use crate::node::Interception;
@@ -26,6 +27,15 @@ use crate::snapshot::{ServiceTarget, VirtualServiceConfig};
 use super::{
     Compiler, Output, Proxy, destination_facts, encode, hashing_rules, resource, rule_credentials,
 };
+
+/// Whether some requests go to whatever host they name.
+fn resolves_names(scope: &Scope) -> bool {
+    scope.outbound == OutboundPolicy::AllowAnyDynamicDns
+        || scope
+            .services
+            .iter()
+            .any(|service| service.resolution == Resolution::DynamicDns)
+}
 
 impl Compiler {
     pub(super) fn add_sidecar(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
@@ -66,7 +76,10 @@ impl Compiler {
         scope: &Scope,
         out: &mut Output,
     ) -> BTreeSet<RouteName> {
-        let view = proxy.listener_view();
+        let view = ListenerView {
+            dynamic_dns: resolves_names(scope),
+            ..proxy.listener_view()
+        };
         let mesh = proxy.snapshot.mesh_of(&proxy.workload());
         let context = plan_context(proxy, scope, &view);
         let mut plans = listeners::plan(&context);

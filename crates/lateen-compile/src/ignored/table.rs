@@ -70,12 +70,11 @@ pub(super) const ROWS: &[Row] = &[
     // Traffic.
     of(VirtualService, Lateen, "spec.http[].match[].statPrefix", "there are no statistics of the route"),
     of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
-    of(DestinationRule, Both, "spec.**.tunnel", "connections are not tunnelled"),
+    of(DestinationRule, Lateen, "spec.**.tunnel", "connections are not tunnelled"),
     of(DestinationRule, Both, "spec.**.zoneAwareLbSetting", "zones are not weighed"),
     of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
     of(DestinationRule, Both, "spec.**.consecutiveErrors", "write `consecutive5xxErrors`; this one counts nothing"),
     of(DestinationRule, Lateen, "spec.**.outlierDetectionHttpErrorCodes", "other answers than 5xx do not eject a host"),
-    of(ServiceEntry, Both, "spec{resolution=DYNAMIC_DNS}.resolution", "names are not resolved: requests to it get 503"),
 
     // The mesh.
     mesh(Both, "enableTracing", "no spans are made"),
@@ -96,7 +95,6 @@ pub(super) const ROWS: &[Row] = &[
     mesh(Both, "tlsDefaults", "the proxy offers its own suites and curves"),
     mesh(Both, "meshMTLS.ecdhCurves", "the proxy offers its own curves"),
     mesh(Lateen, "meshMTLS.cipherSuites", "the proxy offers its own suites"),
-    mesh(Both, "outboundTrafficPolicy{mode=ALLOW_ANY_DYNAMIC_DNS}.mode", "it is taken for ALLOW_ANY"),
     mesh(Both, "outboundTrafficPolicy.tls", "traffic to unknown destinations stays as it is"),
     mesh(Both, "caCertificates", "these roots are not trusted"),
     mesh(Both, "ca", "the mesh's own authority signs"),

@@ -161,6 +161,9 @@ fn http_filters(
     if view.native {
         out.push(filters::http_stats(class));
     }
+    if view.dynamic_dns && class == Class::SidecarOutbound {
+        out.push(filters::dynamic_forward_proxy(view.ip_mode));
+    }
     out.push(filters::router());
     out
 }

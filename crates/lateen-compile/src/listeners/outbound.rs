@@ -118,6 +118,19 @@ pub(crate) struct TcpAction {
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) max_duration: Option<Duration>,
     pub(crate) hash_source_ip: bool,
+    /// Connections go to the server name they ask for, on this port.
+    pub(crate) by_server_name: Option<u32>,
+    /// Connections are carried in a request to a proxy.
+    pub(crate) tunnel: Option<Tunnel>,
+}
+
+/// How connections are carried in a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tunnel {
+    /// Where the proxy is to connect, `host:port`.
+    pub(crate) authority: String,
+    /// Whether by POST, not by CONNECT.
+    pub(crate) post: bool,
 }
 
 impl ChainPlan {
@@ -230,7 +243,11 @@ fn build_chain(inputs: &OutboundListenerInputs, chain: &ChainPlan) -> listener::
             &inputs.mesh,
             Class::SidecarOutbound,
             tcp_proxy(action),
-            Vec::new(),
+            action
+                .by_server_name
+                .map(|port| filters::sni_forward_proxy(inputs.view.ip_mode, port))
+                .into_iter()
+                .collect(),
         ),
         ChainAction::Http { routes, protocol } => {
             let options = HttpOptions {
@@ -308,7 +325,13 @@ pub(super) fn tcp_proxy(action: &TcpAction) -> TcpProxy {
             envoy_type::hash_policy::SourceIp {},
         )),
     };
+    let tunneling_config = action.tunnel.as_ref().map(|tunnel| tp::TunnelingConfig {
+        hostname: tunnel.authority.clone(),
+        use_post: tunnel.post,
+        ..Default::default()
+    });
     TcpProxy {
+        tunneling_config,
         stat_prefix: action.stat_prefix.clone(),
         cluster_specifier: Some(specifier),
         idle_timeout: action.idle_timeout.map(duration),

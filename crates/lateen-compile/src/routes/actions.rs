@@ -13,6 +13,7 @@ use crate::proto::{
     route, runtime_percent, u32_value,
 };
 
+use crate::meta::{LATEEN, string};
 use crate::snapshot::Semantics;
 
 use super::matches::string_matcher;
@@ -65,6 +66,20 @@ pub(super) fn retry_policy(
             ..Default::default()
         });
     Some(out)
+}
+
+/// Says that nobody asked for the retries of a route: our own proxy then repeats, for methods that are not idempotent, only what
+/// the server certainly did not act upon.
+pub(super) fn mark_default_retries(out: &mut route::Route) {
+    let lateen = out
+        .metadata
+        .get_or_insert_default()
+        .filter_metadata
+        .entry(LATEEN.to_owned())
+        .or_default();
+    lateen
+        .fields
+        .insert("retries".to_owned(), string("default"));
 }
 
 /// How a sidecar tries its own workload again.
@@ -229,6 +244,9 @@ pub(super) fn destinations(
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
     action.request_mirror_policies = mirrors(written, context);
     let retries = written.retries.as_ref().or(context.default_retry);
+    if retries.is_none() {
+        mark_default_retries(out);
+    }
     match written.route.as_slice() {
         [only] => {
             let hashed = single(out, &mut action, only, context);

@@ -91,10 +91,8 @@ fn outbound(config: &MeshConfig) -> OutboundPolicy {
         .map(|policy| policy.mode)
     {
         Some(OutboundTrafficPolicyMode::RegistryOnly) => OutboundPolicy::RegistryOnly,
-        Some(
-            OutboundTrafficPolicyMode::AllowAny | OutboundTrafficPolicyMode::AllowAnyDynamicDns,
-        )
-        | None => OutboundPolicy::AllowAny,
+        Some(OutboundTrafficPolicyMode::AllowAnyDynamicDns) => OutboundPolicy::AllowAnyDynamicDns,
+        Some(OutboundTrafficPolicyMode::AllowAny) | None => OutboundPolicy::AllowAny,
     }
 }
 

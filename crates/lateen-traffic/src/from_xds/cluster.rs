@@ -13,6 +13,7 @@ use std::time::Duration;
 use lateen_envoy::pb::envoy::config::cluster::v3 as cds;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::clusters::dns::v3 as dns;
+use lateen_envoy::pb::envoy::extensions::clusters::dynamic_forward_proxy::v3 as dynamic_forward_proxy;
 use lateen_envoy::pb::envoy::extensions::transport_sockets::{
     proxy_protocol::v3 as proxy_protocol, tls::v3 as tls,
 };
@@ -149,8 +150,12 @@ fn custom_discovery(
         ))
     };
     let any = custom.typed_config.as_ref().ok_or_else(unsupported)?;
-    if extension::type_name(any)? != "envoy.extensions.clusters.dns.v3.DnsCluster" {
-        return Err(unsupported());
+    match extension::type_name(any)?.as_ref() {
+        "envoy.extensions.clusters.dns.v3.DnsCluster" => {}
+        "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
+            return forward_proxy(&extension::message(any)?);
+        }
+        _ => return Err(unsupported()),
     }
     let config: dns::DnsCluster = extension::message(any)?;
     let options = DnsOptions {
@@ -164,6 +169,30 @@ fn custom_discovery(
         true => Discovery::LogicalDns(endpoints, options),
         false => Discovery::StrictDns(endpoints, options),
     })
+}
+
+/// Each host that is asked for has a pool of its own; sub-clusters would give it settings of its own too.
+fn forward_proxy(config: &dynamic_forward_proxy::ClusterConfig) -> Result<Discovery, XdsError> {
+    use dynamic_forward_proxy::cluster_config::ClusterImplementationSpecifier as Kind;
+    match &config.cluster_implementation_specifier {
+        Some(Kind::DnsCacheConfig(cache)) => {
+            let family = cds::cluster::DnsLookupFamily::try_from(cache.dns_lookup_family)
+                .unwrap_or_default();
+            Ok(Discovery::DynamicForwardProxy(dns_family(family)))
+        }
+        _ => Err(XdsError::new("only dns_cache_config is supported")),
+    }
+}
+
+fn dns_family(from: cds::cluster::DnsLookupFamily) -> DnsFamily {
+    use cds::cluster::DnsLookupFamily;
+    match from {
+        DnsLookupFamily::Auto => DnsFamily::Auto,
+        DnsLookupFamily::V4Only => DnsFamily::V4Only,
+        DnsLookupFamily::V6Only => DnsFamily::V6Only,
+        DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
+        DnsLookupFamily::All => DnsFamily::All,
+    }
 }
 
 /// The numbers of `envoy.extensions.clusters.common.dns.v3.DnsLookupFamily`, where 0 is "unspecified".
@@ -194,14 +223,7 @@ fn load_assignment(
     reason = "Istio writes the DNS fields of the cluster itself"
 )]
 fn dns_options(from: &cds::Cluster) -> Result<DnsOptions, XdsError> {
-    use cds::cluster::DnsLookupFamily;
-    let family = match from.dns_lookup_family() {
-        DnsLookupFamily::Auto => DnsFamily::Auto,
-        DnsLookupFamily::V4Only => DnsFamily::V4Only,
-        DnsLookupFamily::V6Only => DnsFamily::V6Only,
-        DnsLookupFamily::V4Preferred => DnsFamily::V4Preferred,
-        DnsLookupFamily::All => DnsFamily::All,
-    };
+    let family = dns_family(from.dns_lookup_family());
     let refresh_rate = optional_duration(from.dns_refresh_rate.as_ref(), "dns_refresh_rate")?;
     Ok(DnsOptions {
         refresh_rate: refresh_rate.unwrap_or(DEFAULT_DNS_REFRESH),

@@ -124,6 +124,7 @@ fn envoys(name: &str, any: &Any) -> Result<Option<HttpFilterKind>, XdsError> {
             HttpFilterKind::GrpcStats(grpc_stats(&extension::message(any)?))
         }
         "grpc_web.v3.GrpcWeb" => HttpFilterKind::GrpcWeb,
+        "dynamic_forward_proxy.v3.FilterConfig" => HttpFilterKind::DynamicForwardProxy,
         "health_check.v3.HealthCheck" => {
             HttpFilterKind::HealthCheck(Arc::new(health_check(&extension::message(any)?)?))
         }

@@ -9,7 +9,8 @@ use lateen_envoy::pb::envoy::config::listener::v3 as lds;
 use lateen_envoy::pb::envoy::extensions::filters::network::{
     connection_limit::v3 as connection_limit, direct_response::v3 as direct_response,
     http_connection_manager::v3 as http, local_ratelimit::v3 as local_ratelimit,
-    rbac::v3 as network_rbac, set_filter_state::v3 as set_filter_state, tcp_proxy::v3 as tcp,
+    rbac::v3 as network_rbac, set_filter_state::v3 as set_filter_state,
+    sni_dynamic_forward_proxy::v3 as sni_forward_proxy, tcp_proxy::v3 as tcp,
 };
 use lateen_envoy::pb::envoy::r#type::v3 as ty;
 use lateen_envoy::pb::google::protobuf::Any;
@@ -25,6 +26,9 @@ use crate::tcp::{TcpProxy, TcpTarget, TcpWeightedCluster, Tunneling};
 
 /// Time without a byte until a TCP connection is closed, unless set otherwise. Source: Envoy.
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
+
+/// The port Envoy connects to where none is configured.
+const SNI_PORT: u16 = 443;
 
 /// The filters of a chain; the last must be terminal, and no other.
 pub(super) fn chain(filters: &[lds::Filter]) -> Result<Vec<NetworkFilter>, XdsError> {
@@ -137,6 +141,9 @@ fn kind(filter: &str, any: &Any) -> Result<NetworkFilterKind, XdsError> {
                 )?)
             }
             "sni_cluster.v3.SniCluster" => NetworkFilterKind::SniCluster,
+            "sni_dynamic_forward_proxy.v3.FilterConfig" => {
+                resolve_server_name(&extension::message(any)?)?
+            }
             "connection_limit.v3.ConnectionLimit" => NetworkFilterKind::ConnectionLimit(Arc::new(
                 connection_limit(&extension::message(any)?)?,
             )),
@@ -294,4 +301,19 @@ fn tunneling(from: &tcp::tcp_proxy::TunnelingConfig) -> Result<Tunneling, XdsErr
         use_post: from.use_post,
         headers: headers::mutations(&from.headers_to_add, &[], "headers")?,
     })
+}
+
+fn resolve_server_name(
+    from: &sni_forward_proxy::FilterConfig,
+) -> Result<NetworkFilterKind, XdsError> {
+    let port = match &from.port_specifier {
+        Some(sni_forward_proxy::filter_config::PortSpecifier::PortValue(port)) => {
+            u16::try_from(*port)
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| XdsError::new(format!("{port} is no port")).within("port_value"))?
+        }
+        None => SNI_PORT,
+    };
+    Ok(NetworkFilterKind::SniDynamicForwardProxy { port })
 }

@@ -782,3 +782,32 @@ fn another_message_than_expected_is_refused() {
     };
     assert!(cluster(&broken).is_err());
 }
+
+#[test]
+fn a_forward_proxy_cluster_goes_wherever_it_is_asked_to() {
+    let json = json!({
+        "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+        "name": "anywhere",
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": {
+            "name": "envoy.clusters.dynamic_forward_proxy",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
+                "dns_cache_config": {"name": "cache", "dns_lookup_family": "V4_ONLY"}
+            }
+        }
+    });
+    let any = lateen_envoy::json::any_from_value(json.clone()).unwrap();
+    let cluster = cluster(&any).unwrap();
+    assert!(matches!(
+        cluster.discovery,
+        crate::cluster::Discovery::DynamicForwardProxy(crate::cluster::DnsFamily::V4Only)
+    ));
+    let mut without = json;
+    without["cluster_type"]["typed_config"]
+        .as_object_mut()
+        .unwrap()
+        .remove("dns_cache_config");
+    let any = lateen_envoy::json::any_from_value(without).unwrap();
+    assert!(super::cluster(&any).is_err());
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lateen_api::networking::{L4MatchAttributes, RouteDestination, TlsMatchAttributes};
 
 use crate::host;
-use crate::model::{Port, Service};
+use crate::model::{Port, Resolution, Service};
 use crate::names::{self, MESH_GATEWAY, ObjectRef};
 use crate::routes::{DestinationFacts, cluster_of};
 use crate::rules::{MergedRule, for_workload};
@@ -14,7 +14,7 @@ use crate::shared::Shared;
 use crate::snapshot::VirtualServiceConfig;
 
 use super::plan::{PlanContext, Want};
-use super::{ChainAction, ChainPlan, TcpAction};
+use super::{ChainAction, ChainPlan, TcpAction, Tunnel};
 
 /// The chains of a service for connections that are not HTTP: what virtual services say, else the service itself.
 pub(super) fn opaque_chains(
@@ -187,8 +187,11 @@ fn own_chain(context: &PlanContext<'_>, want: &Want<'_>, by_name: bool) -> Chain
     let action = TcpAction {
         stat_prefix: cluster.clone(),
         clusters: vec![(cluster, 1)],
+        by_server_name: (service.resolution == Resolution::DynamicDns).then_some(port),
         ..settings(rule.as_deref(), "")
     };
+    let dynamic = service.resolution == Resolution::DynamicDns && service.is_wildcard();
+    let by_name = by_name || (dynamic && want.port.protocol.is_tls());
     let sni = if by_name {
         std::iter::once(&service.hostname)
             .chain(&service.aliases)
@@ -215,20 +218,28 @@ fn rule(context: &PlanContext<'_>, service: &Service) -> Option<Shared<MergedRul
 fn settings(rule: Option<&MergedRule>, subset: &str) -> TcpAction {
     let policy = rule.and_then(|rule| rule.spec.traffic_policy.as_ref());
     let tcp = policy.and_then(|policy| policy.connection_pool.as_ref()?.tcp.as_ref());
-    let own_lb = rule
+    let of_subset = rule
         .and_then(|rule| {
             rule.spec
                 .subsets
                 .iter()
                 .find(|s| s.name == subset && !subset.is_empty())
         })
-        .and_then(|subset| subset.traffic_policy.as_ref()?.load_balancer.as_ref());
+        .and_then(|subset| subset.traffic_policy.as_ref());
+    let own_lb = of_subset.and_then(|policy| policy.load_balancer.as_ref());
+    let tunnel = of_subset
+        .and_then(|policy| policy.tunnel.as_ref())
+        .or_else(|| policy.and_then(|policy| policy.tunnel.as_ref()));
     let lb = own_lb.or_else(|| policy.and_then(|policy| policy.load_balancer.as_ref()));
     let hash = lb.and_then(|lb| lb.consistent_hash.as_ref());
     TcpAction {
         idle_timeout: tcp.and_then(|tcp| tcp.idle_timeout),
         max_duration: tcp.and_then(|tcp| tcp.max_connection_duration),
         hash_source_ip: hash.is_some_and(|hash| hash.use_source_ip == Some(true)),
+        tunnel: tunnel.map(|tunnel| Tunnel {
+            authority: host::with_port(&tunnel.target_host, tunnel.target_port),
+            post: tunnel.protocol.eq_ignore_ascii_case("POST"),
+        }),
         ..TcpAction::default()
     }
 }

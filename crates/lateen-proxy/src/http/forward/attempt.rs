@@ -1,12 +1,15 @@
 //! One try: pick a host, get a connection, send, wait for the response's head.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use lateen_telemetry::ResponseFlag;
+use lateen_traffic::cluster::{Discovery, DnsFamily, TransportSocket};
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
 use lateen_traffic::value::Value;
@@ -116,13 +119,17 @@ pub(super) async fn once(
 ) -> Result<Try, LocalReply> {
     let policy = plan.policy.as_deref();
     let avoids = policy.is_some_and(|policy| policy.avoid_previous_hosts);
+    let original_dst = match plan.cluster.discovery {
+        Discovery::DynamicForwardProxy(family) => Some(named_host(exchange, plan, family).await?),
+        _ => Some(exchange.connection.facts.local),
+    };
     let wanted = Wanted {
         random: rand::random(),
         hash: plan.hash,
         avoid: if avoids { &tried.hosts } else { &[] },
         avoid_priorities: &tried.avoid_priorities,
         attempts: policy.map_or(0, |policy| policy.host_selection_attempts.max(PICKS)),
-        original_dst: Some(exchange.connection.facts.local),
+        original_dst,
     };
     let Some(host) = plan.state.pick(&plan.cluster, &exchange.now, wanted) else {
         plan.state.stats.upstream_cx_none_healthy.inc();
@@ -164,6 +171,28 @@ pub(super) async fn once(
             Try::Failed(failure)
         }
         response => response,
+    })
+}
+
+/// The address of the host that the request names.
+async fn named_host(
+    exchange: &Exchange,
+    plan: &Plan<'_>,
+    family: DnsFamily,
+) -> Result<SocketAddr, LocalReply> {
+    let port = match plan.cluster.transport {
+        TransportSocket::Raw => 80,
+        TransportSocket::Tls(_) => 443,
+    };
+    let names = &exchange.connection.worker.names;
+    let found = names.address(&plan.head.authority, port, family).await;
+    found.ok_or_else(|| {
+        LocalReply::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "DNS resolution failure",
+            "dns_resolution_failure",
+        )
+        .flagged(ResponseFlag::DnsResolutionFailed)
     })
 }
 

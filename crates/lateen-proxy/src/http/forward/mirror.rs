@@ -13,6 +13,7 @@ use http::{HeaderValue, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use lateen_traffic::Cluster;
+use lateen_traffic::cluster::Discovery;
 use lateen_traffic::route::MirrorPolicy;
 
 use super::Plan;
@@ -142,7 +143,9 @@ impl Mirror {
         let wanted = Wanted {
             random: rand::random(),
             hash: self.hash,
-            original_dst: Some(self.client.1),
+            // Nobody waits for a name on behalf of a copy.
+            original_dst: (!matches!(self.cluster.discovery, Discovery::DynamicForwardProxy(_)))
+                .then_some(self.client.1),
             ..Wanted::default()
         };
         let Some(host) = self.state.pick(&self.cluster, &self.now, wanted) else {
