@@ -103,6 +103,7 @@ fn dynamic_http(inputs: &VirtualOutboundInputs) -> listener::FilterChain {
             names::ALLOW_ANY_DYNAMIC_DNS
         ),
         protocol: crate::protocol::Protocol::Http,
+        authentication: None,
         authorizers: Vec::new(),
         policies: Vec::new(),
     };

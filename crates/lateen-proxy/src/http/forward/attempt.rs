@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header}
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_telemetry::ResponseFlag;
-use lateen_traffic::cluster::{Discovery, DnsFamily, TransportSocket};
+use lateen_traffic::cluster::{Discovery, DnsFamily};
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
 use lateen_traffic::value::Value;
@@ -180,9 +180,10 @@ async fn named_host(
     plan: &Plan<'_>,
     family: DnsFamily,
 ) -> Result<SocketAddr, LocalReply> {
-    let port = match plan.cluster.transport {
-        TransportSocket::Raw => 80,
-        TransportSocket::Tls(_) => 443,
+    let port = if plan.cluster.transport.tls().is_some() {
+        443
+    } else {
+        80
     };
     let names = &exchange.connection.worker.names;
     let found = names.address(&plan.head.authority, port, family).await;
