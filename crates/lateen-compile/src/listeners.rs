@@ -110,7 +110,7 @@ fn dynamic_http(inputs: &VirtualOutboundInputs) -> listener::FilterChain {
     listener::FilterChain {
         name: names::ALLOW_ANY_DYNAMIC_DNS.to_owned(),
         filter_chain_match: Some(listener::FilterChainMatch {
-            transport_protocol: filters::RAW_TRANSPORT.to_owned(),
+            // No transport: a chain that asked for clear text would take what is not HTTP from the one after it.
             application_protocols: filters::PLAINTEXT_HTTP_ALPN.map(str::to_owned).to_vec(),
             ..Default::default()
         }),

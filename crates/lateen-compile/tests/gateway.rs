@@ -264,8 +264,8 @@ spec:
     assert_eq!(
         route["metadata"]["filter_metadata"]["lateen"],
         json!({
-            "config": "Ingress/default/shop",
-            "path": "spec.rules[0].http.paths[0]",
+            "object": "Ingress/default/shop",
+            "field": "spec.rules[0].http.paths[0]",
             "retries": "default"
         })
     );

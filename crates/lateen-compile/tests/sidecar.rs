@@ -165,7 +165,7 @@ fn routes_follow_the_virtual_service_and_say_where_they_come_from() {
     );
     assert_eq!(
         first["metadata"]["filter_metadata"]["lateen"],
-        json!({"object": "VirtualService/default/reviews", "field": "spec.http[0].match[0]"})
+        json!({"object": "VirtualService/default/reviews", "field": "spec.http[0].match[0]", "retries": "default"})
     );
     let weights = &reviews["routes"][1]["route"]["weighted_clusters"]["clusters"];
     assert_eq!(each(weights, "/weight"), [&json!(80), &json!(20)]);
@@ -365,7 +365,7 @@ spec:
     assert_eq!(host["routes"][0]["route"]["timeout"], json!("3s"));
     assert_eq!(
         host["routes"][0]["metadata"]["filter_metadata"]["lateen"],
-        json!({"object": "VirtualService/default/part", "field": "spec.http[0].match[0]"})
+        json!({"object": "VirtualService/default/part", "field": "spec.http[0].match[0]", "retries": "default"})
     );
 }
 
