@@ -308,6 +308,21 @@ impl Entry {
     }
 }
 
+impl RateLimitSubject<'_> {
+    /// An entry that is made where something about the request matched.
+    fn entry_if(&self, matched: bool, key: &Arc<str>, value: &EntryValue) -> Entry {
+        Entry::of(key, value.render(self).filter(|_| matched), false)
+    }
+
+    fn metadata(&self, of_route: bool) -> &Metadata {
+        if of_route {
+            self.route_metadata
+        } else {
+            self.request.dynamic_metadata
+        }
+    }
+}
+
 impl RateLimitAction {
     fn entry(&self, subject: &RateLimitSubject<'_>) -> Entry {
         let request = subject.request;
@@ -342,11 +357,7 @@ impl RateLimitAction {
                 headers,
             } => {
                 let matched = headers.iter().all(|matcher| matcher.matches(request));
-                Entry::of(
-                    key,
-                    value.render(subject).filter(|_| matched == *expect),
-                    false,
-                )
+                subject.entry_if(matched == *expect, key, value)
             }
             Self::QueryMatch {
                 key,
@@ -357,11 +368,7 @@ impl RateLimitAction {
                 let matched = parameters
                     .iter()
                     .all(|matcher| matcher.matches(request.query()));
-                Entry::of(
-                    key,
-                    value.render(subject).filter(|_| matched == *expect),
-                    false,
-                )
+                subject.entry_if(matched == *expect, key, value)
             }
             Self::AddressMatch {
                 key,
@@ -371,11 +378,7 @@ impl RateLimitAction {
             } => {
                 let address = request.client.ip().to_canonical();
                 let inside = ranges.iter().any(|range| range.contains(&address));
-                Entry::of(
-                    key,
-                    value.render(subject).filter(|_| inside != *invert),
-                    false,
-                )
+                subject.entry_if(inside != *invert, key, value)
             }
             Self::Metadata {
                 key,
@@ -385,15 +388,8 @@ impl RateLimitAction {
                 of_route,
                 optional,
             } => {
-                let metadata = if *of_route {
-                    subject.route_metadata
-                } else {
-                    request.dynamic_metadata
-                };
-                let found = metadata
-                    .get(namespace, path)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
+                let found = subject.metadata(*of_route).get(namespace, path);
+                let found = found.and_then(Value::as_str).unwrap_or_default();
                 let value = if found.is_empty() { &**default } else { found };
                 let value = (!value.is_empty()).then(|| value.to_owned());
                 Entry::of(key, value, *optional)

@@ -26,7 +26,10 @@ pub(super) enum Pass {
 
 /// Connections per limit, over all workers.
 #[derive(Debug, Default)]
-pub(crate) struct ConnectionCounts(Mutex<HashMap<usize, (Arc<ConnectionLimit>, Arc<AtomicU64>)>>);
+pub(crate) struct ConnectionCounts(Mutex<HashMap<usize, Counted>>);
+
+/// A limit, which its address is the key of, and how many connections count against it.
+type Counted = (Arc<ConnectionLimit>, Arc<AtomicU64>);
 
 /// One of a limited number of places, for as long as it exists.
 #[derive(Debug)]

@@ -2,120 +2,74 @@
 
 use super::*;
 
+/// A request inside another one's body.
+const SECOND: &str = "GET /admin HTTP/1.1\r\nhost: a\r\nx-smuggled: 1\r\n\r\n";
+
+/// What is wrong, the headers, and the body before [`SECOND`]. `WHOLE` is the body's length.
+const FRAMINGS: &[(&str, &str, &str)] = &[
+    (
+        "TE and CL",
+        "content-length: WHOLE\r\ntransfer-encoding: chunked",
+        END,
+    ),
+    (
+        "CL and TE",
+        "transfer-encoding: chunked\r\ncontent-length: 4",
+        END,
+    ),
+    ("two lengths", "content-length: 0\r\ncontent-length: 60", ""),
+    ("a list of lengths", "content-length: 0, 60", ""),
+    ("a signed length", "content-length: +0", ""),
+    ("an unknown coding", "transfer-encoding: xchunked", END),
+    ("two codings", "transfer-encoding: gzip, chunked", END),
+    (
+        "chunked twice",
+        "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
+        END,
+    ),
+    (
+        "chunked not last",
+        "transfer-encoding: chunked, identity",
+        END,
+    ),
+    (
+        "coding with vertical tab",
+        "transfer-encoding: \x0bchunked",
+        END,
+    ),
+    ("space before colon", "content-length : 0", ""),
+    ("obs-fold", "x-a: b\r\n content-length: 50", ""),
+    ("NUL in a header", "x-a: b\0c", ""),
+    ("bare CR in a header", "x-a: b\rcontent-length: 50", ""),
+    ("chunk size with sign", CHUNKED, "+0\r\n\r\n"),
+    ("chunk size with prefix", CHUNKED, "0x0\r\n\r\n"),
+    (
+        "chunk size overflow",
+        CHUNKED,
+        "10000000000000000\r\nab\r\n0\r\n\r\n",
+    ),
+    (
+        "chunk longer than it says",
+        CHUNKED,
+        "2\r\nabXX\r\n0\r\n\r\n",
+    ),
+    (
+        "line feed in chunk extension",
+        CHUNKED,
+        "2;\nx\r\nab\r\n0\r\n\r\n",
+    ),
+];
+const CHUNKED: &str = "transfer-encoding: chunked";
+/// The last chunk.
+const END: &str = "0\r\n\r\n";
+
 /// Class: request smuggling by disagreement about a body's length. Outcome: 4xx or 501, or one request that is framed anew; what follows is
 /// never sent on as the client wrote it, and `/admin` never reaches the backend.
 #[tokio::test]
 async fn framings_that_can_be_read_in_two_ways_are_refused_or_made_one() {
-    let inner = "GET /admin HTTP/1.1\r\nhost: a\r\nx-smuggled: 1\r\n\r\n";
-    let with = |headers: &str, body: String| {
-        format!("POST / HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{body}")
-    };
-    let cases = [
-        (
-            "TE and CL",
-            with(
-                &format!(
-                    "content-length: {}\r\ntransfer-encoding: chunked",
-                    5 + inner.len()
-                ),
-                format!("0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "CL and TE",
-            with(
-                "transfer-encoding: chunked\r\ncontent-length: 4",
-                format!("0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "two lengths",
-            with("content-length: 0\r\ncontent-length: 60", inner.to_owned()),
-        ),
-        (
-            "a list of lengths",
-            with("content-length: 0, 60", inner.to_owned()),
-        ),
-        (
-            "a signed length",
-            with("content-length: +0", inner.to_owned()),
-        ),
-        (
-            "an unknown coding",
-            with("transfer-encoding: xchunked", format!("0\r\n\r\n{inner}")),
-        ),
-        (
-            "two codings",
-            with(
-                "transfer-encoding: gzip, chunked",
-                format!("0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "chunked twice",
-            with(
-                "transfer-encoding: chunked\r\ntransfer-encoding: chunked",
-                format!("0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "chunked not last",
-            with(
-                "transfer-encoding: chunked, identity",
-                format!("0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "coding with vertical tab",
-            with(
-                "transfer-encoding: \x0bchunked",
-                format!("0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "space before colon",
-            with("content-length : 0", inner.to_owned()),
-        ),
-        (
-            "obs-fold",
-            with("x-a: b\r\n content-length: 50", inner.to_owned()),
-        ),
-        ("NUL in a header", with("x-a: b\0c", inner.to_owned())),
-        (
-            "bare CR in a header",
-            with("x-a: b\rcontent-length: 50", inner.to_owned()),
-        ),
-        (
-            "chunk size with sign",
-            with("transfer-encoding: chunked", format!("+0\r\n\r\n{inner}")),
-        ),
-        (
-            "chunk size with prefix",
-            with("transfer-encoding: chunked", format!("0x0\r\n\r\n{inner}")),
-        ),
-        (
-            "chunk size overflow",
-            with(
-                "transfer-encoding: chunked",
-                format!("10000000000000000\r\nab\r\n0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "chunk longer than it says",
-            with(
-                "transfer-encoding: chunked",
-                format!("2\r\nabXX\r\n0\r\n\r\n{inner}"),
-            ),
-        ),
-        (
-            "line feed in chunk extension",
-            with(
-                "transfer-encoding: chunked",
-                format!("2;\nx\r\nab\r\n0\r\n\r\n{inner}"),
-            ),
-        ),
-    ];
-    for (name, request) in cases {
+    for (name, headers, before) in FRAMINGS {
+        let headers = headers.replace("WHOLE", &(before.len() + SECOND.len()).to_string());
+        let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{headers}\r\n\r\n{before}{SECOND}");
         let (backend, seen) = recorder(OK).await;
         let proxy = guarded(backend, json!({})).await;
         let answered = raw(proxy.address("in"), request.as_bytes()).await;

@@ -250,7 +250,7 @@ fn cidrs_of(
         .iter()
         .map(|range| CidrRange {
             address_prefix: range.address_prefix.clone(),
-            prefix_len: range.prefix_len.clone(),
+            prefix_len: range.prefix_len,
         })
         .collect();
     cidrs(&ranges, "address_matcher.ranges")

@@ -119,7 +119,7 @@ fn a_server_has_to_be_the_one_that_was_asked_for() {
         assert!(!asked(&expected, &certificate, name), "{name}");
     }
     assert!(
-        !accepts(&expected, &[certificate.clone()], Usage::Server),
+        !accepts(&expected, std::slice::from_ref(&certificate), Usage::Server),
         "with no name asked for there is nothing it could be for"
     );
     let fixed = Expectation {
@@ -162,7 +162,11 @@ fn a_name_with_a_nul_in_it_is_nobodys() {
                 matcher: StringMatcher::new(StringPattern::Prefix("".into()), false),
             }];
         });
-        assert!(!accepts(&prefix, &[certificate.clone()], Usage::Client));
+        assert!(!accepts(
+            &prefix,
+            std::slice::from_ref(&certificate),
+            Usage::Client
+        ));
         // Neither if no name is asked for: applications and access rules would be told it.
         assert!(!accepts(
             &expect(&ca, |_| {}),
