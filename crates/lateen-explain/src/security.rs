@@ -298,11 +298,17 @@ pub fn who_can(mesh: &Mesh, target: &Pod, asked: &Asked, options: Options) -> Ve
             .or(whole.first());
         let identity = (pod.role != PodRole::Plain)
             .then(|| mesh.identity(&pod.namespace, &pod.service_account));
-        out.extend(branch.map(|branch| Access {
+        let Some(branch) = branch else { continue };
+        // What happens to every such request decides about this one, too.
+        let steps = explanation.steps.iter().chain(&branch.steps).cloned();
+        out.push(Access {
             from,
             identity,
-            branch: branch.clone(),
-        }));
+            branch: Branch {
+                steps: steps.collect(),
+                ..branch.clone()
+            },
+        });
     }
     out.sort_by(|a, b| {
         let key = |access: &Access| (!access.branch.outcome.succeeds(), access.from.clone());
