@@ -9,7 +9,7 @@ mod guard;
 mod location;
 mod schedule;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,6 +63,8 @@ struct Wanted {
 pub(crate) struct JwksHandle {
     wanted: watch::Sender<Wanted>,
     store: watch::Receiver<Arc<JwksStore>>,
+    /// Sources that a snapshot has waited for: none waits for them again.
+    waited_for: BTreeSet<JwksSource>,
     pub(crate) counters: Arc<JwksCounters>,
 }
 
@@ -88,6 +90,7 @@ impl JwksHandle {
         Self {
             wanted,
             store,
+            waited_for: BTreeSet::new(),
             counters,
         }
     }
@@ -97,12 +100,18 @@ impl JwksHandle {
         &mut self,
         sources: BTreeMap<JwksSource, Duration>,
     ) -> Arc<JwksStore> {
+        let fresh: Vec<JwksSource> = sources
+            .keys()
+            .filter(|source| !self.waited_for.contains(*source))
+            .cloned()
+            .collect();
+        self.waited_for = sources.keys().cloned().collect();
         self.wanted.send_if_modified(|wanted| {
             let changed = wanted.sources != sources;
-            wanted.sources.clone_from(&sources);
+            wanted.sources = sources;
             changed
         });
-        let all = |store: &Arc<JwksStore>| sources.keys().all(|source| store.contains_key(source));
+        let all = |store: &Arc<JwksStore>| fresh.iter().all(|source| store.contains_key(source));
         // Nothing follows from running out of time: what comes later makes another snapshot.
         let _ = tokio::time::timeout(SETTLE, self.store.wait_for(all)).await;
         Arc::clone(&self.store.borrow_and_update())
@@ -220,6 +229,7 @@ impl Task {
 
     /// When the next source is due; `None` if none is.
     fn next(&self) -> Option<Instant> {
+        self.asked.borrow().snapshot.as_ref()?;
         let waiting = self.entries.values().filter(|known| !known.running);
         waiting.map(|known| known.entry.next()).min()
     }
@@ -227,6 +237,9 @@ impl Task {
     fn start_due(&mut self) {
         let now = Instant::now();
         let Wanted { sources, snapshot } = self.asked.borrow().clone();
+        if snapshot.is_none() {
+            return; // which names are the mesh's is not known yet; DNS would be asked for them, and may take long to say no
+        }
         let names = names(snapshot);
         for (source, known) in &mut self.entries {
             if known.running || known.entry.next() > now {

@@ -125,7 +125,16 @@ async fn build(sources: &mut Sources, generation: u64) -> Option<Published> {
     let loaded = sources.files.borrow_and_update().clone();
     let pods = sources.pods.borrow_and_update().clone();
     let settings = sources.settings.clone();
-    let jwks = sources.jwks.settle(jwks_sources(&loaded.resources)).await;
+    let wanted = jwks_sources(&loaded.resources);
+    if generation == 1 && !wanted.is_empty() {
+        // Keys may be with services of the mesh, which are known by a snapshot alone: one that nobody gets.
+        let (loaded, pods, settings) = (loaded.clone(), pods.clone(), settings.clone());
+        let work = move || compile(&loaded, &pods, settings, Arc::default(), 0);
+        if let Ok(known) = tokio::task::spawn_blocking(work).await {
+            sources.jwks.names(&known.snapshot);
+        }
+    }
+    let jwks = sources.jwks.settle(wanted).await;
     let work = move || compile(&loaded, &pods, settings, jwks, generation);
     let built = tokio::task::spawn_blocking(work).await;
     built

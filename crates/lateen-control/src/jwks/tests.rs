@@ -232,6 +232,8 @@ async fn one_source_that_is_down_does_not_keep_another_from_its_keys() {
         extra_roots: None,
     };
     let mut handle = JwksHandle::start(&settings);
+    let (snapshot, _) = Snapshot::new(lateen_compile::SnapshotInputs::default());
+    handle.names(&snapshot);
     let good = JwksSource::Uri(server.uri("/"));
     let dead = JwksSource::Uri("http://127.0.0.1:1/".to_owned());
     let sources = BTreeMap::from([
