@@ -85,10 +85,11 @@ impl Entry {
         first
     }
 
-    /// Tries again at once what failed last.
+    /// Tries again at once what failed last, and soon after that: the place has changed, and earlier failures say nothing of it.
     pub(crate) fn hurry(&mut self, now: Instant) {
         if self.problem.is_some() {
             self.next = now;
+            self.failures = 0;
         }
     }
 
