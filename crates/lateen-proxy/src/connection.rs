@@ -139,6 +139,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is to end with the current request: by its own, or because its listener drains.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.draining.get() || self.handle.drain.is_cancelled()
+    }
+
     /// The workload that introduced itself with this header. A connection's requests mostly come from one workload, so the last
     /// answer is remembered.
     pub(crate) fn introduce(&self, header: &HeaderValue) -> PeerId {

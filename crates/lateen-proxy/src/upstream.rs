@@ -1,5 +1,6 @@
 //! The upstream side of one worker: connections to hosts, pools of them, and getting one for a request.
 
+mod body;
 pub(crate) mod call;
 pub(crate) mod connect;
 pub(crate) mod h1;
@@ -8,6 +9,7 @@ pub(crate) mod names;
 mod pool;
 pub(crate) mod target;
 
+pub(crate) use body::{SendError, Upgraded, UpstreamBody, UpstreamError};
 pub(crate) use pool::{AcquireError, Lease, Protocol, Route, acquire};
 
 use std::cell::Cell;

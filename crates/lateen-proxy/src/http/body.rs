@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use self::tee::{CopyReader, CopyWriter};
 use super::grpc::MessageCounter;
 use super::source::Source;
+use crate::upstream::UpstreamError;
 
 /// Why a body broke off.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub(crate) enum BodyError {
     /// The side it comes from failed.
     #[error("body ended early")]
     Source(#[source] hyper::Error),
+    /// The upstream failed.
+    #[error("body ended early")]
+    Upstream(#[source] Box<UpstreamError>),
     /// A time limit passed.
     #[error("{0}")]
     TimedOut(&'static str),

@@ -477,7 +477,7 @@ impl Exchange {
         self.record.answered(parts.status.as_u16(), &parts.headers);
         let body = match source {
             forward::Source::Upstream(upstream) => {
-                ResponseBody::upstream(*upstream, self.record, self.web)
+                ResponseBody::upstream(upstream, self.record, self.web)
             }
             forward::Source::Tunnel(tunnel) => {
                 tunnel.run(self.record, self.connection.handle.kill.clone());

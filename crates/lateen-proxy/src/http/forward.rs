@@ -27,7 +27,7 @@ use super::exchange::{Answer, Exchange, Inbound};
 use super::head::Head;
 use super::headers;
 use super::local_reply::{LocalReply, ResetReason};
-use super::response::{Deadlines, Upstream};
+use super::response::{Deadlines, Timer, Upstream};
 use super::upgrade::{self, Tunnel};
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::{Permit, Resource};
@@ -139,7 +139,7 @@ pub(super) async fn forward(
         exchange,
         &plan,
         response,
-        vec![permit],
+        permit,
         (started, limit, times.life),
         inbound.upgrade.filter(|_| upgrade),
     )
@@ -382,7 +382,7 @@ fn finish(
     exchange: &mut Exchange,
     plan: &Plan<'_>,
     response: Response,
-    permits: Vec<Permit>,
+    permit: Permit,
     (started, limit, life): (Instant, Option<Duration>, Option<Instant>),
     upgrade: Option<hyper::upgrade::OnUpgrade>,
 ) -> Result<Answer, LocalReply> {
@@ -433,7 +433,7 @@ fn finish(
         body,
         lease,
         _active: active,
-        _permits: permits,
+        _permit: permit,
         deadlines,
     };
     Ok((parts, Source::Upstream(Box::new(upstream))))
@@ -448,14 +448,13 @@ fn deadlines(
 ) -> Deadlines {
     let timeouts = &exchange.manager.config.timeouts;
     let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
-    let until = |at: Instant| Box::pin(tokio::time::sleep_until(at));
     Deadlines {
         // A request that is still being sent has not started the clock.
         overall: limit
             .filter(|_| plan.body.meter().has_ended())
-            .map(|limit| until(started + limit)),
-        stream: life.map(until),
-        idle: idle.map(|idle| (idle, until(Instant::now() + idle))),
+            .map(|limit| Timer::new(started + limit)),
+        stream: life.map(Timer::new),
+        idle: idle.map(|idle| (idle, Timer::new(Instant::now() + idle))),
     }
 }
 

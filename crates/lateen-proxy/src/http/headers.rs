@@ -28,6 +28,9 @@ static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
+/// What the names of Envoy's own headers begin with.
+const ENVOY_PREFIX: &str = "x-envoy-";
+
 /// Headers only internal clients may send. Envoy: `ConnectionManagerUtility::cleanInternalHeaders`.
 const INTERNAL_ONLY: [&str; 14] = [
     "x-envoy-retriable-status-codes",
@@ -80,11 +83,15 @@ pub(crate) fn prepare_request(
     strip_hop_by_hop(&mut head.headers, head.protocol.is_some());
     let (remote, internal) = client_address(&head.headers, manager, client);
     let edge = manager.use_remote_address && !internal;
-    if !internal {
-        remove_all(&mut head.headers, &INTERNAL_ONLY);
-    }
-    if edge {
-        remove_all(&mut head.headers, &EDGE_ONLY);
+    // Looking for two dozen absent headers by name was an eighth of all instructions of a request.
+    if has_envoy_headers(&head.headers) {
+        if !internal {
+            remove_all(&mut head.headers, &INTERNAL_ONLY);
+            head.headers.remove(&INTERNAL);
+        }
+        if edge {
+            remove_all(&mut head.headers, &EDGE_ONLY);
+        }
     }
     forwarding_headers(head, manager, client, internal);
     if edge {
@@ -103,8 +110,30 @@ pub(crate) fn prepare_request(
     remote
 }
 
+/// Whether there is any header of Envoy's own. Most requests have none, and one pass over the names costs less than asking for one
+/// of them.
+pub(crate) fn has_envoy_headers(headers: &HeaderMap) -> bool {
+    headers
+        .keys()
+        .any(|name| name.as_str().starts_with(ENVOY_PREFIX))
+}
+
+/// Whether a header concerns one connection only, or says how the proxy is to read this message.
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    *name == header::CONNECTION
+        || *name == header::TE
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::UPGRADE
+        || *name == header::EXPECT
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
 /// Takes away headers that concern one connection only (RFC 9110 section 7.6.1). An upgrade keeps its two.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, upgrade: bool) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return;
+    }
     let nominated: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -241,8 +270,6 @@ fn forwarding_headers(
     }
     if internal {
         headers.insert(&INTERNAL, HeaderValue::from_static("true"));
-    } else {
-        headers.remove(&INTERNAL);
     }
 }
 
@@ -318,15 +345,15 @@ pub(crate) fn append(headers: &mut HeaderMap, name: &HeaderName, value: &str) {
 
 /// A random UUID (version 4), as Envoy's `x-request-id`.
 pub(crate) fn random_uuid(random: u128) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    let text = [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-");
-    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let mut text = [b'-'; 36];
+    let mut left = bits;
+    for at in (0..text.len()).rev() {
+        if !matches!(at, 8 | 13 | 18 | 23) {
+            text[at] = DIGITS[(left & 0xf) as usize];
+            left >>= 4;
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

@@ -27,6 +27,7 @@ use super::log;
 use super::manager::Manager;
 use crate::connection::Connection;
 use crate::net::HostAddress;
+use crate::upstream::UpstreamError;
 
 /// A request under way.
 #[derive(Debug)]
@@ -220,8 +221,8 @@ impl Record {
     }
 
     /// The upstream broke off its answer.
-    pub(crate) fn upstream_broke(&mut self, error: &hyper::Error) {
-        let reset = is_stream_reset(error);
+    pub(crate) fn upstream_broke(&mut self, error: &UpstreamError) {
+        let reset = error.is_stream_reset();
         let (flag, reason) = if reset {
             (ResponseFlag::UpstreamRemoteReset, "remote_reset")
         } else if !self.upstream.h2 {

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use lateen_telemetry::ResponseFlag;
 use tokio::time::{Instant, Sleep};
 
@@ -21,7 +20,7 @@ use super::grpc_web::Web;
 use super::record::Record;
 use crate::cluster::ActiveRequest;
 use crate::cluster::breaker::Permit;
-use crate::upstream::Lease;
+use crate::upstream::{Lease, UpstreamBody};
 
 /// An answer's body.
 #[derive(Debug)]
@@ -40,10 +39,10 @@ enum Source {
 /// The body of an upstream's response with all it holds on to.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    pub(crate) body: Incoming,
+    pub(crate) body: UpstreamBody,
     pub(crate) lease: Lease,
     pub(crate) _active: ActiveRequest,
-    pub(crate) _permits: Vec<Permit>,
+    pub(crate) _permit: Permit,
     pub(crate) deadlines: Deadlines,
 }
 
@@ -51,32 +50,52 @@ pub(crate) struct Upstream {
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     /// The end of the route's timeout.
-    pub(crate) overall: Option<Pin<Box<Sleep>>>,
+    pub(crate) overall: Option<Timer>,
     /// The end of the stream's longest life.
-    pub(crate) stream: Option<Pin<Box<Sleep>>>,
+    pub(crate) stream: Option<Timer>,
     /// Time without a byte.
-    pub(crate) idle: Option<(Duration, Pin<Box<Sleep>>)>,
+    pub(crate) idle: Option<(Duration, Timer)>,
+}
+
+/// A time that is to be noticed. Most bodies are there before anyone has to wait, so it costs nothing until then.
+#[derive(Debug)]
+pub(crate) struct Timer {
+    at: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    /// One that fires at a time.
+    pub(crate) const fn new(at: Instant) -> Self {
+        Self { at, sleep: None }
+    }
+
+    fn has_fired(&mut self, cx: &mut Context<'_>) -> bool {
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.at)));
+        sleep.as_mut().poll(cx).is_ready()
+    }
+
+    fn set(&mut self, at: Instant) {
+        self.at = at;
+        if let Some(sleep) = &mut self.sleep {
+            sleep.as_mut().reset(at);
+        }
+    }
 }
 
 impl Deadlines {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Option<ResponseFlag>, &'static str)> {
-        let fired = |sleep: &mut Option<Pin<Box<Sleep>>>, cx: &mut Context<'_>| {
-            sleep
-                .as_mut()
-                .is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
-        };
-        if fired(&mut self.overall, cx) {
+        let mut fired = |timer: Option<&mut Timer>| timer.is_some_and(|timer| timer.has_fired(cx));
+        if fired(self.overall.as_mut()) {
             let flag = Some(ResponseFlag::UpstreamRequestTimeout);
             return Poll::Ready((flag, "response_timeout"));
         }
-        if fired(&mut self.stream, cx) {
+        if fired(self.stream.as_mut()) {
             return Poll::Ready((None, "max_duration_timeout"));
         }
-        let idle = self
-            .idle
-            .as_mut()
-            .is_some_and(|(_, sleep)| sleep.as_mut().poll(cx).is_ready());
-        if idle {
+        if fired(self.idle.as_mut().map(|(_, timer)| timer)) {
             let flag = Some(ResponseFlag::StreamIdleTimeout);
             return Poll::Ready((flag, "stream_idle_timeout"));
         }
@@ -84,8 +103,8 @@ impl Deadlines {
     }
 
     fn moved(&mut self) {
-        if let Some((limit, sleep)) = &mut self.idle {
-            sleep.as_mut().reset(Instant::now() + *limit);
+        if let Some((limit, timer)) = &mut self.idle {
+            timer.set(Instant::now() + *limit);
         }
     }
 }
@@ -111,7 +130,7 @@ impl ResponseBody {
 
     /// The body of an upstream's response, for a client that may speak gRPC-Web.
     pub(crate) fn upstream(
-        mut upstream: Upstream,
+        mut upstream: Box<Upstream>,
         mut record: Box<Record>,
         web: Option<Web>,
     ) -> Self {
@@ -120,7 +139,7 @@ impl ResponseBody {
             record.complete();
         }
         Self {
-            source: Source::Upstream(Box::new(upstream)),
+            source: Source::Upstream(upstream),
             record: Some(record),
             web,
         }
@@ -169,7 +188,7 @@ impl Body for ResponseBody {
             }
             Some(Err(error)) => {
                 this.end(|record| record.upstream_broke(&error));
-                Poll::Ready(Some(Err(BodyError::Source(error))))
+                Poll::Ready(Some(Err(BodyError::Upstream(Box::new(error)))))
             }
             Some(Ok(frame)) => {
                 upstream.deadlines.moved();

@@ -34,6 +34,9 @@ const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(1);
 /// hyper reads a head into a buffer that may not be smaller than this.
 const MIN_HEAD_BUFFER: usize = 8 * 1024;
 
+/// The most headers of a head if hyper is not told otherwise. Told a number, even this one, it clears room for so many on every head.
+pub(crate) const HYPERS_HEADERS: usize = 100;
+
 /// A connection's state that its requests share.
 pub(crate) struct Session {
     /// The connection.
@@ -145,14 +148,16 @@ async fn serve_h1(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
         let session = Rc::clone(&session);
         service_fn(move |request| Rc::clone(&session).exchange(request))
     };
-    let served = conn::http1::Builder::new()
+    let mut builder = conn::http1::Builder::new();
+    let most = limits
+        .request_headers
+        .min(config.max_headers_count as usize);
+    if most != HYPERS_HEADERS {
+        builder.max_headers(most);
+    }
+    let served = builder
         .timer(TokioTimer::new())
         .header_read_timeout(head_time)
-        .max_headers(
-            limits
-                .request_headers
-                .min(config.max_headers_count as usize),
-        )
         .max_buf_size(head_bytes.max(MIN_HEAD_BUFFER))
         .preserve_header_case(config.http1.preserve_header_case)
         .serve_connection(TokioIo::new(stream), service)
@@ -295,11 +300,7 @@ impl Session {
         let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
         let spent = self.manager.borrow().1.config.max_requests_per_connection;
         let spent = spent.is_some_and(|max| self.served.get() >= u64::from(max));
-        !self.h2.get()
-            && !upgraded
-            && (spent
-                || self.connection.draining.get()
-                || self.connection.handle.drain.is_cancelled())
+        !self.h2.get() && !upgraded && (spent || self.connection.is_ending())
     }
 
     /// Returns when the connection is to end gracefully: the listener drains (and the client has been told at least once),
@@ -414,6 +415,9 @@ impl Drop for Busy {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
         self.0.idle_since.set(Instant::now());
-        self.0.finished_one.notify_one();
+        // Nobody waits for it but a connection that is to end; waking the others would poll each of them once more per request.
+        if self.0.connection.is_ending() {
+            self.0.finished_one.notify_one();
+        }
     }
 }

@@ -14,8 +14,8 @@ use super::head::Head;
 use super::local_reply::LocalReply;
 use super::record::Record;
 use crate::cluster::ActiveRequest;
-use crate::net::copy::{self, Ended, Transferred};
-use crate::upstream::Lease;
+use crate::net::copy::{self, Carrier, Ended, Transferred};
+use crate::upstream::{Lease, Upgraded};
 
 /// Whether the request is an upgrade that may be made.
 ///
@@ -67,10 +67,12 @@ pub(super) fn answer(parts: &mut http::response::Parts, head: &Head) {
     parts.headers.remove(header::CONTENT_LENGTH);
 }
 
+impl Carrier for TokioIo<hyper::upgrade::Upgraded> {}
+
 /// Two sides that are about to be joined.
 pub(super) struct Tunnel {
     client: OnUpgrade,
-    upstream: OnUpgrade,
+    upstream: Upgraded,
     active: ActiveRequest,
     lease: Lease,
     idle: Option<Duration>,
@@ -80,7 +82,7 @@ impl Tunnel {
     /// Joins a client's and an upstream's side.
     pub(super) const fn new(
         client: OnUpgrade,
-        upstream: OnUpgrade,
+        upstream: Upgraded,
         active: ActiveRequest,
         lease: Lease,
     ) -> Self {
@@ -105,13 +107,16 @@ impl Tunnel {
             } = self;
             let moved = Transferred::default();
             let joined = async {
-                let (client, upstream) = futures_util::future::try_join(client, upstream)
-                    .await
-                    .ok()?;
-                Some(
-                    copy::bidirectional(TokioIo::new(client), TokioIo::new(upstream), idle, &moved)
-                        .await,
-                )
+                let client = TokioIo::new(client.await.ok()?);
+                Some(match upstream {
+                    Upgraded::Stream(stream) => {
+                        copy::bidirectional(client, *stream, idle, &moved).await
+                    }
+                    Upgraded::Hyper(stream) => {
+                        let stream = TokioIo::new(stream.await.ok()?);
+                        copy::bidirectional(client, stream, idle, &moved).await
+                    }
+                })
             };
             let ended = tokio::select! {
                 ended = joined => ended,

@@ -9,6 +9,8 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::copy::Carrier;
+
 /// A connection's socket.
 #[derive(Debug)]
 pub(crate) enum Socket {
@@ -199,6 +201,18 @@ impl Stream {
         match self {
             Self::Plain(plain) => plain.local_addr(),
             Self::Tls(tls) | Self::Unread(tls, _) => tls.get_ref().0.local_addr(),
+        }
+    }
+}
+
+impl Carrier for Stream {
+    fn socket(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(Prefixed {
+                prefix,
+                socket: Socket::Tcp(tcp),
+            }) if prefix.is_empty() => Some(tcp),
+            _ => None,
         }
     }
 }

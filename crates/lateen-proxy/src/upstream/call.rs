@@ -10,12 +10,11 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Version, header};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use lateen_traffic::Cluster;
 
 use super::connect::ConnectError;
 use super::target::{self, Wish};
-use super::{AcquireError, Lease, Protocol, Route, acquire};
+use super::{AcquireError, Lease, Protocol, Route, UpstreamBody, UpstreamError, acquire};
 use crate::cluster::breaker::Resource;
 use crate::cluster::outlier::Ended;
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
@@ -72,7 +71,7 @@ pub(crate) enum CallError {
     Head,
     /// The host broke it off.
     #[error("broken off by the host")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] UpstreamError),
     /// The answer is longer than what is read.
     #[error("answer is too long")]
     TooLong,
@@ -169,11 +168,10 @@ async fn send(
         let request = request(call, lease.is_h2()).ok_or(CallError::Head)?;
         match lease.send(request).await {
             Ok(response) => return read(response, lease, call.max_answer).await,
-            Err(mut failed) => {
-                let unsent = failed.take_message().is_some();
+            Err(failed) => {
                 races += 1;
-                if !unsent || races >= MAX_RACES {
-                    return Err(CallError::Broken(failed.into_error()));
+                if !failed.unsent || races >= MAX_RACES {
+                    return Err(CallError::Broken(failed.error));
                 }
             }
         }
@@ -196,7 +194,7 @@ fn request(call: &Call<'_>, h2: bool) -> Option<Request<RequestBody>> {
 }
 
 async fn read(
-    response: http::Response<Incoming>,
+    response: http::Response<UpstreamBody>,
     mut lease: Lease,
     max: usize,
 ) -> Result<Answer, CallError> {

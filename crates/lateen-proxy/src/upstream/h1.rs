@@ -1,22 +1,37 @@
 //! HTTP/1 connections to one host, kept alive between requests.
 //!
-//! A connection carries one request at a time. Which of the kept ones is usable is known only by its driver task, so a
-//! connection goes back as soon as its response ended and is looked at when the next request needs one.
+//! A connection carries one request at a time and belongs to it: it is written and read by the request's own task, with no task or
+//! channel of its own between (which cost a third of a request). Whether a kept connection is still open is looked at
+//! when the next request needs one.
+
+mod body;
+mod cased;
+mod chunked;
+mod exchange;
+mod head;
+#[cfg(test)]
+mod tests;
+mod upload;
+mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Request, Response};
 use lateen_traffic::cluster::UpstreamHttp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(crate) use self::body::Body;
+
+use self::wire::Wire;
 use super::connect::{self, ConnectError, Target};
-use crate::http::body::RequestBody;
+use super::{SendError, Upgraded, UpstreamBody};
+use crate::http::body::{BodyError, RequestBody};
 use crate::net::Stream;
 
 /// Idle connections kept per host and transport; more than that were a burst.
@@ -29,9 +44,18 @@ pub(crate) struct Idle(RefCell<VecDeque<(Connection, Instant)>>);
 /// A connection that can carry a request.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: SendRequest<RequestBody>,
+    link: Link,
     /// Facts about it.
     pub(crate) info: Rc<ConnectionFacts>,
+}
+
+/// How a connection is spoken on.
+#[derive(Debug)]
+enum Link {
+    /// By this module.
+    Own(Rc<RefCell<Wire>>),
+    /// By hyper, which remembers how names were spelt (`preserve_case_words`).
+    Cased(SendRequest<RequestBody>),
 }
 
 /// What is known about an upstream connection.
@@ -62,6 +86,36 @@ impl ConnectionFacts {
     }
 }
 
+/// Why a request had no response, or a response no end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The connection broke.
+    #[error("connection broke")]
+    Io(#[source] io::Error),
+    /// It was closed before the response was complete.
+    #[error("connection closed before the response was complete")]
+    Closed,
+    /// The response's head is no head, or too large.
+    #[error("malformed response head")]
+    Head,
+    /// The head says nothing certain about where the body ends.
+    #[error("ambiguous response framing")]
+    Framing,
+    /// The chunked coding is broken.
+    #[error("malformed chunked response: {0}")]
+    Chunked(&'static str),
+    /// The request's body broke off, or is not as long as its head says.
+    #[error("request body broke off")]
+    Body(#[source] Option<BodyError>),
+}
+
+impl Error {
+    /// Whether the host does not keep to the protocol.
+    pub(crate) const fn is_protocol(&self) -> bool {
+        matches!(self, Self::Head | Self::Framing | Self::Chunked(_))
+    }
+}
+
 impl Connection {
     /// Makes a new connection.
     ///
@@ -87,22 +141,13 @@ impl Connection {
         open: Option<super::OpenConnection>,
     ) -> Result<Self, ConnectError> {
         let info = ConnectionFacts::of(&stream, open);
-        let (sender, driver) = http1::Builder::new()
-            .max_headers(http.max_headers_count as usize)
-            .preserve_header_case(http.http1.preserve_header_case)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| ConnectError::Http {
-                address: target.address.clone(),
-                source: Arc::new(source),
-            })?;
-        let held = Rc::clone(&info);
-        tokio::task::spawn_local(async move {
-            // Its errors come out of the request that met them; between requests they only mean "closed".
-            let _ = driver.with_upgrades().await;
-            drop(held);
-        });
-        Ok(Self { sender, info })
+        let link = if http.http1.preserve_header_case {
+            Link::Cased(cased::open(stream, target, http, Rc::clone(&info)).await?)
+        } else {
+            let most_headers = http.max_headers_count as usize;
+            Link::Own(Rc::new(RefCell::new(Wire::new(stream, most_headers))))
+        };
+        Ok(Self { link, info })
     }
 
     /// Whether it carried a request before this one.
@@ -110,10 +155,46 @@ impl Connection {
         self.info.requests.get() > 0
     }
 
-    /// The sender, for the next request.
-    pub(crate) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
+    /// Sends a request and waits for its response's head. A response that comes before all of the request was sent does not
+    /// wait for the rest.
+    ///
+    /// # Errors
+    /// There is no response. The connection is of no more use.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         self.info.requests.set(self.info.requests.get() + 1);
-        &mut self.sender
+        match &mut self.link {
+            Link::Own(wire) => exchange::send(wire, request)
+                .await
+                .map(|response| response.map(UpstreamBody::H1)),
+            Link::Cased(sender) => SendError::of(sender.try_send_request(request).await),
+        }
+    }
+
+    /// The host's side of an upgrade that a response grants.
+    pub(crate) fn upgrade(&self, response: &mut Response<UpstreamBody>) -> Option<Upgraded> {
+        match &self.link {
+            Link::Own(wire) => Some(Upgraded::Stream(Box::new(wire.borrow_mut().upgrade()?))),
+            Link::Cased(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
+        }
+    }
+
+    /// Whether it can carry a request now.
+    fn is_ready(&self) -> bool {
+        match &self.link {
+            Link::Own(wire) => wire.borrow_mut().is_usable(),
+            Link::Cased(sender) => sender.is_ready(),
+        }
+    }
+
+    /// Whether it will carry no other request.
+    fn is_closed(&self) -> bool {
+        match &self.link {
+            Link::Own(wire) => !wire.borrow_mut().is_usable(),
+            Link::Cased(sender) => sender.is_closed(),
+        }
     }
 }
 
@@ -127,9 +208,9 @@ impl Idle {
             at -= 1;
             let (connection, since) = &idle[at];
             let expired = idle_timeout.is_some_and(|limit| now.duration_since(*since) >= limit);
-            if connection.sender.is_closed() || expired {
+            if expired || connection.is_closed() {
                 idle.remove(at);
-            } else if connection.sender.is_ready() {
+            } else if connection.is_ready() {
                 return idle.remove(at).map(|(connection, _)| connection);
             }
         }
@@ -143,7 +224,7 @@ impl Idle {
 
     /// Keeps a connection whose response has ended.
     pub(crate) fn put(&self, connection: Connection) {
-        if connection.sender.is_closed() {
+        if connection.is_closed() {
             return;
         }
         let mut idle = self.0.borrow_mut();
@@ -157,7 +238,7 @@ impl Idle {
     pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
         let now = Instant::now();
         self.0.borrow_mut().retain(|(connection, since)| {
-            !connection.sender.is_closed()
+            !connection.is_closed()
                 && idle_timeout.is_none_or(|limit| now.duration_since(*since) < limit)
         });
     }

@@ -3,13 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::client::conn::TrySendError;
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response};
 use lateen_traffic::Cluster;
 use lateen_traffic::cluster::UpstreamProtocol;
 
 use super::connect::{self, ConnectError, Target};
-use super::{OpenConnection, h1, h2};
+use super::{OpenConnection, SendError, Upgraded, UpstreamBody, h1, h2};
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::Resource;
 use crate::cluster::host::{HostState, Pool, TransportKey};
@@ -83,18 +82,29 @@ pub(crate) enum Lease {
 }
 
 impl Lease {
-    /// Sends a request. The error holds the request if nothing of it was sent.
+    /// Sends a request and waits for the head of its response.
+    ///
+    /// # Errors
+    /// There is none; the error says whether the host may have seen the request.
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> Result<Response<UpstreamBody>, SendError> {
         match self {
             Self::H1(checkout) => match checkout.connection() {
-                Some(connection) => connection.sender().try_send_request(request).await,
+                Some(connection) => connection.send(request).await,
                 // A lease is made with a connection and given back once.
                 None => unreachable!("a lease is sent on before it is given back"),
             },
-            Self::H2(place) => place.sender().try_send_request(request).await,
+            Self::H2(place) => SendError::of(place.sender().try_send_request(request).await),
+        }
+    }
+
+    /// The upstream's side of an upgrade that a response grants.
+    pub(crate) fn upgraded(&mut self, response: &mut Response<UpstreamBody>) -> Option<Upgraded> {
+        match self {
+            Self::H1(checkout) => checkout.connection()?.upgrade(response),
+            Self::H2(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
         }
     }
 

@@ -6,8 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::cluster::{Discovery, DnsFamily};
 use lateen_traffic::retry::RetryPolicy;
@@ -28,8 +26,11 @@ use crate::http::local_reply::{LocalReply, ResetReason};
 use crate::http::manager::Manager;
 use crate::http::record::is_stream_reset;
 use crate::upstream::connect::{ConnectError, Target};
+use crate::upstream::h1;
 use crate::upstream::target::{self, Wish};
-use crate::upstream::{AcquireError, Lease, Protocol, Route, acquire};
+use crate::upstream::{
+    AcquireError, Lease, Protocol, Route, SendError, Upgraded, UpstreamBody, UpstreamError, acquire,
+};
 
 /// How often another host is picked in place of one that was tried, if the policy does not say.
 const PICKS: u32 = 3;
@@ -54,14 +55,14 @@ pub(super) enum Try {
 /// A response that began.
 pub(super) struct Response {
     pub(super) parts: http::response::Parts,
-    pub(super) body: Incoming,
+    pub(super) body: UpstreamBody,
     pub(super) lease: Lease,
     pub(super) active: ActiveRequest,
     /// Milliseconds the host took.
     pub(super) service_time: u64,
     pub(super) host: Rc<HostState>,
     /// The host's side of an upgrade.
-    pub(super) upgrade: Option<OnUpgrade>,
+    pub(super) upgrade: Option<Upgraded>,
 }
 
 /// A try without a response.
@@ -230,7 +231,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     };
     let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS
         || (plan.head.protocol.is_some() && lease.is_h2() && response.status().is_success());
-    let upgrade = upgraded.then(|| hyper::upgrade::on(&mut response));
+    let upgrade = upgraded.then(|| lease.upgraded(&mut response)).flatten();
     let (parts, body) = response.into_parts();
     let service_time = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     Ok(Try::Response(Response {
@@ -329,7 +330,10 @@ pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>
     for mutations in plan.decision.request_headers() {
         mutations.apply(&mut head.headers, &values);
     }
-    head.headers.remove(&TIMEOUT);
+    let told = headers::has_envoy_headers(&head.headers);
+    if told {
+        head.headers.remove(&TIMEOUT);
+    }
     let tells_about_itself = !exchange.manager.suppress_envoy_headers;
     if tells_about_itself && let Some(expected) = expected_timeout(plan) {
         let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
@@ -341,12 +345,9 @@ pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>
         let milliseconds = format!("{}m", life.as_millis());
         headers::set(&mut head.headers, &GRPC_TIMEOUT, &milliseconds);
     }
-    head.headers.remove(&TRY_TIMEOUT);
-    head.headers.remove(&ALTERNATIVE);
-    for name in RETRY_HEADERS {
-        head.headers.remove(name);
+    if told {
+        take_away_wishes(&mut head.headers);
     }
-    head.headers.remove(&headers::DECORATOR);
     if let Some(path) = &plan.path {
         if tells_about_itself {
             headers::set(&mut head.headers, &headers::ORIGINAL_PATH, &head.path);
@@ -363,6 +364,16 @@ pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>
         exchange.introduce_self(&mut head.headers);
     }
     head
+}
+
+/// Takes away what the caller asked of this proxy.
+fn take_away_wishes(headers: &mut HeaderMap) {
+    headers.remove(&TRY_TIMEOUT);
+    headers.remove(&ALTERNATIVE);
+    for name in RETRY_HEADERS {
+        headers.remove(name);
+    }
+    headers.remove(&crate::http::headers::DECORATOR);
 }
 
 /// How long this try has: its own time, or what is left of the whole request's.
@@ -497,12 +508,10 @@ impl Failure {
     /// Judges an error of hyper's.
     fn of(
         plan: &Plan<'_>,
-        mut failed: hyper::client::conn::TrySendError<Request<RequestBody>>,
+        SendError { error, unsent }: SendError,
         reused: bool,
         lease: &Lease,
     ) -> Self {
-        let unsent = failed.take_message().is_some();
-        let error = failed.into_error();
         if unsent {
             // Whatever went wrong, the host never saw the request.
             return Self {
@@ -513,7 +522,8 @@ impl Failure {
         let reason = reset_reason(&error);
         let closed = reason == ResetReason::ConnectionTermination;
         let harmless = lateen_traffic::retry::is_idempotent(plan.head.method.as_str());
-        let is_race = closed && reused && harmless && !lease.is_h2();
+        let complete = !matches!(&error, UpstreamError::H1(h1::Error::Body(_)));
+        let is_race = closed && reused && harmless && complete && !lease.is_h2();
         tracing::debug!(%error, ?reason, "upstream request failed");
         Self {
             is_race,
@@ -522,7 +532,12 @@ impl Failure {
     }
 }
 
-fn reset_reason(error: &hyper::Error) -> ResetReason {
+fn reset_reason(error: &UpstreamError) -> ResetReason {
+    let error = match error {
+        UpstreamError::H1(error) if error.is_protocol() => return ResetReason::ProtocolError,
+        UpstreamError::H1(_) => return ResetReason::ConnectionTermination,
+        UpstreamError::Hyper(error) => error,
+    };
     if error.is_parse() {
         return ResetReason::ProtocolError;
     }

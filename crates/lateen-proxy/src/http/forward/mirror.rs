@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use http::{HeaderValue, Version};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use lateen_traffic::Cluster;
 use lateen_traffic::cluster::Discovery;
 use lateen_traffic::route::MirrorPolicy;
@@ -28,7 +27,7 @@ use crate::http::head::Head;
 use crate::http::headers;
 use crate::http::manager::Manager;
 use crate::upstream::target::{self, Wish};
-use crate::upstream::{Protocol, Route, acquire};
+use crate::upstream::{Protocol, Route, UpstreamBody, acquire};
 use crate::worker::{Now, Worker};
 
 /// Bytes of a body that wait for a mirror, at most.
@@ -221,7 +220,7 @@ impl Mirror {
 }
 
 /// Reads an answer to its end, so that its connection can be used again; whether it ended well.
-async fn drain(mut body: Incoming) -> bool {
+async fn drain(mut body: UpstreamBody) -> bool {
     loop {
         match tokio::time::timeout(PAUSE, body.frame()).await {
             Ok(Some(Ok(_))) => {}
