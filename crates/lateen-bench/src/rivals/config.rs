@@ -134,7 +134,7 @@ pub(super) fn haproxy(hop: &Hop) -> String {
         "  http-reuse always\n"
     };
     format!(
-        "global\n  nbthread 1\n  maxconn 8000\ndefaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  \
+        "global\n  nbthread 1\n  maxconn 4000\ndefaults\n  mode {mode}\n  timeout connect 5s\n  timeout client 60s\n  \
          timeout server 60s\n  timeout tunnel 60s\nfrontend hop\n  bind {listen}{proto}\n  default_backend origin\n\
          backend origin\n{reuse}  server origin {origin}{proto}\n"
     )
