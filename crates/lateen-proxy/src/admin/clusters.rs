@@ -105,6 +105,7 @@ fn counts_of(
         ("cx_connect_fail", Counter, of(counts.cx_connect_fail)),
         ("cx_total", Counter, of(counts.cx_total)),
         ("rq_active", Gauge, of(counts.rq_active)),
+        ("rq_pending_active", Gauge, of(counts.rq_pending_active)),
         ("rq_error", Counter, of(counts.rq_error)),
         ("rq_success", Counter, of(counts.rq_success)),
         ("rq_timeout", Counter, of(counts.rq_timeout)),

@@ -48,12 +48,32 @@ pub(crate) struct HostCounts {
     pub(crate) rq_total: AtomicU64,
     /// Requests under way.
     pub(crate) rq_active: AtomicU64,
+    /// Requests that wait for a connection.
+    pub(crate) rq_pending_active: AtomicU64,
     /// Requests answered with less than 500.
     pub(crate) rq_success: AtomicU64,
     /// Requests answered with 500 or more, or not at all.
     pub(crate) rq_error: AtomicU64,
     /// Requests whose try took too long.
     pub(crate) rq_timeout: AtomicU64,
+}
+
+/// A request that waits for a connection to a host.
+#[derive(Debug)]
+pub(crate) struct Waiting(Arc<HostCounts>);
+
+impl Waiting {
+    /// Counts one for as long as it exists.
+    pub(crate) fn begin(counts: &Arc<HostCounts>) -> Self {
+        count(&counts.rq_pending_active);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        uncount(&self.0.rq_pending_active);
+    }
 }
 
 /// Counts one more.
@@ -154,6 +174,7 @@ fn sum(shards: &[Arc<HostCounts>]) -> HostCounts {
         cx_active: of(|c| &c.cx_active),
         rq_total: of(|c| &c.rq_total),
         rq_active: of(|c| &c.rq_active),
+        rq_pending_active: of(|c| &c.rq_pending_active),
         rq_success: of(|c| &c.rq_success),
         rq_error: of(|c| &c.rq_error),
         rq_timeout: of(|c| &c.rq_timeout),

@@ -12,7 +12,7 @@ use super::{OpenConnection, SendError, Upgraded, UpstreamBody, h1, h2};
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::Resource;
 use crate::cluster::host::{HostState, Pool, TransportKey};
-use crate::cluster::outlier::count;
+use crate::cluster::outlier::{Waiting, count};
 use crate::http::body::RequestBody;
 
 /// How long a request that waits for a connection sleeps before it looks again.
@@ -271,6 +271,7 @@ async fn wait(route: &Route<'_>, pool: &Rc<Pool>) -> Result<(), AcquireError> {
         return Err(AcquireError::Overflow);
     };
     stats.upstream_rq_pending_total.inc();
+    let _waiting = Waiting::begin(&route.host.counts);
     // A connection that was given back may need a moment more before it is ready, and nothing rings for that.
     let _ = tokio::time::timeout(LOOK_AGAIN, pool.freed.notified()).await;
     Ok(())
