@@ -112,7 +112,7 @@ impl Connection {
         }
     }
 
-    /// Returns once the listener has changed so that it would not let this connection in any more (decision 0005). Only another
+    /// Returns once the listener has changed so that it would not let this connection in any more (decision 0006). Only another
     /// listener of the same name is looked at: most configurations that arrive change none, and one that is gone drains.
     pub(crate) async fn revoked(&self) {
         let mut changes = self.worker.shared.changes();
