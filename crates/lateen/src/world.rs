@@ -33,6 +33,9 @@ pub(crate) fn mesh(state: &StateDir, namespace: Option<&str>, paths: &[PathBuf])
 
 /// The objects of these files. Files with errors are read as far as they go, which is told.
 pub(crate) fn read(paths: Vec<PathBuf>, namespace: &str) -> Result<Loaded> {
+    for path in &paths {
+        std::fs::metadata(path).with_context(|| format!("reading {}", path.display()))?;
+    }
     let loaded = Reader::new(paths.clone(), namespace)
         .read()
         .unwrap_or_default();
@@ -166,4 +169,20 @@ fn typed(value: &Value, ty: TypeUrl) -> Value {
             .or_insert_with(|| Value::String(ty.as_str().to_owned()));
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_is_not_there_is_told_from_one_without_objects() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = |path: PathBuf| match read(vec![path], "default") {
+            Ok(_) => panic!("something was read"),
+            Err(error) => format!("{error:#}"),
+        };
+        assert!(said(dir.path().join("nosuch")).contains("No such file"));
+        assert!(said(dir.path().to_owned()).contains("no Kubernetes or Istio objects"));
+    }
 }
