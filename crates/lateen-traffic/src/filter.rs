@@ -207,7 +207,7 @@ pub struct HeaderMutationFilter {
     pub response: HeaderMutations,
 }
 
-/// `istio.alpn`: the ALPN protocols offered upstream, by the downstream's protocol.
+/// `istio.alpn`: the ALPN protocols offered upstream, by the protocol that is spoken there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AlpnFilter {
     /// For HTTP/1.0.

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use lateen_telemetry::ResponseFlag;
-use lateen_traffic::cluster::{Discovery, DnsFamily};
+use lateen_traffic::cluster::{Discovery, DnsFamily, UpstreamProtocol};
+use lateen_traffic::filter::AlpnFilter;
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
 use lateen_traffic::value::Value;
@@ -251,7 +252,12 @@ fn transport(
     host: &Host,
 ) -> Result<(Target, crate::cluster::host::TransportKey), ConnectError> {
     let wish = Wish {
-        alpn: alpn(&exchange.manager, plan.head.version, host),
+        alpn: alpn(
+            &exchange.manager,
+            plan.head.version,
+            plan.cluster.http.protocol,
+            host,
+        ),
         authority: Some(&plan.head.authority),
         client: Some(exchange.connection.facts.ends()),
     };
@@ -269,15 +275,22 @@ fn transport(
 pub(super) fn alpn<'m>(
     manager: &'m Manager,
     version: Version,
+    wanted: UpstreamProtocol,
     host: &Host,
 ) -> Option<&'m [Arc<str>]> {
-    let filter = manager.alpn.as_ref()?;
-    let list = match version {
-        Version::HTTP_2 => filter.http2.as_slice(),
-        Version::HTTP_10 => filter.http10.as_slice(),
-        _ => filter.http11.as_slice(),
-    };
+    let list = override_of(manager.alpn.as_ref()?, version, wanted);
     Some(list).filter(|list| !list.is_empty() && offers_istio(&host.transport))
+}
+
+/// What the filter offers is told by the protocol that is spoken to the host, not by the client's: an HTTP/1 request to a port
+/// that is declared as HTTP/2 goes out as HTTP/2, and a host that agreed on another would break it off.
+fn override_of(filter: &AlpnFilter, version: Version, wanted: UpstreamProtocol) -> &[Arc<str>] {
+    let downstream = wanted == UpstreamProtocol::Downstream;
+    match Protocol::of(wanted, version == Version::HTTP_2) {
+        Protocol::Http2 => &filter.http2,
+        Protocol::Http1 if downstream && version == Version::HTTP_10 => &filter.http10,
+        Protocol::Http1 | Protocol::Negotiated => &filter.http11,
+    }
 }
 
 fn offers_istio(transport: &lateen_traffic::cluster::TransportSocket) -> bool {
@@ -553,4 +566,34 @@ fn reset_reason(error: &UpstreamError) -> ResetReason {
         source = cause.source();
     }
     ResetReason::ConnectionTermination
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_offered_follows_the_protocol_spoken_to_the_host() {
+        let list = |text: &str| vec![Arc::from(text)];
+        let filter = AlpnFilter {
+            http10: list("istio-http/1.0"),
+            http11: list("istio-http/1.1"),
+            http2: list("istio-h2"),
+        };
+        let offered = |version, wanted| override_of(&filter, version, wanted)[0].to_string();
+        let cases = [
+            (Version::HTTP_11, UpstreamProtocol::Http2, "istio-h2"),
+            (Version::HTTP_2, UpstreamProtocol::Http1, "istio-http/1.1"),
+            (Version::HTTP_10, UpstreamProtocol::Http1, "istio-http/1.1"),
+            (
+                Version::HTTP_10,
+                UpstreamProtocol::Downstream,
+                "istio-http/1.0",
+            ),
+            (Version::HTTP_2, UpstreamProtocol::Downstream, "istio-h2"),
+        ];
+        for (version, wanted, expected) in cases {
+            assert_eq!(offered(version, wanted), expected, "{version:?} {wanted:?}");
+        }
+    }
 }

@@ -163,7 +163,12 @@ impl Mirror {
 
     async fn exchange(&mut self, host: &Host) {
         let wish = Wish {
-            alpn: alpn(&self.manager, self.head.version, host),
+            alpn: alpn(
+                &self.manager,
+                self.head.version,
+                self.cluster.http.protocol,
+                host,
+            ),
             authority: Some(&self.head.authority),
             client: Some(self.client),
         };
