@@ -157,6 +157,45 @@ stats! {
     }
 }
 
+/// One worker's handles of `metadata_exchange.…`, the statistics of Istio's filter of that name.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the filter's stats; Istio's documentation names them"
+)]
+pub struct ExchangeStats {
+    pub alpn_protocol_found: Counter,
+    pub alpn_protocol_not_found: Counter,
+    pub metadata_added: Counter,
+}
+
+impl ExchangeStats {
+    /// The handles of `shard` in `registry`.
+    pub fn new(registry: &Registry, shard: Shard) -> Self {
+        let counter = |name: &str| {
+            let name = format!("metadata_exchange.{name}");
+            registry
+                .counters(Descriptor::envoy(&name))
+                .handle(shard, &[])
+        };
+        Self {
+            alpn_protocol_found: counter("alpn_protocol_found"),
+            alpn_protocol_not_found: counter("alpn_protocol_not_found"),
+            metadata_added: counter("metadata_added"),
+        }
+    }
+
+    /// Counts a connection whose ends agreed on the exchange, or did not.
+    pub fn count(&self, agreed: bool) {
+        if agreed {
+            self.alpn_protocol_found.inc();
+            self.metadata_added.inc();
+        } else {
+            self.alpn_protocol_not_found.inc();
+        }
+    }
+}
+
 /// The stats of the process itself; only the control runtime writes them.
 #[derive(Clone, Debug)]
 #[expect(

@@ -22,7 +22,7 @@ pub use labels::{
     ConnectionSecurityPolicy, DestinationService, Peer, Reporter, RequestProtocol, UNKNOWN,
 };
 
-use labels::{REQUEST_LABELS, TCP_LABELS};
+use labels::{MESSAGE_LABELS, REQUEST_LABELS, TCP_LABELS};
 
 /// Peers, services and principals a worker remembers each; further ones are counted under `other`.
 const INTERNED: usize = 16_384;
@@ -57,8 +57,8 @@ impl IstioMetrics {
             durations: histograms("istio_request_duration_milliseconds"),
             request_bytes: histograms("istio_request_bytes"),
             response_bytes: histograms("istio_response_bytes"),
-            request_messages: counters("istio_request_messages_total", &REQUEST_LABELS),
-            response_messages: counters("istio_response_messages_total", &REQUEST_LABELS),
+            request_messages: counters("istio_request_messages_total", &MESSAGE_LABELS),
+            response_messages: counters("istio_response_messages_total", &MESSAGE_LABELS),
             tcp_sent: counters("istio_tcp_sent_bytes_total", &TCP_LABELS),
             tcp_received: counters("istio_tcp_received_bytes_total", &TCP_LABELS),
             tcp_opened: counters("istio_tcp_connections_opened_total", &TCP_LABELS),
@@ -79,6 +79,7 @@ impl IstioMetrics {
             ),
             principals: Interner::new(String::new(), OVERFLOW_VALUE.to_owned()),
             requests: Map::default(),
+            messages: Map::default(),
             tcp: Map::default(),
         }
     }
@@ -162,8 +163,37 @@ pub struct RequestHandles {
     duration: Histogram,
     request_bytes: Histogram,
     response_bytes: Histogram,
-    /// Only gRPC counts messages; other protocols leave no empty series behind.
-    messages: Option<(Counter, Counter)>,
+    used: bool,
+}
+
+/// What counts of gRPC messages are labelled by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct MessageKey {
+    reporter: Reporter,
+    source: PeerId,
+    destination: PeerId,
+    source_principal: PrincipalId,
+    destination_principal: PrincipalId,
+    service: ServiceId,
+}
+
+impl From<&RequestKey> for MessageKey {
+    fn from(key: &RequestKey) -> Self {
+        Self {
+            reporter: key.reporter,
+            source: key.source,
+            destination: key.destination,
+            source_principal: key.source_principal,
+            destination_principal: key.destination_principal,
+            service: key.service,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct MessageHandles {
+    requests: Counter,
+    responses: Counter,
     used: bool,
 }
 
@@ -206,6 +236,7 @@ pub struct WorkerMetrics {
     services: Interner<DestinationService>,
     principals: Interner<String>,
     requests: Map<RequestKey, RequestHandles>,
+    messages: Map<MessageKey, MessageHandles>,
     tcp: Map<TcpKey, CachedTcp>,
 }
 
@@ -234,11 +265,19 @@ impl WorkerMetrics {
         handles.response_bytes.record(sample.response_bytes);
     }
 
-    /// Counts gRPC messages of one stream: those the client sent and those it received.
+    /// Counts gRPC messages of one stream: those the client sent and those it received. How the stream ends is no part of it, so that a long
+    /// stream may be counted while it goes on.
     pub fn record_messages(&mut self, key: &RequestKey, request: u64, response: u64) {
-        if let Some((requests, responses)) = &self.request(key).messages {
-            requests.add(request);
-            responses.add(response);
+        let key = MessageKey::from(key);
+        if !self.messages.contains_key(&key) {
+            self.make_room();
+            let handles = self.resolve_messages(&key);
+            self.messages.insert(key, handles);
+        }
+        if let Some(handles) = self.messages.get_mut(&key) {
+            handles.used = true;
+            handles.requests.add(request);
+            handles.responses.add(response);
         }
     }
 
@@ -265,6 +304,8 @@ impl WorkerMetrics {
     pub fn sweep(&mut self) {
         self.requests
             .retain(|_, handles| std::mem::take(&mut handles.used));
+        self.messages
+            .retain(|_, handles| std::mem::take(&mut handles.used));
         self.tcp
             .retain(|_, cached| std::mem::take(&mut cached.used));
     }
@@ -284,14 +325,19 @@ impl WorkerMetrics {
     }
 
     fn make_room(&mut self) {
-        if self.requests.len() + self.tcp.len() >= CACHED {
+        if self.cached() >= CACHED {
             self.sweep();
         }
         // Everything in use: start over. Handles are cheap to resolve again; the registry bounds the series.
-        if self.requests.len() + self.tcp.len() >= CACHED {
+        if self.cached() >= CACHED {
             self.requests.clear();
+            self.messages.clear();
             self.tcp.clear();
         }
+    }
+
+    fn cached(&self) -> usize {
+        self.requests.len() + self.messages.len() + self.tcp.len()
     }
 
     fn resolve_request(&self, key: &RequestKey) -> RequestHandles {
@@ -312,18 +358,22 @@ impl WorkerMetrics {
             key.security.label(),
         ]);
         let families = &self.families;
-        let is_grpc = key.protocol == RequestProtocol::Grpc;
         RequestHandles {
             requests: families.requests.handle(self.shard, &values),
             duration: families.durations.handle(self.shard, &values),
             request_bytes: families.request_bytes.handle(self.shard, &values),
             response_bytes: families.response_bytes.handle(self.shard, &values),
-            messages: is_grpc.then(|| {
-                (
-                    families.request_messages.handle(self.shard, &values),
-                    families.response_messages.handle(self.shard, &values),
-                )
-            }),
+            used: false,
+        }
+    }
+
+    fn resolve_messages(&self, key: &MessageKey) -> MessageHandles {
+        let ends = self.ends(key.source, key.destination, key.service);
+        let principals = self.principals(key.source_principal, key.destination_principal);
+        let values = labels::ends(key.reporter, ends, principals);
+        MessageHandles {
+            requests: self.families.request_messages.handle(self.shard, &values),
+            responses: self.families.response_messages.handle(self.shard, &values),
             used: false,
         }
     }

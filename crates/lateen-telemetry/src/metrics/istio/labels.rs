@@ -26,18 +26,27 @@ macro_rules! labels {
             "destination_service_name",
             "destination_service_namespace",
             "destination_cluster",
-            "request_protocol",
             $($own,)*
-            "response_flags",
-            "connection_security_policy",
         ]
     };
 }
 
 /// Labels of the HTTP and gRPC metrics. `grpc_response_status` is empty (so: absent) for HTTP.
-pub(super) const REQUEST_LABELS: [&str; 25] = labels!("response_code", "grpc_response_status");
+pub(super) const REQUEST_LABELS: [&str; 25] = labels!(
+    "request_protocol",
+    "response_code",
+    "grpc_response_status",
+    "response_flags",
+    "connection_security_policy"
+);
 /// Labels of the TCP metrics.
-pub(super) const TCP_LABELS: [&str; 23] = labels!();
+pub(super) const TCP_LABELS: [&str; 23] = labels!(
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy"
+);
+/// Labels of the counts of gRPC messages: they are counted while the stream goes on, when how it ends is not known.
+pub(super) const MESSAGE_LABELS: [&str; 20] = labels!();
 
 /// Who reports a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -166,7 +175,13 @@ pub(super) struct Ends<'a> {
     pub(super) service: &'a DestinationService,
 }
 
+/// What stands for the revision of a workload that does not say. Source: Istio, canonical revisions.
+const LATEST: &str = "latest";
+
 /// The values of the labels up to and including `destination_cluster`, with room for the rest.
+///
+/// Who reports knows itself best, and of the other side its certificate counts before what it says of itself. Source: the rules of Istio's
+/// `istio.stats` filter.
 pub(super) fn ends<'a>(
     reporter: Reporter,
     ends: Ends<'a>,
@@ -177,29 +192,66 @@ pub(super) fn ends<'a>(
         destination,
         service,
     } = ends;
+    let (source_namespace, destination_namespace) = match reporter {
+        Reporter::Source => (
+            source.namespace.as_str(),
+            known(namespace_of(destination_principal), &destination.namespace),
+        ),
+        Reporter::Destination | Reporter::Waypoint => (
+            known(namespace_of(source_principal), &source.namespace),
+            destination.namespace.as_str(),
+        ),
+    };
+    let [host, name, service_namespace]: [&str; 3] = match reporter {
+        Reporter::Source => [
+            &service.host,
+            &service.name,
+            known(&service.namespace, destination_namespace),
+        ],
+        // Whatever was called is this workload's.
+        Reporter::Destination => [
+            known(&service.host, &destination.canonical_service),
+            known(&service.name, &destination.canonical_service),
+            destination_namespace,
+        ],
+        Reporter::Waypoint => [&service.host, &service.name, &service.namespace],
+    };
     let mut values = Vec::with_capacity(REQUEST_LABELS.len());
     values.push(reporter.label());
-    let known = [
+    let all: [&str; 19] = [
         &source.workload,
         &source.canonical_service,
-        &source.canonical_revision,
-        &source.namespace,
+        known(&source.canonical_revision, LATEST),
+        source_namespace,
         source_principal,
         &source.app,
         &source.version,
         &source.cluster,
         &destination.workload,
-        &destination.namespace,
+        destination_namespace,
         destination_principal,
         &destination.app,
         &destination.version,
-        &service.host,
+        host,
         &destination.canonical_service,
-        &destination.canonical_revision,
-        &service.name,
-        &service.namespace,
+        known(&destination.canonical_revision, LATEST),
+        name,
+        service_namespace,
         &destination.cluster,
     ];
-    values.extend(known.map(|value| if value.is_empty() { UNKNOWN } else { value }));
+    values.extend(all.map(|value| known(value, UNKNOWN)));
     values
+}
+
+/// The first, unless it is empty.
+const fn known<'a>(value: &'a str, otherwise: &'a str) -> &'a str {
+    if value.is_empty() { otherwise } else { value }
+}
+
+/// The namespace in a workload's identity (`spiffe://cluster.local/ns/default/sa/web`); empty if it names none.
+fn namespace_of(principal: &str) -> &str {
+    let found = principal.split_once("/ns/").map(|(_, rest)| rest);
+    found
+        .and_then(|rest| rest.split('/').next())
+        .unwrap_or_default()
 }

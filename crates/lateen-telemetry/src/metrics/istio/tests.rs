@@ -60,8 +60,8 @@ fn a_request_is_exposed_with_istios_labels_in_istios_order() {
     assert_eq!(
         line,
         "istio_requests_total{reporter=\"destination\",source_workload=\"unknown\",\
-         source_canonical_service=\"unknown\",source_canonical_revision=\"unknown\",\
-         source_workload_namespace=\"unknown\",\
+         source_canonical_service=\"unknown\",source_canonical_revision=\"latest\",\
+         source_workload_namespace=\"default\",\
          source_principal=\"spiffe://cluster.local/ns/default/sa/a\",source_app=\"unknown\",\
          source_version=\"unknown\",source_cluster=\"unknown\",destination_workload=\"reviews-v1\",\
          destination_workload_namespace=\"default\",\
@@ -94,11 +94,67 @@ fn grpc_requests_carry_their_status_and_count_messages() {
     let labels = [("grpc_response_status", "14"), ("request_protocol", "grpc")];
     let snapshot = registry.snapshot();
     assert_eq!(snapshot.counter("istio_requests_total", &labels), 1);
+    // Messages are counted before the status is known.
+    let labels = [("reporter", "destination")];
     assert_eq!(snapshot.counter("istio_request_messages_total", &labels), 2);
     assert_eq!(
         snapshot.counter("istio_response_messages_total", &labels),
         3
     );
+}
+
+fn line_of(registry: &Registry, name: &str) -> String {
+    let mut text = String::new();
+    render::prometheus(&registry.snapshot(), &render::Filter::default(), &mut text);
+    let found = text.lines().find(|line| line.starts_with(name)).unwrap();
+    found.to_owned()
+}
+
+#[test]
+fn a_destination_that_no_cluster_named_is_the_workload_itself() {
+    let registry = Registry::default();
+    let mut worker = IstioMetrics::new(&registry).worker(Shard::worker(0));
+    let key = RequestKey {
+        service: worker.service(&DestinationService::default()),
+        ..key(&mut worker)
+    };
+    worker.record_request(&key, RequestSample::default());
+    let line = line_of(&registry, "istio_requests_total{");
+    for expected in [
+        "destination_service=\"reviews\"",
+        "destination_service_name=\"reviews\"",
+        "destination_service_namespace=\"default\"",
+    ] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
+}
+
+#[test]
+fn a_source_takes_the_other_sides_namespace_from_its_certificate_and_says_latest_for_no_revision() {
+    let registry = Registry::default();
+    let mut worker = IstioMetrics::new(&registry).worker(Shard::worker(0));
+    let key = RequestKey {
+        reporter: Reporter::Source,
+        source: worker.peer(&reviews()),
+        destination: PeerId::default(),
+        destination_principal: worker.principal("spiffe://cluster.local/ns/shop/sa/b"),
+        service: worker.service(&DestinationService {
+            namespace: String::new(),
+            ..service()
+        }),
+        ..key(&mut worker)
+    };
+    worker.record_request(&key, RequestSample::default());
+    let line = line_of(&registry, "istio_requests_total{");
+    for expected in [
+        "destination_workload=\"unknown\"",
+        "destination_workload_namespace=\"shop\"",
+        "destination_service_namespace=\"shop\"",
+        "destination_canonical_revision=\"latest\"",
+        "source_workload_namespace=\"default\"",
+    ] {
+        assert!(line.contains(expected), "{expected} in {line}");
+    }
 }
 
 #[test]
