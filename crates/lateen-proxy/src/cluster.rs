@@ -134,7 +134,8 @@ impl ClusterState {
         }
     }
 
-    /// The TLS configuration of a transport socket, with the ALPN protocols of a request and for servers of a name.
+    /// The TLS configuration of a transport socket, with the ALPN protocols of a request and for servers of a name, which may take part in
+    /// Istio's metadata exchange.
     ///
     /// # Errors
     /// A secret is missing or unusable.
@@ -144,6 +145,7 @@ impl ClusterState {
         context: &Arc<UpstreamTls>,
         alpn: Option<&[Arc<str>]>,
         rule: &NameRule,
+        exchange: bool,
         now: &Live,
     ) -> Result<ClientTls, ContextError> {
         let mut tls = self.tls.borrow_mut();
@@ -164,7 +166,7 @@ impl ClusterState {
         if let Some(found) = found {
             return Ok(found.client.clone());
         }
-        let client = contexts.client(context, alpn, rule, &now.secrets)?;
+        let client = contexts.client(context, alpn, rule, exchange, &now.secrets)?;
         if client.from_files {
             return Ok(client); // nobody tells when a file changes: it is looked at for each
         }

@@ -16,7 +16,7 @@ mod facts;
 mod filters;
 mod network;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ use self::detect::{Detected, detect};
 use self::network::Pass;
 use crate::http::server;
 use crate::level::Level;
+use crate::metadata_exchange::{self, Introduction};
 use crate::net::{Prefixed, Stream, socket};
 use crate::rate_limit::RateLimits;
 use crate::tcp;
@@ -84,6 +85,7 @@ pub(crate) struct Connection {
     places: RefCell<Vec<Place>>,
     own_principal: PrincipalId,
     introduced: RefCell<Option<(HeaderValue, PeerId)>>,
+    introduction: OnceCell<Arc<Introduction>>,
 }
 
 impl Connection {
@@ -144,6 +146,19 @@ impl Connection {
         self.draining.get() || self.handle.drain.is_cancelled()
     }
 
+    /// What the client says of itself over TCP, if it is to say anything.
+    pub(crate) fn introduction(&self) -> Option<&Arc<Introduction>> {
+        self.introduction.get()
+    }
+
+    /// The workload that introduced itself over TCP; unknown without.
+    pub(crate) fn told_peer(&self) -> PeerId {
+        let peer = self.introduction().and_then(|told| told.peer());
+        peer.map_or_else(PeerId::default, |peer| {
+            self.worker.metrics.borrow_mut().peer(peer)
+        })
+    }
+
     /// The workload that introduced itself with this header. A connection's requests mostly come from one workload, so the last
     /// answer is remembered.
     pub(crate) fn introduce(&self, header: &HeaderValue) -> PeerId {
@@ -181,6 +196,8 @@ enum Refused {
     Handshake(#[source] std::io::Error),
     #[error("TLS handshake took too long")]
     HandshakeTimeout,
+    #[error("the client closed the connection before anything was said")]
+    Introduction(#[source] std::io::Error),
     #[error("a network filter refused it")]
     Denied,
     #[error("there are too many connections")]
@@ -218,6 +235,7 @@ fn note_refusal(handle: &ListenerHandle, remote: SocketAddr, refused: &Refused) 
         Refused::HandshakeTimeout => stats.downstream_cx_transport_socket_connect_timeout.inc(),
         Refused::NoListener
         | Refused::ClientGone
+        | Refused::Introduction(_)
         | Refused::NoProxyHeader
         | Refused::Denied
         | Refused::Limited(_) => {}
@@ -322,6 +340,7 @@ async fn server_first(
         draining: Cell::new(false),
         own_principal: PrincipalId::default(),
         introduced: RefCell::default(),
+        introduction: OnceCell::new(),
         filter_state: RefCell::default(),
         rate_limits: RateLimits::default(),
         places: RefCell::default(),
@@ -347,7 +366,11 @@ async fn accept_tls(
     let server = worker
         .shared
         .tls
-        .server(tls, &now.secrets)
+        .server(
+            tls,
+            metadata_exchange::takes_part(&chain.filters),
+            &now.secrets,
+        )
         .map_err(Refused::Tls)?;
     let handshake = async {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), plain).await?;
@@ -400,6 +423,7 @@ fn connection(
         handle: Rc::clone(handle),
         draining: Cell::new(false),
         introduced: RefCell::default(),
+        introduction: OnceCell::new(),
         filter_state: RefCell::default(),
         rate_limits: RateLimits::default(),
         places: RefCell::default(),
@@ -442,6 +466,25 @@ async fn hold_back(refused: &Refused) {
     }
 }
 
+/// Says who this proxy is to a client that has passed all filters and agreed on Istio's metadata exchange, and listens for who it is.
+async fn introduce(connection: &Connection, stream: Stream) -> Result<Stream, Refused> {
+    if !metadata_exchange::takes_part(&connection.chain.filters) {
+        return Ok(stream);
+    }
+    let worker = &connection.worker;
+    worker.exchanges.count(stream.agreed_on_exchange());
+    if !stream.agreed_on_exchange() {
+        return Ok(stream);
+    }
+    let introduced = stream.introduce(&worker.introduction).await;
+    let stream = introduced.map_err(Refused::Introduction)?;
+    if let Some(introduction) = stream.introduction() {
+        // Set once: a connection passes its filters once.
+        let _ = connection.introduction.set(Arc::clone(introduction));
+    }
+    Ok(stream)
+}
+
 async fn run_filters(connection: Rc<Connection>, stream: Stream) -> Result<(), Refused> {
     let terminal = match filters::pass(&connection, Pass::Enter).await {
         Ok(terminal) => terminal.cloned(),
@@ -450,6 +493,7 @@ async fn run_filters(connection: Rc<Connection>, stream: Stream) -> Result<(), R
             return Err(refused);
         }
     };
+    let stream = introduce(&connection, stream).await?;
     match terminal {
         Some(NetworkFilterKind::Http(manager)) => {
             let manager = connection.worker.manager(&manager, connection.direction);

@@ -19,6 +19,7 @@ mod handle;
 mod http;
 mod inspect;
 mod level;
+mod metadata_exchange;
 mod net;
 mod node;
 mod rate_limit;

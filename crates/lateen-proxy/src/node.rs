@@ -1,7 +1,8 @@
 //! Who this proxy is, as metrics label it and as it introduces itself to peers; and reading the introductions of peers.
 //!
-//! Istio's proxies exchange `x-envoy-peer-metadata` (a base64 `Struct`) and `x-envoy-peer-metadata-id` (the node id).
-//! Source: Istio 1.30, the `peer_metadata` filter of its proxy; field names as in its `BootstrapNodeMetadata`.
+//! Istio's proxies exchange `x-envoy-peer-metadata` (a `Struct`) and `x-envoy-peer-metadata-id` (the node id): over HTTP as headers, the
+//! former in base64; over TCP as the fields of a `Struct` in an `Any`, which [`crate::metadata_exchange`] frames.
+//! Source: Istio 1.30, the `peer_metadata` and `metadata_exchange` filters of its proxy; field names as in its `BootstrapNodeMetadata`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,15 +10,21 @@ use std::net::IpAddr;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
 use http::HeaderValue;
 use lateen_envoy::pb::envoy::config::core::v3::Node;
 use lateen_envoy::pb::google::protobuf::value::Kind;
-use lateen_envoy::pb::google::protobuf::{Struct, Value};
+use lateen_envoy::pb::google::protobuf::{Any, Struct, Value};
 use lateen_telemetry::metrics::istio::Peer;
 use prost::Message;
 
 /// Longest introduction that is read. Istio's are 300 to 1000 bytes; a peer with many labels may need a few more.
 const MAX_METADATA: usize = 8 * 1024;
+
+/// The fields of an introduction over TCP; over HTTP they are headers.
+const METADATA: &str = "x-envoy-peer-metadata";
+const METADATA_ID: &str = "x-envoy-peer-metadata-id";
+const STRUCT: &str = "type.googleapis.com/google.protobuf.Struct";
 
 /// Peers pad or do not, depending on their version.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -34,6 +41,8 @@ pub(crate) struct Identity {
     pub(crate) metadata: HeaderValue,
     /// `x-envoy-peer-metadata-id`.
     pub(crate) id: HeaderValue,
+    /// Both as an encoded `google.protobuf.Any` of a `Struct`, for TCP.
+    pub(crate) told: Bytes,
     /// Its address, as the second part of Istio's node ids says.
     pub(crate) address: Option<IpAddr>,
 }
@@ -51,6 +60,7 @@ impl Identity {
         Self {
             metadata: header(&STANDARD_NO_PAD.encode(shown.encode_to_vec())),
             id: header(&node.id),
+            told: told(shown, &node.id),
             address: node.id.split('~').nth(1).and_then(|ip| ip.parse().ok()),
             peer,
         }
@@ -67,8 +77,10 @@ fn introduction(metadata: &Struct) -> Struct {
         "CLUSTER_ID",
         "INSTANCE_IPS",
     ];
-    const LABELS: [&str; 4] = [
+    const LABELS: [&str; 6] = [
         "app",
+        "app.kubernetes.io/name",
+        "app.kubernetes.io/version",
         "version",
         "service.istio.io/canonical-name",
         "service.istio.io/canonical-revision",
@@ -92,6 +104,52 @@ fn introduction(metadata: &Struct) -> Struct {
     }
 }
 
+/// What is said over TCP.
+fn told(metadata: Struct, id: &str) -> Bytes {
+    let value = |kind| Value { kind: Some(kind) };
+    let mut fields = BTreeMap::from([(METADATA.to_owned(), value(Kind::StructValue(metadata)))]);
+    if !id.is_empty() {
+        let id = value(Kind::StringValue(id.to_owned()));
+        fields.insert(METADATA_ID.to_owned(), id);
+    }
+    let fields = Struct {
+        fields: fields.into_iter().collect(),
+    };
+    let any = Any {
+        type_url: STRUCT.to_owned(),
+        value: fields.encode_to_vec(),
+    };
+    any.encode_to_vec().into()
+}
+
+/// Reads what a peer says over TCP; `None` if that is no introduction.
+pub(crate) fn read_told(bytes: &[u8]) -> Option<Peer> {
+    let any = Any::decode(bytes).ok()?;
+    if any.type_url != STRUCT {
+        return None;
+    }
+    let fields = Struct::decode(&*any.value).ok()?;
+    match fields.fields.get(METADATA)?.kind.as_ref()? {
+        Kind::StructValue(metadata) => Some(peer_of(metadata)),
+        _ => None,
+    }
+}
+
+/// Reads what a control plane says of an endpoint: `workload;namespace;canonical name;canonical revision;cluster`.
+///
+/// Source: Istio, `istio.workload` in the metadata of an endpoint; used where the peer says nothing itself.
+pub(crate) fn read_endpoint(text: &str) -> Option<Peer> {
+    let mut parts = text.split(';').map(str::to_owned);
+    Some(Peer {
+        workload: parts.next()?,
+        namespace: parts.next()?,
+        canonical_service: parts.next()?,
+        canonical_revision: parts.next()?,
+        cluster: parts.next()?,
+        ..Peer::default()
+    })
+}
+
 /// Reads a peer's `x-envoy-peer-metadata`; `None` if it is not one.
 pub(crate) fn read_peer(header: &HeaderValue) -> Option<Peer> {
     if header.len() > MAX_METADATA {
@@ -109,8 +167,8 @@ fn peer_of(metadata: &Struct) -> Peer {
     };
     let label = |key: &str| labels.and_then(|labels| string(labels, key));
     let workload = text("WORKLOAD_NAME");
-    let app = label("app");
-    let version = label("version");
+    let app = label("app.kubernetes.io/name").or_else(|| label("app"));
+    let version = label("app.kubernetes.io/version").or_else(|| label("version"));
     Peer {
         canonical_service: label("service.istio.io/canonical-name")
             .or_else(|| app.clone())
@@ -160,6 +218,47 @@ mod tests {
             ),
             ("reviews", "v1")
         );
+    }
+
+    #[test]
+    fn what_is_said_over_tcp_is_the_same() {
+        let node = Node {
+            id: "sidecar~10.0.0.1~a.default~x".to_owned(),
+            metadata: json!({
+                "WORKLOAD_NAME": "a", "NAMESPACE": "default",
+                "LABELS": {"app": "a", "app.kubernetes.io/name": "qualified"},
+            })
+            .as_object()
+            .map(lateen_envoy::struct_from_json),
+            ..Node::default()
+        };
+        let identity = Identity::of(&node);
+        let peer = read_told(&identity.told).unwrap();
+        assert_eq!(peer, identity.peer);
+        assert_eq!(peer.app, "qualified");
+        // Field 1 of an `Any` is its type, which peers look at.
+        assert!(
+            identity
+                .told
+                .windows(STRUCT.len())
+                .any(|w| w == STRUCT.as_bytes())
+        );
+        assert!(read_told(b"").is_none());
+        assert!(read_told(&identity.told[..20]).is_none());
+    }
+
+    #[test]
+    fn an_endpoints_workload_is_read_and_a_shorter_text_is_nobody() {
+        let peer = read_endpoint("reviews-v1;shop;reviews;v1;Kubernetes").unwrap();
+        assert_eq!(
+            (peer.workload.as_str(), peer.namespace.as_str()),
+            ("reviews-v1", "shop")
+        );
+        assert_eq!(
+            (peer.canonical_service.as_str(), peer.cluster.as_str()),
+            ("reviews", "Kubernetes")
+        );
+        assert!(read_endpoint("reviews-v1;shop;reviews;v1").is_none());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The TCP proxy: bytes both ways between a client and an upstream host.
 
-use std::cell::Cell;
+mod report;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,15 +11,11 @@ use bytes::Bytes;
 use lateen_telemetry::access_log::{
     Address, AddressField, LogContext, NumberField, TextField, TimePoint,
 };
-use lateen_telemetry::metrics::istio::{
-    ConnectionSecurityPolicy, PeerId, Reporter, TcpHandles, TcpKey,
-};
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::Cluster;
 use lateen_traffic::access_log::{Finished, More};
 use lateen_traffic::cluster::Discovery;
 use lateen_traffic::filter::NetworkFilterKind;
-use lateen_traffic::listener::TrafficDirection;
 use lateen_traffic::route::connection_hash_by;
 use lateen_traffic::tcp::TcpProxy;
 use lateen_traffic::tls::DataSource;
@@ -26,6 +23,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use self::report::{Report, Upstream};
 use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::outlier::{Ended as HostEnded, count};
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
@@ -36,9 +34,6 @@ use crate::net::{HostAddress, Stream};
 use crate::upstream::connect;
 use crate::upstream::h1::ConnectionFacts;
 use crate::upstream::target::{self, Wish};
-
-/// How often counters of an open connection are brought up to date, if the configuration does not say; Istio: 15 s.
-const REPORT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// A connection that is to be proxied.
 #[derive(Debug)]
@@ -75,6 +70,8 @@ struct Outcome {
     attempts: u32,
     failure: Option<String>,
     host: Option<HostAddress>,
+    /// The last host that was tried.
+    tried: Option<Host>,
     local: Option<SocketAddr>,
     peer: Option<String>,
     cluster: Option<Arc<str>>,
@@ -145,7 +142,7 @@ pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
         None => {
             stats.downstream_cx_no_route.inc();
             outcome.flags.insert(ResponseFlag::NoClusterFound);
-            report_refusal(&ready, None, &outcome);
+            report_refusal(&ready, Upstream::default(), &outcome);
         }
         Some((state, cluster)) => {
             outcome.cluster = Some(Arc::clone(&cluster.name));
@@ -158,7 +155,14 @@ pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
                 None => connect(&ready, &state, &cluster, &mut outcome).await,
             };
             match connected {
-                None => report_refusal(&ready, Some(&cluster), &outcome),
+                None => {
+                    let upstream = Upstream {
+                        cluster: Some(&cluster),
+                        host: outcome.tried.as_ref(),
+                        ..Upstream::default()
+                    };
+                    report_refusal(&ready, upstream, &outcome);
+                }
                 Some(connected) => {
                     outcome.connected(&connected);
                     transfer(&ready, &cluster, client, connected, &moved, &mut outcome).await;
@@ -238,6 +242,7 @@ async fn connect(
         };
         outcome.attempts += 1;
         outcome.host = Some(host.state.address.clone());
+        outcome.tried = Some(host.clone());
         match open(connection, state, cluster, &host).await {
             Ok(stream) => {
                 state.stats.upstream_cx_total.inc();
@@ -306,28 +311,22 @@ async fn transfer(
     moved: &Transferred,
     outcome: &mut Outcome,
 ) {
-    let handles = istio_handles(
-        ready,
-        Some(cluster),
-        outcome.peer.as_deref(),
-        ResponseFlags::NONE,
+    let principal = outcome.peer.clone();
+    let report = Report::of(
+        &ready.connection,
+        Upstream {
+            cluster: Some(cluster),
+            host: Some(&connected.host),
+            principal: principal.as_deref(),
+            introduction: connected.stream.introduction().cloned(),
+        },
     );
-    if let Some(handles) = &handles {
-        handles.opened.inc();
-    }
-    let reported = (Cell::new(0), Cell::new(0));
     let upstream = connected.stream;
     let copying = copy::bidirectional(client, upstream, ready.proxy.idle_timeout, moved);
     let longest = async {
         match ready.proxy.max_downstream_connection_duration {
             Some(time) => tokio::time::sleep(time).await,
             None => std::future::pending().await,
-        }
-    };
-    let reporting = async {
-        loop {
-            tokio::time::sleep(REPORT_INTERVAL).await;
-            report_bytes(handles.as_ref(), moved, &reported);
         }
     };
     let ended = tokio::select! {
@@ -340,7 +339,7 @@ async fn transfer(
             tracing::debug!(connection = ready.connection.facts.id, "no longer allowed");
             None
         }
-        () = reporting => None,
+        () = report.keep(moved) => None,
     };
     match ended {
         None => {}
@@ -359,85 +358,13 @@ async fn transfer(
         }
         Some(Ended::Closed) => {}
     }
-    report_bytes(handles.as_ref(), moved, &reported);
-    if let Some(handles) = &handles {
-        handles.closed.inc();
-    }
-    drop(connected.host);
+    report.close(moved, outcome.flags);
 }
 
-fn report_bytes(
-    handles: Option<&TcpHandles>,
-    moved: &Transferred,
-    reported: &(Cell<u64>, Cell<u64>),
-) {
-    let Some(handles) = handles else { return };
-    let (forward, back) = (moved.forward.get(), moved.back.get());
-    handles
-        .received_bytes
-        .add(forward - reported.0.replace(forward));
-    handles.sent_bytes.add(back - reported.1.replace(back));
-}
-
-fn report_refusal(ready: &Ready, cluster: Option<&Arc<Cluster>>, outcome: &Outcome) {
-    if let Some(handles) = istio_handles(ready, cluster, None, outcome.flags) {
-        handles.opened.inc();
-        handles.closed.inc();
-    }
-}
-
-/// The handles of Istio's TCP metrics, if the chain reports them.
-fn istio_handles(
-    ready: &Ready,
-    cluster: Option<&Arc<Cluster>>,
-    upstream_principal: Option<&str>,
-    flags: ResponseFlags,
-) -> Option<TcpHandles> {
-    let connection = &ready.connection;
-    let worker = &connection.worker;
-    if !connection
-        .chain
-        .filters
-        .iter()
-        .any(|f| matches!(f.kind, NetworkFilterKind::IstioStats(_)))
-    {
-        return None;
-    }
-    let inbound = connection.direction == TrafficDirection::Inbound;
-    let service = cluster
-        .map(|cluster| worker.service(cluster))
-        .unwrap_or_default();
-    let own = worker.principal(
-        connection
-            .now
-            .own_principal
-            .as_deref()
-            .filter(|_| upstream_principal.is_some()),
-    );
-    let key = if inbound {
-        TcpKey {
-            reporter: Reporter::Destination,
-            source: PeerId::default(),
-            destination: worker.own_peer,
-            source_principal: connection.peer_principal,
-            destination_principal: connection.own_principal(),
-            service,
-            response_flags: flags,
-            security: connection.security(),
-        }
-    } else {
-        TcpKey {
-            reporter: Reporter::Source,
-            source: worker.own_peer,
-            destination: PeerId::default(),
-            source_principal: own,
-            destination_principal: worker.principal(upstream_principal),
-            service,
-            response_flags: flags,
-            security: ConnectionSecurityPolicy::Unknown,
-        }
-    };
-    Some(worker.metrics.borrow_mut().tcp(&key))
+/// Counts a connection that had no upstream.
+fn report_refusal(ready: &Ready, upstream: Upstream<'_>, outcome: &Outcome) {
+    let report = Report::of(&ready.connection, upstream);
+    report.close(&Transferred::default(), outcome.flags);
 }
 
 impl Outcome {
@@ -447,6 +374,7 @@ impl Outcome {
             attempts: 0,
             failure: None,
             host: None,
+            tried: None,
             local: None,
             peer: None,
             cluster: None,

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lateen_telemetry::access_log::LogWriter;
-use lateen_telemetry::metrics::envoy::TcpStats;
+use lateen_telemetry::metrics::envoy::{ExchangeStats, TcpStats};
 use lateen_telemetry::metrics::istio::{
     DestinationService, PeerId, PrincipalId, ServiceId, WorkerMetrics,
 };
@@ -33,6 +33,7 @@ use self::listeners::Listeners;
 use crate::cluster::ClusterState;
 use crate::handle::State;
 use crate::http::manager::Manager;
+use crate::metadata_exchange;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
 use crate::tls::PeerCertificate;
@@ -79,6 +80,10 @@ pub(crate) struct Worker {
     pub(crate) metrics: RefCell<WorkerMetrics>,
     /// This workload, as metrics know it.
     pub(crate) own_peer: PeerId,
+    /// What it says of itself to peers over TCP. In an `Rc`, as every connection of a pool's target holds on to it.
+    pub(crate) introduction: Rc<[u8]>,
+    /// What became of that.
+    pub(crate) exchanges: ExchangeStats,
     /// Connections open.
     pub(crate) connections: Cell<usize>,
     /// Mirrored requests under way.
@@ -132,6 +137,8 @@ impl Worker {
         let own_peer = metrics.peer(&shared.identity.peer);
         let now = Rc::new(Now::of(shared.live()));
         Rc::new(Self {
+            introduction: Rc::from(&metadata_exchange::frame(&shared.identity.told)[..]),
+            exchanges: ExchangeStats::new(&shared.stats.registry, shard),
             shared,
             shard,
             index,
@@ -351,30 +358,35 @@ impl Now {
     }
 }
 
+/// Clusters that stand for no service but for themselves. Source: Istio, the `istio.stats` filter.
+pub(crate) const CATCH_ALL: [&str; 5] = [
+    "BlackHoleCluster",
+    "PassthroughCluster",
+    "InboundPassthroughCluster",
+    "InboundPassthroughClusterIpv4",
+    "InboundPassthroughClusterIpv6",
+];
+
 fn destination_service(cluster: &Cluster) -> DestinationService {
-    let services = cluster.metadata.get("istio", &["services"]);
-    let first = match services {
-        Some(Value::List(list)) => list.first(),
-        _ => None,
-    };
-    let text = |key: &str| {
-        first
-            .and_then(|service| service.at(&[key]))
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
-    if first.is_some() {
+    if CATCH_ALL.contains(&&*cluster.name) {
         return DestinationService {
-            host: text("host"),
-            name: text("name"),
-            namespace: text("namespace"),
+            name: cluster.name.to_string(),
+            ..DestinationService::default()
         };
     }
-    // `PassthroughCluster`, `BlackHoleCluster` and the like stand for themselves.
+    let services = cluster.metadata.get("istio", &["services"]);
+    let Some(Value::List(services)) = services else {
+        return DestinationService::default();
+    };
+    let text = |key: &str| {
+        let value = services.first().and_then(|service| service.at(&[key]));
+        value.and_then(Value::as_str).map(str::to_owned)
+    };
+    let host = text("host").unwrap_or_default();
+    let short = host.split('.').next().unwrap_or_default().to_owned();
     DestinationService {
-        host: cluster.name.to_string(),
-        name: cluster.name.to_string(),
-        namespace: String::new(),
+        name: text("name").unwrap_or(short),
+        namespace: text("namespace").unwrap_or_default(),
+        host,
     }
 }

@@ -10,57 +10,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
-use lateen_identity::tls::CertifiedKeyPair;
-use lateen_identity::{TrustBundle, WorkloadIdentity};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::{Value, json};
+use support::identity::{Root, common, spiffe};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-
-/// A root that signs workloads.
-struct Root(CertifiedIssuer<'static, KeyPair>);
-
-impl Root {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    fn workload(&self, account: &str) -> Arc<WorkloadIdentity> {
-        let uri = format!("spiffe://cluster.local/ns/default/sa/{account}");
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let pair = CertifiedKeyPair::from_pem(
-            certificate.pem().as_bytes(),
-            key.serialize_pem().as_bytes(),
-        )
-        .unwrap();
-        let bundle = TrustBundle::from_pem(self.0.pem().as_bytes()).unwrap();
-        Arc::new(WorkloadIdentity::new(pair, Arc::new(bundle)).unwrap())
-    }
-}
-
-fn sds(name: &str) -> Value {
-    json!({"name": name, "sds_config": {"ads": {}, "resource_api_version": "V3"}})
-}
-
-fn common(sans: Value) -> Value {
-    json!({
-        "tls_certificate_sds_secret_configs": [sds("default")],
-        "combined_validation_context": {
-            "default_validation_context": {"match_typed_subject_alt_names": sans},
-            "validation_context_sds_secret_config": sds("ROOTCA"),
-        },
-    })
-}
-
-fn spiffe(account: &str) -> Value {
-    json!([{"san_type": "URI", "matcher": {"exact": format!("spiffe://cluster.local/ns/default/sa/{account}")}}])
-}
 
 /// The server's side: mTLS in front of an application.
 fn inbound(app: std::net::SocketAddr) -> Vec<Value> {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use lateen_telemetry::metrics::istio::PeerId;
+use lateen_traffic::endpoint::Endpoint;
+use lateen_traffic::value::Value;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -34,6 +36,7 @@ pub(crate) struct HostState {
     pub(crate) counts: Arc<HostCounts>,
     pools: RefCell<Vec<(TransportKey, Rc<Pool>)>>,
     introduced: RefCell<Option<(HeaderValue, PeerId)>>,
+    described: RefCell<Option<(Arc<Endpoint>, PeerId)>>,
 }
 
 /// What tells connections to one host apart that may not stand for each other.
@@ -72,6 +75,7 @@ impl HostState {
             record,
             pools: RefCell::default(),
             introduced: RefCell::default(),
+            described: RefCell::default(),
         }
     }
 
@@ -88,6 +92,25 @@ impl HostState {
             worker.metrics.borrow_mut().peer(&peer)
         });
         *introduced = Some((header.clone(), id));
+        id
+    }
+
+    /// The workload that is here by what the configuration says of the endpoint, for when it does not introduce itself. Remembered likewise.
+    pub(crate) fn described(&self, endpoint: &Arc<Endpoint>, worker: &Worker) -> PeerId {
+        let mut described = self.described.borrow_mut();
+        if let Some((known, id)) = &*described
+            && Arc::ptr_eq(known, endpoint)
+        {
+            return *id;
+        }
+        let workload = endpoint.metadata.get("istio", &["workload"]);
+        let peer = workload
+            .and_then(Value::as_str)
+            .and_then(crate::node::read_endpoint);
+        let id = peer.map_or_else(PeerId::default, |peer| {
+            worker.metrics.borrow_mut().peer(&peer)
+        });
+        *described = Some((Arc::clone(endpoint), id));
         id
     }
 

@@ -12,6 +12,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use lateen_telemetry::ResponseFlag;
+use lateen_telemetry::metrics::istio::{DestinationService, ServiceId};
 use lateen_traffic::RequestView;
 use lateen_traffic::ext_authz::Change;
 use lateen_traffic::hcm::UnderscoreHeaders;
@@ -36,7 +37,7 @@ use super::response::ResponseBody;
 use super::source::Source;
 use crate::connection::Connection;
 use crate::secrets::WORKLOAD_CERTIFICATE;
-use crate::worker::Now;
+use crate::worker::{CATCH_ALL, Now};
 
 static PEER_METADATA: http::HeaderName = http::HeaderName::from_static("x-envoy-peer-metadata");
 static PEER_METADATA_ID: http::HeaderName =
@@ -152,6 +153,7 @@ impl Exchange {
         if let Some(decision) = passage.decision() {
             self.note_route(decision);
         }
+        self.note_service(&passage.head.authority);
         let filtered = filters::run(self, &manager.config.filters, &mut passage).await;
         let Passage {
             head,
@@ -399,6 +401,35 @@ impl Exchange {
             record.upstream.cluster = Some(Arc::clone(&cluster.name));
             record.upstream.service = self.connection.worker.service(cluster);
         }
+    }
+
+    /// Notes what was called where no cluster stands for a service, by what Istio's sidecars call it: the host that the client asked for.
+    fn note_service(&mut self, authority: &str) {
+        let record = &mut self.record;
+        let route = record.route.as_deref();
+        let caught = match route {
+            Some("block_all") => Some("BlackHoleCluster"),
+            Some("allow_any") => Some("PassthroughCluster"),
+            _ => CATCH_ALL
+                .into_iter()
+                .find(|name| record.upstream.cluster.as_deref() == Some(*name)),
+        };
+        let known = record.upstream.service != ServiceId::default();
+        if caught.is_none() && (known || !self.manager.reports_host) {
+            return;
+        }
+        let host = if self.manager.reports_host {
+            authority
+        } else {
+            ""
+        };
+        let service = DestinationService {
+            host: host.to_owned(),
+            name: caught.unwrap_or(host).to_owned(),
+            namespace: String::new(),
+        };
+        let mut metrics = self.connection.worker.metrics.borrow_mut();
+        record.upstream.service = metrics.service(&service);
     }
 
     /// Does what the route says.

@@ -33,6 +33,8 @@ pub(crate) struct Manager {
     pub(crate) server: HeaderValue,
     /// Whether Istio's standard metrics are reported.
     pub(crate) reports_istio: bool,
+    /// Whether the request's host stands for a service that is not known otherwise, in these metrics.
+    pub(crate) reports_host: bool,
     /// How peers introduce themselves.
     pub(crate) exchange: Introductions,
     /// ALPN protocols towards mesh upstreams, by the client's protocol.
@@ -80,6 +82,9 @@ impl Manager {
             replies: ReplyFormats::compile(&config.local_reply),
             server,
             reports_istio: kinds().any(|kind| matches!(kind, HttpFilterKind::IstioStats(_))),
+            reports_host: kinds().any(|kind| {
+                matches!(kind, HttpFilterKind::IstioStats(stats) if !stats.disable_host_header_fallback)
+            }),
             exchange: kinds().fold(Introductions::default(), |all, kind| match kind {
                 HttpFilterKind::PeerMetadata(settings) => all.with(settings),
                 _ => all,

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, Version};
 use lateen_telemetry::metrics::istio::{
@@ -28,6 +28,9 @@ use super::manager::Manager;
 use crate::connection::Connection;
 use crate::net::HostAddress;
 use crate::upstream::UpstreamError;
+
+/// How often messages of a gRPC stream are counted while it goes on. Source: the default of Istio's `istio.stats` filter.
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A request under way.
 #[derive(Debug)]
@@ -73,6 +76,9 @@ pub(crate) struct Record {
     response_head_bytes: u64,
     response_bytes: u64,
     response_messages: Option<MessageCounter>,
+    /// Messages of the request and of the response that metrics know of.
+    reported_messages: (u64, u64),
+    messages_reported_at: Option<Instant>,
     ended: Cell<bool>,
 }
 
@@ -149,12 +155,14 @@ impl Record {
             route: None,
             upstream: UpstreamFacts::default(),
             service_time: None,
-            source: PeerId::default(),
+            source: connection.told_peer(),
             heads: None,
             noted: None,
             response_head_bytes: 0,
             response_bytes: 0,
             response_messages: is_grpc.then(MessageCounter::default),
+            reported_messages: (0, 0),
+            messages_reported_at: None,
             ended: Cell::new(false),
         }
     }
@@ -192,9 +200,28 @@ impl Record {
     /// Notes bytes of the upstream's answer.
     pub(crate) fn received(&mut self, data: &[u8]) {
         self.response_bytes += data.len() as u64;
-        if let Some(counter) = &mut self.response_messages {
-            counter.feed(data);
+        let Some(counter) = &mut self.response_messages else {
+            return;
+        };
+        counter.feed(data);
+        let last = self.messages_reported_at.unwrap_or(self.started);
+        if self.manager.reports_istio && last.elapsed() >= MESSAGE_INTERVAL {
+            self.messages_reported_at = Some(Instant::now());
+            self.report_messages();
         }
+    }
+
+    /// Tells metrics of the messages since the last time.
+    fn report_messages(&mut self) {
+        let Some(responses) = &self.response_messages else {
+            return;
+        };
+        let (key, known) = (self.istio_key(), self.reported_messages);
+        let now = (self.request.message_count(), responses.count());
+        let mut metrics = self.connection.worker.metrics.borrow_mut();
+        metrics.record_messages(&key, now.0 - known.0, now.1 - known.1);
+        drop(metrics);
+        self.reported_messages = now;
     }
 
     /// Notes the answer's trailers.
@@ -281,12 +308,25 @@ impl Record {
         }
     }
 
-    fn report_istio(&self, elapsed: u64) {
+    fn report_istio(&mut self, elapsed: u64) {
+        let key = self.istio_key();
+        let sample = RequestSample {
+            duration_milliseconds: elapsed,
+            request_bytes: self.head_bytes + self.request.bytes.get(),
+            response_bytes: self.response_head_bytes + self.response_bytes,
+        };
+        let mut metrics = self.connection.worker.metrics.borrow_mut();
+        metrics.record_request(&key, sample);
+        drop(metrics);
+        self.report_messages();
+    }
+
+    fn istio_key(&self) -> RequestKey {
         let worker = &self.connection.worker;
         let connection = &self.connection;
         let inbound = self.manager.direction == TrafficDirection::Inbound;
         let own = worker.own_peer;
-        let key = if inbound {
+        if inbound {
             RequestKey {
                 reporter: Reporter::Destination,
                 source: self.source,
@@ -306,16 +346,6 @@ impl Record {
                 security: ConnectionSecurityPolicy::Unknown,
                 ..self.key()
             }
-        };
-        let sample = RequestSample {
-            duration_milliseconds: elapsed,
-            request_bytes: self.head_bytes + self.request.bytes.get(),
-            response_bytes: self.response_head_bytes + self.response_bytes,
-        };
-        let mut metrics = worker.metrics.borrow_mut();
-        metrics.record_request(&key, sample);
-        if let Some(responses) = &self.response_messages {
-            metrics.record_messages(&key, self.request.message_count(), responses.count());
         }
     }
 

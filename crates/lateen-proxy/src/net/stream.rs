@@ -3,13 +3,15 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::copy::Carrier;
+use crate::metadata_exchange::{Introduction, Listening, PROTOCOL};
 
 /// A connection's socket.
 #[derive(Debug)]
@@ -164,18 +166,60 @@ pub(crate) enum Stream {
     Tls(Box<tokio_rustls::TlsStream<Prefixed>>),
     /// TLS of which some bytes were read and put back.
     Unread(Box<tokio_rustls::TlsStream<Prefixed>>, Bytes),
+    /// TLS whose peer says who it is before anything else.
+    Introduced(Box<Introduced>),
+}
+
+/// A TLS stream, and what listens to its peer's introduction.
+#[derive(Debug)]
+pub(crate) struct Introduced {
+    tls: tokio_rustls::TlsStream<Prefixed>,
+    listening: Listening,
 }
 
 impl Stream {
+    /// Whether both ends agreed on Istio's metadata exchange.
+    pub(crate) fn agreed_on_exchange(&self) -> bool {
+        let chosen = self.tls().and_then(|tls| tls.alpn_protocol());
+        chosen == Some(PROTOCOL.as_bytes())
+    }
+
+    /// Says who this proxy is, and listens for who the peer is from here on. For connections that agreed on it; others stay as they are.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(crate) async fn introduce(self, frame: &[u8]) -> io::Result<Self> {
+        match self {
+            Self::Tls(mut tls) => {
+                tls.write_all(frame).await?;
+                Ok(Self::Introduced(Box::new(Introduced {
+                    tls: *tls,
+                    listening: Listening::default(),
+                })))
+            }
+            other => Ok(other),
+        }
+    }
+
+    /// What the peer says of itself, if it is to say anything.
+    pub(crate) fn introduction(&self) -> Option<&Arc<Introduction>> {
+        match self {
+            Self::Introduced(stream) => Some(stream.listening.introduction()),
+            Self::Plain(_) | Self::Tls(_) | Self::Unread(..) => None,
+        }
+    }
+
     /// The TLS session's state, if there is one.
     pub(crate) fn tls(&self) -> Option<&rustls::CommonState> {
-        match self {
-            Self::Plain(_) => None,
-            Self::Tls(tls) | Self::Unread(tls, _) => match &**tls {
-                tokio_rustls::TlsStream::Client(client) => Some(client.get_ref().1),
-                tokio_rustls::TlsStream::Server(server) => Some(server.get_ref().1),
-            },
-        }
+        let tls = match self {
+            Self::Plain(_) => return None,
+            Self::Tls(tls) | Self::Unread(tls, _) => tls,
+            Self::Introduced(stream) => &stream.tls,
+        };
+        Some(match tls {
+            tokio_rustls::TlsStream::Client(client) => client.get_ref().1,
+            tokio_rustls::TlsStream::Server(server) => server.get_ref().1,
+        })
     }
 
     /// Puts bytes that were read back in front.
@@ -193,6 +237,10 @@ impl Stream {
                 })
             }
             Self::Tls(tls) | Self::Unread(tls, _) => Self::Unread(tls, bytes),
+            Self::Introduced(mut stream) => {
+                stream.listening.unread(&bytes);
+                Self::Introduced(stream)
+            }
         }
     }
 
@@ -201,6 +249,7 @@ impl Stream {
         match self {
             Self::Plain(plain) => plain.local_addr(),
             Self::Tls(tls) | Self::Unread(tls, _) => tls.get_ref().0.local_addr(),
+            Self::Introduced(stream) => stream.tls.get_ref().0.local_addr(),
         }
     }
 }
@@ -232,6 +281,10 @@ impl AsyncRead for Stream {
                 Poll::Ready(Ok(()))
             }
             Self::Tls(s) => Pin::new(s.as_mut()).poll_read(cx, buf),
+            Self::Introduced(stream) => {
+                let Introduced { tls, listening } = &mut **stream;
+                listening.poll_read(Pin::new(tls), cx, buf)
+            }
         }
     }
 }
@@ -245,6 +298,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Self::Tls(s) | Self::Unread(s, _) => Pin::new(s.as_mut()).poll_write(cx, buf),
+            Self::Introduced(s) => Pin::new(&mut s.tls).poll_write(cx, buf),
         }
     }
 
@@ -252,6 +306,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_flush(cx),
             Self::Tls(s) | Self::Unread(s, _) => Pin::new(s.as_mut()).poll_flush(cx),
+            Self::Introduced(s) => Pin::new(&mut s.tls).poll_flush(cx),
         }
     }
 
@@ -259,6 +314,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
             Self::Tls(s) | Self::Unread(s, _) => Pin::new(s.as_mut()).poll_shutdown(cx),
+            Self::Introduced(s) => Pin::new(&mut s.tls).poll_shutdown(cx),
         }
     }
 
@@ -270,6 +326,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Tls(s) | Self::Unread(s, _) => Pin::new(s.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Introduced(s) => Pin::new(&mut s.tls).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -277,6 +334,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Plain(s) => s.is_write_vectored(),
             Self::Tls(s) | Self::Unread(s, _) => s.is_write_vectored(),
+            Self::Introduced(s) => s.tls.is_write_vectored(),
         }
     }
 }

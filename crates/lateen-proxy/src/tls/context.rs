@@ -19,6 +19,7 @@ use rustls_pki_types::ServerName;
 use super::chain::Trust;
 use super::provider::provider;
 use super::verify::{DownstreamVerifier, Expectation, NameRule, UpstreamVerifier, verify_resumed};
+use crate::metadata_exchange::PROTOCOL;
 use crate::secrets::{self, Material, Roots, SecretError, Secrets, Stamp};
 
 /// Why a TLS context cannot be used now.
@@ -112,7 +113,7 @@ impl ClientTls {
 /// the lock is held only to look up and to build, never while data flows.
 #[derive(Debug, Default)]
 pub(crate) struct TlsContexts {
-    server: Mutex<HashMap<usize, ServerEntry>>,
+    server: Mutex<HashMap<ServerKey, ServerEntry>>,
     client: Mutex<ClientCache>,
 }
 
@@ -123,6 +124,9 @@ struct ServerEntry {
     used: Used,
     made: ServerTls,
 }
+
+/// A context by its address, and whether its listener takes part in Istio's metadata exchange.
+type ServerKey = (usize, bool);
 
 /// A context by its address, the ALPN protocols, the name to verify.
 type ClientKey = (usize, Vec<Arc<str>>, NameRule);
@@ -179,24 +183,26 @@ impl Used {
 }
 
 impl TlsContexts {
-    /// The configuration of a listener's filter chain.
+    /// The configuration of a listener's filter chain, which may take part in Istio's metadata exchange.
     ///
     /// # Errors
     /// A secret is missing or unusable.
     pub(crate) fn server(
         &self,
         context: &Arc<DownstreamTls>,
+        exchange: bool,
         secrets: &Secrets,
     ) -> Result<ServerTls, ContextError> {
         let mut cache = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = Arc::as_ptr(context).addr();
+        let key = (Arc::as_ptr(context).addr(), exchange);
         if let Some(entry) = cache.get(&key).filter(|e| e.used.is_current(secrets)) {
             return Ok(entry.made.clone());
         }
         // Contexts nobody else holds belong to configuration that is gone.
         cache.retain(|_, entry| Arc::strong_count(&entry.context) > 1);
         let mut used = Used::default();
-        let (config, verifier) = server_config(context, secrets, &mut used)?;
+        let (mut config, verifier) = server_config(context, secrets, &mut used)?;
+        config.alpn_protocols = alpn(&offered(&context.common.alpn, exchange));
         let mut silent = config.clone();
         silent.alpn_protocols.clear();
         let made = ServerTls {
@@ -216,7 +222,7 @@ impl TlsContexts {
     }
 
     /// The configuration of an upstream transport socket, with other ALPN protocols than its own if `alpn` says so, for servers whose
-    /// certificate carries the name that `name` says.
+    /// certificate carries the name that `name` says. `exchange`: whether Istio's metadata exchange is spoken where the server agrees.
     ///
     /// # Errors
     /// A secret is missing or unusable.
@@ -225,12 +231,13 @@ impl TlsContexts {
         context: &Arc<UpstreamTls>,
         alpn: Option<&[Arc<str>]>,
         name: &NameRule,
+        exchange: bool,
         secrets: &Secrets,
     ) -> Result<ClientTls, ContextError> {
         let mut cache = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (
             Arc::as_ptr(context).addr(),
-            alpn.unwrap_or(&context.common.alpn).to_vec(),
+            offered(alpn.unwrap_or(&context.common.alpn), exchange),
             name.clone(),
         );
         let found = cache.entries.get(&key);
@@ -287,7 +294,6 @@ fn server_config(
         list: certificates,
         require_sni: context.require_sni,
     }));
-    config.alpn_protocols = alpn(&common.alpn);
     if context.disable_stateful_session_resumption {
         // Tickets without state are never given out, so nothing is left to resume by.
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -444,14 +450,16 @@ fn versions(common: &TlsContext) -> Vec<&'static SupportedProtocolVersion> {
     versions
 }
 
-/// `istio-peer-exchange` is never negotiated: who does speaks Istio's TCP metadata exchange, which this proxy does not yet,
-/// and its first bytes would reach the application. Peers fall back to `istio` or nothing.
+/// What is offered of protocols. `istio-peer-exchange` only where the metadata exchange is configured: else its first bytes would reach the
+/// application.
+fn offered(protocols: &[Arc<str>], exchange: bool) -> Vec<Arc<str>> {
+    let mut offered = protocols.to_vec();
+    offered.retain(|protocol| exchange || &**protocol != PROTOCOL);
+    offered
+}
+
 fn alpn(protocols: &[Arc<str>]) -> Vec<Vec<u8>> {
-    protocols
-        .iter()
-        .filter(|p| &***p != "istio-peer-exchange")
-        .map(|p| p.as_bytes().to_vec())
-        .collect()
+    protocols.iter().map(|p| p.as_bytes().to_vec()).collect()
 }
 
 /// The certificates of one side; a server with several picks by server name as Envoy does (a DNS SAN that covers it, else the first).

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) header: Option<Bytes>,
     /// TLS, and the name the connection is made under.
     pub(crate) tls: Option<(ClientTls, Option<Arc<str>>)>,
+    /// What is said to servers that agree on Istio's metadata exchange.
+    pub(crate) introduction: Option<Rc<[u8]>>,
     /// Time for TCP and TLS together (`connect_timeout`).
     pub(crate) timeout: Duration,
 }
@@ -133,7 +136,11 @@ async fn open(target: &Target) -> Result<Stream, ConnectError> {
         .map_err(failed)?;
     tls.check_resumed(stream.get_ref().1, &name)
         .map_err(|error| failed(io::Error::other(error)))?;
-    Ok(Stream::Tls(Box::new(stream.into())))
+    let stream = Stream::Tls(Box::new(stream.into()));
+    match &target.introduction {
+        Some(frame) if stream.agreed_on_exchange() => stream.introduce(frame).await.map_err(failed),
+        _ => Ok(stream),
+    }
 }
 
 /// Connects, and says who the client is where the host wants to know that first.

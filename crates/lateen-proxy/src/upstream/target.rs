@@ -1,6 +1,7 @@
 //! How to connect to a host: address, socket options, and TLS with its names.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use lateen_traffic::Cluster;
@@ -10,6 +11,7 @@ use super::connect::{ConnectError, Target};
 use crate::cluster::host::TransportKey;
 use crate::cluster::{ClusterState, Host, connect_options};
 use crate::inspect::proxy_protocol;
+use crate::metadata_exchange;
 use crate::tls::NameRule;
 use crate::worker::{Now, Worker};
 
@@ -43,6 +45,7 @@ pub(crate) fn of(
         address,
         header: proxied.map(|version| proxy_protocol::write(version, wish.client)),
         tls: None,
+        introduction: None,
         timeout: cluster.connect_timeout,
     };
     let mut key = TransportKey {
@@ -53,8 +56,17 @@ pub(crate) fn of(
         return Ok((target, key));
     };
     let names = Names::of(cluster, tls, &host.endpoint.hostname, wish.authority);
+    let exchange = metadata_exchange::takes_part(&cluster.filters);
+    target.introduction = exchange.then(|| Rc::clone(&worker.introduction));
     let client = state
-        .client_tls(&worker.shared.tls, tls, wish.alpn, &names.rule, now)
+        .client_tls(
+            &worker.shared.tls,
+            tls,
+            wish.alpn,
+            &names.rule,
+            exchange,
+            now,
+        )
         .map_err(|error| ConnectError::Transport(error.to_string().into()))?;
     key.tls = client.id;
     key.server_name.clone_from(&names.asked);

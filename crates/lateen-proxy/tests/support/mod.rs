@@ -1,6 +1,7 @@
 //! What the integration tests share: resources as JSON, backends, a proxy on loopback.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod identity;
 pub(crate) mod twins;
 
 use std::convert::Infallible;

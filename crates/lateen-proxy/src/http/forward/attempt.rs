@@ -139,6 +139,10 @@ pub(super) async fn once(
     };
     tried.note(&host, policy);
     exchange.record.upstream.host = Some(host.state.address.clone());
+    if exchange.manager.reports_istio {
+        let worker = &exchange.connection.worker;
+        exchange.record.upstream.peer = host.state.described(&host.endpoint, worker);
+    }
     plan.state.stats.upstream_rq_total.inc();
     let send = Box::pin(send(exchange, plan, &host));
     let result = match plan.try_timeout {
