@@ -77,19 +77,21 @@ pub struct Policy {
     /// Its name (Istio: `ns[default]-policy[name]-rule[0]`).
     pub name: Arc<str>,
     /// What is asked for.
-    pub permissions: Vec<Permission>,
+    pub permissions: Vec<Condition>,
     /// Who asks.
-    pub principals: Vec<Principal>,
+    pub principals: Vec<Condition>,
 }
 
-/// A condition on what is asked for.
+/// A condition: on what is asked for, or on who asks. Envoy has a message for each; what they look at is the same.
 #[derive(Clone, Debug)]
-pub enum Permission {
+pub enum Condition {
     /// All of them.
-    And(Vec<Permission>),
+    And(Vec<Condition>),
     /// One of them.
-    Or(Vec<Permission>),
-    /// Anything.
+    Or(Vec<Condition>),
+    /// Not this.
+    Not(Box<Condition>),
+    /// Anything, anyone.
     Any,
     /// A header.
     Header(HeaderMatcher),
@@ -97,29 +99,16 @@ pub enum Permission {
     UrlPath(StringMatcher),
     /// The path, by a template.
     UriTemplate(crate::route::UriTemplate),
+    /// Dynamic metadata.
+    Metadata(MetadataMatcher),
     /// The destination address.
     DestinationIp(IpNet),
     /// The destination port.
     DestinationPort(u16),
     /// The destination port, `start..end`.
     DestinationPortRange(u16, u32),
-    /// Dynamic metadata.
-    Metadata(MetadataMatcher),
-    /// Not this.
-    Not(Box<Permission>),
     /// The server name of the ClientHello.
     RequestedServerName(StringMatcher),
-}
-
-/// A condition on who asks.
-#[derive(Clone, Debug)]
-pub enum Principal {
-    /// All of them.
-    And(Vec<Principal>),
-    /// One of them.
-    Or(Vec<Principal>),
-    /// Anyone.
-    Any,
     /// A peer with a verified certificate, and this name in it if one is asked for.
     Authenticated(Option<StringMatcher>),
     /// A peer with a certificate one of whose SANs of a type matches (`envoy.rbac.matchers.mtls_authenticated`).
@@ -130,12 +119,6 @@ pub enum Principal {
     DirectRemoteIp(IpNet),
     /// The client: for requests, after `x-forwarded-for`.
     RemoteIp(IpNet),
-    /// A header.
-    Header(HeaderMatcher),
-    /// The path without its query.
-    UrlPath(StringMatcher),
-    /// Dynamic metadata.
-    Metadata(MetadataMatcher),
     /// A string in the filter state.
     FilterState {
         /// The object's key.
@@ -143,8 +126,6 @@ pub enum Principal {
         /// The condition on it.
         matcher: StringMatcher,
     },
-    /// Not this.
-    Not(Box<Principal>),
 }
 
 /// What a policy may look at.
@@ -223,35 +204,34 @@ impl RbacConfig {
 impl Rules {
     /// Evaluates the rules.
     pub fn decide(&self, subject: &Subject<'_>) -> RbacDecision<'_> {
-        let matched = self.policies.iter().find(|policy| policy.matches(subject));
-        self.decision(matched)
+        let matched = self.first_match(subject);
+        self.decision(matched.map(|index| &self.policies[index]))
     }
 
-    /// Evaluates the rules, and says how each policy went.
+    /// Evaluates the rules as [`Rules::decide`] does, and says how each policy up to the one that matched went.
     pub fn explain(&self, subject: &Subject<'_>) -> (RbacDecision<'_>, RbacTrace) {
-        let mut policies = Vec::new();
-        let mut matched = None;
-        for policy in &self.policies {
-            let permission = policy.permissions.iter().any(|rule| rule.matches(subject));
-            let principal = policy.principals.iter().any(|rule| rule.matches(subject));
-            policies.push(PolicyTrace {
-                name: policy.name.clone(),
-                permission,
-                principal,
-                unmet: policy.unmet(subject),
-            });
-            if permission && principal {
-                matched = Some(policy);
-                break;
-            }
-        }
+        let matched = self.first_match(subject);
+        let looked_at = matched.map_or(self.policies.len(), |index| index + 1);
+        let trace = |policy: &Policy| PolicyTrace {
+            name: policy.name.clone(),
+            permission: policy.permits(subject),
+            principal: policy.admits(subject),
+            unmet: policy.unmet(subject),
+        };
         (
-            self.decision(matched),
+            self.decision(matched.map(|index| &self.policies[index])),
             RbacTrace {
                 action: self.action,
-                policies,
+                policies: self.policies[..looked_at].iter().map(trace).collect(),
             },
         )
+    }
+
+    /// The one decision there is: the first policy that matches.
+    fn first_match(&self, subject: &Subject<'_>) -> Option<usize> {
+        self.policies
+            .iter()
+            .position(|policy| policy.permits(subject) && policy.admits(subject))
     }
 
     fn decision<'r>(&self, matched: Option<&'r Policy>) -> RbacDecision<'r> {
@@ -269,74 +249,53 @@ impl Rules {
 }
 
 impl Policy {
-    fn matches(&self, subject: &Subject<'_>) -> bool {
+    /// Whether what is asked for is in it.
+    fn permits(&self, subject: &Subject<'_>) -> bool {
         self.permissions.iter().any(|rule| rule.matches(subject))
-            && self.principals.iter().any(|rule| rule.matches(subject))
+    }
+
+    /// Whether who asks is in it.
+    fn admits(&self, subject: &Subject<'_>) -> bool {
+        self.principals.iter().any(|rule| rule.matches(subject))
     }
 }
 
-impl Permission {
-    /// Whether what is asked for is meant. Conditions on a request never hold for a connection.
+impl Condition {
+    /// Whether it holds. Conditions on a request never hold for a connection.
     pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        let port = subject.connection.local.port();
+        let connection = subject.connection;
+        let path = || subject.path();
         match self {
             Self::And(all) => all.iter().all(|rule| rule.matches(subject)),
             Self::Or(any) => any.iter().any(|rule| rule.matches(subject)),
+            Self::Not(rule) => !rule.matches(subject),
             Self::Any => true,
             Self::Header(matcher) => subject
                 .request
                 .is_some_and(|request| matcher.matches(request)),
-            Self::UrlPath(matcher) => subject
-                .path()
-                .is_some_and(|path| matcher.matches(path.as_bytes())),
-            Self::UriTemplate(template) => {
-                subject.path().is_some_and(|path| template.matches(path))
-            }
-            Self::DestinationIp(range) => contains(range, subject.connection.local.ip()),
-            Self::DestinationPort(wanted) => *wanted == port,
-            Self::DestinationPortRange(start, end) => *start <= port && u32::from(port) < *end,
+            Self::UrlPath(matcher) => path().is_some_and(|path| matcher.matches(path.as_bytes())),
+            Self::UriTemplate(template) => path().is_some_and(|path| template.matches(path)),
             Self::Metadata(matcher) => matcher.matches(subject.dynamic_metadata),
-            Self::Not(rule) => !rule.matches(subject),
-            Self::RequestedServerName(matcher) => matcher.matches(
-                subject
-                    .connection
-                    .server_name
-                    .unwrap_or_default()
-                    .as_bytes(),
-            ),
-        }
-    }
-}
-
-impl Principal {
-    /// Whether the one who asks is meant. Conditions on a request never hold for a connection.
-    pub fn matches(&self, subject: &Subject<'_>) -> bool {
-        match self {
-            Self::And(all) => all.iter().all(|rule| rule.matches(subject)),
-            Self::Or(any) => any.iter().any(|rule| rule.matches(subject)),
-            Self::Any => true,
-            Self::Authenticated(None) => subject.peer.is_tls && subject.peer.presented,
-            Self::Authenticated(Some(matcher)) => {
-                subject.peer.is_tls && name_matches(subject.peer, matcher)
+            Self::DestinationIp(range) => contains(range, connection.local.ip()),
+            Self::DestinationPort(wanted) => *wanted == connection.local.port(),
+            Self::DestinationPortRange(start, end) => {
+                let port = connection.local.port();
+                *start <= port && u32::from(port) < *end
             }
+            Self::RequestedServerName(matcher) => {
+                matcher.matches(connection.server_name.unwrap_or_default().as_bytes())
+            }
+            Self::Authenticated(name) => is_authenticated(subject.peer, name.as_ref()),
             Self::MtlsAuthenticated(san) => {
                 subject.peer.validated && san.as_ref().is_none_or(|san| san.matches(subject.peer))
             }
-            Self::SourceIp(range) => contains(range, subject.connection.remote.ip()),
-            Self::DirectRemoteIp(range) => contains(range, subject.connection.direct_remote.ip()),
+            Self::SourceIp(range) => contains(range, connection.remote.ip()),
+            Self::DirectRemoteIp(range) => contains(range, connection.direct_remote.ip()),
             Self::RemoteIp(range) => contains(range, subject.client()),
-            Self::Header(matcher) => subject
-                .request
-                .is_some_and(|request| matcher.matches(request)),
-            Self::UrlPath(matcher) => subject
-                .path()
-                .is_some_and(|path| matcher.matches(path.as_bytes())),
-            Self::Metadata(matcher) => matcher.matches(subject.dynamic_metadata),
             Self::FilterState { key, matcher } => subject
                 .filter_state
                 .get(key)
                 .is_some_and(|value| matcher.matches(value.as_bytes())),
-            Self::Not(rule) => !rule.matches(subject),
         }
     }
 }
@@ -369,9 +328,13 @@ fn contains(range: &IpNet, address: IpAddr) -> bool {
 }
 
 /// Source: Envoy's `AuthenticatedMatcher`: URI SANs, then DNS SANs, then the subject.
-fn name_matches(peer: &PeerTls<'_>, matcher: &StringMatcher) -> bool {
-    let sans = || peer.uri_sans.iter().chain(peer.dns_sans);
-    sans().any(|san| matcher.matches(san.as_bytes())) || matcher.matches(peer.subject.as_bytes())
+fn is_authenticated(peer: &PeerTls<'_>, name: Option<&StringMatcher>) -> bool {
+    let Some(name) = name else {
+        return peer.is_tls && peer.presented;
+    };
+    let mut sans = peer.uri_sans.iter().chain(peer.dns_sans);
+    peer.is_tls
+        && (sans.any(|san| name.matches(san.as_bytes())) || name.matches(peer.subject.as_bytes()))
 }
 
 #[cfg(test)]

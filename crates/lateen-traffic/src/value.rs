@@ -1,6 +1,7 @@
 //! Structured values: Envoy's metadata and `google.protobuf.Struct`, in a form that is cheap to walk and has one order.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 /// A `google.protobuf.Value`.
@@ -35,6 +36,27 @@ impl Value {
         match self {
             Self::String(text) => Some(text),
             _ => None,
+        }
+    }
+}
+
+/// As JSON, for people.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Number(number) => number.fmt(f),
+            Self::String(text) => write!(f, "{text:?}"),
+            Self::Bool(value) => value.fmt(f),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(Self::to_string).collect();
+                write!(f, "[{}]", items.join(", "))
+            }
+            Self::Struct(fields) => {
+                let field = |(key, value): (&Arc<str>, &Self)| format!("{key:?}: {value}");
+                let fields: Vec<String> = fields.iter().map(field).collect();
+                write!(f, "{{{}}}", fields.join(", "))
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use lateen_envoy::pb::envoy::r#type::matcher::v3 as matcher;
 use super::basic::{cidr, port};
 use super::error::Within as _;
 use super::{XdsError, extension, matchers, tls};
-use crate::rbac::{Permission, Policy, Principal, RbacAction, RbacConfig, Rules, ShadowKeys};
+use crate::rbac::{Condition, Policy, RbacAction, RbacConfig, Rules, ShadowKeys};
 use crate::route::UriTemplate;
 use crate::tls::{SanMatcher, SanType};
 
@@ -92,14 +92,14 @@ fn permissions(
     from: &[rbac::Permission],
     scope: Scope,
     depth: usize,
-) -> Result<Vec<Permission>, XdsError> {
+) -> Result<Vec<Condition>, XdsError> {
     from.iter()
         .enumerate()
         .map(|(index, from)| permission(from, scope, depth).at("", index))
         .collect()
 }
 
-fn permission(from: &rbac::Permission, scope: Scope, depth: usize) -> Result<Permission, XdsError> {
+fn permission(from: &rbac::Permission, scope: Scope, depth: usize) -> Result<Condition, XdsError> {
     use rbac::permission::Rule;
     let depth = deeper(depth)?;
     Ok(
@@ -109,30 +109,30 @@ fn permission(from: &rbac::Permission, scope: Scope, depth: usize) -> Result<Per
             .ok_or_else(|| XdsError::new("the permission is empty"))?
         {
             Rule::AndRules(set) => {
-                Permission::And(permissions(&set.rules, scope, depth).within("and_rules")?)
+                Condition::And(permissions(&set.rules, scope, depth).within("and_rules")?)
             }
             Rule::OrRules(set) => {
-                Permission::Or(permissions(&set.rules, scope, depth).within("or_rules")?)
+                Condition::Or(permissions(&set.rules, scope, depth).within("or_rules")?)
             }
-            Rule::Any(true) => Permission::Any,
-            Rule::Any(false) => Permission::Not(Box::new(Permission::Any)),
+            Rule::Any(true) => Condition::Any,
+            Rule::Any(false) => Condition::Not(Box::new(Condition::Any)),
             Rule::Header(from) => {
                 http_only(scope, "header")?;
-                Permission::Header(matchers::header(from).within("header")?)
+                Condition::Header(matchers::header(from).within("header")?)
             }
             Rule::UrlPath(from) => {
                 http_only(scope, "url_path")?;
-                Permission::UrlPath(url_path(from).within("url_path")?)
+                Condition::UrlPath(url_path(from).within("url_path")?)
             }
             Rule::UriTemplate(from) => {
                 http_only(scope, "uri_template")?;
-                Permission::UriTemplate(template(from).within("uri_template")?)
+                Condition::UriTemplate(template(from).within("uri_template")?)
             }
             Rule::DestinationIp(range) => {
-                Permission::DestinationIp(cidr(range).within("destination_ip")?)
+                Condition::DestinationIp(cidr(range).within("destination_ip")?)
             }
             Rule::DestinationPort(number) => {
-                Permission::DestinationPort(port(*number).within("destination_port")?)
+                Condition::DestinationPort(port(*number).within("destination_port")?)
             }
             Rule::DestinationPortRange(range) => {
                 let invalid =
@@ -142,19 +142,19 @@ fn permission(from: &rbac::Permission, scope: Scope, depth: usize) -> Result<Per
                     .ok()
                     .filter(|end| *end <= 65_536)
                     .ok_or_else(invalid)?;
-                Permission::DestinationPortRange(start, end)
+                Condition::DestinationPortRange(start, end)
             }
             #[expect(deprecated, reason = "Istio writes this field")]
             Rule::Metadata(from) => {
-                Permission::Metadata(matchers::metadata(from).within("metadata")?)
+                Condition::Metadata(matchers::metadata(from).within("metadata")?)
             }
             Rule::SourcedMetadata(from) => {
-                Permission::Metadata(sourced(from).within("sourced_metadata")?)
+                Condition::Metadata(sourced(from).within("sourced_metadata")?)
             }
-            Rule::NotRule(inner) => Permission::Not(Box::new(
+            Rule::NotRule(inner) => Condition::Not(Box::new(
                 permission(inner, scope, depth).within("not_rule")?,
             )),
-            Rule::RequestedServerName(from) => Permission::RequestedServerName(
+            Rule::RequestedServerName(from) => Condition::RequestedServerName(
                 matchers::string(from).within("requested_server_name")?,
             ),
             Rule::Matcher(from) => return Err(unsupported_extension(from).within("matcher")),
@@ -166,14 +166,14 @@ fn principals(
     from: &[rbac::Principal],
     scope: Scope,
     depth: usize,
-) -> Result<Vec<Principal>, XdsError> {
+) -> Result<Vec<Condition>, XdsError> {
     from.iter()
         .enumerate()
         .map(|(index, from)| principal(from, scope, depth).at("", index))
         .collect()
 }
 
-fn principal(from: &rbac::Principal, scope: Scope, depth: usize) -> Result<Principal, XdsError> {
+fn principal(from: &rbac::Principal, scope: Scope, depth: usize) -> Result<Condition, XdsError> {
     use rbac::principal::Identifier;
     let depth = deeper(depth)?;
     Ok(
@@ -183,45 +183,45 @@ fn principal(from: &rbac::Principal, scope: Scope, depth: usize) -> Result<Princ
             .ok_or_else(|| XdsError::new("the principal is empty"))?
         {
             Identifier::AndIds(set) => {
-                Principal::And(principals(&set.ids, scope, depth).within("and_ids")?)
+                Condition::And(principals(&set.ids, scope, depth).within("and_ids")?)
             }
             Identifier::OrIds(set) => {
-                Principal::Or(principals(&set.ids, scope, depth).within("or_ids")?)
+                Condition::Or(principals(&set.ids, scope, depth).within("or_ids")?)
             }
-            Identifier::Any(true) => Principal::Any,
-            Identifier::Any(false) => Principal::Not(Box::new(Principal::Any)),
+            Identifier::Any(true) => Condition::Any,
+            Identifier::Any(false) => Condition::Not(Box::new(Condition::Any)),
             Identifier::Authenticated(from) => {
                 let name = from
                     .principal_name
                     .as_ref()
                     .map(matchers::string)
                     .transpose();
-                Principal::Authenticated(name.within("authenticated.principal_name")?)
+                Condition::Authenticated(name.within("authenticated.principal_name")?)
             }
             #[expect(deprecated, reason = "EnvoyFilters still use this field")]
-            Identifier::SourceIp(range) => Principal::SourceIp(cidr(range).within("source_ip")?),
+            Identifier::SourceIp(range) => Condition::SourceIp(cidr(range).within("source_ip")?),
             Identifier::DirectRemoteIp(range) => {
-                Principal::DirectRemoteIp(cidr(range).within("direct_remote_ip")?)
+                Condition::DirectRemoteIp(cidr(range).within("direct_remote_ip")?)
             }
-            Identifier::RemoteIp(range) => Principal::RemoteIp(cidr(range).within("remote_ip")?),
+            Identifier::RemoteIp(range) => Condition::RemoteIp(cidr(range).within("remote_ip")?),
             Identifier::Header(from) => {
                 http_only(scope, "header")?;
-                Principal::Header(matchers::header(from).within("header")?)
+                Condition::Header(matchers::header(from).within("header")?)
             }
             Identifier::UrlPath(from) => {
                 http_only(scope, "url_path")?;
-                Principal::UrlPath(url_path(from).within("url_path")?)
+                Condition::UrlPath(url_path(from).within("url_path")?)
             }
             #[expect(deprecated, reason = "Istio writes this field")]
             Identifier::Metadata(from) => {
-                Principal::Metadata(matchers::metadata(from).within("metadata")?)
+                Condition::Metadata(matchers::metadata(from).within("metadata")?)
             }
             Identifier::SourcedMetadata(from) => {
-                Principal::Metadata(sourced(from).within("sourced_metadata")?)
+                Condition::Metadata(sourced(from).within("sourced_metadata")?)
             }
             Identifier::FilterState(from) => filter_state(from).within("filter_state")?,
             Identifier::NotId(inner) => {
-                Principal::Not(Box::new(principal(inner, scope, depth).within("not_id")?))
+                Condition::Not(Box::new(principal(inner, scope, depth).within("not_id")?))
             }
             Identifier::Custom(from) => custom_principal(from).within("custom")?,
         },
@@ -268,11 +268,11 @@ fn sourced(from: &rbac::SourcedMetadata) -> Result<crate::matcher::MetadataMatch
         .within("metadata_matcher")
 }
 
-fn filter_state(from: &matcher::FilterStateMatcher) -> Result<Principal, XdsError> {
+fn filter_state(from: &matcher::FilterStateMatcher) -> Result<Condition, XdsError> {
     match from.matcher.as_ref() {
         Some(matcher::filter_state_matcher::Matcher::StringMatch(text)) => {
             let matcher = matchers::string(text).within("string_match")?;
-            Ok(Principal::FilterState {
+            Ok(Condition::FilterState {
                 key: from.key.as_str().into(),
                 matcher,
             })
@@ -281,7 +281,7 @@ fn filter_state(from: &matcher::FilterStateMatcher) -> Result<Principal, XdsErro
     }
 }
 
-fn custom_principal(from: &core::TypedExtensionConfig) -> Result<Principal, XdsError> {
+fn custom_principal(from: &core::TypedExtensionConfig) -> Result<Condition, XdsError> {
     let Some(any) = from.typed_config.as_ref() else {
         return Err(unsupported_extension(from));
     };
@@ -293,9 +293,9 @@ fn custom_principal(from: &core::TypedExtensionConfig) -> Result<Principal, XdsE
     match config.san_matcher.as_ref() {
         Some(san) => {
             let san = known_san(tls::san_matcher(san)?).within("san_matcher")?;
-            Ok(Principal::MtlsAuthenticated(Some(san)))
+            Ok(Condition::MtlsAuthenticated(Some(san)))
         }
-        None if config.any_validated_client_certificate => Ok(Principal::MtlsAuthenticated(None)),
+        None if config.any_validated_client_certificate => Ok(Condition::MtlsAuthenticated(None)),
         None => Err(XdsError::new(
             "neither a SAN matcher nor any certificate is asked for",
         )),

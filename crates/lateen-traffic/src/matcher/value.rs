@@ -1,5 +1,6 @@
 //! Matchers over structured values (`ValueMatcher`, `MetadataMatcher`).
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::StringMatcher;
@@ -53,6 +54,27 @@ impl ValueMatcher {
                 items.iter().any(|item| matcher.matches(Some(item)))
             }
             _ => false,
+        }
+    }
+}
+
+/// What is wanted, as in `= "admin" or = "editor"`. Whether it may stand in a list is not said: a claim may be either.
+impl fmt::Display for ValueMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Double(DoubleMatch::Exact(number)) => write!(f, "= {number}"),
+            Self::Double(DoubleMatch::Range { start, end }) => write!(f, "in {start}..{end}"),
+            Self::String(matcher) => matcher.fmt(f),
+            Self::Bool(wanted) => write!(f, "= {wanted}"),
+            Self::Present(true) => f.write_str("present"),
+            Self::Present(false) => f.write_str("absent"),
+            Self::AnyOf(inner) => inner.fmt(f),
+            Self::Or(any) => {
+                let mut texts: Vec<String> = any.iter().map(ToString::to_string).collect();
+                texts.dedup();
+                f.write_str(&texts.join(" or "))
+            }
         }
     }
 }

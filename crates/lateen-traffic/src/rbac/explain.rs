@@ -3,9 +3,12 @@
 //! Whether a condition holds is asked of the very functions the filter runs; this file only puts words to the answers.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::{Permission, Policy, Principal, Subject};
-use crate::matcher::HeaderMatcher;
+use super::{Condition, Policy, Subject};
+use crate::jwt::METADATA_NAMESPACE;
+use crate::matcher::{HeaderMatcher, MetadataMatcher};
 
 /// A condition of a policy that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,7 +57,9 @@ pub enum Topic {
     RemoteIp,
     /// The server name of the ClientHello.
     ServerName,
-    /// What filters wrote (JWT claims among it), by its path.
+    /// A claim of a verified token, by its path.
+    Claim(String),
+    /// What other filters wrote, by its path.
     Metadata(String),
     /// A string that filters left.
     FilterState(String),
@@ -75,6 +80,7 @@ impl fmt::Display for Topic {
             Self::SourceIp => f.write_str("source address"),
             Self::RemoteIp => f.write_str("client address"),
             Self::ServerName => f.write_str("server name"),
+            Self::Claim(path) => write!(f, "claim {path}"),
             Self::Metadata(path) => write!(f, "metadata {path}"),
             Self::FilterState(key) => write!(f, "filter state {key}"),
             Self::Never => f.write_str("nothing"),
@@ -105,20 +111,7 @@ impl Policy {
     }
 }
 
-/// What permissions and principals have in common.
-trait Condition: Sized {
-    fn holds(&self, subject: &Subject<'_>) -> bool;
-    /// Its parts, all of which must hold.
-    fn parts(&self) -> Option<&[Self]>;
-    /// Its alternatives, one of which must hold.
-    fn alternatives(&self) -> Option<&[Self]>;
-    /// What must not hold.
-    fn negated(&self) -> Option<&Self>;
-    /// What it looks at, what it wants, and what there is.
-    fn words(&self, subject: &Subject<'_>) -> (Topic, String, String);
-}
-
-fn closest<C: Condition>(list: &[C], side: Side, subject: &Subject<'_>) -> Vec<Unmet> {
+fn closest(list: &[Condition], side: Side, subject: &Subject<'_>) -> Vec<Unmet> {
     let each = list.iter().enumerate().map(|(alternative, condition)| {
         let mut unmet = Vec::new();
         collect(condition, subject, &mut |(topic, wanted, found)| {
@@ -135,33 +128,29 @@ fn closest<C: Condition>(list: &[C], side: Side, subject: &Subject<'_>) -> Vec<U
     each.min_by_key(Vec::len).unwrap_or_default()
 }
 
+/// What a condition looks at, what it wants, and what there is.
+type Words = (Topic, String, String);
+
 /// Calls `note` for every part that does not hold. Alternatives that all fail are one part.
-fn collect<C: Condition>(
-    condition: &C,
-    subject: &Subject<'_>,
-    note: &mut dyn FnMut((Topic, String, String)),
-) {
-    if condition.holds(subject) {
+fn collect(condition: &Condition, subject: &Subject<'_>, note: &mut dyn FnMut(Words)) {
+    if condition.matches(subject) {
         return;
     }
-    match condition.parts() {
-        Some(parts) => parts.iter().for_each(|part| collect(part, subject, note)),
-        None => note(phrase(condition, subject)),
+    match condition {
+        Condition::And(parts) => parts.iter().for_each(|part| collect(part, subject, note)),
+        other => note(phrase(other, subject)),
     }
 }
 
-fn phrase<C: Condition>(condition: &C, subject: &Subject<'_>) -> (Topic, String, String) {
-    if let Some(negated) = condition.negated() {
-        let (topic, wanted, found) = phrase(negated, subject);
-        return (topic, format!("not {wanted}"), found);
-    }
-    let Some(parts) = condition.alternatives().or_else(|| condition.parts()) else {
-        return condition.words(subject);
-    };
-    let joint = if condition.alternatives().is_some() {
-        " or "
-    } else {
-        " and "
+fn phrase(condition: &Condition, subject: &Subject<'_>) -> Words {
+    let (parts, joint) = match condition {
+        Condition::Not(negated) => {
+            let (topic, wanted, found) = phrase(negated, subject);
+            return (topic, format!("not {wanted}"), found);
+        }
+        Condition::Or(parts) => (parts, " or "),
+        Condition::And(parts) => (parts, " and "),
+        leaf => return words(leaf, subject),
     };
     let mut first = None;
     let mut wanted: Vec<String> = Vec::new();
@@ -184,152 +173,55 @@ fn phrase<C: Condition>(condition: &C, subject: &Subject<'_>) -> (Topic, String,
     (topic, wanted.join(joint), found)
 }
 
-impl Condition for Permission {
-    fn holds(&self, subject: &Subject<'_>) -> bool {
-        self.matches(subject)
-    }
-
-    fn parts(&self) -> Option<&[Self]> {
-        match self {
-            Self::And(all) => Some(all),
-            _ => None,
+fn words(condition: &Condition, subject: &Subject<'_>) -> Words {
+    let connection = subject.connection;
+    let address = |topic, range: &ipnet::IpNet, found: IpAddr| {
+        (topic, format!("in {range}"), found.to_string())
+    };
+    let port = |wanted: String| (Topic::Port, wanted, connection.local.port().to_string());
+    let path = |wanted: String| (Topic::Path, wanted, path(subject));
+    let peer = |wanted: Option<String>| {
+        let wanted = wanted.unwrap_or_else(|| "by mutual TLS".to_owned());
+        (Topic::Identity, wanted, identity(subject))
+    };
+    match condition {
+        Condition::Header(matcher) => header(matcher, subject),
+        Condition::UrlPath(matcher) => path(matcher.to_string()),
+        Condition::UriTemplate(template) => path(format!("like {:?}", template.as_str())),
+        Condition::Metadata(matcher) => metadata(matcher, subject),
+        Condition::DestinationIp(range) => {
+            address(Topic::DestinationIp, range, connection.local.ip())
         }
-    }
-
-    fn alternatives(&self) -> Option<&[Self]> {
-        match self {
-            Self::Or(any) => Some(any),
-            _ => None,
+        Condition::DestinationPort(number) => port(number.to_string()),
+        Condition::DestinationPortRange(start, end) => port(format!("in {start}..{end}")),
+        Condition::RequestedServerName(matcher) => (
+            Topic::ServerName,
+            matcher.to_string(),
+            quoted(connection.server_name),
+        ),
+        Condition::Authenticated(name) => peer(name.as_ref().map(ToString::to_string)),
+        Condition::MtlsAuthenticated(san) => peer(san.as_ref().map(|san| san.matcher.to_string())),
+        Condition::SourceIp(range) => address(Topic::SourceIp, range, connection.remote.ip()),
+        Condition::DirectRemoteIp(range) => {
+            address(Topic::SourceIp, range, connection.direct_remote.ip())
         }
-    }
-
-    fn negated(&self) -> Option<&Self> {
-        match self {
-            Self::Not(rule) => Some(rule),
-            _ => None,
+        Condition::RemoteIp(range) => address(Topic::RemoteIp, range, subject.client()),
+        // Istio compares identities by this key, too.
+        Condition::FilterState { key, matcher } if &**key == "io.istio.peer_principal" => {
+            peer(Some(matcher.to_string()))
         }
-    }
-
-    fn words(&self, subject: &Subject<'_>) -> (Topic, String, String) {
-        let connection = subject.connection;
-        match self {
-            Self::Header(matcher) => header(matcher, subject),
-            Self::UrlPath(matcher) => (Topic::Path, matcher.to_string(), path(subject)),
-            Self::UriTemplate(template) => (
-                Topic::Path,
-                format!("like {:?}", template.as_str()),
-                path(subject),
-            ),
-            Self::DestinationIp(range) => (
-                Topic::DestinationIp,
-                format!("in {range}"),
-                connection.local.ip().to_string(),
-            ),
-            Self::DestinationPort(port) => (
-                Topic::Port,
-                port.to_string(),
-                connection.local.port().to_string(),
-            ),
-            Self::DestinationPortRange(start, end) => (
-                Topic::Port,
-                format!("in {start}..{end}"),
-                connection.local.port().to_string(),
-            ),
-            Self::Metadata(matcher) => (
-                Topic::Metadata(metadata_path(&matcher.namespace, &matcher.path)),
-                "to match".to_owned(),
-                metadata(subject, &matcher.namespace, &matcher.path),
-            ),
-            Self::RequestedServerName(matcher) => (
-                Topic::ServerName,
-                matcher.to_string(),
-                quoted(connection.server_name),
-            ),
-            Self::Any | Self::And(_) | Self::Or(_) | Self::Not(_) => never(),
+        Condition::FilterState { key, matcher } => (
+            Topic::FilterState(key.to_string()),
+            matcher.to_string(),
+            quoted(subject.filter_state.get(key).map(|value| &**value)),
+        ),
+        Condition::Any | Condition::And(_) | Condition::Or(_) | Condition::Not(_) => {
+            (Topic::Never, String::new(), String::new())
         }
     }
 }
 
-impl Condition for Principal {
-    fn holds(&self, subject: &Subject<'_>) -> bool {
-        self.matches(subject)
-    }
-
-    fn parts(&self) -> Option<&[Self]> {
-        match self {
-            Self::And(all) => Some(all),
-            _ => None,
-        }
-    }
-
-    fn alternatives(&self) -> Option<&[Self]> {
-        match self {
-            Self::Or(any) => Some(any),
-            _ => None,
-        }
-    }
-
-    fn negated(&self) -> Option<&Self> {
-        match self {
-            Self::Not(rule) => Some(rule),
-            _ => None,
-        }
-    }
-
-    fn words(&self, subject: &Subject<'_>) -> (Topic, String, String) {
-        let ip = |topic, range: &ipnet::IpNet, found: std::net::IpAddr| {
-            (topic, format!("in {range}"), found.to_string())
-        };
-        let connection = subject.connection;
-        match self {
-            Self::Authenticated(matcher) => (
-                Topic::Identity,
-                matcher
-                    .as_ref()
-                    .map_or_else(|| "by mutual TLS".to_owned(), ToString::to_string),
-                identity(subject),
-            ),
-            Self::MtlsAuthenticated(san) => (
-                Topic::Identity,
-                san.as_ref()
-                    .map_or_else(|| "by mutual TLS".to_owned(), |san| san.matcher.to_string()),
-                identity(subject),
-            ),
-            Self::SourceIp(range) => ip(Topic::SourceIp, range, connection.remote.ip()),
-            Self::DirectRemoteIp(range) => {
-                ip(Topic::SourceIp, range, connection.direct_remote.ip())
-            }
-            Self::RemoteIp(range) => ip(Topic::RemoteIp, range, subject.client()),
-            Self::Header(matcher) => header(matcher, subject),
-            Self::UrlPath(matcher) => (Topic::Path, matcher.to_string(), path(subject)),
-            Self::Metadata(matcher) => (
-                Topic::Metadata(metadata_path(&matcher.namespace, &matcher.path)),
-                "to match".to_owned(),
-                metadata(subject, &matcher.namespace, &matcher.path),
-            ),
-            Self::FilterState { key, matcher } => {
-                // Istio compares identities by this key, too.
-                let topic = if &**key == "io.istio.peer_principal" {
-                    Topic::Identity
-                } else {
-                    Topic::FilterState(key.to_string())
-                };
-                let found = match topic {
-                    Topic::Identity => identity(subject),
-                    _ => quoted(subject.filter_state.get(key).map(|value| &**value)),
-                };
-                (topic, matcher.to_string(), found)
-            }
-            Self::Any | Self::And(_) | Self::Or(_) | Self::Not(_) => never(),
-        }
-    }
-}
-
-fn never() -> (Topic, String, String) {
-    (Topic::Never, String::new(), String::new())
-}
-
-fn header(matcher: &HeaderMatcher, subject: &Subject<'_>) -> (Topic, String, String) {
+fn header(matcher: &HeaderMatcher, subject: &Subject<'_>) -> Words {
     use crate::matcher::HeaderKey;
     let topic = match &matcher.key {
         HeaderKey::Method => Topic::Method,
@@ -368,16 +260,20 @@ fn identity(subject: &Subject<'_>) -> String {
     }
 }
 
-fn metadata_path(filter: &str, path: &[impl AsRef<str>]) -> String {
-    let keys = path.iter().map(|key| format!(".{}", key.as_ref()));
-    format!("{filter}{}", keys.collect::<String>())
-}
-
-fn metadata(subject: &Subject<'_>, filter: &str, path: &[impl AsRef<str>]) -> String {
-    match subject.dynamic_metadata.get(filter, path) {
-        None => "absent".to_owned(),
-        Some(value) => format!("{value:?}"),
-    }
+fn metadata(matcher: &MetadataMatcher, subject: &Subject<'_>) -> Words {
+    let (namespace, path) = (&matcher.namespace, &matcher.path);
+    let dotted = |keys: &[Arc<str>]| keys.join(".");
+    // Istio keeps a token's claims below this key; users know them by their own names.
+    let topic = match &path[..] {
+        [payload, claim @ ..] if **namespace == *METADATA_NAMESPACE && &**payload == "payload" => {
+            Topic::Claim(dotted(claim))
+        }
+        keys => Topic::Metadata(format!("{namespace}.{}", dotted(keys))),
+    };
+    let found = subject.dynamic_metadata.get(namespace, path);
+    let found = found.map_or_else(|| "absent".to_owned(), ToString::to_string);
+    let not = if matcher.invert { "not " } else { "" };
+    (topic, format!("{not}{}", matcher.value), found)
 }
 
 fn quoted(text: Option<&str>) -> String {
@@ -396,8 +292,8 @@ mod tests {
         StringMatcher::exact(text)
     }
 
-    fn method(name: &str) -> Permission {
-        Permission::Header(HeaderMatcher {
+    fn method(name: &str) -> Condition {
+        Condition::Header(HeaderMatcher {
             key: HeaderKey::Method,
             condition: HeaderMatch::String(exact(name)),
             invert: false,
@@ -405,7 +301,7 @@ mod tests {
         })
     }
 
-    fn policy(permissions: Vec<Permission>, principals: Vec<Principal>) -> Policy {
+    fn policy(permissions: Vec<Condition>, principals: Vec<Condition>) -> Policy {
         Policy {
             name: "p".into(),
             permissions,
@@ -426,8 +322,8 @@ mod tests {
 
     #[test]
     fn alternatives_that_all_fail_are_one_condition() {
-        let reads = Permission::Or(vec![method("GET"), method("HEAD")]);
-        let of = policy(vec![Permission::And(vec![reads])], vec![Principal::Any]);
+        let reads = Condition::Or(vec![method("GET"), method("HEAD")]);
+        let of = policy(vec![Condition::And(vec![reads])], vec![Condition::Any]);
         assert_eq!(
             check(&of, &Request::new("POST", "a", "/")),
             [r#"wants method = "GET" or = "HEAD", it is "POST""#]
@@ -437,9 +333,9 @@ mod tests {
 
     #[test]
     fn the_alternative_that_came_closest_is_told() {
-        let far = Permission::And(vec![method("PUT"), Permission::UrlPath(exact("/admin"))]);
-        let near = Permission::And(vec![method("PUT"), Permission::UrlPath(exact("/"))]);
-        let of = policy(vec![far, near], vec![Principal::Any]);
+        let far = Condition::And(vec![method("PUT"), Condition::UrlPath(exact("/admin"))]);
+        let near = Condition::And(vec![method("PUT"), Condition::UrlPath(exact("/"))]);
+        let of = policy(vec![far, near], vec![Condition::Any]);
         let unmet = Request::get().with(|request| of.unmet(&Subject::of_request(request)));
         assert_eq!(unmet.len(), 1);
         assert_eq!((unmet[0].alternative, &unmet[0].topic), (1, &Topic::Method));
@@ -449,9 +345,9 @@ mod tests {
     fn a_peer_without_a_certificate_is_told_apart_from_another_one() {
         let wanted = "spiffe://cluster.local/ns/default/sa/web";
         let of = policy(
-            vec![Permission::Any],
-            vec![Principal::And(vec![Principal::Or(vec![
-                Principal::Authenticated(Some(exact(wanted))),
+            vec![Condition::Any],
+            vec![Condition::And(vec![Condition::Or(vec![
+                Condition::Authenticated(Some(exact(wanted))),
             ])])],
         );
         let plain = check(&of, &Request::get());
@@ -472,18 +368,16 @@ mod tests {
     #[test]
     fn a_negation_and_a_rule_that_never_matches_are_said_plainly() {
         let not = policy(
-            vec![Permission::Not(Box::new(Permission::Or(vec![method(
-                "GET",
-            )])))],
-            vec![Principal::Any],
+            vec![Condition::Not(Box::new(Condition::Or(vec![method("GET")])))],
+            vec![Condition::Any],
         );
         assert_eq!(
             check(&not, &Request::get()),
             [r#"wants method not = "GET", it is "GET""#]
         );
         let never = policy(
-            vec![Permission::Not(Box::new(Permission::Any))],
-            vec![Principal::Not(Box::new(Principal::Any))],
+            vec![Condition::Not(Box::new(Condition::Any))],
+            vec![Condition::Not(Box::new(Condition::Any))],
         );
         assert_eq!(
             check(&never, &Request::get())[0],
@@ -495,7 +389,7 @@ mod tests {
     fn the_reasons_agree_with_the_decision() {
         let rules = Rules {
             action: RbacAction::Allow,
-            policies: vec![policy(vec![method("GET")], vec![Principal::Any])],
+            policies: vec![policy(vec![method("GET")], vec![Condition::Any])],
         };
         for name in ["GET", "POST"] {
             let request = Request::new(name, "a", "/");

@@ -7,7 +7,7 @@ use crate::testing::Request;
 use crate::tls::SanType;
 use crate::value::Value;
 
-fn rules(action: RbacAction, permission: Permission, principal: Principal) -> Rules {
+fn rules(action: RbacAction, permission: Condition, principal: Condition) -> Rules {
     let policy = Policy {
         name: "p".into(),
         permissions: vec![permission],
@@ -19,11 +19,11 @@ fn rules(action: RbacAction, permission: Permission, principal: Principal) -> Ru
     }
 }
 
-fn asks(permission: Permission, request: &Request) -> bool {
+fn asks(permission: Condition, request: &Request) -> bool {
     request.with(|request| permission.matches(&Subject::of_request(request)))
 }
 
-fn is(principal: Principal, request: &Request) -> bool {
+fn is(principal: Condition, request: &Request) -> bool {
     request.with(|request| principal.matches(&Subject::of_request(request)))
 }
 
@@ -65,13 +65,13 @@ fn an_action_says_what_a_match_means() {
     ] {
         request.with(|request| {
             let subject = Subject::of_request(request);
-            let yes = rules(action, Permission::Any, Principal::Any);
+            let yes = rules(action, Condition::Any, Condition::Any);
             assert_eq!(yes.decide(&subject).allowed, matching, "{action:?}");
             assert_eq!(yes.decide(&subject).policy.map(|name| &**name), Some("p"));
             let no = rules(
                 action,
-                Permission::Any,
-                Principal::Not(Box::new(Principal::Any)),
+                Condition::Any,
+                Condition::Not(Box::new(Condition::Any)),
             );
             assert_eq!(no.decide(&subject).allowed, otherwise, "{action:?}");
             assert_eq!(no.decide(&subject).policy, None);
@@ -98,38 +98,38 @@ fn without_policies_allow_denies_and_deny_allows() {
 #[test]
 fn permissions_look_at_what_is_asked_for() {
     let request = Request::new("GET", "a.example", "/admin/x?y=/z").header("x-h", "v");
-    assert!(asks(Permission::Header(header("x-h", "v")), &request));
-    assert!(asks(Permission::UrlPath(prefix("/admin")), &request));
+    assert!(asks(Condition::Header(header("x-h", "v")), &request));
+    assert!(asks(Condition::UrlPath(prefix("/admin")), &request));
     assert!(!asks(
-        Permission::UrlPath(StringMatcher::new(
+        Condition::UrlPath(StringMatcher::new(
             StringPattern::Suffix("/z".into()),
             false
         )),
         &request
     ));
     assert!(asks(
-        Permission::UriTemplate(UriTemplate::new("/admin/*").unwrap()),
+        Condition::UriTemplate(UriTemplate::new("/admin/*").unwrap()),
         &request
     ));
     assert!(asks(
-        Permission::DestinationIp("10.0.0.0/24".parse().unwrap()),
+        Condition::DestinationIp("10.0.0.0/24".parse().unwrap()),
         &request
     ));
     assert!(!asks(
-        Permission::DestinationIp("10.0.1.0/24".parse().unwrap()),
+        Condition::DestinationIp("10.0.1.0/24".parse().unwrap()),
         &request
     ));
-    assert!(asks(Permission::DestinationPort(80), &request));
-    assert!(asks(Permission::DestinationPortRange(80, 81), &request));
-    assert!(!asks(Permission::DestinationPortRange(81, 90), &request));
-    assert!(!asks(Permission::Not(Box::new(Permission::Any)), &request));
+    assert!(asks(Condition::DestinationPort(80), &request));
+    assert!(asks(Condition::DestinationPortRange(80, 81), &request));
+    assert!(!asks(Condition::DestinationPortRange(81, 90), &request));
+    assert!(!asks(Condition::Not(Box::new(Condition::Any)), &request));
     assert!(asks(
-        Permission::And(vec![Permission::Any, Permission::DestinationPort(80)]),
+        Condition::And(vec![Condition::Any, Condition::DestinationPort(80)]),
         &request
     ));
-    assert!(!asks(Permission::Or(vec![]), &request));
+    assert!(!asks(Condition::Or(vec![]), &request));
     assert!(asks(
-        Permission::RequestedServerName(StringMatcher::exact("")),
+        Condition::RequestedServerName(StringMatcher::exact("")),
         &request
     ));
 }
@@ -138,43 +138,43 @@ fn permissions_look_at_what_is_asked_for() {
 fn principals_look_at_who_asks() {
     let plain = Request::get();
     let secure = mtls(Request::get());
-    assert!(!is(Principal::Authenticated(None), &plain));
-    assert!(is(Principal::Authenticated(None), &secure));
+    assert!(!is(Condition::Authenticated(None), &plain));
+    assert!(is(Condition::Authenticated(None), &secure));
     assert!(is(
-        Principal::Authenticated(Some(StringMatcher::exact(SPIFFE))),
+        Condition::Authenticated(Some(StringMatcher::exact(SPIFFE))),
         &secure
     ));
     assert!(!is(
-        Principal::Authenticated(Some(prefix("spiffe://other"))),
+        Condition::Authenticated(Some(prefix("spiffe://other"))),
         &secure
     ));
-    assert!(is(Principal::MtlsAuthenticated(None), &secure));
+    assert!(is(Condition::MtlsAuthenticated(None), &secure));
     let san = |san_type| SanMatcher {
         san_type,
         matcher: StringMatcher::exact(SPIFFE),
     };
     assert!(is(
-        Principal::MtlsAuthenticated(Some(san(SanType::Uri))),
+        Condition::MtlsAuthenticated(Some(san(SanType::Uri))),
         &secure
     ));
     assert!(!is(
-        Principal::MtlsAuthenticated(Some(san(SanType::Dns))),
+        Condition::MtlsAuthenticated(Some(san(SanType::Dns))),
         &secure
     ));
     assert!(is(
-        Principal::DirectRemoteIp("10.0.0.1/32".parse().unwrap()),
+        Condition::DirectRemoteIp("10.0.0.1/32".parse().unwrap()),
         &plain
     ));
     assert!(!is(
-        Principal::SourceIp("10.0.0.2/32".parse().unwrap()),
+        Condition::SourceIp("10.0.0.2/32".parse().unwrap()),
         &plain
     ));
     assert!(is(
-        Principal::Not(Box::new(Principal::Authenticated(None))),
+        Condition::Not(Box::new(Condition::Authenticated(None))),
         &plain
     ));
-    assert!(is(Principal::Header(header(":method", "GET")), &plain));
-    assert!(is(Principal::UrlPath(prefix("/")), &plain));
+    assert!(is(Condition::Header(header(":method", "GET")), &plain));
+    assert!(is(Condition::UrlPath(prefix("/")), &plain));
 }
 
 #[test]
@@ -183,8 +183,8 @@ fn remote_ip_is_the_client_behind_proxies() {
     let mut view = request.view();
     view.client = "203.0.113.9:1".parse().unwrap();
     let subject = Subject::of_request(&view);
-    assert!(Principal::RemoteIp("203.0.113.0/24".parse().unwrap()).matches(&subject));
-    assert!(!Principal::DirectRemoteIp("203.0.113.0/24".parse().unwrap()).matches(&subject));
+    assert!(Condition::RemoteIp("203.0.113.0/24".parse().unwrap()).matches(&subject));
+    assert!(!Condition::DirectRemoteIp("203.0.113.0/24".parse().unwrap()).matches(&subject));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn an_ipv4_address_in_ipv6_form_is_the_same_address() {
     let mut request = Request::get();
     request.connection.direct_remote = "[::ffff:10.0.0.1]:1".parse().unwrap();
     assert!(is(
-        Principal::DirectRemoteIp("10.0.0.1/32".parse().unwrap()),
+        Condition::DirectRemoteIp("10.0.0.1/32".parse().unwrap()),
         &request
     ));
 }
@@ -213,9 +213,9 @@ fn claims_and_filter_state_are_principals() {
         value: ValueMatcher::String(StringMatcher::exact(value)),
         invert: false,
     };
-    assert!(is(Principal::Metadata(claim("me")), &request));
-    assert!(!is(Principal::Metadata(claim("you")), &request));
-    let peer = |matcher| Principal::FilterState {
+    assert!(is(Condition::Metadata(claim("me")), &request));
+    assert!(!is(Condition::Metadata(claim("you")), &request));
+    let peer = |matcher| Condition::FilterState {
         key: "io.istio.peer_principal".into(),
         matcher,
     };
@@ -228,7 +228,7 @@ fn claims_and_filter_state_are_principals() {
         &request
     ));
     assert!(!is(
-        Principal::FilterState {
+        Condition::FilterState {
             key: "none".into(),
             matcher: prefix("")
         },
@@ -246,10 +246,10 @@ fn on_connections_conditions_on_requests_never_hold() {
         dynamic_metadata: &request.metadata,
         filter_state: &request.filter_state,
     };
-    assert!(!Permission::Header(header(":method", "GET")).matches(&subject));
-    assert!(!Permission::UrlPath(prefix("/")).matches(&subject));
-    assert!(Permission::DestinationPort(80).matches(&subject));
-    assert!(Principal::RemoteIp("10.0.0.1/32".parse().unwrap()).matches(&subject));
+    assert!(!Condition::Header(header(":method", "GET")).matches(&subject));
+    assert!(!Condition::UrlPath(prefix("/")).matches(&subject));
+    assert!(Condition::DestinationPort(80).matches(&subject));
+    assert!(Condition::RemoteIp("10.0.0.1/32".parse().unwrap()).matches(&subject));
 }
 
 #[test]
@@ -262,9 +262,9 @@ fn the_trace_says_how_each_policy_went() {
     let rules = Rules {
         action: RbacAction::Deny,
         policies: vec![
-            policy("a", Permission::DestinationPort(81), Principal::Any),
-            policy("b", Permission::Any, Principal::Any),
-            policy("c", Permission::Any, Principal::Any),
+            policy("a", Condition::DestinationPort(81), Condition::Any),
+            policy("b", Condition::Any, Condition::Any),
+            policy("c", Condition::Any, Condition::Any),
         ],
     };
     Request::get().with(|request| {

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::action::{Forward, HostRewrite, MirrorPolicy, RouteAction, WeightedCluster};
+use super::host::HostMatch;
 use super::types::{RequireTls, Route, RouteConfig, VirtualHost};
 use crate::cors::CorsPolicy;
 use crate::filter::FilterOverride;
@@ -163,24 +164,38 @@ impl<'a> RouteDecision<'a> {
 impl RouteConfig {
     /// The route of a request. `random` draws among weighted clusters and fractions.
     pub fn route<'a>(&'a self, request: &RequestView<'_>, random: u64) -> RouteOutcome<'a> {
-        let Some(vhost) = self.find_vhost(request) else {
-            return RouteOutcome::NoVirtualHost;
-        };
-        if vhost.require_tls == RequireTls::All && request.scheme != "https" {
-            return RouteOutcome::RequireTls(vhost);
+        match self.locate(request) {
+            Some(found) => self.route_within(&self.vhosts[found.vhost], request, random),
+            None => RouteOutcome::NoVirtualHost,
         }
-        let Some(index) = vhost.table.find(&vhost.routes, request, random) else {
-            return RouteOutcome::NoRoute(vhost);
-        };
-        RouteOutcome::Route(self.decide(vhost, &vhost.routes[index], request, random))
     }
 
     /// The virtual host of a request.
     pub fn find_vhost(&self, request: &RequestView<'_>) -> Option<&VirtualHost> {
-        let host = self.host_of(request)?;
-        self.hosts
-            .find(&host, self.ignore_port)
-            .map(|found| &self.vhosts[found.vhost])
+        self.locate(request).map(|found| &self.vhosts[found.vhost])
+    }
+
+    /// The virtual host of a request, and by which of its domains it was found.
+    pub(super) fn locate(&self, request: &RequestView<'_>) -> Option<HostMatch> {
+        self.hosts.find(&self.host_of(request)?, self.ignore_port)
+    }
+
+    /// The route of a request in its virtual host.
+    pub(super) fn route_within<'a>(
+        &'a self,
+        vhost: &'a VirtualHost,
+        request: &RequestView<'_>,
+        random: u64,
+    ) -> RouteOutcome<'a> {
+        if vhost.require_tls == RequireTls::All && request.scheme != "https" {
+            return RouteOutcome::RequireTls(vhost);
+        }
+        match vhost.table.find(&vhost.routes, request, random) {
+            Some(index) => {
+                RouteOutcome::Route(self.decide(vhost, &vhost.routes[index], request, random))
+            }
+            None => RouteOutcome::NoRoute(vhost),
+        }
     }
 
     pub(super) fn host_of<'r>(&self, request: &RequestView<'r>) -> Option<Cow<'r, str>> {
@@ -190,7 +205,7 @@ impl RouteConfig {
         request.headers.get(name)?.to_str().ok().map(Cow::Borrowed)
     }
 
-    pub(super) fn decide<'a>(
+    fn decide<'a>(
         &'a self,
         vhost: &'a VirtualHost,
         route: &'a Arc<Route>,

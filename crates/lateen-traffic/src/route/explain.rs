@@ -1,11 +1,11 @@
-//! Routing with reasons: the same answer as the fast path, by a walk over everything.
+//! Routing with reasons: the answer is the one the proxy gets, and each route before it is asked what it lacks.
 
 use std::sync::Arc;
 
 use super::decision::RouteOutcome;
 use super::host::HostMatchKind;
 use super::matching::Mismatch;
-use super::types::{RequireTls, RouteConfig, VirtualHost};
+use super::types::{Route, RouteConfig, VirtualHost};
 use crate::provenance::Provenance;
 use crate::request::RequestView;
 
@@ -51,65 +51,59 @@ pub struct RejectedRoute {
 }
 
 impl RouteConfig {
-    /// The route of a request, and how it was found.
+    /// The route of a request as [`RouteConfig::route`] finds it, and how it was found.
     pub fn explain<'a>(
         &'a self,
         request: &RequestView<'_>,
         random: u64,
     ) -> (RouteOutcome<'a>, RouteTrace) {
-        let host = self.host_of(request);
-        let found = host
-            .as_deref()
-            .and_then(|host| self.hosts.find(host, self.ignore_port));
-        let host = host.unwrap_or_default().into_owned();
         let mut trace = RouteTrace {
             config: self.name.clone(),
-            host,
+            host: self.host_of(request).unwrap_or_default().into_owned(),
             vhost: None,
         };
-        let Some(found) = found else {
+        let Some(found) = self.locate(request) else {
             return (RouteOutcome::NoVirtualHost, trace);
         };
         let vhost = &self.vhosts[found.vhost];
-        let mut steps = VhostTrace {
+        let outcome = self.route_within(vhost, request, random);
+        let chosen = match &outcome {
+            RouteOutcome::Route(decision) => position(vhost, decision.route),
+            _ => None,
+        };
+        let tls_required = matches!(outcome, RouteOutcome::RequireTls(_));
+        let looked_at = match (tls_required, chosen) {
+            (true, _) => 0,
+            (false, chosen) => chosen.unwrap_or(vhost.routes.len()),
+        };
+        trace.vhost = Some(VhostTrace {
             name: vhost.name.clone(),
             found_by: found.kind,
-            tls_required: vhost.require_tls == RequireTls::All && request.scheme != "https",
-            rejected: Vec::new(),
-            chosen: None,
-        };
-        let outcome = if steps.tls_required {
-            RouteOutcome::RequireTls(vhost)
-        } else {
-            steps.scan(vhost, request, random);
-            match steps.chosen {
-                None => RouteOutcome::NoRoute(vhost),
-                Some(index) => {
-                    RouteOutcome::Route(self.decide(vhost, &vhost.routes[index], request, random))
-                }
-            }
-        };
-        trace.vhost = Some(steps);
+            tls_required,
+            rejected: rejected(&vhost.routes[..looked_at], request, random),
+            chosen,
+        });
         (outcome, trace)
     }
 }
 
-impl VhostTrace {
-    fn scan(&mut self, vhost: &VirtualHost, request: &RequestView<'_>, random: u64) {
-        for (index, route) in vhost.routes.iter().enumerate() {
-            let Some(mismatch) = route.matcher.mismatch(request, random) else {
-                self.chosen = Some(index);
-                return;
-            };
-            self.rejected.push(RejectedRoute {
-                index,
-                name: route.name.clone(),
-                mismatch,
-                reason: route.matcher.describe(mismatch, request),
-                provenance: route.provenance.clone(),
-            });
-        }
-    }
+fn position(vhost: &VirtualHost, route: &Arc<Route>) -> Option<usize> {
+    vhost.routes.iter().position(|own| Arc::ptr_eq(own, route))
+}
+
+/// Why each of these routes is not the request's. The conditions are asked one by one of the functions the lookup asks.
+fn rejected(routes: &[Arc<Route>], request: &RequestView<'_>, random: u64) -> Vec<RejectedRoute> {
+    let each = routes.iter().enumerate().filter_map(|(index, route)| {
+        let mismatch = route.matcher.mismatch(request, random)?;
+        Some(RejectedRoute {
+            index,
+            name: route.name.clone(),
+            mismatch,
+            reason: route.matcher.describe(mismatch, request),
+            provenance: route.provenance.clone(),
+        })
+    });
+    each.collect()
 }
 
 impl super::types::RouteMatch {
