@@ -10,7 +10,7 @@ use crate::diagnostic::codes;
 use crate::schema::decode::{Cx, Decode};
 use crate::schema::{enumeration, object};
 use crate::tree::{Node, Tree};
-use crate::value::Double;
+use crate::value::{Double, Value};
 
 object! {
     /// A file of assertions.
@@ -43,6 +43,10 @@ object! {
         gateway: String,
         /// The identity in the certificate that a client outside presents.
         certificate: String,
+        /// A token: its text, or the claims of one that its issuer is taken to have signed.
+        token: Option<Value>,
+        /// What external authorizers are taken to say.
+        ext_authz: Option<MeshVerdict>,
         /// What is to become of it. Nothing said: that it succeeds.
         expect: Expect,
     }

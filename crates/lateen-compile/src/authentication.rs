@@ -52,12 +52,8 @@ impl RequestAuthentications {
     /// The rules that hold for a workload.
     pub(crate) fn of_workload(snapshot: &Snapshot, workload: &Workload<'_>) -> Self {
         let policies = snapshot.request_authentication(workload);
-        let mut rules: Vec<JwtRule> = policies
-            .iter()
-            .flat_map(|policy| policy.spec.jwt_rules.iter().cloned())
-            .collect();
-        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
-        let rules = rules.into_iter().map(|rule| {
+        let rules = in_order(&policies).into_iter().map(|(policy, index)| {
+            let rule = policy.spec.jwt_rules[index].clone();
             let keys = keys(snapshot, &rule);
             Shared::new(RuleWithKeys { rule, keys })
         });
@@ -96,6 +92,29 @@ impl RequestAuthentications {
         };
         Some(http_filter(JWT_FILTER, any(&config)))
     }
+}
+
+/// The rules of policies in the order in which proxies have them, as `origins-0` and so on: by issuer, those of one issuer in the order of
+/// their policies.
+fn in_order(policies: &[Shared<RequestAuthConfig>]) -> Vec<(&RequestAuthConfig, usize)> {
+    let mut rules: Vec<(&RequestAuthConfig, usize)> = policies
+        .iter()
+        .flat_map(|policy| (0..policy.spec.jwt_rules.len()).map(move |index| (&**policy, index)))
+        .collect();
+    rules.sort_by_key(|(policy, index)| policy.spec.jwt_rules[*index].issuer.as_str());
+    rules
+}
+
+/// The policy and the number of each rule for tokens that holds for a workload, by the number it has in the proxy.
+pub(crate) fn rule_sources(
+    snapshot: &Snapshot,
+    workload: &Workload<'_>,
+) -> Vec<(ObjectRef, usize)> {
+    let policies = snapshot.request_authentication(workload);
+    let rules = in_order(&policies).into_iter();
+    rules
+        .map(|(policy, index)| (policy.object.clone(), index))
+        .collect()
 }
 
 /// The keys a proxy gets for a rule.

@@ -322,6 +322,16 @@ impl Snapshot {
             .collect()
     }
 
+    /// The rules for tokens that hold for a pod: rule `n` is the provider `origins-n` of its proxy. Each is a RequestAuthentication and the
+    /// index among its `jwtRules`.
+    pub fn token_rules(&self, pod: &Pod) -> Vec<(ObjectRef, usize)> {
+        let workload = Workload {
+            namespace: &pod.namespace,
+            labels: &pod.labels,
+        };
+        crate::authentication::rule_sources(self, &workload)
+    }
+
     /// What is known of the keys at a source.
     pub(crate) fn jwks(&self, source: &JwksSource) -> Option<&Jwks> {
         self.inner.jwks.get(source)

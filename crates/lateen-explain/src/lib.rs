@@ -15,15 +15,18 @@ mod place;
 mod report;
 pub mod security;
 mod text;
+mod token;
 mod walk;
 
 pub use asked::{Asked, AskedError, Payload as Protocol, Url};
 pub use curl::{CurlError, parse as parse_curl};
 pub use mesh::{Client, FindError, Mesh, MeshInputs, Proxy};
+pub use meshtest::split_words;
 pub use place::{Place, Places, Source};
 pub use report::{
     Branch, End, Explanation, Facts, FaultFacts, LimitFacts, MirrorFacts, Note, NoteKind, Outcome,
     RetryFacts, Stage, Step, TlsMode, Verdict,
 };
 pub use text::{Look, render};
-pub use walk::{ExplainError, Options, explain, explain_proxy};
+pub use token::TokenError;
+pub use walk::{Authorizer, ExplainError, Options, explain, explain_proxy};

@@ -7,13 +7,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use lateen_api::mesh::MeshConfig;
 use lateen_api::{Diagnostic, Resource};
 use lateen_compile::{
-    Compiler, Interception, Pod, PodRole, ProxyKind, ProxyNode, Settings, Snapshot, SnapshotInputs,
+    Compiler, Interception, JwksSource, JwksStore, Pod, PodRole, ProxyKind, ProxyNode, Settings,
+    Snapshot, SnapshotInputs,
 };
 use lateen_envoy::istio::nds::NameTable;
 use lateen_envoy::{ResourceSet, TypeUrl, unpack};
 use lateen_traffic::{Change, Program, Rejection};
 
-use crate::place::Places;
+use serde_json::{Map, Value};
+
+use crate::asked::Asked;
+use crate::place::{Place, Places};
+use crate::token::TokenError;
 
 /// What a mesh is made of.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +35,18 @@ pub struct MeshInputs {
     pub kinds: BTreeMap<(String, String), String>,
     /// The addresses of Services.
     pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+    /// The keys of token issuers whose policies name a place instead of holding them.
+    pub jwks: JwksStore,
+}
+
+impl MeshInputs {
+    /// Lets the mesh take tokens that are described by their claims ([`Mesh::carry`]), beside those of the issuers. For a mesh that is
+    /// only explained.
+    #[must_use]
+    pub fn taking_described_tokens(mut self) -> Self {
+        crate::token::trust(&mut self.resources, &mut self.jwks);
+        self
+    }
 }
 
 /// A mesh to explain.
@@ -43,6 +60,8 @@ pub struct Mesh {
     domain_suffix: String,
     root_namespace: String,
     diagnostics: Vec<Diagnostic>,
+    /// Where keys are that are not known here, by issuer.
+    unknown_keys: BTreeMap<String, JwksSource>,
     proxies: Mutex<BTreeMap<(String, String), Arc<Proxy>>>,
 }
 
@@ -126,14 +145,23 @@ impl Mesh {
         let root_namespace = own(&inputs.mesh.root_namespace, &settings.root_namespace);
         let domain_suffix = settings.domain_suffix.clone();
         let places = Places::new(&inputs.resources);
+        let unknown_keys = places
+            .jwt_rules()
+            .filter_map(|rule| Some((rule.issuer.clone(), JwksSource::of(rule)?)))
+            .filter(|(_, source)| {
+                inputs
+                    .jwks
+                    .get(source)
+                    .is_none_or(|jwks| jwks.keys.is_none())
+            })
+            .collect();
         let (snapshot, diagnostics) = Snapshot::new(SnapshotInputs {
             mesh: inputs.mesh,
             settings: inputs.settings,
             resources: inputs.resources,
             pods: inputs.pods.clone(),
             cluster_ips: inputs.cluster_ips,
-            // Keys that are fetched are not known here; those in the policies themselves are.
-            jwks: Arc::default(),
+            jwks: Arc::new(inputs.jwks),
         });
         Self {
             snapshot,
@@ -145,6 +173,7 @@ impl Mesh {
             domain_suffix,
             root_namespace,
             diagnostics,
+            unknown_keys,
             proxies: Mutex::default(),
         }
     }
@@ -162,6 +191,36 @@ impl Mesh {
     /// What does not fit together.
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
+    }
+
+    /// Where an issuer's keys are that are not known here. Keys in the policies themselves are; those behind a `jwksUri` only if they
+    /// were given.
+    pub fn unknown_keys(&self, issuer: &str) -> Option<&JwksSource> {
+        self.unknown_keys.get(issuer)
+    }
+
+    /// The rule for tokens that a proxy knows by a provider's name.
+    pub(crate) fn token_rule(&self, proxy: &Proxy, provider: &str) -> Option<Place> {
+        let number: usize = provider.strip_prefix("origins-")?.parse().ok()?;
+        let own = |pod: &&Pod| pod.name == proxy.name && pod.ips == proxy.ips;
+        let rules = self.snapshot.token_rules(self.pods.iter().find(own)?);
+        let (object, index) = rules.get(number)?;
+        let field = format!("spec.jwtRules[{index}]");
+        Some(self.places.of(&object.to_string(), &field))
+    }
+
+    /// Puts a token with these claims into a request, where its issuer's rule looks for one. The mesh has to be made of inputs that
+    /// [take described tokens](MeshInputs::taking_described_tokens). `now` is in seconds since 1970.
+    ///
+    /// # Errors
+    /// It cannot be told whose token it is.
+    pub fn carry(
+        &self,
+        asked: &mut Asked,
+        claims: Map<String, Value>,
+        now: u64,
+    ) -> Result<(), TokenError> {
+        crate::token::carry(asked, self.places.jwt_rules(), claims, now)
     }
 
     /// The pods.

@@ -7,9 +7,11 @@ mod expect;
 mod junit;
 
 use lateen_api::diagnostic::{Diagnostic, Severity};
-use lateen_api::meshtest::{MeshCase, MeshTest};
+use lateen_api::meshtest::{MeshCase, MeshTest, MeshVerdict};
+use lateen_api::value::Value;
 use lateen_api::{FileSpan, Origin, SourceFile};
 use serde::Serialize;
+use serde_json::Value as Json;
 
 pub use coverage::{Coverage, Rule};
 pub use junit::junit;
@@ -18,7 +20,7 @@ use crate::asked::Asked;
 use crate::mesh::{Client, Mesh};
 use crate::place::Source;
 use crate::report::Explanation;
-use crate::walk::{Options, explain};
+use crate::walk::{Authorizer, Options, explain};
 
 /// A request that is not understood, or a workload that is not there.
 pub const BAD_TEST: &str = "LAT0701";
@@ -75,6 +77,12 @@ impl TestFile {
             "no test of this file is run".clone_into(&mut diagnostic.effect);
         }
         for (index, case) in read.test.tests.iter().enumerate() {
+            if matches!(&case.token, Some(token) if token.as_str().is_none() && token.as_object().is_none())
+            {
+                let what =
+                    "a token is its text, or a map of its claims such as {sub: alice, role: admin}";
+                found.push(read.wrong(index, "token", what));
+            }
             if let Err(error) = asked(case) {
                 found.push(read.wrong(index, "request", &chain(&*error)));
             }
@@ -109,8 +117,20 @@ impl TestFile {
         case: &MeshCase,
         options: Options,
     ) -> Result<CaseResult, Box<Diagnostic>> {
-        let asked =
+        let mut asked =
             asked(case).map_err(|error| Box::new(self.wrong(index, "request", &chain(&*error))))?;
+        if let Some(Json::Object(claims)) = case.token.as_ref().map(Value::to_json) {
+            mesh.carry(&mut asked, claims, options.now)
+                .map_err(|error| Box::new(self.wrong(index, "token", &chain(&error))))?;
+        }
+        let options = Options {
+            authorizer: match case.ext_authz {
+                Some(MeshVerdict::Allow) => Some(Authorizer::Allows),
+                Some(MeshVerdict::Deny) => Some(Authorizer::Denies),
+                None => options.authorizer,
+            },
+            ..options
+        };
         let client = self
             .client(mesh, case)
             .map_err(|(field, error)| Box::new(self.wrong(index, field, &error)))?;
@@ -202,6 +222,9 @@ fn asked(case: &MeshCase) -> Result<Asked, Box<dyn std::error::Error>> {
     for (name, value) in &case.headers {
         asked.set_header(name, value)?;
     }
+    if let Some(token) = case.token.as_ref().and_then(Value::as_str) {
+        asked.set_header("authorization", &format!("Bearer {token}"))?;
+    }
     if !case.certificate.is_empty() {
         asked.certificate = Some(case.certificate.clone());
     }
@@ -209,7 +232,7 @@ fn asked(case: &MeshCase) -> Result<Asked, Box<dyn std::error::Error>> {
 }
 
 /// The words of a command line, as a shell would have them: quotation marks and backslashes, no expansion.
-pub(crate) fn split_words(line: &str) -> Option<Vec<String>> {
+pub fn split_words(line: &str) -> Option<Vec<String>> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;

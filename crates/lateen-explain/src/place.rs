@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use lateen_api::security::{JwtRule, RequestAuthentication};
 use lateen_api::{FileSpan, Resource};
 use lateen_traffic::Provenance;
 use serde::Serialize;
@@ -78,6 +79,14 @@ impl Places {
         self.objects
             .iter()
             .map(|(object, resource)| (object.as_str(), resource))
+    }
+
+    /// Every rule for tokens.
+    pub(crate) fn jwt_rules(&self) -> impl Iterator<Item = &JwtRule> + Clone {
+        let specs = self.objects.values();
+        specs
+            .filter_map(|resource| resource.spec_as::<RequestAuthentication>())
+            .flat_map(|spec| &spec.jwt_rules)
     }
 
     /// The place of a field of an object.

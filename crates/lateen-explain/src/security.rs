@@ -205,6 +205,12 @@ pub struct Applied {
     pub dry_run: bool,
 }
 
+/// The rule that a proxy knows by a name such as `ns[shop]-policy[web]-rule[0]`.
+pub fn rule_place(places: &Places, name: &str) -> Option<Place> {
+    let rule = RuleName::parse(name)?;
+    Some(places.of(&rule.object(), &rule.field()))
+}
+
 /// The policies that a workload's proxy enforces, by action and name.
 pub fn policies(proxy: &Proxy) -> Vec<Applied> {
     let mut rules: BTreeMap<(&'static str, String, bool), BTreeSet<usize>> = BTreeMap::new();

@@ -5,6 +5,7 @@
 //! [`Trail`] so far is cloned for each branch.
 
 mod access;
+mod authorizer;
 mod connection;
 mod entry;
 mod filters;
@@ -46,6 +47,17 @@ pub struct Options {
     pub listener: Option<u16>,
     /// Seconds since 1970, for tokens that expire.
     pub now: u64,
+    /// What external authorizers say; not known if not given.
+    pub authorizer: Option<Authorizer>,
+}
+
+/// What an external authorizer is taken to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Authorizer {
+    /// It lets pass what it is asked about.
+    Allows,
+    /// It refuses what it is asked about.
+    Denies,
 }
 
 /// Why nothing can be explained.

@@ -15,6 +15,8 @@ use lateen_identity::WorkloadIdentity;
 use lateen_xds::grpc::client::{ClientConfig, ConnectError, Link};
 use tokio::sync::watch;
 
+use crate::decisions::DecisionIds;
+
 /// Settings of one proxy. [`ProxyConfig::new`] gives a sidecar's.
 #[derive(Debug)]
 pub struct ProxyConfig {
@@ -39,6 +41,8 @@ pub struct ProxyConfig {
     pub drain: DrainSettings,
     /// What one peer may make the proxy hold.
     pub limits: Limits,
+    /// Which clients are told the ids of denials.
+    pub decision_ids: DecisionIds,
     /// The levels of the program's log, for `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
 }
@@ -70,6 +74,7 @@ impl ProxyConfig {
             socket_mark: None,
             drain: DrainSettings::default(),
             limits: Limits::default(),
+            decision_ids: DecisionIds::default(),
             log_control: None,
         }
     }

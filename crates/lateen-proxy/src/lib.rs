@@ -12,6 +12,7 @@ mod cluster;
 mod config;
 mod connection;
 mod control;
+mod decisions;
 mod ext_authz;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,5 +37,6 @@ pub use config::{
     ConfigSource, DrainSettings, Limits, LogControl, ProxyConfig, XdsConnect, XdsSource,
 };
 pub use control::ControlError;
+pub use decisions::DecisionIds;
 pub use handle::{Proxy, ProxyHandle, StartError, State};
 pub use static_resources::{StaticError, resources_from_json};

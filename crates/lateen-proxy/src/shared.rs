@@ -22,6 +22,7 @@ use crate::cluster::breaker::Breakers;
 use crate::cluster::outlier::Outliers;
 use crate::config::ProxyConfig;
 use crate::connection::ConnectionCounts;
+use crate::decisions::{DecisionIds, Decisions};
 use crate::handle::State;
 use crate::http::log::LogSinks;
 use crate::node::Identity;
@@ -73,6 +74,10 @@ pub(crate) struct Shared {
     pub(crate) connection_counts: ConnectionCounts,
     /// Access logs by path.
     pub(crate) logs: LogSinks,
+    /// The last denials.
+    pub(crate) decisions: Decisions,
+    /// Ids of denials are taken out of upstreams' answers: clients are outside the mesh, and are not to be told.
+    pub(crate) hides_decisions: bool,
     live: ArcSwap<Live>,
     version: AtomicU64,
     changed: watch::Sender<u64>,
@@ -114,6 +119,8 @@ impl Families {
 impl Shared {
     /// The state of a proxy that knows nothing yet.
     pub(crate) fn new(config: Arc<ProxyConfig>, workers: u16) -> Self {
+        let hides_decisions =
+            config.node.id.starts_with("router~") && config.decision_ids != DecisionIds::Everybody;
         Self {
             identity: Identity::of(&config.node),
             config,
@@ -123,6 +130,8 @@ impl Shared {
             connection_rates: ConnectionRates::default(),
             connection_counts: ConnectionCounts::default(),
             logs: LogSinks::default(),
+            decisions: Decisions::new(workers),
+            hides_decisions,
             live: ArcSwap::default(),
             version: AtomicU64::new(0),
             changed: watch::Sender::new(0),

@@ -187,6 +187,11 @@ impl Worker {
         }
     }
 
+    /// Its number.
+    pub(crate) const fn index(&self) -> u16 {
+        self.index
+    }
+
     /// The configuration of the moment. One relaxed load unless it changed.
     pub(crate) fn now(&self) -> Rc<Now> {
         let mut now = self.now.borrow_mut();

@@ -88,11 +88,22 @@ pub(crate) enum Command {
         lateen explain -f examples/bookinfo http://bookinfo.example/productpage       # from outside, through the ingress gateway\n  \
         lateen explain -f DIR --from deploy/web -- curl -X POST -H 'x-canary: true' http://api/orders\n  \
         lateen explain --from deploy/web tcp://mongodb:27017                           # against the running mesh\n  \
-        lateen explain --config-dump dump.json --listener 15001 http://reviews:9080/\n\n\
+        lateen explain --config-dump dump.json --listener 15001 http://reviews:9080/\n  \
+        lateen explain -f DIR --from deploy/web --claim role=admin GET http://api/admin # with a token of the issuer's\n  \
+        lateen explain -f DIR --from deploy/web --token eyJ… --jwks https://issuer.example=keys.json http://api/\n  \
+        lateen explain d-4f2a9c81d0e3b755                # a denial that the running mesh made\n\n\
         Exit status: 0 if every such request would succeed, 1 if not.\n\
         Marks: \u{2713} passes, \u{2717} ends here, ~ nearly matched, - passed over, * one of several by chance."
     )]
     Explain(ExplainArgs),
+    /// Ask a proxy's admin interface for a page (started by `explain` and others for each pod)
+    #[command(hide = true)]
+    Admin {
+        /// The pod.
+        target: String,
+        /// The page, as `/stats`.
+        path: String,
+    },
     /// Run assertions about a mesh from `*.meshtest.yaml` files, without starting anything
     #[command(
         after_help = "Examples:\n  lateen test examples/\n  lateen test mesh/reviews.meshtest.yaml --verbose\n  lateen test . --junit report.xml\n\n\
@@ -308,8 +319,8 @@ pub(crate) enum CaCommand {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// `[METHOD] URL`: `http`, `https`, `tcp://host:port` or `tls://host:port`.
-    #[arg(value_name = "[METHOD] URL")]
+    /// `[METHOD] URL`: `http`, `https`, `tcp://host:port` or `tls://host:port`. Or the id of a denial, from `x-lateen-decision`.
+    #[arg(value_name = "[METHOD] URL | ID")]
     pub(crate) request: Vec<String>,
     /// A curl line, after `--`.
     #[arg(last = true, value_name = "curl …")]
@@ -317,6 +328,9 @@ pub(crate) struct ExplainArgs {
     /// Files or directories of YAML; without, the running mesh.
     #[arg(short, long)]
     pub(crate) filename: Vec<PathBuf>,
+    /// With an ID: the pod whose proxy denied it; all are asked if not given.
+    #[arg(long, value_name = "POD")]
+    pub(crate) pod: Option<String>,
     /// The workload that sends it: `deploy/NAME`, a pod, or an app's name, with `.NAMESPACE` if need be.
     #[arg(long, value_name = "WORKLOAD")]
     pub(crate) from: Option<String>,
@@ -344,12 +358,32 @@ pub(crate) struct ExplainArgs {
     /// The identity in the certificate that a client outside presents.
     #[arg(long, value_name = "IDENTITY")]
     pub(crate) cert: Option<String>,
+    /// A token, as `authorization: Bearer TOKEN`.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) token: Option<String>,
+    /// A claim of a token that is taken to be its issuer's own: `role=admin`, `groups=["a","b"]`; may be given again. What is not said is
+    /// what the issuer's rule asks for; `aud=null` leaves the audience out.
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "token")]
+    pub(crate) claim: Vec<String>,
+    /// The keys of an issuer whose rule has a `jwksUri`, from a file; may be given again.
+    #[arg(long, value_name = "ISSUER=FILE")]
+    pub(crate) jwks: Vec<String>,
+    /// What external authorizers (CUSTOM policies) are taken to say.
+    #[arg(long, value_enum, value_name = "ANSWER")]
+    pub(crate) ext_authz: Option<Answer>,
     /// Every alternative and every branch in full.
     #[arg(short, long)]
     pub(crate) verbose: bool,
     /// Output format; text for people if not given.
     #[arg(short, long, value_enum)]
     pub(crate) output: Option<Structured>,
+}
+
+/// An external authorizer's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Answer {
+    Allow,
+    Deny,
 }
 
 #[derive(Debug, Subcommand)]
@@ -395,6 +429,18 @@ pub(crate) enum AuthzCommand {
         /// Files or directories of YAML; without, the running mesh.
         #[arg(short, long)]
         filename: Vec<PathBuf>,
+        /// Output format.
+        #[arg(short, long, value_enum)]
+        output: Option<Structured>,
+    },
+    /// The last denials of the running mesh's proxies, with what decided each
+    #[command(
+        after_help = "Examples:\n  lateen authz denials\n  lateen authz denials deploy/reviews-v1 -o json\n\n\
+        `lateen explain ID` has more of each."
+    )]
+    Denials {
+        /// Only those of this pod: its name, or `deploy/NAME`.
+        target: Option<String>,
         /// Output format.
         #[arg(short, long, value_enum)]
         output: Option<Structured>,

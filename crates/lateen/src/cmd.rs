@@ -3,6 +3,7 @@
 pub(crate) mod app;
 pub(crate) mod ca;
 pub(crate) mod check;
+pub(crate) mod decisions;
 pub(crate) mod describe;
 pub(crate) mod down;
 pub(crate) mod exec;

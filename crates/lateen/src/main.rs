@@ -4,6 +4,7 @@
 //! Several verbs enter namespaces, which the kernel allows only while a process has one thread. So nothing here starts a
 //! runtime; the verbs do, when they are where they want to be.
 
+mod admin;
 mod certificates;
 mod cli;
 mod cmd;
@@ -56,6 +57,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Check(args) => cmd::check::run(&state()?, namespace, &args),
         Command::Ca(command) => done(cmd::ca::run(&state()?, &command)),
+        Command::Admin { target, path } => {
+            let answer = admin::ask(&state()?, namespace, &target, ("GET", &path))?;
+            done(output::print(&String::from_utf8_lossy(&answer)))
+        }
         Command::Explain(args) => cmd::explain::run(&state()?, namespace, &args),
         Command::Test(args) => cmd::test::run(namespace, &args),
         Command::Authn(command) => cmd::security::authn(&state()?, namespace, command),

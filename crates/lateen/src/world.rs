@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use lateen_api::Resource;
-use lateen_compile::Settings;
+use lateen_api::security::RequestAuthentication;
+use lateen_compile::{Jwks, JwksSource, JwksStore, Settings, public_set};
 use lateen_envoy::{ResourceSet, TypeUrl, json};
 use lateen_explain::{Mesh, MeshInputs, Places, Proxy};
 use lateen_sources::files::{Loaded, Reader};
@@ -19,16 +20,25 @@ use crate::state::StateDir;
 
 /// The mesh of these files, as it would be with every pod ready; without files, the one that runs, as it is.
 pub(crate) fn mesh(state: &StateDir, namespace: Option<&str>, paths: &[PathBuf]) -> Result<Mesh> {
+    Ok(Mesh::new(inputs(state, namespace, paths)?))
+}
+
+/// What that mesh is made of.
+pub(crate) fn inputs(
+    state: &StateDir,
+    namespace: Option<&str>,
+    paths: &[PathBuf],
+) -> Result<MeshInputs> {
     if !paths.is_empty() {
         let loaded = read(paths.to_vec(), namespace.unwrap_or("default"))?;
-        return Ok(of_files(&loaded, None));
+        return Ok(inputs_of_files(&loaded, None));
     }
     let up = state
         .running()?
         .context("no mesh is running here; give its files with -f DIR")?;
     let loaded = read(up.paths, &up.namespace)?;
     let pods = state.read_pods()?;
-    Ok(of_files(&loaded, Some(&pods)))
+    Ok(inputs_of_files(&loaded, Some(&pods)))
 }
 
 /// The objects of these files. Files with errors are read as far as they go, which is told.
@@ -59,8 +69,8 @@ pub(crate) fn read(paths: Vec<PathBuf>, namespace: &str) -> Result<Loaded> {
     Ok(loaded)
 }
 
-/// A mesh of files, with the pods that run or else those that would.
-pub(crate) fn of_files(loaded: &Loaded, running: Option<&[PodState]>) -> Mesh {
+/// What the mesh of files is made of, with the pods that run or else those that would.
+pub(crate) fn inputs_of_files(loaded: &Loaded, running: Option<&[PodState]>) -> MeshInputs {
     let resources = defaults::with_defaults(&loaded.resources);
     let dual_stack = running.is_some_and(|pods| pods.iter().any(|pod| pod.ipv6.is_some()));
     let (planned, _) = plan(&resources, dual_stack);
@@ -80,7 +90,7 @@ pub(crate) fn of_files(loaded: &Loaded, running: Option<&[PodState]>) -> Mesh {
         })
         .collect();
     let (mesh, _) = mesh_config::config(&resources);
-    Mesh::new(MeshInputs {
+    MeshInputs {
         mesh,
         settings: Settings {
             dual_stack,
@@ -90,7 +100,49 @@ pub(crate) fn of_files(loaded: &Loaded, running: Option<&[PodState]>) -> Mesh {
         cluster_ips: planned.cluster_ips,
         kinds,
         resources,
-    })
+        jwks: JwksStore::new(),
+    }
+}
+
+/// The keys of issuers, as in `ISSUER=FILE`, for the rules that name a place of keys.
+pub(crate) fn jwks(given: &[String], resources: &[Resource]) -> Result<JwksStore> {
+    let rules = || {
+        let specs = resources
+            .iter()
+            .filter_map(|resource| resource.spec_as::<RequestAuthentication>());
+        specs.flat_map(|spec| &spec.jwt_rules)
+    };
+    let mut store = JwksStore::new();
+    for text in given {
+        // An issuer may hold the sign itself; a file's name seldom does.
+        let (issuer, path) = text
+            .rsplit_once('=')
+            .with_context(|| format!("`{text}` is not ISSUER=FILE"))?;
+        let keys = std::fs::read(path).with_context(|| format!("reading the keys of {issuer}"))?;
+        let keys = public_set(&keys).with_context(|| format!("reading the keys in {path}"))?;
+        let mut sources = rules().filter(|rule| rule.issuer == issuer).peekable();
+        if sources.peek().is_none() {
+            let mut known: Vec<&str> = rules().map(|rule| rule.issuer.as_str()).collect();
+            known.sort_unstable();
+            known.dedup();
+            bail!(
+                "no RequestAuthentication has issuer `{issuer}`; there are: {}",
+                known.join(", ")
+            );
+        }
+        let mut sources = sources.filter_map(JwksSource::of).peekable();
+        if sources.peek().is_none() {
+            bail!(
+                "the rules for `{issuer}` hold its keys themselves (`jwks`): --jwks is not needed"
+            );
+        }
+        let jwks = Jwks {
+            keys: Some(keys),
+            problem: None,
+        };
+        store.extend(sources.map(|source| (source, jwks.clone())));
+    }
+    Ok(store)
 }
 
 /// Where the objects of these files stand; nowhere without files.

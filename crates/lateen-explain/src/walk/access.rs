@@ -16,17 +16,32 @@ pub(super) struct Judged {
     pub(super) touched: Vec<(String, String)>,
 }
 
-/// A policy's rule, taken from the name Istio gives it: `ns[default]-policy[web]-rule[0]`.
+/// What stands before the names of CUSTOM rules, with the provider and a dash behind it. Source: Istio, `extAuthzMatchPrefix`.
+const CUSTOM: &str = "istio-ext-authz-";
+
+/// A policy's rule, taken from the name Istio gives it: `ns[default]-policy[web]-rule[0]`, with the provider before it if the policy is
+/// CUSTOM: `istio-ext-authz-PROVIDER-ns[…`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RuleName {
     pub(crate) namespace: String,
     pub(crate) policy: String,
     pub(crate) rule: usize,
+    /// The provider of a CUSTOM policy; may be empty.
+    custom: Option<String>,
 }
 
 impl RuleName {
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        let rest = name.strip_prefix("ns[")?;
+        let (before, rest) = name.split_once("ns[")?;
+        let custom = match before {
+            "" => None,
+            _ => Some(
+                before
+                    .strip_prefix(CUSTOM)?
+                    .trim_end_matches('-')
+                    .to_owned(),
+            ),
+        };
         let (namespace, rest) = rest.split_once("]-policy[")?;
         let (policy, rest) = rest.split_once("]-rule[")?;
         let (rule, _) = rest.split_once(']')?;
@@ -34,7 +49,18 @@ impl RuleName {
             namespace: namespace.to_owned(),
             policy: policy.to_owned(),
             rule: rule.parse().ok()?,
+            custom,
         })
+    }
+
+    /// Whether the policy's action is CUSTOM.
+    pub(crate) const fn is_custom(&self) -> bool {
+        self.custom.is_some()
+    }
+
+    /// The provider a CUSTOM policy names.
+    pub(crate) fn provider(&self) -> Option<&str> {
+        self.custom.as_deref().filter(|name| !name.is_empty())
     }
 
     pub(crate) fn object(&self) -> String {
@@ -58,7 +84,12 @@ impl Walker<'_> {
             .rules
             .as_deref()
             .map(|rules| self.enforced(at, rules, subject));
-        if let Some(shadow) = rbac.shadow_rules.as_deref() {
+        // Those of CUSTOM policies are told by the authorizer they belong to.
+        let on_trial = |rules: &&Rules| {
+            let first = rules.policies.first();
+            !first.is_some_and(|policy| policy.name.starts_with(CUSTOM))
+        };
+        if let Some(shadow) = rbac.shadow_rules.as_deref().filter(on_trial) {
             let note = self.shadow_note(shadow, subject);
             match &mut judged {
                 Some(judged) => judged.step.notes.push(note),
@@ -145,7 +176,7 @@ impl Walker<'_> {
         self.places.of(&rule.object(), &format!("{field}{detail}"))
     }
 
-    fn rule_note(&self, policy: &PolicyTrace) -> Note {
+    pub(super) fn rule_note(&self, policy: &PolicyTrace) -> Note {
         let rule = RuleName::parse(&policy.name);
         let name = rule.as_ref().map_or_else(
             || policy.name.to_string(),
@@ -181,6 +212,13 @@ impl Walker<'_> {
 
 fn verdict(rules: &Rules, matched: Option<&str>) -> String {
     let named = matched.map(|name| match RuleName::parse(name) {
+        Some(rule) if rule.is_custom() => format!(
+            "rule {} of {}.{}, whose provider {} cannot be asked",
+            rule.rule,
+            rule.policy,
+            rule.namespace,
+            rule.provider().unwrap_or("(none)")
+        ),
         Some(rule) => format!("rule {} of {}.{}", rule.rule, rule.policy, rule.namespace),
         None => name.to_owned(),
     });
@@ -207,6 +245,11 @@ mod tests {
         let rule = RuleName::parse("ns[shop]-policy[web-1]-rule[2]").unwrap();
         assert_eq!(rule.object(), "AuthorizationPolicy/shop/web-1");
         assert_eq!(rule.field(), "spec.rules[2]");
+        assert!(!rule.is_custom());
         assert_eq!(RuleName::parse("istio-ext-authz"), None);
+        let custom =
+            "istio-ext-authz-opa-x-ns[shop]-policy[ask]-rule[0]-deny-due-to-bad-CUSTOM-action";
+        let custom = RuleName::parse(custom).unwrap();
+        assert_eq!((custom.provider(), custom.rule), (Some("opa-x"), 0));
     }
 }

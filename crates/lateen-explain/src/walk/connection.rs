@@ -4,16 +4,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use lateen_traffic::filter::NetworkFilterKind;
-use lateen_traffic::listener::{ChainDecision, ChainTrace, Criterion, FilterChain, Inspection};
+use lateen_traffic::listener::{
+    ChainDecision, ChainTrace, Criterion, FilterChain, Inspection, TrafficDirection,
+};
 use lateen_traffic::program::DispatchReason;
-use lateen_traffic::rbac::Subject;
+use lateen_traffic::rbac::{RbacConfig, Subject};
 use lateen_traffic::request::{FilterState, TransportProtocol};
 use lateen_traffic::tls::{CertificateSource, DownstreamTls};
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{ConnectionInfo, Listener, PeerTls};
 
+use super::access::Judged;
+use super::authorizer::Custom;
 use super::{Arrival, Hello, MOST_HOPS, Outcome, Payload, Step, Trail, Walker};
 use crate::report::{End, Note, NoteKind, Stage, TlsMode};
+
+/// Where RBAC filters leave what their shadow rules came to.
+const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 
 /// A connection whose chain is known and whose TLS is ended.
 pub(super) struct Connection {
@@ -262,6 +269,18 @@ impl Walker<'_> {
             presented = hello.certificate.is_some();
             sans = hello.certificate.into_iter().collect();
             arrival.payload = hello.inner;
+        } else if listener.direction == TrafficDirection::Inbound && arrival.workload.is_some() {
+            let what = match &arrival.payload {
+                Payload::Tls(_) => {
+                    "TLS that the workload itself ends: the peer has no identity here"
+                }
+                Payload::Http(_) | Payload::Opaque => {
+                    "plain text is taken: the peer has no identity"
+                }
+            };
+            let place = self.places.of_provenance(&chain.provenance);
+            let place = place.filter(|place| place.object.starts_with("PeerAuthentication/"));
+            trail.push(Step::info(&arrival.proxy.name, Stage::Tls, what).at_place(place));
         }
         trail.facts.identity = sans.first().cloned();
         let connection = Connection {
@@ -276,20 +295,12 @@ impl Walker<'_> {
     }
 
     fn network_filters(&mut self, mut trail: Trail, connection: Connection, chain: &FilterChain) {
+        let (mut metadata, mut custom) = (Metadata::default(), Custom::default());
         for filter in &chain.filters {
             match &filter.kind {
                 NetworkFilterKind::Rbac(rbac) => {
-                    let (metadata, state) = (Metadata::default(), FilterState::new());
-                    let judged = connection.with_info(|info, peer| {
-                        let subject = Subject {
-                            connection: info,
-                            peer,
-                            request: None,
-                            dynamic_metadata: &metadata,
-                            filter_state: &state,
-                        };
-                        self.judge(connection.at(), rbac, &subject)
-                    });
+                    let judged =
+                        self.judge_connection(&connection, rbac, &mut metadata, &mut custom);
                     let Some(judged) = judged else { continue };
                     trail.facts.touched.extend(judged.touched);
                     if judged.refused {
@@ -299,6 +310,18 @@ impl Walker<'_> {
                         return self.stop(trail, judged.step, outcome);
                     }
                     trail.push(judged.step);
+                }
+                NetworkFilterKind::ExtAuthz(settings) => {
+                    let custom = std::mem::take(&mut custom);
+                    trail.facts.touched.extend(custom.touched());
+                    match self.network_authorizer(&connection, settings, &metadata, custom) {
+                        Ok(step) => trail.push(step),
+                        Err(stopped) => {
+                            let (step, outcome) = *stopped;
+                            let outcome = outcome.behind(&trail, "UC");
+                            return self.stop(trail, step, outcome);
+                        }
+                    }
                 }
                 NetworkFilterKind::Http(manager) => {
                     let manager = Arc::clone(manager);
@@ -322,6 +345,37 @@ impl Walker<'_> {
         );
         let step = Step::new(connection.at(), Stage::Filter, outcome.summary.clone());
         self.stop(trail, step, outcome);
+    }
+}
+
+impl Walker<'_> {
+    /// What access rules say of a connection.
+    fn judge_connection(
+        &self,
+        connection: &Connection,
+        rbac: &RbacConfig,
+        metadata: &mut Metadata,
+        custom: &mut Custom,
+    ) -> Option<Judged> {
+        let state = FilterState::new();
+        let (judged, shadow) = connection.with_info(|info, peer| {
+            let subject = Subject {
+                connection: info,
+                peer,
+                request: None,
+                dynamic_metadata: metadata,
+                filter_state: &state,
+            };
+            if let Some(found) = self.custom(rbac, &subject) {
+                *custom = found;
+            }
+            let judged = self.judge(connection.at(), rbac, &subject);
+            (judged, rbac.shadow(&subject))
+        });
+        if let Some(verdict) = shadow {
+            rbac.note_shadow(NETWORK_RBAC, &verdict, metadata);
+        }
+        judged
     }
 }
 

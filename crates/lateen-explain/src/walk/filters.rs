@@ -2,19 +2,32 @@
 //!
 //! Source of the order and of what each does: `lateen-proxy`'s filters, which ask the same functions.
 
+use lateen_traffic::RequestView;
 use lateen_traffic::cors::CorsDecision;
 use lateen_traffic::fault::{AbortStatus, DelayDuration, Fault};
 use lateen_traffic::filter::{FilterOverride, HttpFilterKind};
 use lateen_traffic::matcher::Fraction;
-use lateen_traffic::rbac::Subject;
+use lateen_traffic::rbac::{RbacConfig, RbacDecision, Subject};
 use lateen_traffic::route::RouteDecision;
 
+use super::authorizer::Custom;
 use super::http::{Request, share};
 use super::{Outcome, Step, Trail, Walker};
 use crate::report::{End, FaultFacts, Stage, percent, seconds};
 
+/// Where RBAC filters leave what their shadow rules came to.
+const HTTP_RBAC: &str = "envoy.filters.http.rbac";
+
 /// A step that ends a request, and how.
 pub(super) type Stopped = Box<(Step, Outcome)>;
+
+/// What access rules said of a request that they let pass.
+struct Passed<'r> {
+    step: Option<Step>,
+    touched: Vec<(String, String)>,
+    /// What those came to that decide nothing.
+    shadow: Option<RbacDecision<'r>>,
+}
 
 impl Walker<'_> {
     /// Runs the filters.
@@ -26,6 +39,7 @@ impl Walker<'_> {
     ) -> Result<(), Stopped> {
         // Filters before the one for tokens see the request as it arrived, those behind it what that made of it.
         let mut view = request.arrived;
+        let (mut metadata, mut custom) = (view.dynamic_metadata.clone(), Custom::default());
         for filter in &request.manager.filters {
             let told = decision.and_then(|decision| decision.filter_override(&filter.name));
             if matches!(told, Some(FilterOverride::Disabled)) || (filter.disabled && told.is_none())
@@ -39,29 +53,29 @@ impl Walker<'_> {
                         Some(FilterOverride::Rbac(Some(route))) => route,
                         _ => chain,
                     };
-                    let subject = Subject::of_request(view);
-                    let Some(judged) = self.judge(request.connection.at(), rules, &subject) else {
-                        continue;
+                    let seen = RequestView {
+                        dynamic_metadata: &metadata,
+                        ..*view
                     };
+                    let judged = self.access(request, rules, &seen, &mut custom)?;
                     trail.facts.touched.extend(judged.touched);
-                    if judged.refused {
-                        let outcome = Outcome::new(End::Denied, judged.step.what.clone())
-                            .status(403)
-                            .decided_at(judged.step.place.clone());
-                        return Err(Box::new((judged.step, outcome)));
+                    trail.steps.extend(judged.step);
+                    if let Some(verdict) = judged.shadow {
+                        rules.note_shadow(HTTP_RBAC, &verdict, &mut metadata);
                     }
-                    trail.push(judged.step);
                 }
                 HttpFilterKind::JwtAuthn(config) => {
-                    let at = request.connection.at();
-                    let step = self.tokens(at, config, request.arrived, told)?;
+                    let step = self.tokens(request.connection, config, request.arrived, told)?;
                     trail.push(step);
                     view = request.after;
+                    let found = view.dynamic_metadata.namespaces.clone();
+                    metadata.namespaces.extend(found);
                 }
-                HttpFilterKind::ExtAuthz(_) => {
-                    let what = "an external authorizer is asked; its answer is not known here";
-                    let at = request.connection.at();
-                    trail.push(Step::info(at, Stage::Authorization, what));
+                HttpFilterKind::ExtAuthz(settings) => {
+                    let custom = std::mem::take(&mut custom);
+                    trail.facts.touched.extend(custom.touched());
+                    let connection = request.connection;
+                    trail.push(self.authorizer(connection, settings, &metadata, custom)?);
                 }
                 HttpFilterKind::Fault(chain) => {
                     let fault = match told {
@@ -93,6 +107,39 @@ impl Walker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What access rules say of a request.
+    fn access<'r>(
+        &self,
+        request: &Request<'_>,
+        rules: &'r RbacConfig,
+        seen: &RequestView<'_>,
+        custom: &mut Custom,
+    ) -> Result<Passed<'r>, Stopped> {
+        let subject = Subject::of_request(seen);
+        if let Some(found) = self.custom(rules, &subject) {
+            *custom = found;
+        }
+        let shadow = rules.shadow(&subject);
+        let Some(judged) = self.judge(request.connection.at(), rules, &subject) else {
+            return Ok(Passed {
+                step: None,
+                touched: Vec::new(),
+                shadow,
+            });
+        };
+        if judged.refused {
+            let outcome = Outcome::new(End::Denied, judged.step.what.clone())
+                .status(403)
+                .decided_at(judged.step.place.clone());
+            return Err(Box::new((judged.step, outcome)));
+        }
+        Ok(Passed {
+            step: Some(judged.step),
+            touched: judged.touched,
+            shadow,
+        })
     }
 
     fn fault(

@@ -3,9 +3,10 @@
 use lateen_traffic::RequestView;
 use lateen_traffic::filter::{FilterOverride, HttpFilterKind};
 use lateen_traffic::hcm::HttpConnectionManager;
-use lateen_traffic::jwt::{METADATA_NAMESPACE, TokenCheck};
+use lateen_traffic::jwt::{JwtAuthn, JwtStatus, METADATA_NAMESPACE, TokenCheck};
 use lateen_traffic::value::Metadata;
 
+use super::connection::Connection;
 use super::filters::Stopped;
 use super::{Head, Outcome, Step, Walker};
 use crate::report::{End, Note, NoteKind, Stage};
@@ -52,17 +53,21 @@ impl Walker<'_> {
     /// What a JWT filter says of a request.
     pub(super) fn tokens(
         &self,
-        at: &str,
-        config: &lateen_traffic::jwt::JwtAuthn,
+        connection: &Connection,
+        config: &JwtAuthn,
         view: &RequestView<'_>,
         told: Option<&FilterOverride>,
     ) -> Result<Step, Stopped> {
+        let at = connection.at();
         let route = match told {
             Some(FilterOverride::Jwt(route)) => Some(route),
             _ => None,
         };
         let (outcome, checks) = config.explain(view, route, (self.options.now, self.random(7)));
-        let notes: Vec<Note> = checks.iter().map(note).collect();
+        let notes: Vec<Note> = checks
+            .iter()
+            .map(|check| self.token_note(connection, check))
+            .collect();
         match outcome.verdict {
             Ok(()) => {
                 let good = checks.iter().find(|check| check.result.is_ok());
@@ -74,45 +79,74 @@ impl Walker<'_> {
             }
             Err(refusal) => {
                 let what = format!("{}: {}", refusal.status, refusal.body);
-                let step = Step::new(at, Stage::Authentication, what.clone()).with_notes(notes);
-                let reason = checks
+                let decisive = checks
                     .iter()
-                    .find(|check| check.result.is_err() && !check.why.is_empty())
-                    .map_or(what, |check| format!("{}: {}", refusal.body, check.why));
-                Err(Box::new((
-                    step,
-                    Outcome::new(End::Denied, reason).status(refusal.status),
-                )))
+                    .zip(&notes)
+                    .find(|(check, _)| check.result.is_err() && check.location.is_some())
+                    .or_else(|| checks.iter().zip(&notes).find(|(c, _)| c.result.is_err()));
+                let place = decisive.and_then(|(_, note)| note.place.clone());
+                let reason = decisive.map_or_else(
+                    || what.clone(),
+                    |(check, _)| format!("{}: {}", refusal.body, self.why(check)),
+                );
+                let step = Step::new(at, Stage::Authentication, what)
+                    .at_place(place.clone())
+                    .with_notes(notes);
+                let outcome = Outcome::new(End::Denied, reason)
+                    .status(refusal.status)
+                    .decided_at(place);
+                Err(Box::new((step, outcome)))
             }
         }
+    }
+}
+
+impl Walker<'_> {
+    /// Why a token is refused. Without the issuer's keys its signature cannot be judged here, which is no fault of the token.
+    fn why(&self, check: &TokenCheck) -> String {
+        let issuer = check.issuer.as_deref().unwrap_or_default();
+        let unknown = self.mesh.and_then(|mesh| mesh.unknown_keys(issuer));
+        match (check.result, unknown) {
+            (Err(JwtStatus::NoMatchingKey | JwtStatus::VerificationFails), Some(source)) => {
+                format!(
+                    "the keys of `{issuer}` are at {source} and are not read here: give them with --jwks {issuer}=FILE, \
+                     or describe the token by its claims"
+                )
+            }
+            (Err(status), _) if check.why.is_empty() => status.message().to_owned(),
+            _ => check.why.clone(),
+        }
+    }
+
+    fn token_note(&self, connection: &Connection, check: &TokenCheck) -> Note {
+        let location = check.location.as_deref().unwrap_or("no token");
+        let provider = check.provider.as_deref().unwrap_or("no rule");
+        let rule = self
+            .mesh
+            .and_then(|mesh| mesh.token_rule(&connection.arrival.proxy, provider));
+        let of = match &rule {
+            Some(place) => place.object.trim_start_matches("RequestAuthentication/"),
+            None => provider,
+        };
+        let note = match &check.result {
+            Ok(()) => Note::new(
+                NoteKind::Info,
+                format!("{location}, for {of}: good, {}", who(check)),
+            ),
+            Err(_) => {
+                let kind = if check.location.is_some() {
+                    NoteKind::NearMiss
+                } else {
+                    NoteKind::Passed
+                };
+                Note::new(kind, format!("{location}, for {of}: {}", self.why(check)))
+            }
+        };
+        note.at_place(rule)
     }
 }
 
 fn who(check: &TokenCheck) -> String {
     let text = |text: &Option<std::sync::Arc<str>>| text.as_deref().unwrap_or("?").to_owned();
     format!("{} of {}", text(&check.subject), text(&check.issuer))
-}
-
-fn note(check: &TokenCheck) -> Note {
-    let location = check.location.as_deref().unwrap_or("no token");
-    let provider = check.provider.as_deref().unwrap_or("no rule");
-    match &check.result {
-        Ok(()) => Note::new(
-            NoteKind::Info,
-            format!("{location}, for {provider}: good, {}", who(check)),
-        ),
-        Err(status) => {
-            let why = if check.why.is_empty() {
-                status.message().to_owned()
-            } else {
-                check.why.clone()
-            };
-            let kind = if check.location.is_some() {
-                NoteKind::NearMiss
-            } else {
-                NoteKind::Passed
-            };
-            Note::new(kind, format!("{location}, for {provider}: {why}"))
-        }
-    }
 }

@@ -16,6 +16,10 @@ use lateen_sources::{defaults, mesh as mesh_config};
 
 /// A mesh of the given objects and those of the default installation.
 pub(crate) fn mesh_of(resources: &[Resource]) -> Mesh {
+    Mesh::new(inputs_of(resources).taking_described_tokens())
+}
+
+fn inputs_of(resources: &[Resource]) -> MeshInputs {
     let resources = defaults::with_defaults(resources);
     let (planned, _) = plan(&resources, false);
     let pods: Vec<PodState> = planned.pods.iter().map(PodState::expected).collect();
@@ -29,22 +33,32 @@ pub(crate) fn mesh_of(resources: &[Resource]) -> Mesh {
         })
         .collect();
     let (mesh, _) = mesh_config::config(&resources);
-    Mesh::new(MeshInputs {
+    MeshInputs {
         mesh,
         settings: Settings::default(),
         pods: compile_pods(&pods),
         cluster_ips: planned.cluster_ips,
         kinds,
         resources,
-    })
+        ..MeshInputs::default()
+    }
 }
 
 /// A mesh of a text.
 pub(crate) fn mesh(yaml: &str) -> Mesh {
+    mesh_of(&read(yaml))
+}
+
+/// A mesh of a text that takes tokens of its issuers alone.
+pub(crate) fn without_described_tokens(yaml: &str) -> Mesh {
+    Mesh::new(inputs_of(&read(yaml)))
+}
+
+fn read(yaml: &str) -> Vec<Resource> {
     let loaded = Reader::parse_text(SourceFile::new("mesh.yaml", yaml), "default");
     let errors: Vec<_> = loaded.diagnostics.iter().filter(|d| d.is_error()).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    mesh_of(&loaded.resources)
+    loaded.resources
 }
 
 /// A mesh of a directory of the repository.

@@ -81,6 +81,8 @@ pub(super) fn admin(context: &Context, method: &Method, path: &str, query: &Quer
         "/healthcheck/ok" => health(context, false),
         // There is no other process to hand over to.
         "/hot_restart_version" => Page::text("disabled".to_owned()),
+        // Lateen's own: the last denials, or one by its id.
+        "/lateen/decisions" => Page::json(&context.shared.decisions.json(query.get("id"))),
         "/listeners" => listeners(context, query),
         "/logging" => logging::page(context, method, query),
         "/memory" => memory(),

@@ -3,14 +3,17 @@
 //! A connection whose client is silent passes them twice: once without taking anything, to see whether its upstream may be connected at
 //! all, and once in earnest when somebody has spoken.
 
+use std::sync::Arc;
+
 use lateen_traffic::Listener;
 use lateen_traffic::ext_authz::{NetworkExtAuthz, Verdict};
 use lateen_traffic::filter::{NetworkFilter, NetworkFilterKind};
-use lateen_traffic::rbac::{RbacConfig, Subject};
+use lateen_traffic::rbac::{RbacConfig, Rules, Subject};
 use lateen_traffic::value::Metadata;
 
 use super::network::{self, Pass};
 use super::{Connection, Refused};
+use crate::decisions::{Cause, Denied};
 use crate::ext_authz::{Asker, ConnectionSubject};
 
 /// Where RBAC filters leave what their shadow rules came to.
@@ -93,10 +96,42 @@ fn access(
         rbac.note_shadow(NETWORK_RBAC, &verdict, metadata);
     }
     if allowed {
-        Ok(())
-    } else {
-        Err(Refused::Denied)
+        return Ok(());
     }
+    if let Some(rules) = rbac.rules.as_ref().filter(|_| pass != Pass::Look) {
+        note_denial(connection, rules, metadata);
+    }
+    Err(Refused::Denied)
+}
+
+/// Keeps what is to be known of a connection that access rules refuse.
+fn note_denial(connection: &Connection, rules: &Arc<Rules>, metadata: &Metadata) {
+    let peer = connection.peer_tls();
+    let state = connection.filter_state.borrow();
+    connection.facts.with_info(|info| {
+        let subject = Subject {
+            connection: info,
+            peer: &peer,
+            request: None,
+            dynamic_metadata: metadata,
+            filter_state: &state,
+        };
+        let policy = rules.decide(&subject).policy.cloned();
+        let denied = Denied {
+            connection: info,
+            peer: &peer,
+            client: connection.facts.remote,
+            request: None,
+            status: 0,
+            details: "rbac_access_denied",
+        };
+        let worker = &connection.worker;
+        let cause = Cause::Rules(Arc::clone(rules), policy);
+        worker
+            .shared
+            .decisions
+            .note(worker.index(), cause, &denied, &subject);
+    });
 }
 
 async fn authorize(

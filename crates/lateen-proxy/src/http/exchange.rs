@@ -17,7 +17,9 @@ use lateen_traffic::RequestView;
 use lateen_traffic::ext_authz::Change;
 use lateen_traffic::hcm::UnderscoreHeaders;
 use lateen_traffic::headers::normalize_authority;
+use lateen_traffic::listener::TrafficDirection;
 use lateen_traffic::path::Normalized;
+use lateen_traffic::rbac::Subject;
 use lateen_traffic::route::{
     DirectResponse, RouteAction, RouteDecision, RouteOutcome, https_location,
 };
@@ -36,6 +38,7 @@ use super::record::{Heads, Record};
 use super::response::ResponseBody;
 use super::source::Source;
 use crate::connection::Connection;
+use crate::decisions::{self, DecisionIds, Denied};
 use crate::secrets::WORKLOAD_CERTIFICATE;
 use crate::worker::{CATCH_ALL, Now};
 
@@ -154,7 +157,7 @@ impl Exchange {
             self.note_route(decision);
         }
         self.note_service(&passage.head.authority);
-        let filtered = filters::run(self, &manager.config.filters, &mut passage).await;
+        let filtered = self.filter(&mut passage).await;
         let Passage {
             head,
             body,
@@ -432,6 +435,47 @@ impl Exchange {
         record.upstream.service = metrics.service(&service);
     }
 
+    /// Runs the filters. What they deny is kept for who asks.
+    async fn filter(&mut self, passage: &mut Passage<'_>) -> Result<(), LocalReply> {
+        let manager = Rc::clone(&self.manager);
+        let mut filtered = filters::run(self, &manager.config.filters, passage).await;
+        if let Err(reply) = &mut filtered {
+            self.note_denial(reply, &passage.view());
+        }
+        filtered
+    }
+
+    /// Keeps what is to be known of a denial, and tells the client its id if it may know.
+    fn note_denial(&self, reply: &mut LocalReply, view: &RequestView<'_>) {
+        let Some(cause) = reply.cause.take() else {
+            return;
+        };
+        let denied = Denied {
+            connection: view.connection,
+            peer: view.peer,
+            client: view.client,
+            request: Some((view.method, view.authority, view.path)),
+            status: reply.status.as_u16(),
+            details: &reply.details,
+        };
+        let connection = &self.connection;
+        let shared = &connection.worker.shared;
+        let subject = Subject::of_request(view);
+        let id = shared
+            .decisions
+            .note(connection.worker.index(), *cause, &denied, &subject);
+        let may_know = match shared.config.decision_ids {
+            DecisionIds::Nobody => false,
+            DecisionIds::Mesh => {
+                connection.validated && connection.direction == TrafficDirection::Inbound
+            }
+            DecisionIds::Everybody => true,
+        };
+        if may_know && let Some(value) = decisions::header_value(id) {
+            reply.headers.insert(&decisions::DECISION, value);
+        }
+    }
+
     /// Does what the route says.
     async fn act(
         &mut self,
@@ -500,6 +544,10 @@ impl Exchange {
         mut parts: http::response::Parts,
         source: forward::Source,
     ) -> Response<ResponseBody> {
+        let denied = matches!(parts.status.as_u16(), 401 | 403);
+        if denied && self.connection.worker.shared.hides_decisions {
+            parts.headers.remove(&decisions::DECISION);
+        }
         self.finish_head(&mut parts.headers, parts.status);
         if let Some(web) = self.web {
             web.answer(&mut parts.headers);

@@ -1,11 +1,12 @@
 //! The external authorization filter: asking about a request, and doing what the answer says.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::ext_authz::{
-    Allowance, BodySettings, Denial, ExtAuthz, RouteSettings, Verdict,
+    Allowance, BodySettings, Denial, ExtAuthz, RouteSettings, Service, Verdict,
 };
 use lateen_traffic::value::Value;
 
@@ -13,6 +14,7 @@ use super::exchange::Exchange;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
 use super::source::Ahead;
+use crate::decisions::Cause;
 use crate::ext_authz::{Asker, ConnectionSubject, RequestSubject, SentBody};
 
 /// The name under which authorizers' metadata is found.
@@ -45,7 +47,7 @@ pub(super) async fn check(
         }
         Verdict::Denied(denial) => {
             note_metadata(passage, denial.metadata.as_ref());
-            Err(denied(denial))
+            Err(denied(denial).denied_by(cause(settings)))
         }
         Verdict::Failed if settings.failure_mode_allow => {
             if settings.failure_mode_allow_header {
@@ -161,6 +163,13 @@ fn note_metadata(passage: &mut Passage<'_>, metadata: Option<&Value>) {
     }
 }
 
+fn cause(settings: &ExtAuthz) -> Cause {
+    Cause::Authorizer(Arc::clone(match &settings.service {
+        Service::Http(service) => &service.cluster,
+        Service::Grpc(service) => &service.cluster,
+    }))
+}
+
 fn denied(denial: Denial) -> LocalReply {
     let status = StatusCode::from_u16(denial.status).unwrap_or(StatusCode::FORBIDDEN);
     let mut headers = HeaderMap::new();
@@ -186,4 +195,5 @@ fn error_reply(settings: &ExtAuthz) -> LocalReply {
     let status = StatusCode::from_u16(settings.status_on_error).unwrap_or(StatusCode::FORBIDDEN);
     LocalReply::new(status, "", "ext_authz_error")
         .flagged(ResponseFlag::UnauthorizedExternalService)
+        .denied_by(cause(settings))
 }

@@ -8,6 +8,7 @@ mod small;
 pub(super) use small::mutate_response;
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use lateen_telemetry::ResponseFlag;
@@ -28,6 +29,7 @@ use super::local_reply::LocalReply;
 use super::passage::Passage;
 use super::record::Record;
 use crate::connection::Connection;
+use crate::decisions::Cause;
 
 /// Where RBAC filters leave what their shadow rules came to.
 const HTTP_RBAC: &str = "envoy.filters.http.rbac";
@@ -167,7 +169,8 @@ fn access(
     if verdict.allowed {
         Ok(())
     } else {
-        Err(LocalReply::rbac_denied(verdict.policy.map(|name| &**name)))
+        let cause = Cause::Rules(Arc::clone(rules), verdict.policy.cloned());
+        Err(LocalReply::rbac_denied(verdict.policy.map(|name| &**name)).denied_by(cause))
     }
 }
 

@@ -9,6 +9,7 @@ use lateen_traffic::value::{Metadata, Value};
 use super::exchange::Exchange;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
+use crate::decisions::Cause;
 
 /// Judges a request's tokens, and changes the request by what they say.
 ///
@@ -52,7 +53,7 @@ fn merge(metadata: &mut Metadata, found: Value) {
 
 fn reply(refusal: Refusal) -> LocalReply {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::UNAUTHORIZED);
-    let reply = LocalReply::new(status, refusal.body, refusal.details);
+    let reply = LocalReply::new(status, refusal.body, refusal.details).denied_by(Cause::Token);
     let challenge = refusal
         .www_authenticate
         .and_then(|text| HeaderValue::try_from(text).ok());

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 
 use super::grpc;
+use crate::decisions::Cause;
 
 /// An answer of the proxy's own.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub(crate) struct LocalReply {
     pub(crate) headers: Box<HeaderMap>,
     /// The gRPC status, if another than the HTTP status's counterpart.
     pub(crate) grpc_status: Option<u32>,
+    /// What denied the request, if something did.
+    pub(crate) cause: Option<Box<Cause>>,
 }
 
 /// How an upstream attempt failed before its response headers, in Envoy's words.
@@ -90,6 +93,7 @@ impl LocalReply {
             details: details.into(),
             headers: Box::default(),
             grpc_status: None,
+            cause: None,
         }
     }
 
@@ -104,6 +108,13 @@ impl LocalReply {
     #[must_use]
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
+        self
+    }
+
+    /// The same as a denial.
+    #[must_use]
+    pub(crate) fn denied_by(mut self, cause: Cause) -> Self {
+        self.cause = Some(Box::new(cause));
         self
     }
 

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use lateen_explain::{Asked, Client, Explanation, Look, Mesh, Options, Places, render};
-use serde_json::json;
+use lateen_explain::{Asked, Authorizer, Client, Explanation, Look, Mesh, Options, Places, render};
+use serde_json::{Map, Value, json};
 
-use crate::cli::{ExplainArgs, Structured};
+use super::decisions;
+use crate::cli::{Answer, ExplainArgs, Structured};
 use crate::output::{self, print_json, print_yaml};
 use crate::proxy_config::dump::ConfigDump;
 use crate::state::StateDir;
@@ -19,19 +20,38 @@ pub(crate) fn run(
     namespace: Option<&str>,
     args: &ExplainArgs,
 ) -> Result<ExitCode> {
-    let asked = asked(args)?;
+    if let [id] = &args.request[..]
+        && decisions::is_id(id)
+    {
+        let wanted = (id.as_str(), args.pod.as_deref());
+        return decisions::explain(state, namespace, wanted, args.output);
+    }
+    let mut asked = asked(args)?;
     let options = Options {
         seed: args.seed,
         listener: args.listener,
         now: output::now().unsigned_abs(),
+        authorizer: args.ext_authz.map(|answer| match answer {
+            Answer::Allow => Authorizer::Allows,
+            Answer::Deny => Authorizer::Denies,
+        }),
     };
     let explanation = match &args.config_dump {
         Some(dump) => {
+            if !(args.claim.is_empty() && args.jwks.is_empty()) {
+                bail!(
+                    "a config dump holds the keys of issuers itself: give the token with --token, or the mesh's files instead of the dump"
+                );
+            }
             let places = world::places(&args.filename, namespace)?;
             of_dump(dump, &places, &asked, options)?
         }
         None => {
-            let mesh = world::mesh(state, namespace, &args.filename)?;
+            let mesh = mesh(state, namespace, args)?;
+            let claims = claims(&args.claim)?;
+            if !claims.is_empty() {
+                mesh.carry(&mut asked, claims, options.now)?;
+            }
             of_mesh(&mesh, namespace, args, &asked, options)?
         }
     };
@@ -41,6 +61,28 @@ pub(crate) fn run(
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The mesh, with the keys given, and one that takes described tokens if there is one.
+fn mesh(state: &StateDir, namespace: Option<&str>, args: &ExplainArgs) -> Result<Mesh> {
+    let mut inputs = world::inputs(state, namespace, &args.filename)?;
+    inputs.jwks = world::jwks(&args.jwks, &inputs.resources)?;
+    if !args.claim.is_empty() {
+        inputs = inputs.taking_described_tokens();
+    }
+    Ok(Mesh::new(inputs))
+}
+
+/// Claims as typed: a value that is JSON is that, another is a text.
+fn claims(given: &[String]) -> Result<Map<String, Value>> {
+    let claim = |text: &String| {
+        let (name, value) = text.split_once('=').with_context(|| {
+            format!("`{text}` is not a claim; write NAME=VALUE, such as role=admin")
+        })?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Ok((name.to_owned(), value))
+    };
+    given.iter().map(claim).collect()
 }
 
 fn of_mesh(
@@ -85,9 +127,20 @@ fn client(mesh: &Mesh, namespace: Option<&str>, args: &ExplainArgs) -> Result<Cl
     }
 }
 
-/// The request: a curl line after `--`, or `[METHOD] URL`.
+/// The request: a curl line after `--` or in one quoted argument, or `[METHOD] URL`.
 fn asked(args: &ExplainArgs) -> Result<Asked> {
-    let mut asked = if args.curl.is_empty() {
+    let pasted = match &args.request[..] {
+        [line] if line.trim_start().starts_with("curl ") => Some(
+            lateen_explain::split_words(line)
+                .context("a quotation mark of the curl line is not closed")?,
+        ),
+        [curl, ..] if curl == "curl" => {
+            bail!("put -- before the curl line: lateen explain … -- curl …")
+        }
+        _ => None,
+    };
+    let curl = pasted.as_ref().unwrap_or(&args.curl);
+    let mut asked = if curl.is_empty() {
         match &args.request[..] {
             [] => bail!("what is to be explained? Give [METHOD] URL, or a curl line after --"),
             [url] => Asked::parse(None, url, &args.header)?,
@@ -95,15 +148,18 @@ fn asked(args: &ExplainArgs) -> Result<Asked> {
             [_, _, rest @ ..] => bail!("`{}` is more than [METHOD] URL", rest.join(" ")),
         }
     } else {
-        if !args.request.is_empty() {
+        if pasted.is_none() && !args.request.is_empty() {
             bail!("give [METHOD] URL or a curl line, not both");
         }
-        let mut asked = lateen_explain::parse_curl(&args.curl)?;
+        let mut asked = lateen_explain::parse_curl(curl)?;
         for header in &args.header {
             asked.add_header(header)?;
         }
         asked
     };
+    if let Some(token) = &args.token {
+        asked.set_header("authorization", &format!("Bearer {token}"))?;
+    }
     asked.http2 |= args.http2;
     asked.resolve = args.resolve.or(asked.resolve);
     asked.certificate = args.cert.clone().or(asked.certificate);

@@ -12,7 +12,7 @@ use lateen_agent::{
 };
 use lateen_identity::BoxFuture;
 use lateen_local::addresses::PROXY_MARK;
-use lateen_proxy::{ConfigSource, Proxy, ProxyConfig, ProxyHandle, State, XdsSource};
+use lateen_proxy::{ConfigSource, DecisionIds, Proxy, ProxyConfig, ProxyHandle, State, XdsSource};
 use lateen_telemetry::metrics::render::{Filter, prometheus};
 use lateen_xds::grpc::{ClientConfig, Link};
 use tokio::signal::unix::{SignalKind, signal};
@@ -63,6 +63,21 @@ async fn serve(args: &ProxyArgs, levels: Arc<LogLevels>) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The setting by which clients are told the ids of denials: `mesh` or `all`. It comes with `proxyMetadata`, so that a mesh, a namespace
+/// and a pod may each have their own.
+const DECISION_IDS: &str = "LATEEN_DECISION_IDS";
+
+fn decision_ids(written: Option<&String>) -> DecisionIds {
+    let text = written.map_or("", String::as_str);
+    DecisionIds::parse(text).unwrap_or_else(|| {
+        tracing::warn!(
+            value = text,
+            "{DECISION_IDS} is neither `mesh` nor `all`: no client is told the ids of denials"
+        );
+        DecisionIds::Nobody
+    })
+}
+
 /// SIGTERM or SIGINT.
 async fn ended() {
     let (Ok(mut terminate), Ok(mut interrupt)) = (
@@ -91,6 +106,7 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     let mut config = ProxyConfig::new(node, ConfigSource::xds(source), agent.identity().watch());
     config.socket_mark = agent.config().mark;
     config.log_control = Some(levels);
+    config.decision_ids = decision_ids(agent.config().environment.get(DECISION_IDS));
     if let Some(workers) = agent.config().proxy_config.concurrency {
         config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
     }

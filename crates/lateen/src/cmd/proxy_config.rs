@@ -1,17 +1,13 @@
 //! `lateen proxy-config`: asks a proxy's admin interface, or reads a saved dump, and prints tables, JSON or YAML.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::cli::{ConfigOutput, ProxyConfigCommand, ProxyTarget};
-use crate::http::{self, Admin};
 use crate::output::{now, print_json, print_yaml};
 use crate::proxy_config::dump::ConfigDump;
 use crate::proxy_config::{Filter, Rows, cluster, listener, route, secret};
 use crate::state::StateDir;
-use crate::target;
 
 pub(crate) fn run(
     state: &StateDir,
@@ -124,24 +120,8 @@ impl Ask<'_> {
         self.admin(name, "GET", path)
     }
 
-    /// Enters the pod's network and asks its proxy. The process stays there: each command asks one proxy.
     fn admin(&self, target: &str, method: &str, path: &str) -> Result<Vec<u8>> {
-        self.state.expect_running()?;
-        let pods = self.state.read_pods()?;
-        let pod = target::find(&pods, target, self.namespace)?;
-        let pid = pod
-            .pid
-            .with_context(|| format!("{} is not running", pod.name))?;
-        if !pod.containers.iter().any(|c| c.name == "istio-proxy") {
-            bail!("{} has no proxy: it is not in the mesh", pod.name);
-        }
-        lateen_local::exec::enter_network(pid)
-            .with_context(|| format!("entering the network of {}", pod.name))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, pod.admin_port));
-        let answer = http::request(&Admin::Tcp(address), method, path);
-        Ok(answer
-            .with_context(|| format!("asking the proxy of {}", pod.name))?
-            .to_vec())
+        crate::admin::ask(self.state, self.namespace, target, (method, path))
     }
 }
 

@@ -95,6 +95,9 @@ pub(crate) fn authz(
             check(state, namespace, &target, &filename)?;
             Ok(ExitCode::SUCCESS)
         }
+        AuthzCommand::Denials { target, output } => {
+            super::decisions::list(state, namespace, target.as_deref(), output)
+        }
         AuthzCommand::WhoCan {
             to,
             method,

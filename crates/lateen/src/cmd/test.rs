@@ -119,8 +119,8 @@ impl<'a> Meshes<'a> {
             };
             let loaded = world::read(paths.clone(), namespace)
                 .with_context(|| format!("the mesh of {}", path.display()))?;
-            self.known
-                .insert(paths.clone(), world::of_files(&loaded, None));
+            let inputs = world::inputs_of_files(&loaded, None).taking_described_tokens();
+            self.known.insert(paths.clone(), Mesh::new(inputs));
         }
         self.known.get(&paths).context("a mesh that was just read")
     }
