@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use lateen_api::selector::{PolicyTargetReference, WorkloadSelector};
 
 use crate::labels;
+use crate::pod::Pod;
 
 /// The label of a pod that is an instance of a Gateway API Gateway: the Gateway's name.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -18,6 +19,16 @@ const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
 pub(crate) struct Workload<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) labels: &'a BTreeMap<String, String>,
+}
+
+impl Pod {
+    /// The pod as policies are looked for.
+    pub(crate) fn workload(&self) -> Workload<'_> {
+        Workload {
+            namespace: &self.namespace,
+            labels: &self.labels,
+        }
+    }
 }
 
 /// What a policy says of the workloads it is for.

@@ -40,6 +40,38 @@ pub(crate) const JWKS_STALE: &str = "LAT3041";
 /// A policy that asks for a verified token where none is verified.
 pub(crate) const NO_REQUEST_AUTHENTICATION: &str = "LAT3042";
 
+/// A part of an access rule that matches nothing, by its own text.
+pub(crate) const NEVER_MATCHES: &str = "LAT3050";
+/// An ALLOW rule whose every request a DENY rule denies.
+pub(crate) const DENIED_RULE: &str = "LAT3051";
+/// A rule all of whose requests another one of the same action matches.
+pub(crate) const REDUNDANT_RULE: &str = "LAT3052";
+/// An identity is asked for where clients can have none.
+pub(crate) const NO_IDENTITY: &str = "LAT3053";
+/// A DENY by identity where clients may come without one.
+pub(crate) const PLAIN_TEXT_ESCAPES: &str = "LAT3054";
+/// An identity that no workload has.
+pub(crate) const UNKNOWN_IDENTITY: &str = "LAT3055";
+/// A token of an issuer whose tokens are not taken.
+pub(crate) const UNKNOWN_ISSUER: &str = "LAT3056";
+/// A rule about requests on a port that carries none.
+pub(crate) const HTTP_ON_TCP: &str = "LAT3057";
+/// A policy that selects no workload.
+pub(crate) const NO_WORKLOAD: &str = "LAT3058";
+
+/// Every finding of [`crate::dead_rules`].
+pub const DEAD_RULES: [&str; 9] = [
+    NEVER_MATCHES,
+    DENIED_RULE,
+    REDUNDANT_RULE,
+    NO_IDENTITY,
+    PLAIN_TEXT_ESCAPES,
+    UNKNOWN_IDENTITY,
+    UNKNOWN_ISSUER,
+    HTTP_ON_TCP,
+    NO_WORKLOAD,
+];
+
 /// A finding about a resource that is at hand.
 pub(crate) fn on_resource(
     code: &'static str,

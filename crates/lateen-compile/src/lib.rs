@@ -12,6 +12,7 @@ mod authentication;
 mod authorization;
 mod clusters;
 mod compiler;
+mod dead_rules;
 mod diagnostics;
 mod endpoints;
 mod features;
@@ -41,6 +42,8 @@ mod snapshot;
 mod telemetry;
 
 pub use compiler::{Compiled, Compiler, CompilerStats};
+pub use dead_rules::dead_rules;
+pub use diagnostics::DEAD_RULES;
 pub use features::Features;
 pub use ignored::{IGNORED, ignored};
 pub use jwks::{

@@ -38,6 +38,9 @@ use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
 use crate::shared::{Shared, stable_hash};
 
 use derived::Aged;
+pub(crate) use policies::{
+    applies as policy_applies, in_order as policies_in_order, is_dry_run as policy_is_dry_run,
+};
 pub(crate) use virtual_services::{Semantics, VirtualServiceConfig};
 
 /// What a snapshot is made of.
@@ -132,6 +135,11 @@ impl Snapshot {
     pub fn endpoints(&self, service: &Service, port: u32) -> Option<&Shared<Vec<Endpoint>>> {
         let key = (service.namespace.clone(), service.hostname.clone());
         self.inner.endpoints.get(&key)?.get(&port)
+    }
+
+    /// Every pod, by namespace and name.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.inner.pods.values()
     }
 
     /// A pod by namespace and name.
@@ -325,11 +333,7 @@ impl Snapshot {
     /// The rules for tokens that hold for a pod: rule `n` is the provider `origins-n` of its proxy. Each is a RequestAuthentication and the
     /// index among its `jwtRules`.
     pub fn token_rules(&self, pod: &Pod) -> Vec<(ObjectRef, usize)> {
-        let workload = Workload {
-            namespace: &pod.namespace,
-            labels: &pod.labels,
-        };
-        crate::authentication::rule_sources(self, &workload)
+        crate::authentication::rule_sources(self, &pod.workload())
     }
 
     /// What is known of the keys at a source.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use lateen_api::{Diagnostic, Resource};
-use lateen_compile::{Compiler, Settings, Snapshot, SnapshotInputs, ignored};
+use lateen_compile::{Compiler, Settings, Snapshot, SnapshotInputs, dead_rules, ignored};
 use lateen_sources::plan::{Plan, plan};
 use lateen_sources::pods::{planned_node, planned_pod};
 use lateen_sources::{defaults, mesh};
@@ -28,6 +28,7 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
     };
     let (snapshot, between) = Snapshot::new(inputs);
     found.extend(between);
+    found.extend(dead_rules(&snapshot, user));
     found.extend(for_proxies(&snapshot, &plan, native));
     found.extend(ignored(user, native));
     let mut out: Vec<Diagnostic> = Vec::new();
@@ -80,6 +81,9 @@ fn located(mut diagnostic: Diagnostic, resources: &[Resource]) -> Diagnostic {
     }
     diagnostic
 }
+
+#[cfg(test)]
+mod access_rules;
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,7 @@ use lateen_api::{Diagnostic, Resource};
 use crate::attachment::Attachment;
 use crate::authorization::PolicyConfig;
 use crate::diagnostics::{BAD_AUTHORIZER, SEVERAL_AUTHORIZERS, UNKNOWN_TARGET, on_resource};
+use crate::pod::Pod;
 use crate::shared::Shared;
 
 use super::{Snapshot, reference, sorted};
@@ -43,9 +44,28 @@ pub(super) fn authorization(resources: &[Resource]) -> BTreeMap<String, Vec<Shar
 }
 
 /// Whether a policy's verdict is only recorded, as Go reads truth values.
-fn is_dry_run(resource: &Resource) -> bool {
+pub(crate) fn is_dry_run(resource: &Resource) -> bool {
     let value = resource.meta.annotations.get("istio.io/dry-run");
     value.is_some_and(|value| matches!(value.as_str(), "true" | "TRUE" | "True" | "1" | "t" | "T"))
+}
+
+/// Every policy, in the order in which they are told of.
+pub(crate) fn in_order(resources: &[Resource]) -> Vec<(&Resource, &AuthorizationPolicy)> {
+    let mut policies = sorted::<AuthorizationPolicy>(resources);
+    policies.sort_by_key(|(resource, _)| (resource.namespace(), resource.name()));
+    policies
+}
+
+/// Whether a policy is for a pod.
+pub(crate) fn applies(
+    snapshot: &Snapshot,
+    resource: &Resource,
+    spec: &AuthorizationPolicy,
+    pod: &Pod,
+) -> bool {
+    let namespace = resource.namespace();
+    let here = namespace == pod.namespace || namespace == snapshot.settings().root_namespace;
+    here && attachment_of(namespace, spec).includes(&pod.workload())
 }
 
 /// Targets nobody is, and authorizers that cannot be asked.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lateen_api::security::{AuthorizationPolicy, RequestAuthentication, Rule};
 use lateen_api::{Diagnostic, Resource};
 
-use crate::attachment::{Attachment, Workload};
+use crate::attachment::Attachment;
 use crate::authentication::RequestAuthConfig;
 use crate::diagnostics::{JWKS_STALE, JWKS_UNAVAILABLE, NO_REQUEST_AUTHENTICATION, on_resource};
 use crate::jwks::JwksSource;
@@ -106,11 +106,9 @@ fn unverified(
     spec: &AuthorizationPolicy,
 ) -> Option<Diagnostic> {
     let field = asks_for_token(spec)?;
-    let pod = snapshot
-        .inner
-        .pods
-        .values()
-        .find(|pod| applies(snapshot, resource, spec, pod) && !verifies(snapshot, pod))?;
+    let pod = snapshot.inner.pods.values().find(|pod| {
+        super::policies::applies(snapshot, resource, spec, pod) && !verifies(snapshot, pod)
+    })?;
     let message = format!(
         "this asks for a verified token, but no RequestAuthentication verifies tokens for pod {}.{}",
         pod.name, pod.namespace
@@ -122,32 +120,8 @@ fn unverified(
     )
 }
 
-fn applies(
-    snapshot: &Snapshot,
-    resource: &Resource,
-    spec: &AuthorizationPolicy,
-    pod: &Pod,
-) -> bool {
-    let namespace = resource.namespace();
-    let here = namespace == pod.namespace || namespace == snapshot.inner.settings.root_namespace;
-    let attachment = Attachment {
-        namespace,
-        selector: spec.selector.as_ref(),
-        target_ref: spec.target_ref.as_ref(),
-        target_refs: &spec.target_refs,
-    };
-    here && attachment.includes(&workload(pod))
-}
-
 fn verifies(snapshot: &Snapshot, pod: &Pod) -> bool {
-    !snapshot.request_authentication(&workload(pod)).is_empty()
-}
-
-fn workload(pod: &Pod) -> Workload<'_> {
-    Workload {
-        namespace: &pod.namespace,
-        labels: &pod.labels,
-    }
+    !snapshot.request_authentication(&pod.workload()).is_empty()
 }
 
 /// The first field of a policy that only a verified token satisfies.
