@@ -401,6 +401,16 @@ pub(crate) enum AuthnCommand {
         #[arg(short, long)]
         filename: Vec<PathBuf>,
     },
+    /// Who still sends plain text to whom in the running mesh, and what a switch to STRICT would break
+    #[command(
+        after_help = "Examples:\n  lateen authn migration\n  lateen authn migration -n production -o json\n\n\
+        Exit status: 0 if STRICT would break nothing that was seen, 1 if it would."
+    )]
+    Migration {
+        /// Output format.
+        #[arg(short, long, value_enum)]
+        output: Option<Structured>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -432,6 +442,19 @@ pub(crate) enum AuthzCommand {
         /// Output format.
         #[arg(short, long, value_enum)]
         output: Option<Structured>,
+    },
+    /// Access rules that never decide anything: that nothing matches, that another rule decides, that ask for identities nobody has
+    #[command(
+        after_help = "Examples:\n  lateen authz dead-rules -f mesh/\n  lateen authz dead-rules -n shop -o json\n\n\
+        Exit status: 0 if there is none, 1 if there are some. `lateen validate` tells them, too."
+    )]
+    DeadRules {
+        /// Files or directories of YAML; without, the running mesh.
+        #[arg(short, long)]
+        filename: Vec<PathBuf>,
+        /// Output format.
+        #[arg(short, long, value_enum, default_value_t)]
+        output: ReportOutput,
     },
     /// The last denials of the running mesh's proxies, with what decided each
     #[command(

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use lateen_api::Diagnostic;
+use lateen_compile::DEAD_RULES;
+use lateen_control::findings::{findings, settings};
 use lateen_explain::security::{self, Access, TlsCheck};
 use lateen_explain::{Asked, Mesh, Options, Place};
 use serde_json::{Value, json};
 
-use crate::cli::{AuthnCommand, AuthzCommand, Structured};
+use crate::cli::{AuthnCommand, AuthzCommand, ReportOutput, Structured};
 use crate::output::{self, print_json, print_yaml};
 use crate::state::StateDir;
 use crate::table::Table;
@@ -19,22 +22,35 @@ pub(crate) fn authn(
     namespace: Option<&str>,
     command: AuthnCommand,
 ) -> Result<ExitCode> {
-    let AuthnCommand::TlsCheck {
-        target,
-        service,
-        filename,
-    } = command;
-    let mesh = world::mesh(state, namespace, &filename)?;
-    let client = mesh.find(&target, namespace)?;
+    match command {
+        AuthnCommand::Migration { output } => super::migration::run(state, namespace, output),
+        AuthnCommand::TlsCheck {
+            target,
+            service,
+            filename,
+        } => {
+            let mesh = world::mesh(state, namespace, &filename)?;
+            tls_check(&mesh, namespace, &target, service.as_deref())
+        }
+    }
+}
+
+fn tls_check(
+    mesh: &Mesh,
+    namespace: Option<&str>,
+    target: &str,
+    service: Option<&str>,
+) -> Result<ExitCode> {
+    let client = mesh.find(target, namespace)?;
     if mesh.proxy(client).is_none() {
         eprintln!(
             "{} has no sidecar: it speaks plain text to everybody",
             client.name
         );
     }
-    let all = security::tls_check(&mesh, client);
+    let all = security::tls_check(mesh, client);
     let wanted = |check: &&TlsCheck| {
-        let wanted = service.as_deref().map(str::to_ascii_lowercase);
+        let wanted = service.map(str::to_ascii_lowercase);
         wanted.is_none_or(|wanted| check.host.contains(&wanted))
     };
     let rows: Vec<&TlsCheck> = all.iter().filter(wanted).collect();
@@ -95,6 +111,9 @@ pub(crate) fn authz(
             check(state, namespace, &target, &filename)?;
             Ok(ExitCode::SUCCESS)
         }
+        AuthzCommand::DeadRules { filename, output } => {
+            dead_rules(state, namespace, filename, output)
+        }
         AuthzCommand::Denials { target, output } => {
             super::decisions::list(state, namespace, target.as_deref(), output)
         }
@@ -119,6 +138,43 @@ pub(crate) fn authz(
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The findings about access rules, with their snippets.
+fn dead_rules(
+    state: &StateDir,
+    namespace: Option<&str>,
+    filename: Vec<PathBuf>,
+    format: ReportOutput,
+) -> Result<ExitCode> {
+    let (paths, home) = if filename.is_empty() {
+        let up = state.running()?;
+        let up = up.context("no mesh is running here; give its files with -f DIR")?;
+        (up.paths, up.namespace)
+    } else {
+        (filename, namespace.unwrap_or("default").to_owned())
+    };
+    let mut loaded = world::read(paths, &home)?;
+    let settings = settings(&loaded.resources, true);
+    let mut found = findings(&loaded.resources, &settings, true);
+    let wanted = |found: &Diagnostic| {
+        let of = found
+            .resource
+            .as_ref()
+            .map(|resource| resource.namespace.as_str());
+        DEAD_RULES.contains(&found.code) && namespace.is_none_or(|wanted| of == Some(wanted))
+    };
+    found.retain(wanted);
+    let none = found.is_empty();
+    match format {
+        ReportOutput::Json => print_json(&json!(found))?,
+        ReportOutput::Text if none => output::print("Every access rule may decide something.\n")?,
+        ReportOutput::Text => {
+            loaded.diagnostics = found;
+            output::print(&super::validate::report(&loaded, output::colour()))?;
+        }
+    }
+    Ok(exit(none))
 }
 
 fn check(
