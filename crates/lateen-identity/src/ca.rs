@@ -94,6 +94,19 @@ pub enum CaError {
     /// A file could not be read or written.
     #[error("certificate authority's files")]
     File(#[source] FileError),
+    /// A directory does not hold what an authority is plugged in by.
+    #[error(
+        "there is no `{missing}` in {}; an authority of one's own is four files, named as in Istio's Secret `cacerts`: \
+         `ca-cert.pem` (the certificate that signs), `ca-key.pem` (its key), `root-cert.pem` (what to trust) and \
+         `cert-chain.pem` (from the first to the root; may be left out if the first is a root itself)",
+        dir.display()
+    )]
+    Incomplete {
+        /// The directory.
+        dir: PathBuf,
+        /// The files' names.
+        missing: String,
+    },
     /// A file does not hold certificates.
     #[error("reading certificates from `{path}`")]
     Certificates {

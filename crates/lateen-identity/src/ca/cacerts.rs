@@ -14,7 +14,18 @@ use super::{CaError, FileError, KeyAccess, Loaded};
 use crate::x509::certificates_from_pem;
 use crate::{TrustBundle, files};
 
+/// The files without which there is no authority; `cert-chain.pem` is needed where the root stays elsewhere.
+const NEEDED: [&str; 3] = ["ca-cert.pem", "ca-key.pem", "root-cert.pem"];
+
 pub(super) fn load(dir: &Path, access: KeyAccess, now: SystemTime) -> Result<Loaded, CaError> {
+    let absent = |name: &&str| matches!(dir.join(name).try_exists(), Ok(false));
+    let missing: Vec<&str> = NEEDED.into_iter().filter(absent).collect();
+    if !missing.is_empty() {
+        return Err(CaError::Incomplete {
+            dir: dir.to_owned(),
+            missing: missing.join("`, `"),
+        });
+    }
     let root_path = dir.join("root-cert.pem");
     let roots = files::read_public(&root_path).map_err(CaError::File)?;
     let bundle = TrustBundle::from_pem(&roots).map_err(|source| CaError::Roots {
