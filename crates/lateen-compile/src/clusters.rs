@@ -8,6 +8,7 @@ mod inbound;
 mod policy;
 mod tls;
 
+use crate::filters::TPROXY_MARK;
 use crate::mesh::Mesh;
 use crate::meta::{ISTIO, Meta, boolean, list, number, object, string};
 use crate::model::{Endpoint, Port, Resolution, Service};
@@ -38,6 +39,9 @@ pub(crate) struct ClusterView {
     pub(crate) ip_mode: IpMode,
     /// Whether it has Istio's extensions.
     pub(crate) native: bool,
+    /// Whether connections to its workload have to be marked here (TPROXY): a stock Envoy lets the options of clusters, and of its
+    /// bootstrap, win over those of the listener filter.
+    pub(crate) marks_sources: bool,
 }
 
 /// The client's place, for clusters whose endpoints are in the cluster itself.
@@ -395,19 +399,20 @@ fn passthrough(inputs: &CommonClusterInputs) -> cluster::Cluster {
 
 fn inbound_passthrough(inputs: &CommonClusterInputs) -> cluster::Cluster {
     let mut draft = passthrough_draft(names::INBOUND_PASSTHROUGH_CLUSTER, inputs);
-    draft.cluster.upstream_bind_config = Some(inbound_source(inputs.view.ip_mode));
+    draft.cluster.upstream_bind_config = Some(inbound_source(&inputs.view));
     draft.build()
 }
 
 /// Connections to the workload come from an address that redirection leaves alone.
-pub(crate) fn inbound_source(ip_mode: IpMode) -> core::BindConfig {
+pub(crate) fn inbound_source(view: &ClusterView) -> core::BindConfig {
     let address = |address: &&str| core::SocketAddress {
         address: (*address).to_owned(),
         port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
         ..Default::default()
     };
-    let sources = ip_mode.inbound_sources();
+    let sources = view.ip_mode.inbound_sources();
     core::BindConfig {
+        socket_options: source_mark(view),
         source_address: sources.first().map(address),
         extra_source_addresses: sources[1..]
             .iter()
@@ -418,6 +423,21 @@ pub(crate) fn inbound_source(ip_mode: IpMode) -> core::BindConfig {
             .collect(),
         ..Default::default()
     }
+}
+
+/// The mark of connections in a client's name, as in [`crate::filters::original_src`].
+pub(crate) fn source_mark(view: &ClusterView) -> Vec<core::SocketOption> {
+    const SOL_SOCKET: i64 = 1;
+    const SO_MARK: i64 = 36;
+    let mark = core::SocketOption {
+        description: "a connection in the client's name".to_owned(),
+        level: SOL_SOCKET,
+        name: SO_MARK,
+        state: core::socket_option::SocketState::StatePrebind.into(),
+        value: Some(core::socket_option::Value::IntValue(TPROXY_MARK.into())),
+        ..Default::default()
+    };
+    view.marks_sources.then_some(mark).into_iter().collect()
 }
 
 /// Whether a service's endpoints come by EDS for a kind of proxy.

@@ -23,7 +23,7 @@ use crate::listeners::{
 use crate::memo::{Memo, MemoStats};
 use crate::model::{Port, Registry, Resolution, Service};
 use crate::nametable::{self, NameTableInputs, NamedService};
-use crate::node::{ProxyKind, ProxyNode};
+use crate::node::{Interception, ProxyKind, ProxyNode};
 use crate::pod::Locality;
 use crate::routes::{DestinationFacts, GatewayRouteInputs, SidecarRouteInputs};
 use crate::rules::{MergedRule, for_workload};
@@ -358,6 +358,7 @@ impl<'a> Proxy<'a> {
             router: self.is_router(),
             ip_mode: self.node.ip_mode(),
             native: self.node.native,
+            marks_sources: !self.node.native && self.node.interception == Interception::Tproxy,
         }
     }
 

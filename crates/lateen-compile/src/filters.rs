@@ -260,13 +260,16 @@ pub(crate) fn original_dst() -> listener::ListenerFilter {
     )
 }
 
+/// The mark of what belongs to a transparent connection within a pod. Source: Istio's `istio-iptables`.
+pub(crate) const TPROXY_MARK: u32 = 1337;
+
 /// Keeps the client's address on the connection to the workload (TPROXY only).
 pub(crate) fn original_src() -> listener::ListenerFilter {
     listener_filter(
         "envoy.filters.listener.original_src",
         &extensions::filters::listener::original_src::v3::OriginalSrc {
             // The mark that redirection exempts. Source: Istio.
-            mark: 1337,
+            mark: TPROXY_MARK,
             ..Default::default()
         },
     )

@@ -13,7 +13,7 @@ use lateen_sources::plan::{PodPlan, PodRole};
 use crate::addresses::{DNS_V4, ISTIOD_V4, NODE_V4};
 use crate::images::Images;
 use crate::probe::ContainerProbes;
-use crate::redirect::Redirection;
+use crate::redirect::{PacketFilter, Redirection};
 use crate::sandbox::{self, File, Mount, PROXY_CONTAINER, RestartPolicy, Start, Volume};
 use crate::state::StateDir;
 use crate::supervisor::{CommandLine, Credentials, Desired};
@@ -30,6 +30,8 @@ mod volumes;
 pub(crate) const NODE_NAME: &str = "lateen";
 /// Kubernetes' default of `terminationGracePeriodSeconds`.
 const DEFAULT_GRACE: u64 = 30;
+/// Longer than a pod lives.
+const AS_LONG_AS_IT_TAKES: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The volume with `istio-token`.
 pub(crate) const TOKEN_VOLUME: &str = "istio-token";
@@ -51,6 +53,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) trust_domain: &'a str,
     pub(crate) cluster_id: &'a str,
     pub(crate) hold: Option<Duration>,
+    pub(crate) packet_filter: PacketFilter,
     /// `PATH` and `HOME` of the machine, since containers are its processes.
     pub(crate) path: &'a str,
     pub(crate) home: &'a str,
@@ -81,6 +84,7 @@ pub(crate) fn resolve(plan: &PodPlan, around: &Surroundings<'_>) -> Resolved {
         ipv4: Some(plan.ipv4),
         ipv6: plan.ipv6,
         redirection,
+        packet_filter: around.packet_filter,
         logs: around.state.pod_logs(&plan.namespace, &plan.name),
         vault: around.state.vault(),
         volumes: mesh_volumes(plan, around),
@@ -131,16 +135,8 @@ fn redirection(plan: &PodPlan, problems: &mut Vec<String>) -> Option<Redirection
     if plan.role != PodRole::Sidecar {
         return None;
     }
-    const MODE: &str = "sidecar.istio.io/interceptionMode";
-    let mut annotations = plan.annotations.clone();
-    let of_mesh = plan.settings.field("interceptionMode");
-    if let (false, Some(mode)) = (annotations.contains_key(MODE), of_mesh) {
-        annotations.insert(
-            MODE.to_owned(),
-            mode.as_str().unwrap_or_default().to_owned(),
-        );
-    }
-    let (redirection, unreadable) = Redirection::from_annotations(&annotations);
+    let mode = plan.interception_mode();
+    let (redirection, unreadable) = Redirection::from_annotations(&mode, &plan.annotations);
     problems.extend(unreadable);
     redirection.map(|mut redirection| {
         redirection.outbound = plan.settings.outbound_port;
@@ -154,8 +150,19 @@ fn redirection(plan: &PodPlan, problems: &mut Vec<String>) -> Option<Redirection
 }
 
 /// Whether this pod's containers wait for the proxy, and how long at most.
+///
+/// Istio's sidecars are native ones, which containers wait for; here they wait for a while, so that a proxy that does not get ready
+/// shows what the application does without. `holdApplicationUntilProxyStarts` decides it either way.
 fn hold(plan: &PodPlan, around: &Surroundings<'_>) -> Option<Duration> {
-    around.hold.filter(|_| plan.role == PodRole::Sidecar)
+    if plan.role != PodRole::Sidecar {
+        return None;
+    }
+    let written = plan.settings.field("holdApplicationUntilProxyStarts");
+    match written.as_ref().and_then(serde_json::Value::as_bool) {
+        Some(true) => Some(AS_LONG_AS_IT_TAKES),
+        Some(false) => None,
+        None => around.hold,
+    }
 }
 
 fn restart_policy(plan: &PodPlan) -> RestartPolicy {

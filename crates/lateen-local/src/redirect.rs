@@ -1,8 +1,8 @@
 //! Which of a pod's connections go through its proxy, as `istio-iptables` decides it.
 //!
-//! Source: Istio's `tools/istio-iptables` (rule order) and the `traffic.sidecar.istio.io` annotations. Two differences:
-//! the proxy is recognised by its socket mark besides uid and gid 1337, because a user namespace may hold one uid only;
-//! and `interceptionMode: TPROXY` redirects, too (the mode differs in the source address the application sees).
+//! Source: Istio's `tools/istio-iptables` (rule order) and the `traffic.sidecar.istio.io` annotations. Two differences: the proxy
+//! is recognised by its socket mark besides uid and gid 1337, because a user namespace may hold one uid only; and with
+//! `interceptionMode: TPROXY` what the proxy sends to its own pod is redirected as without, where Istio marks it.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,16 +10,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::addresses::{PROXY_ID, PROXY_MARK};
-use crate::netlink::nft;
-use crate::netlink::{NetlinkError, Socket};
+use crate::addresses::{PROXY_ID, PROXY_MARK, TPROXY_MARK};
 use crate::rules::{Action, Chain, Family, Hook, Is, Match, Rule, Table};
 
-pub(crate) mod fallback;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tools;
 
-pub use fallback::RedirectError;
+pub use tools::{PacketFilter, RedirectError};
 
 /// Where outbound connections arrive.
 pub const OUTBOUND_PORT: u16 = 15001;
@@ -38,6 +36,8 @@ pub(crate) const PASSTHROUGH_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6
 const TABLE: &str = "lateen";
 const INBOUND: &str = "ISTIO_INBOUND";
 const IN_REDIRECT: &str = "ISTIO_IN_REDIRECT";
+const DIVERT: &str = "ISTIO_DIVERT";
+const TPROXY: &str = "ISTIO_TPROXY";
 const OUTPUT: &str = "ISTIO_OUTPUT";
 const REDIRECT: &str = "ISTIO_REDIRECT";
 
@@ -50,9 +50,22 @@ pub enum Included<T> {
     Only(Vec<T>),
 }
 
+/// How inbound connections get to the proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// By translating their destination: the application sees the proxy's address.
+    #[default]
+    Redirect,
+    /// As they are: the proxy can connect to the application from its client's address.
+    Tproxy,
+}
+
 /// What is redirected in a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redirection {
+    /// How inbound connections get to the proxy.
+    #[serde(default)]
+    pub mode: Mode,
     /// Destinations outbound TCP is redirected for.
     pub outbound_ranges: Included<IpNet>,
     /// Destinations that are passed by.
@@ -76,6 +89,7 @@ pub struct Redirection {
 impl Default for Redirection {
     fn default() -> Self {
         Self {
+            mode: Mode::default(),
             outbound_ranges: Included::All,
             excluded_outbound_ranges: Vec::new(),
             outbound_ports: Vec::new(),
@@ -90,20 +104,25 @@ impl Default for Redirection {
 }
 
 impl Redirection {
-    /// What a pod's annotations ask for; `None` with `sidecar.istio.io/interceptionMode: NONE`.
+    /// What a pod's annotations ask for; `None` with the interception mode `NONE`.
     ///
     /// The second value says which parts of them could not be read; those parts are left out, so that more goes through
     /// the proxy, not less.
-    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> (Option<Self>, Vec<String>) {
-        let mode = annotations.get("sidecar.istio.io/interceptionMode");
-        if mode.is_some_and(|m| m.eq_ignore_ascii_case("NONE")) {
-            return (None, Vec::new());
-        }
+    pub fn from_annotations(
+        mode: &str,
+        annotations: &BTreeMap<String, String>,
+    ) -> (Option<Self>, Vec<String>) {
+        let mode = match mode {
+            "NONE" => return (None, Vec::new()),
+            "TPROXY" => Mode::Tproxy,
+            _ => Mode::Redirect,
+        };
         let mut read = Reader {
             annotations,
             problems: Vec::new(),
         };
         let redirection = Self {
+            mode,
             outbound_ranges: read.included("includeOutboundIPRanges", range),
             excluded_outbound_ranges: read.list("excludeOutboundIPRanges", range),
             outbound_ports: read.list("includeOutboundPorts", port),
@@ -118,13 +137,9 @@ impl Redirection {
     /// Sets the rules in the current network namespace, in place of those of an earlier call.
     ///
     /// # Errors
-    /// When neither nf_tables nor the `iptables` tools can be used.
-    pub fn apply(&self) -> Result<(), RedirectError> {
-        let table = self.table();
-        match transaction(&table) {
-            Ok(()) => Ok(()),
-            Err(netlink) => fallback::apply(&table, netlink),
-        }
+    /// When the kernel or the tools refuse, or neither can be used.
+    pub fn apply(&self, by: PacketFilter) -> Result<(), RedirectError> {
+        by.replace(&self.table())
     }
 
     /// The rules as text, in the language of `nft`.
@@ -143,51 +158,77 @@ impl Redirection {
             hook: None,
             rules,
         };
-        let to_inbound = Rule::new([Match::Tcp], Action::Jump(INBOUND.to_owned()));
+        let to_inbound = vec![Rule::new([Match::Tcp], Action::Jump(INBOUND.to_owned()))];
         let to_output = Rule::new([], Action::Jump(OUTPUT.to_owned()));
+        let to_proxy = |port| vec![Rule::new([Match::Tcp], Action::Redirect(port))];
+        // A chain comes before those that jump to it.
+        let mut chains = vec![
+            chain(REDIRECT, to_proxy(self.outbound)),
+            chain(IN_REDIRECT, to_proxy(self.inbound)),
+        ];
+        if self.mode == Mode::Tproxy {
+            chains.push(chain(DIVERT, marked(Action::Accept)));
+            chains.push(chain(TPROXY, marked(Action::Tproxy(self.inbound))));
+        }
+        chains.push(chain(INBOUND, self.inbound_rules()));
+        chains.push(chain(OUTPUT, self.output_rules()));
+        match self.mode {
+            Mode::Redirect => chains.push(hook("prerouting", Hook::NatPrerouting, to_inbound)),
+            Mode::Tproxy => {
+                chains.push(hook("prerouting", Hook::ManglePrerouting, to_inbound));
+                chains.push(hook("reroute", Hook::MangleOutput, vec![restored()]));
+            }
+        }
+        chains.push(hook("output", Hook::NatOutput, vec![to_output]));
         Table {
             name: TABLE,
-            // A chain comes before those that jump to it.
-            chains: vec![
-                chain(
-                    REDIRECT,
-                    vec![Rule::new([Match::Tcp], Action::Redirect(self.outbound))],
-                ),
-                chain(
-                    IN_REDIRECT,
-                    vec![Rule::new([Match::Tcp], Action::Redirect(self.inbound))],
-                ),
-                chain(INBOUND, self.inbound_rules()),
-                chain(OUTPUT, self.output_rules()),
-                hook("prerouting", Hook::NatPrerouting, vec![to_inbound]),
-                hook("output", Hook::NatOutput, vec![to_output]),
-            ],
+            chains,
         }
     }
 
     fn inbound_rules(&self) -> Vec<Rule> {
         let tcp_port = |port| [Match::Tcp, Match::Port(port, Is::Eq)];
-        let redirect = Action::Jump(IN_REDIRECT.to_owned());
-        let mut rules = vec![Rule::new(tcp_port(TUNNEL_PORT), Action::Return)];
+        let mut rules = match self.mode {
+            Mode::Redirect => Vec::new(),
+            Mode::Tproxy => passed_within_the_pod(),
+        };
+        rules.push(Rule::new(tcp_port(TUNNEL_PORT), Action::Return));
         match &self.inbound_ports {
             Included::All => {
                 let excluded = PROXY_PORTS.iter().chain(&self.excluded_inbound_ports);
                 rules.extend(excluded.map(|port| Rule::new(tcp_port(*port), Action::Return)));
-                rules.push(Rule::new([Match::Tcp], redirect));
+                rules.extend(self.captured(&[Match::Tcp]));
             }
             Included::Only(ports) => {
-                rules.extend(
-                    ports
-                        .iter()
-                        .map(|p| Rule::new(tcp_port(*p), redirect.clone())),
-                );
+                rules.extend(ports.iter().flat_map(|p| self.captured(&tcp_port(*p))));
             }
         }
         rules
     }
 
+    /// What becomes of an inbound packet that the proxy is to have.
+    fn captured(&self, matches: &[Match]) -> Vec<Rule> {
+        let jump = |chain: &str| Action::Jump(chain.to_owned());
+        match self.mode {
+            Mode::Redirect => vec![Rule::new(matches, jump(IN_REDIRECT))],
+            Mode::Tproxy => {
+                // Answers to the pod's own connections, too: they are none to intercept.
+                let accepted = [matches, &[Match::Established]].concat();
+                vec![
+                    Rule::new(accepted, jump(DIVERT)),
+                    Rule::new(matches, jump(TPROXY)),
+                ]
+            }
+        }
+    }
+
     fn output_rules(&self) -> Vec<Rule> {
         let mut rules = Vec::new();
+        if self.mode == Mode::Tproxy {
+            // The proxy to its application, in its client's name.
+            let own = [Match::Mark(TPROXY_MARK, Is::Eq)];
+            rules.push(Rule::new(own, Action::Return));
+        }
         for port in &self.excluded_outbound_ports {
             rules.push(Rule::new(
                 [Match::Tcp, Match::Port(*port, Is::Eq)],
@@ -280,8 +321,28 @@ impl Redirection {
     }
 }
 
-fn transaction(table: &Table) -> Result<(), NetlinkError> {
-    Socket::netfilter()?.transaction(nft::replace_table(table))
+/// Marks what is delivered to the proxy's transparent sockets: a routing rule keeps it on this machine.
+fn marked(then: Action) -> Vec<Rule> {
+    vec![
+        Rule::new([], Action::SetMark(TPROXY_MARK)),
+        Rule::new([Match::Tcp], then),
+    ]
+}
+
+/// The proxy's connection to its application comes by `lo` with the mark. What the application answers goes to an address elsewhere,
+/// and finds its way back by the connection's mark. Everything else on `lo` is the pod's own business.
+fn passed_within_the_pod() -> Vec<Rule> {
+    let own = [Match::Mark(TPROXY_MARK, Is::Eq)];
+    vec![
+        Rule::new(own, Action::SaveMark),
+        Rule::new(own, Action::Return),
+        Rule::new([Match::FromLoopback], Action::Return),
+    ]
+}
+
+fn restored() -> Rule {
+    let own = [Match::Tcp, Match::ConnectionMark(TPROXY_MARK)];
+    Rule::new(own, Action::RestoreMark)
 }
 
 /// Istio's `HOST_IPV4_LOOPBACK_CIDR` default and its IPv6 counterpart.

@@ -40,6 +40,8 @@ pub(crate) enum Match {
     Family(Family),
     /// Leaves through `lo`.
     ToLoopback,
+    /// Came through `lo`.
+    FromLoopback,
     Tcp,
     Udp,
     Source(IpNet, Is),
@@ -47,6 +49,10 @@ pub(crate) enum Match {
     /// Needs [`Match::Tcp`] or [`Match::Udp`] before it.
     Port(u16, Is),
     Mark(u32, Is),
+    /// The mark of the connection, as against that of the packet.
+    ConnectionMark(u32),
+    /// Of a connection that has had an answer, or about one.
+    Established,
     Uid(u32, Is),
     Gid(u32, Is),
     /// Holds once in so many times, at random.
@@ -59,8 +65,17 @@ pub(crate) enum Action {
     Return,
     Jump(String),
     Goto(String),
+    Accept,
     /// To a port of the machine itself.
     Redirect(u16),
+    /// To the socket that listens on this port, whatever the packet's destination, which stays as it is.
+    Tproxy(u16),
+    /// Gives the packet a mark; the next rule follows.
+    SetMark(u32),
+    /// Gives the connection the packet's mark; the next rule follows.
+    SaveMark,
+    /// Gives the packet the connection's mark; the next rule follows.
+    RestoreMark,
     Dnat(SocketAddr),
     Masquerade,
     Reject(Reject),
@@ -91,6 +106,9 @@ pub(crate) struct Rule {
 /// Where a chain is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
+    ManglePrerouting,
+    /// Packets whose mark is changed here are routed again.
+    MangleOutput,
     NatPrerouting,
     NatOutput,
     NatPostrouting,
@@ -102,6 +120,8 @@ impl Hook {
     /// nf_tables' chain type, the hook's number and name, its priority.
     pub(crate) fn parts(self) -> (&'static str, u32, &'static str, i32) {
         match self {
+            Self::ManglePrerouting => ("filter", 0, "prerouting", -150),
+            Self::MangleOutput => ("route", 3, "output", -150),
             Self::NatPrerouting => ("nat", 0, "prerouting", -100),
             Self::NatOutput => ("nat", 3, "output", -100),
             Self::NatPostrouting => ("nat", 4, "postrouting", 100),
@@ -136,11 +156,41 @@ impl Rule {
 
     /// The families it is for; from its addresses, else both.
     pub(crate) fn fits(&self, family: Family) -> bool {
+        if let Action::Dnat(to) = &self.action
+            && Family::of(to.ip()) != family
+        {
+            return false;
+        }
         self.matches.iter().all(|m| match m {
             Match::Family(wanted) => *wanted == family,
             Match::Source(net, _) | Match::Destination(net, _) => Family::of(net.addr()) == family,
             _ => true,
         })
+    }
+}
+
+impl Table {
+    /// The same for a user namespace that does not know some users or groups: nothing there runs as one of those, and the kernel
+    /// takes no `owner` match for them.
+    pub(crate) fn without_unknown(
+        &self,
+        user: impl Fn(u32) -> bool,
+        group: impl Fn(u32) -> bool,
+    ) -> Self {
+        let unknown = |m: &Match, wanted: Is| match m {
+            Match::Uid(id, is) => *is == wanted && !user(*id),
+            Match::Gid(id, is) => *is == wanted && !group(*id),
+            _ => false,
+        };
+        let mut table = self.clone();
+        for chain in &mut table.chains {
+            let never = |rule: &Rule| rule.matches.iter().any(|m| unknown(m, Is::Eq));
+            chain.rules.retain(|rule| !never(rule));
+            for rule in &mut chain.rules {
+                rule.matches.retain(|m| !unknown(m, Is::Ne));
+            }
+        }
+        table
     }
 }
 
@@ -189,12 +239,15 @@ fn write_match(f: &mut fmt::Formatter<'_>, m: &Match, transport: &str) -> fmt::R
         Match::Family(Family::V4) => f.write_str("meta nfproto ipv4"),
         Match::Family(Family::V6) => f.write_str("meta nfproto ipv6"),
         Match::ToLoopback => f.write_str("oifname \"lo\""),
+        Match::FromLoopback => f.write_str("iifname \"lo\""),
         Match::Tcp => f.write_str("meta l4proto tcp"),
         Match::Udp => f.write_str("meta l4proto udp"),
         Match::Source(net, is) => write!(f, "{} saddr {}{net}", ip(net), not(is)),
         Match::Destination(net, is) => write!(f, "{} daddr {}{net}", ip(net), not(is)),
         Match::Port(port, is) => write!(f, "{transport} dport {}{port}", not(is)),
         Match::Mark(mark, is) => write!(f, "meta mark {}{mark:#010x}", not(is)),
+        Match::ConnectionMark(mark) => write!(f, "ct mark {mark:#010x}"),
+        Match::Established => f.write_str("ct state established,related"),
         Match::Uid(id, is) => write!(f, "meta skuid {}{id}", not(is)),
         Match::Gid(id, is) => write!(f, "meta skgid {}{id}", not(is)),
         Match::OneIn(n) => write!(f, "numgen random mod {n} 0"),
@@ -206,7 +259,12 @@ fn write_action(f: &mut fmt::Formatter<'_>, action: &Action) -> fmt::Result {
         Action::Return => f.write_str("return"),
         Action::Jump(chain) => write!(f, "jump {chain}"),
         Action::Goto(chain) => write!(f, "goto {chain}"),
+        Action::Accept => f.write_str("accept"),
         Action::Redirect(port) => write!(f, "redirect to :{port}"),
+        Action::Tproxy(port) => write!(f, "tproxy to :{port}"),
+        Action::SetMark(mark) => write!(f, "meta mark set {mark:#010x}"),
+        Action::SaveMark => f.write_str("ct mark set meta mark"),
+        Action::RestoreMark => f.write_str("meta mark set ct mark"),
         Action::Dnat(to) if to.is_ipv4() => write!(f, "dnat ip to {to}"),
         Action::Dnat(to) => write!(f, "dnat ip6 to {to}"),
         Action::Masquerade => f.write_str("masquerade"),

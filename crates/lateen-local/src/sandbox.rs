@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::redirect::Redirection;
+use crate::redirect::{PacketFilter, Redirection};
 
 /// The longest message either side accepts, in bytes: a pod with every volume inlined stays far below it.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -33,6 +33,9 @@ pub struct Spec {
     pub ipv6: Option<Ipv6Addr>,
     /// The rules that send its traffic through the proxy; `None` without a sidecar.
     pub redirection: Option<Redirection>,
+    /// By what those are set.
+    #[serde(default)]
+    pub packet_filter: PacketFilter,
     /// Where its logs go.
     pub logs: PathBuf,
     /// The empty directory its private memory is mounted on.

@@ -11,8 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 
 use crate::netlink::{Message, NetlinkError, Socket, nft};
-use crate::redirect::RedirectError;
-use crate::redirect::fallback;
+use crate::redirect::{PacketFilter, RedirectError};
 use crate::rules::{Action, Chain, Family, Hook, Is, Match, Reject, Rule, Table};
 
 #[cfg(test)]
@@ -55,14 +54,20 @@ pub struct ServiceProxy {
     applied: BTreeMap<Key, Vec<SocketAddr>>,
     /// Endpoint addresses in the masquerading sets.
     own: BTreeSet<IpAddr>,
-    /// nf_tables cannot be used over netlink: everything is rewritten with the tools.
+    /// By what rules are set.
+    by: PacketFilter,
+    /// Netlink is not to be used, or cannot be: everything is rewritten with the tools.
     tools: bool,
 }
 
 impl ServiceProxy {
     /// A proxy that has set nothing yet, for the network namespace of the first [`Self::apply`].
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(by: PacketFilter) -> Self {
+        Self {
+            by,
+            tools: !by.over_netlink(),
+            ..Self::default()
+        }
     }
 
     /// Makes the rules those of `services`.
@@ -76,7 +81,9 @@ impl ServiceProxy {
         }
         match self.apply_over_netlink(&wanted) {
             Ok(()) => Ok(()),
-            Err(error) if self.applied.is_empty() => self.apply_with_tools(wanted, Some(error)),
+            Err(error) if self.applied.is_empty() && self.by.by_tools() => {
+                self.apply_with_tools(wanted, Some(error))
+            }
             Err(source) => Err(RedirectError::Services(source)),
         }
     }
@@ -115,13 +122,11 @@ impl ServiceProxy {
         wanted: BTreeMap<Key, Vec<SocketAddr>>,
         netlink: Option<NetlinkError>,
     ) -> Result<(), RedirectError> {
-        if self.tools && self.applied == wanted {
+        let set_before = self.tools && !self.applied.is_empty();
+        if set_before && self.applied == wanted {
             return Ok(());
         }
-        fallback::apply(
-            &plain_table(&wanted),
-            netlink.unwrap_or(NetlinkError::Answer),
-        )?;
+        self.by.restore(&plain_table(&wanted), netlink)?;
         self.tools = true;
         self.applied = wanted;
         Ok(())

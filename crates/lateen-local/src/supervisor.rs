@@ -11,6 +11,7 @@ use lateen_sources::plan::{PodPlan, PodState};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::images::Images;
+use crate::redirect::PacketFilter;
 use crate::services::Protocol;
 use crate::state::StateDir;
 
@@ -132,6 +133,8 @@ pub struct Options {
     pub drain_delay: Duration,
     /// How long containers wait for the proxy at most; `None`: they start beside it.
     pub hold_for_proxy: Option<Duration>,
+    /// By what packet-filter rules are set.
+    pub packet_filter: PacketFilter,
 }
 
 /// The supervisor could not be started or has failed.

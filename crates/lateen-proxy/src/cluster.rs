@@ -452,6 +452,7 @@ pub(crate) fn connect_options(
         mark,
         source,
         keepalive,
+        original_source: None,
     }
 }
 

@@ -35,7 +35,7 @@ pub struct ProxyConfig {
     pub prometheus: Option<SocketAddr>,
     /// Readiness at `/healthz/ready`. Istio: `0.0.0.0:15021`.
     pub health: Option<SocketAddr>,
-    /// `SO_MARK` of every upstream socket. Istio's redirection rules leave 1337 alone.
+    /// `SO_MARK` of every upstream socket. Redirection rules tell the proxy by it.
     pub socket_mark: Option<u32>,
     /// How connections end when a listener goes away or the process stops.
     pub drain: DrainSettings,

@@ -41,6 +41,7 @@ use self::network::Pass;
 use crate::http::server;
 use crate::level::Level;
 use crate::metadata_exchange::{self, Introduction};
+use crate::net::socket::OriginalSource;
 use crate::net::{Prefixed, Stream, socket};
 use crate::rate_limit::RateLimits;
 use crate::tcp;
@@ -261,6 +262,7 @@ async fn establish(
         .clone();
     let mut facts = Facts::of(&worker, &tcp, remote).ok_or(Refused::ClientGone)?;
     restore_destination(&mut facts, &accepting, &tcp);
+    facts.original_source = original_source(&accepting, facts.remote);
     let listener = Arc::clone(now.program.dispatch(&accepting, facts.local).listener);
     facts.listener = Arc::clone(&listener.name);
 
@@ -309,6 +311,17 @@ fn restore_destination(facts: &mut Facts, listener: &Listener, tcp: &TcpStream) 
         facts.redirected = original != facts.direct_local;
         facts.local = original;
     }
+}
+
+/// The client goes on being the client where the listener says so.
+fn original_source(listener: &Listener, remote: SocketAddr) -> Option<OriginalSource> {
+    let filters = listener.listener_filters.iter();
+    let mark = filters.filter_map(|filter| match filter.kind {
+        ListenerFilterKind::OriginalSrc { mark } => Some(mark),
+        _ => None,
+    });
+    let ip = remote.ip();
+    mark.last().map(|mark| OriginalSource { ip, mark })
 }
 
 fn matching_chain(listener: &Listener, facts: &Facts) -> Option<Arc<FilterChain>> {

@@ -291,6 +291,7 @@ async fn open(
         alpn: None,
         authority: None,
         client: Some(connection.facts.ends()),
+        original_source: connection.facts.original_source,
     };
     let (target, _) = target::of(
         &connection.worker,

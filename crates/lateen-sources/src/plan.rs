@@ -77,6 +77,21 @@ pub struct PodPlan {
 }
 
 impl PodPlan {
+    /// How connections get to its proxy: the annotation `sidecar.istio.io/interceptionMode`, else the mesh's ProxyConfig.
+    pub fn interception_mode(&self) -> String {
+        let own = self.annotations.get("sidecar.istio.io/interceptionMode");
+        let of_mesh = || {
+            Some(
+                self.settings
+                    .field("interceptionMode")?
+                    .as_str()?
+                    .to_owned(),
+            )
+        };
+        let mode = own.cloned().or_else(of_mesh);
+        mode.map_or_else(|| "REDIRECT".to_owned(), |m| m.to_ascii_uppercase())
+    }
+
     /// Named container ports, for services whose `targetPort` is a name.
     pub fn named_ports(&self) -> BTreeMap<String, u16> {
         let sidecars = self

@@ -43,7 +43,6 @@ pub fn planned_node(plan: &PodPlan, native: bool) -> Option<ProxyNode> {
     };
     let (namespace, name) = (&plan.namespace, &plan.name);
     let dns_domain = format!("{namespace}.svc.cluster.local");
-    let mode = plan.annotations.get("sidecar.istio.io/interceptionMode");
     Some(ProxyNode {
         id: format!("{kind_name}~{}~{name}.{namespace}~{dns_domain}", plan.ipv4),
         kind,
@@ -57,9 +56,9 @@ pub fn planned_node(plan: &PodPlan, native: bool) -> Option<ProxyNode> {
         workload_name: plan.owner.name.clone(),
         locality: locality(&plan.labels),
         dns_capture: kind == ProxyKind::Sidecar,
-        interception: match mode.map(String::as_str) {
-            Some("TPROXY") => Interception::Tproxy,
-            Some("NONE") => Interception::None,
+        interception: match plan.interception_mode().as_str() {
+            "TPROXY" => Interception::Tproxy,
+            "NONE" => Interception::None,
             _ => Interception::Redirect,
         },
         native,

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+use lateen_local::redirect::PacketFilter;
 
 /// Lateen: an Istio-compatible service mesh in one binary.
 #[derive(Debug, Parser)]
@@ -170,6 +172,11 @@ impl DataPlane {
     }
 }
 
+fn packet_filter() -> impl TypedValueParser<Value = PacketFilter> {
+    let names = PossibleValuesParser::new(PacketFilter::ALL.map(PacketFilter::as_str));
+    names.map(|name| name.parse().unwrap_or_default())
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
     /// Files or directories of YAML.
@@ -190,6 +197,9 @@ pub(crate) struct UpArgs {
     /// Give every pod and service an IPv6 address too.
     #[arg(long)]
     pub(crate) dual_stack: bool,
+    /// How traffic is sent through the proxies: `nftables` needs no program, the others the tools of that name.
+    #[arg(long, value_name = "HOW", default_value_t, value_parser = packet_filter())]
+    pub(crate) packet_filter: PacketFilter,
     /// Sign with an authority of your own: a directory of `ca-cert.pem`, `ca-key.pem`, `root-cert.pem`, `cert-chain.pem`.
     #[arg(long, value_name = "DIR")]
     pub(crate) cacerts: Option<PathBuf>,

@@ -6,7 +6,7 @@ use crate::mesh::Mesh;
 use crate::meta::{ISTIO, Meta, list};
 use crate::model::{Port, Service};
 use crate::names;
-use crate::proto::{PbDuration, cluster, endpoint, pipe_address, socket_address};
+use crate::proto::{PbDuration, cluster, core, endpoint, pipe_address, socket_address};
 use crate::rules::MergedRule;
 use crate::shared::Shared;
 
@@ -72,7 +72,12 @@ pub(crate) fn inbound(inputs: &InboundClusterInputs) -> cluster::Cluster {
         policy.retry_budget.as_ref(),
     );
     if !is_loopback(&inputs.target) {
-        draft.cluster.upstream_bind_config = Some(inbound_source(inputs.view.ip_mode));
+        draft.cluster.upstream_bind_config = Some(inbound_source(&inputs.view));
+    } else if inputs.view.marks_sources {
+        draft.cluster.upstream_bind_config = Some(core::BindConfig {
+            socket_options: super::source_mark(&inputs.view),
+            ..Default::default()
+        });
     }
     draft.cluster.metadata = metadata(inputs).build();
     draft.build()

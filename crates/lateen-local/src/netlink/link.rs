@@ -11,6 +11,7 @@ const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
+const RTM_NEWRULE: u16 = 32;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -37,7 +38,12 @@ const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_STATIC: u8 = 4;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
+const RT_SCOPE_HOST: u8 = 254;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
+
+const FR_ACT_TO_TBL: u8 = 1;
+const FRA_FWMARK: u16 = 10;
 
 /// A connection to the kernel's tables of the network namespace it was opened in.
 #[derive(Debug)]
@@ -121,6 +127,21 @@ impl Links {
     /// When the kernel refuses.
     pub fn add_route(&mut self, route: &Route) -> Result<(), NetlinkError> {
         ignore_existing(self.socket.request(route_message(route)))
+    }
+
+    /// Delivers what carries a mark to this machine, whatever its destination: by a rule, and a routing table of its own.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn deliver_marked(
+        &mut self,
+        mark: u32,
+        table: u8,
+        any: IpNet,
+        loopback: u32,
+    ) -> Result<(), NetlinkError> {
+        ignore_existing(self.socket.request(local_route(any, table, loopback)))?;
+        ignore_existing(self.socket.request(mark_rule(mark, table, any)))
     }
 }
 
@@ -223,6 +244,29 @@ fn route_message(route: &Route) -> Message {
     if let Some(source) = route.source {
         message.attr(RTA_PREFSRC, &octets(source));
     }
+    message
+}
+
+/// A route of type `local`: everything it covers is an address of this machine.
+fn local_route(any: IpNet, table: u8, loopback: u32) -> Message {
+    let mut header = [0; 12];
+    header[0] = family(any.addr());
+    header[4..8].copy_from_slice(&[table, RTPROT_STATIC, RT_SCOPE_HOST, RTN_LOCAL]);
+    let what = format!("add a local route to {any} in table {table}");
+    let mut message = Message::new(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &header, what);
+    message.attr(RTA_OIF, &loopback.to_ne_bytes());
+    message
+}
+
+/// `struct fib_rule_hdr`, then the mark.
+fn mark_rule(mark: u32, table: u8, any: IpNet) -> Message {
+    let mut header = [0; 12];
+    header[0] = family(any.addr());
+    header[4] = table;
+    header[7] = FR_ACT_TO_TBL;
+    let what = format!("add a rule for mark {mark} to table {table}");
+    let mut message = Message::new(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &header, what);
+    message.attr(FRA_FWMARK, &mark.to_ne_bytes());
     message
 }
 

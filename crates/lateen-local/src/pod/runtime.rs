@@ -169,6 +169,11 @@ impl Pod {
         }
         if !self.main_started {
             self.main_started = true;
+            if self.hold_until.is_some_and(|until| until <= now) && !self.proxy_ready {
+                eprintln!(
+                    "lateen pod: the proxy is not ready yet; the containers start without it"
+                );
+            }
             for at in self.init..self.runs.len() {
                 self.start(at, now);
             }

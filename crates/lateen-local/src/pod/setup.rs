@@ -9,10 +9,10 @@ use std::path::{Component, Path, PathBuf};
 use ipnet::IpNet;
 
 use super::mounts::{self, Mounts, Source};
-use crate::addresses::NODE_V4;
+use crate::addresses::{NODE_V4, TPROXY_MARK, TPROXY_TABLE};
 use crate::netlink::NetlinkError;
 use crate::netlink::link::{self, Links, Route};
-use crate::redirect::PASSTHROUGH_V6;
+use crate::redirect::{Mode, PASSTHROUGH_V6, RedirectError};
 use crate::sandbox::{File, Spec, Volume};
 
 /// The pod's end of its link to the node.
@@ -32,7 +32,12 @@ pub(super) fn prepare(spec: &Spec) -> io::Result<()> {
     rustix::system::sethostname(&host_name[..host_name.len().min(MAX_HOST_NAME)])?;
     network(spec).map_err(io::Error::other)?;
     if let Some(redirection) = &spec.redirection {
-        redirection.apply().map_err(io::Error::other)?;
+        if redirection.mode == Mode::Tproxy {
+            transparent_routes(spec).map_err(|e| io::Error::other(RedirectError::Routes(e)))?;
+        }
+        redirection
+            .apply(spec.packet_filter)
+            .map_err(io::Error::other)?;
     }
     allow_low_ports();
     own_files(spec)?;
@@ -145,6 +150,26 @@ fn network(spec: &Spec) -> Result<(), NetlinkError> {
             via,
             source: None,
         })?;
+    }
+    Ok(())
+}
+
+/// Keeps marked packets within the pod: what the proxy sends in its client's name, and the answers.
+fn transparent_routes(spec: &Spec) -> Result<(), NetlinkError> {
+    let mut links = Links::open()?;
+    let loopback = link::index_of("lo")?;
+    // By its source such a packet should have come by another interface. Best effort: mostly the check is off.
+    for interface in ["all", "lo"] {
+        let _ = fs::write(
+            format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter"),
+            "0",
+        );
+    }
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    links.deliver_marked(TPROXY_MARK, TPROXY_TABLE, default_route(any), loopback)?;
+    if spec.ipv6.is_some() {
+        let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        links.deliver_marked(TPROXY_MARK, TPROXY_TABLE, default_route(any), loopback)?;
     }
     Ok(())
 }

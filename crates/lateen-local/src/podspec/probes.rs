@@ -145,7 +145,8 @@ pub(super) fn status_port(plan: &PodPlan) -> u16 {
     let annotation = plan.annotations.get("status.sidecar.istio.io/port");
     let of_mesh = plan.settings.port("statusPort").unwrap_or(STATUS_PORT);
     annotation
-        .and_then(|value| value.parse().ok())
+        .and_then(|value| value.trim().parse().ok())
+        .filter(|port| *port != 0)
         .unwrap_or(of_mesh)
 }
 

@@ -76,11 +76,33 @@ pub(super) fn probes(plan: &PodPlan) -> ContainerProbes {
     let written = written(plan).and_then(|container| container.readiness_probe.as_ref());
     let readiness = match written {
         Some(probe) => probes::with_defaults(probe, default.check),
-        None => default,
+        None => annotated(plan, default),
     };
+    let unasked = plan.annotations.get("status.sidecar.istio.io/port");
+    let asked = unasked.is_none_or(|port| port.trim() != "0");
     ContainerProbes {
-        readiness: Some(readiness),
+        readiness: asked.then_some(readiness),
         ..ContainerProbes::default()
+    }
+}
+
+/// The probe as the `readiness.status.sidecar.istio.io` annotations want it; what cannot be read is left as it is.
+fn annotated(plan: &PodPlan, default: Probe) -> Probe {
+    let number = |name: &str| -> Option<u32> {
+        let key = format!("readiness.status.sidecar.istio.io/{name}");
+        plan.annotations.get(&key)?.trim().parse().ok()
+    };
+    let seconds = |name: &str| number(name).map(|seconds| Duration::from_secs(seconds.into()));
+    let at_least_one = |value: &Duration| !value.is_zero();
+    Probe {
+        initial_delay: seconds("initialDelaySeconds").unwrap_or(default.initial_delay),
+        period: seconds("periodSeconds")
+            .filter(at_least_one)
+            .unwrap_or(default.period),
+        failure_threshold: number("failureThreshold")
+            .filter(|count| *count > 0)
+            .unwrap_or(default.failure_threshold),
+        ..default
     }
 }
 
@@ -95,12 +117,6 @@ fn written(plan: &PodPlan) -> Option<&kube::Container> {
 }
 
 fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static str, String)> {
-    let annotation = |name: &str| plan.annotations.get(name).cloned();
-    let of_mesh = || {
-        let mode = plan.settings.field("interceptionMode")?;
-        mode.as_str().map(str::to_owned)
-    };
-    let interception = annotation("sidecar.istio.io/interceptionMode").or_else(of_mesh);
     let mut env = vec![
         ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
         ("CA_ADDR", "istiod.istio-system.svc:15012".to_owned()),
@@ -114,10 +130,7 @@ fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static
         ("ISTIO_META_CLUSTER_ID", around.cluster_id.to_owned()),
         ("ISTIO_META_MESH_ID", around.trust_domain.to_owned()),
         ("ISTIO_META_NODE_NAME", NODE_NAME.to_owned()),
-        (
-            "ISTIO_META_INTERCEPTION_MODE",
-            interception.unwrap_or_else(|| "REDIRECT".to_owned()),
-        ),
+        ("ISTIO_META_INTERCEPTION_MODE", plan.interception_mode()),
         ("ISTIO_META_WORKLOAD_NAME", workload_name(plan)),
         ("ISTIO_META_OWNER", owner(plan)),
         ("ISTIO_META_POD_PORTS", pod_ports(plan)),
@@ -128,13 +141,31 @@ fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static
         ),
         ("ISTIO_METAJSON_LABELS", json_of(&plan.labels)),
         ("ISTIO_METAJSON_ANNOTATIONS", json_of(&plan.annotations)),
-        ("PROXY_CONFIG", plan.settings.config.clone()),
+        ("PROXY_CONFIG", proxy_config(plan)),
     ];
     env.extend(scraped(plan).map(|json| ("ISTIO_PROMETHEUS_ANNOTATIONS", json)));
     if let Some(probers) = probes::app_probers(plan) {
         env.push(("ISTIO_KUBE_APP_PROBERS", probers));
     }
     env
+}
+
+/// The settings, with what annotations say in place of them. Source: Istio's `pilot-agent` (`applyAnnotations`).
+fn proxy_config(plan: &PodPlan) -> String {
+    let status_port = plan.annotations.get("status.sidecar.istio.io/port");
+    let address = plan.annotations.get("sidecar.istio.io/discoveryAddress");
+    let Ok(serde_json::Value::Object(mut config)) = serde_json::from_str(&plan.settings.config)
+    else {
+        return plan.settings.config.clone();
+    };
+    if status_port.is_some() {
+        // As probes are rewritten to it.
+        config.insert("statusPort".to_owned(), probes::status_port(plan).into());
+    }
+    if let Some(address) = address {
+        config.insert("discoveryAddress".to_owned(), address.clone().into());
+    }
+    serde_json::Value::Object(config).to_string()
 }
 
 /// Where the application's metrics are, for the agent to merge them with its own; nothing if they are not to be scraped, or not

@@ -72,6 +72,7 @@ fn resolve_with(plan: &PodPlan, desired: &Desired, images: &Images) -> Resolved 
         trust_domain: "cluster.local",
         cluster_id: "Kubernetes",
         hold: Some(Duration::from_secs(5)),
+        packet_filter: PacketFilter::default(),
         path: "/bin",
         home: "/root",
     };
@@ -563,4 +564,57 @@ fn the_agent_is_told_of_an_application_that_is_to_be_scraped() {
     );
     let apart = [scraped[0], ("prometheus.istio.io/merge-metrics", "false")];
     assert_eq!(scrape_variable(&apart, true), None);
+}
+
+fn with_config(config: &str, annotations: &[(&str, &str)]) -> Resolved {
+    let mut plan = plan(PodRole::Sidecar, container(&["/bin/app"]));
+    plan.settings.config = config.to_owned();
+    let pairs = annotations.iter();
+    plan.annotations
+        .extend(pairs.map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+    resolved(&plan)
+}
+
+#[test]
+fn applications_wait_for_their_proxy_for_a_while_always_or_not_at_all() {
+    let hold = |config| with_config(config, &[]).spec.hold_ms;
+    assert_eq!(hold("{}"), Some(5_000));
+    let always = hold(r#"{"holdApplicationUntilProxyStarts": true}"#);
+    assert!(always.is_some_and(|ms| ms > 1 << 36), "{always:?}");
+    assert_eq!(hold(r#"{"holdApplicationUntilProxyStarts": false}"#), None);
+}
+
+#[test]
+fn annotations_say_how_the_proxy_is_asked_whether_it_is_ready() {
+    let readiness = |annotations: &[(&str, &str)]| {
+        let resolved = with_config("{}", annotations);
+        resolved.probes[PROXY_CONTAINER].readiness.clone()
+    };
+    let probe = readiness(&[
+        ("readiness.status.sidecar.istio.io/initialDelaySeconds", "3"),
+        ("readiness.status.sidecar.istio.io/periodSeconds", "0"),
+        ("readiness.status.sidecar.istio.io/failureThreshold", "9"),
+    ])
+    .unwrap();
+    assert_eq!(probe.initial_delay, Duration::from_secs(3));
+    assert_eq!(probe.period, Duration::from_secs(1), "no period of zero");
+    assert_eq!(probe.failure_threshold, 9);
+    let unasked = readiness(&[("status.sidecar.istio.io/port", "0")]);
+    assert_eq!(unasked, None);
+}
+
+#[test]
+fn the_agent_listens_where_the_annotation_sends_probes() {
+    let resolved = with_config(
+        r#"{"concurrency":2}"#,
+        &[("status.sidecar.istio.io/port", "15030")],
+    );
+    let config = env_of(&resolved.spec.init[0], "PROXY_CONFIG").unwrap();
+    let config: serde_json::Value = serde_json::from_str(config).unwrap();
+    assert_eq!(
+        config,
+        serde_json::json!({"concurrency": 2, "statusPort": 15030})
+    );
+    let redirection = resolved.spec.redirection.unwrap();
+    assert!(redirection.excluded_inbound_ports.contains(&15030));
 }

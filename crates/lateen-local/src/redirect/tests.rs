@@ -16,7 +16,7 @@ fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 fn rules(pairs: &[(&str, &str)]) -> String {
-    Redirection::from_annotations(&annotations(pairs))
+    Redirection::from_annotations("REDIRECT", &annotations(pairs))
         .0
         .unwrap()
         .describe()
@@ -42,14 +42,14 @@ table inet lateen {
 	chain ISTIO_OUTPUT {
 		oifname \"lo\" ip saddr 127.0.0.6/32 return
 		oifname \"lo\" ip6 saddr ::6/128 return
-		oifname \"lo\" ip daddr != 127.0.0.1/32 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta mark 0x00000539 jump ISTIO_IN_REDIRECT
+		oifname \"lo\" ip daddr != 127.0.0.1/32 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta mark 0x0000053b jump ISTIO_IN_REDIRECT
 		oifname \"lo\" ip daddr != 127.0.0.1/32 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta skuid 1337 jump ISTIO_IN_REDIRECT
 		oifname \"lo\" ip daddr != 127.0.0.1/32 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta skgid 1337 jump ISTIO_IN_REDIRECT
-		oifname \"lo\" ip6 daddr != ::1/128 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta mark 0x00000539 jump ISTIO_IN_REDIRECT
+		oifname \"lo\" ip6 daddr != ::1/128 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta mark 0x0000053b jump ISTIO_IN_REDIRECT
 		oifname \"lo\" ip6 daddr != ::1/128 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta skuid 1337 jump ISTIO_IN_REDIRECT
 		oifname \"lo\" ip6 daddr != ::1/128 meta l4proto tcp tcp dport != 15008 tcp dport != 53 meta skgid 1337 jump ISTIO_IN_REDIRECT
-		oifname \"lo\" meta l4proto tcp tcp dport != 53 meta mark != 0x00000539 meta skuid != 1337 meta skgid != 1337 return
-		meta mark 0x00000539 return
+		oifname \"lo\" meta l4proto tcp tcp dport != 53 meta mark != 0x0000053b meta skuid != 1337 meta skgid != 1337 return
+		meta mark 0x0000053b return
 		meta skuid 1337 return
 		meta skgid 1337 return
 		meta l4proto tcp tcp dport 53 redirect to :15053
@@ -107,8 +107,8 @@ fn empty_lists_redirect_nothing_and_none_sets_no_rules() {
         "{text}"
     );
     assert!(!text.contains("jump ISTIO_REDIRECT"), "{text}");
-    let none = annotations(&[("sidecar.istio.io/interceptionMode", "NONE")]);
-    assert_eq!(Redirection::from_annotations(&none), (None, Vec::new()));
+    let none = Redirection::from_annotations("NONE", &BTreeMap::new());
+    assert_eq!(none, (None, Vec::new()));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn what_cannot_be_read_never_takes_traffic_from_the_proxy() {
         ("includeOutboundIPRanges", "10.0.0.0/99"),
         ("excludeInboundPorts", "80,http"),
     ]);
-    let (redirection, problems) = Redirection::from_annotations(&broken);
+    let (redirection, problems) = Redirection::from_annotations("REDIRECT", &broken);
     let redirection = redirection.unwrap();
     assert_eq!(redirection.outbound_ranges, Included::All);
     assert_eq!(redirection.excluded_inbound_ports, [80]);
@@ -161,6 +161,12 @@ fn listed() -> Option<String> {
 #[test]
 fn the_kernel_has_the_rules_that_are_described_and_setting_them_twice_changes_nothing() {
     let test = "redirect::tests::the_kernel_has_the_rules_that_are_described_and_setting_them_twice_changes_nothing";
+    for mode in ["REDIRECT", "TPROXY"] {
+        the_kernel_agrees(test, mode);
+    }
+}
+
+fn the_kernel_agrees(test: &str, mode: &str) {
     if let Some(outcome) = in_a_namespace(test) {
         println!("{outcome}");
         return;
@@ -169,15 +175,15 @@ fn the_kernel_has_the_rules_that_are_described_and_setting_them_twice_changes_no
         ("excludeOutboundIPRanges", "10.1.0.0/16,fd01::/16"),
         ("excludeInboundPorts", "22"),
     ];
-    let redirection = Redirection::from_annotations(&annotations(&pairs))
+    let redirection = Redirection::from_annotations(mode, &annotations(&pairs))
         .0
         .unwrap();
-    redirection.apply().unwrap();
+    redirection.apply(PacketFilter::Nftables).unwrap();
     let Some(first) = listed() else {
         println!("SKIPPED: no nft to compare with");
         return;
     };
-    redirection.apply().unwrap();
+    redirection.apply(PacketFilter::Nftables).unwrap();
     assert_eq!(listed().as_ref(), Some(&first));
     // The same through nft's own encoder.
     let mut nft = Command::new("nft");
@@ -201,22 +207,79 @@ fn iptables_says_the_same_where_nf_tables_is_missing() {
         "{text}"
     );
     assert!(!text.contains("::"), "{text}");
+    let transparent = Redirection {
+        mode: Mode::Tproxy,
+        inbound_ports: Included::Only(vec![8080]),
+        ..Redirection::default()
+    };
+    for (tool, family) in [
+        ("iptables-nft-restore", Family::V4),
+        ("iptables-legacy-restore", Family::V4),
+        ("ip6tables-nft-restore", Family::V6),
+        ("ip6tables-legacy-restore", Family::V6),
+    ] {
+        for redirection in [&Redirection::default(), &transparent] {
+            // `unshare -U` knows root alone.
+            let table = redirection
+                .table()
+                .without_unknown(|id| id == 0, |id| id == 0);
+            let text = crate::rules::iptables::restore_text(&table, family);
+            accepted(tool, &text);
+        }
+    }
+}
+
+fn accepted(tool: &str, text: &str) {
+    let script = format!("XTABLES_LOCKFILE=/dev/null {tool} -w 20 <<'E'\n{text}E");
     let restored = Command::new("unshare")
-        .args([
-            "-Urn",
-            "sh",
-            "-c",
-            &format!("iptables-restore --test <<'E'\n{text}E"),
-        ])
+        .args(["-Urn", "sh", "-c", &script])
         .output();
     match restored {
         Ok(output) if output.status.code() != Some(127) => {
-            assert!(
-                output.status.success(),
-                "{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{tool}: {said}\n{text}");
         }
-        _ => println!("SKIPPED: no iptables-restore"),
+        _ => println!("SKIPPED: no {tool}"),
     }
+}
+
+#[test]
+fn transparent_interception_moves_inbound_connections_without_translating_them() {
+    let (redirection, _) = Redirection::from_annotations("TPROXY", &BTreeMap::new());
+    let text = redirection.unwrap().describe();
+    let inbound = "\
+	chain ISTIO_DIVERT {
+		meta mark set 0x00000539
+		meta l4proto tcp accept
+	}
+	chain ISTIO_TPROXY {
+		meta mark set 0x00000539
+		meta l4proto tcp tproxy to :15006
+	}
+	chain ISTIO_INBOUND {
+		meta mark 0x00000539 ct mark set meta mark
+		meta mark 0x00000539 return
+		iifname \"lo\" return
+		meta l4proto tcp tcp dport 15008 return
+		meta l4proto tcp tcp dport 15020 return
+		meta l4proto tcp tcp dport 15021 return
+		meta l4proto tcp tcp dport 15090 return
+		meta l4proto tcp ct state established,related jump ISTIO_DIVERT
+		meta l4proto tcp jump ISTIO_TPROXY
+	}
+	chain ISTIO_OUTPUT {
+		meta mark 0x00000539 return
+";
+    assert!(text.contains(inbound), "{text}");
+    let hooks = "\
+	chain prerouting {
+		type filter hook prerouting priority -150; policy accept;
+		meta l4proto tcp jump ISTIO_INBOUND
+	}
+	chain reroute {
+		type route hook output priority -150; policy accept;
+		meta l4proto tcp ct mark 0x00000539 meta mark set ct mark
+	}
+";
+    assert!(text.contains(hooks), "{text}");
 }

@@ -1,6 +1,6 @@
 //! The same rules for `iptables-restore`, where the kernel has no nf_tables.
 //!
-//! Source: iptables-extensions(8): `owner`, `mark`, `statistic`, `REDIRECT`, `DNAT`.
+//! Source: iptables-extensions(8): `owner`, `mark`, `connmark`, `conntrack`, `statistic`, `REDIRECT`, `DNAT`, `TPROXY`.
 
 use std::fmt::Write as _;
 
@@ -12,6 +12,7 @@ use super::{Action, Chain, Family, Hook, Is, Match, Reject, Rule, Table};
 pub(crate) fn restore_text(table: &Table, family: Family) -> String {
     let mut text = String::new();
     for (name, hooks) in [
+        ("mangle", &[Hook::ManglePrerouting, Hook::MangleOutput][..]),
         (
             "nat",
             &[Hook::NatPrerouting, Hook::NatOutput, Hook::NatPostrouting][..],
@@ -67,8 +68,8 @@ fn write_table(text: &mut String, name: &str, chains: &[&Chain], family: Family)
 fn chain_name(chain: &Chain) -> &str {
     match chain.hook {
         None => &chain.name,
-        Some(Hook::NatPrerouting) => "PREROUTING",
-        Some(Hook::NatOutput | Hook::FilterOutput) => "OUTPUT",
+        Some(Hook::ManglePrerouting | Hook::NatPrerouting) => "PREROUTING",
+        Some(Hook::MangleOutput | Hook::NatOutput | Hook::FilterOutput) => "OUTPUT",
         Some(Hook::NatPostrouting) => "POSTROUTING",
         Some(Hook::FilterForward) => "FORWARD",
     }
@@ -83,6 +84,11 @@ fn rule_text(rule: &Rule, family: Family) -> Option<String> {
         Action::Return => "-j RETURN".to_owned(),
         Action::Jump(chain) => format!("-j {chain}"),
         Action::Goto(chain) => format!("-g {chain}"),
+        Action::Accept => "-j ACCEPT".to_owned(),
+        Action::Tproxy(port) => format!("-j TPROXY --on-port {port}"),
+        Action::SetMark(mark) => format!("-j MARK --set-mark {mark:#x}"),
+        Action::SaveMark => "-j CONNMARK --save-mark".to_owned(),
+        Action::RestoreMark => "-j CONNMARK --restore-mark".to_owned(),
         Action::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
         Action::Dnat(to) => format!("-j DNAT --to-destination {to}"),
         Action::Masquerade => "-j MASQUERADE".to_owned(),
@@ -103,6 +109,7 @@ fn write_match(text: &mut String, m: &Match) {
     let _ = match m {
         Match::Family(_) => Ok(()),
         Match::ToLoopback => write!(text, " -o lo"),
+        Match::FromLoopback => write!(text, " -i lo"),
         Match::Tcp => write!(text, " -p tcp"),
         Match::Udp => write!(text, " -p udp"),
         Match::Source(net, is) => write!(text, "{} -s {net}", not(is)),
@@ -110,6 +117,8 @@ fn write_match(text: &mut String, m: &Match) {
         // A second port condition on one rule needs the match loaded again; `multiport` may be.
         Match::Port(port, is) => write!(text, " -m multiport{} --dports {port}", not(is)),
         Match::Mark(mark, is) => write!(text, " -m mark{} --mark {mark:#x}", not(is)),
+        Match::ConnectionMark(mark) => write!(text, " -m connmark --mark {mark:#x}"),
+        Match::Established => write!(text, " -m conntrack --ctstate ESTABLISHED,RELATED"),
         Match::Uid(id, is) => write!(text, " -m owner{} --uid-owner {id}", not(is)),
         Match::Gid(id, is) => write!(text, " -m owner{} --gid-owner {id}", not(is)),
         Match::OneIn(n) => {

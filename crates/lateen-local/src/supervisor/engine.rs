@@ -108,6 +108,7 @@ impl Engine {
         publish: watch::Sender<Arc<Vec<PodState>>>,
     ) -> Self {
         let default_path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+        let services = ServiceProxy::new(options.packet_filter);
         Self {
             options,
             desired: Arc::default(),
@@ -115,7 +116,7 @@ impl Engine {
             runs: 0,
             events,
             publish,
-            services: ServiceProxy::new(),
+            services,
             vips: None,
             watched: Vec::new(),
             shutting_down: false,
@@ -181,6 +182,7 @@ impl Engine {
             trust_domain: &self.options.trust_domain,
             cluster_id: &self.options.cluster_id,
             hold: self.options.hold_for_proxy,
+            packet_filter: self.options.packet_filter,
             path: &self.path,
             home: &self.home,
         };

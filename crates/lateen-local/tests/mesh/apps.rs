@@ -9,11 +9,14 @@ use std::time::Duration;
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        ["echo", port] => serve(port.parse().unwrap(), "app"),
+        ["echo", port] => serve(port.parse().unwrap(), "app", false),
         ["udp-echo", port] => udp_echo(port.parse().unwrap()),
         ["proxy"] => proxy(),
         ["call", address] => return report(call(address.parse().unwrap(), None)),
-        ["call-marked", address] => return report(call(address.parse().unwrap(), Some(1337))),
+        ["call-marked", address] => return report(call(address.parse().unwrap(), Some(1339))),
+        ["call-as", from, to] => {
+            return report(call_as(from.parse().unwrap(), to.parse().unwrap()));
+        }
         ["health", port, file] => health(port.parse().unwrap(), file),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap()),
         ["sleep"] => std::thread::sleep(Duration::from_secs(3600)),
@@ -36,9 +39,15 @@ fn report(answer: std::io::Result<String>) -> ExitCode {
 }
 
 /// Answers each connection with one line and closes it.
-fn serve(port: u16, who: &str) {
+fn serve(port: u16, who: &str, transparent: bool) {
     let name = std::env::var("HOSTNAME").unwrap_or_default();
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_ip_transparent_v4(transparent).unwrap();
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    socket.bind(&address.into()).unwrap();
+    socket.listen(16).unwrap();
+    let listener = TcpListener::from(socket);
     for stream in listener.incoming().flatten() {
         let (local, peer) = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
         let original = socket2::SockRef::from(&stream).original_dst_v4();
@@ -68,7 +77,7 @@ fn udp_echo(port: u16) {
 /// The ports of a proxy: outbound, inbound, DNS, and "ready" on 15021.
 fn proxy() {
     for (port, who) in [(15001, "outbound"), (15006, "inbound"), (15053, "dns")] {
-        std::thread::spawn(move || serve(port, who));
+        std::thread::spawn(move || serve(port, who, true));
     }
     http(15021, || true);
 }
@@ -119,6 +128,19 @@ pub(crate) fn call_once(address: SocketAddr, mark: Option<u32>) -> std::io::Resu
         socket.set_mark(mark)?;
     }
     socket.connect_timeout(&address.into(), Duration::from_secs(2))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    let mut answer = String::new();
+    TcpStream::from(socket).read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Connects from somebody else's address, as a proxy with `interceptionMode: TPROXY` does.
+fn call_as(from: SocketAddr, to: SocketAddr) -> std::io::Result<String> {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+    socket.set_mark(1337)?;
+    socket.set_ip_transparent_v4(true)?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut answer = String::new();
     TcpStream::from(socket).read_to_string(&mut answer)?;

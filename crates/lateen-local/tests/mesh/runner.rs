@@ -47,6 +47,10 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
             .iter()
             .filter(|(name, _)| name.contains(&filter))
         {
+            if let Some(tool) = scenarios::needs(name).filter(|tool| !works(tool)) {
+                println!("SKIPPED: {name} as {user:?}: no {tool} that works here");
+                continue;
+            }
             let began = Instant::now();
             let result = run(&program, name, user);
             let took = began.elapsed().as_millis();
@@ -84,6 +88,18 @@ fn impossible(user: User) -> Option<String> {
             (!tried.is_ok_and(|s| s.success())).then(|| "no user namespaces".to_owned())
         }
     }
+}
+
+/// Whether rules can be set by a program, in a network of its own.
+fn works(tool: &str) -> bool {
+    let script = format!("printf '*nat\\nCOMMIT\\n' | {tool}");
+    let tried = Command::new("unshare")
+        .args(["-Urn", "sh", "-c", &script])
+        .env("XTABLES_LOCKFILE", "/dev/null")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    tried.is_ok_and(|status| status.success())
 }
 
 /// A copy of this program where everybody may run it: a target directory is often under a home that only its owner enters.

@@ -9,13 +9,14 @@ use lateen_api::kube::{
 };
 use lateen_api::value::IntOrString;
 use lateen_local::exec::{self, PodProcesses};
+use lateen_local::redirect::PacketFilter;
 use lateen_local::services::Protocol;
 use lateen_local::supervisor::Desired;
 use lateen_sources::plan::{Phase, PodPlan, PodRole};
 
 use crate::apps::{call, call_once, call_udp};
 use crate::manifests;
-use crate::world::{World, at, container, edit, pod, run, service, vip};
+use crate::world::{World, at, container, edit, pod, run, run_by, service, vip};
 
 type Scenario = fn(&Path);
 
@@ -48,7 +49,38 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("nothing_is_left_when_the_supervisor_is_killed", |p| {
         run(p, killed)
     }),
+    ("services_work_with_iptables-nft-restore", |p| {
+        run_by(PacketFilter::IptablesNft, p, services)
+    }),
+    ("services_work_with_iptables-legacy-restore", |p| {
+        run_by(PacketFilter::IptablesLegacy, p, services)
+    }),
+    ("refusal_works_with_iptables-legacy-restore", |p| {
+        run_by(PacketFilter::IptablesLegacy, p, refused)
+    }),
+    ("redirection_works_with_iptables-nft-restore", |p| {
+        run_by(PacketFilter::IptablesNft, p, redirection)
+    }),
+    ("redirection_works_with_iptables-legacy-restore", |p| {
+        run_by(PacketFilter::IptablesLegacy, p, redirection)
+    }),
+    ("transparent_redirection_keeps_addresses", |p| {
+        run(p, transparency)
+    }),
+    (
+        "transparent_redirection_works_with_iptables-nft-restore",
+        |p| run_by(PacketFilter::IptablesNft, p, transparency),
+    ),
+    (
+        "transparent_redirection_works_with_iptables-legacy-restore",
+        |p| run_by(PacketFilter::IptablesLegacy, p, transparency),
+    ),
 ];
+
+/// The program that a scenario needs, as its name says.
+pub(crate) fn needs(name: &str) -> Option<&str> {
+    name.split_once("_with_").map(|(_, tool)| tool)
+}
 
 /// `scenario NAME STATE`, or `scenario exec STATE NAMESPACE POD CONTAINER COMMAND…`.
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
@@ -209,6 +241,49 @@ async fn redirection(mut world: World) {
         "inbound",
     );
     is(from("istio-proxy", "call-marked", "127.0.0.1:8080"), "app");
+    world.shutdown().await;
+}
+
+/// With TPROXY the proxy is connected to by the application's address, and can connect to the application by its client's.
+async fn transparency(mut world: World) {
+    let mut meshed = pod("meshed", 11, PodRole::Sidecar, &["echo", "8080"]);
+    let mode = "sidecar.istio.io/interceptionMode".to_owned();
+    meshed.annotations.insert(mode, "TPROXY".to_owned());
+    let plain = pod("plain", 12, PodRole::Plain, &["echo", "8080"]);
+    world.want(Desired {
+        pods: vec![meshed, plain],
+        ..Desired::default()
+    });
+    let pods = world.until_ready(2).await;
+    let by_name = |name: &str| pods.iter().find(|p| p.name == name).unwrap();
+    let (meshed, plain) = (by_name("meshed"), by_name("plain"));
+    let call = |pod, container: &str, words: &[&str]| {
+        world.exec(pod, container, &[&SELF[..], words].concat())
+    };
+    let inbound = call(plain, "app", &["call", "10.244.1.11:8080"]);
+    assert!(
+        inbound.starts_with("inbound")
+            && inbound.contains("local=10.244.1.11:8080 peer=10.244.1.12"),
+        "{inbound}"
+    );
+    let as_client = ["call-as", "10.244.1.12:20000", "10.244.1.11:8080"];
+    let passed_on = call(meshed, "istio-proxy", &as_client);
+    assert!(
+        passed_on.starts_with("app") && passed_on.contains("peer=10.244.1.12"),
+        "{passed_on}"
+    );
+    // As without: out by the proxy, the pod to itself directly, the proxy to its own pod by its inbound side.
+    let outbound = call(meshed, "app", &["call", "10.96.1.99:80"]);
+    assert!(outbound.starts_with("outbound"), "{outbound}");
+    let onward = call(meshed, "istio-proxy", &["call-marked", "10.244.1.12:8080"]);
+    assert!(onward.starts_with("app pod=plain"), "{onward}");
+    let itself = call(meshed, "app", &["call", "10.244.1.11:8080"]);
+    assert!(itself.starts_with("app"), "{itself}");
+    let own = call(meshed, "istio-proxy", &["call-marked", "10.244.1.11:8080"]);
+    assert!(
+        own.starts_with("inbound") && own.contains("original=10.244.1.11:8080"),
+        "{own}"
+    );
     world.shutdown().await;
 }
 

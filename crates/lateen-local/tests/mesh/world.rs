@@ -10,6 +10,7 @@ use std::time::Duration;
 use lateen_api::kube::{Container, ContainerPort, PodSpec};
 use lateen_local::images::Images;
 use lateen_local::node::{self, NodeOptions};
+use lateen_local::redirect::PacketFilter;
 use lateen_local::services::Protocol;
 use lateen_local::state::StateDir;
 use lateen_local::supervisor::{
@@ -30,6 +31,15 @@ pub(crate) struct World {
 
 /// Enters the node and runs a scenario in it.
 pub(crate) fn run<F: Future<Output = ()>>(state: &Path, scenario: impl FnOnce(World) -> F) {
+    run_by(PacketFilter::default(), state, scenario);
+}
+
+/// The same with rules set in a certain way.
+pub(crate) fn run_by<F: Future<Output = ()>>(
+    by: PacketFilter,
+    state: &Path,
+    scenario: impl FnOnce(World) -> F,
+) {
     // Before any thread exists.
     let node = node::enter(&NodeOptions::default()).unwrap_or_else(|e| panic!("{e}"));
     assert!(node.listeners.is_empty());
@@ -39,7 +49,7 @@ pub(crate) fn run<F: Future<Output = ()>>(state: &Path, scenario: impl FnOnce(Wo
         .unwrap();
     runtime.block_on(async {
         let limit = Duration::from_secs(50);
-        let scenario = async { scenario(World::start(state)).await };
+        let scenario = async { scenario(World::start(state, by)).await };
         tokio::time::timeout(limit, scenario)
             .await
             .expect("the scenario takes too long");
@@ -47,7 +57,7 @@ pub(crate) fn run<F: Future<Output = ()>>(state: &Path, scenario: impl FnOnce(Wo
 }
 
 impl World {
-    fn start(path: &Path) -> Self {
+    fn start(path: &Path, packet_filter: PacketFilter) -> Self {
         let state = StateDir::open(path).unwrap();
         let (desired, receiver) = watch::channel(Arc::new(Desired::default()));
         let own = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect();
@@ -72,6 +82,7 @@ impl World {
             cluster_id: "Kubernetes".to_owned(),
             drain_delay: Duration::from_millis(100),
             hold_for_proxy: Some(Duration::from_secs(5)),
+            packet_filter,
         };
         let supervisor = Supervisor::start(options, receiver).unwrap();
         let pods = supervisor.pods();

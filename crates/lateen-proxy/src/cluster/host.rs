@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::outlier::{HostCounts, HostRecord};
 use crate::net::HostAddress;
+use crate::net::socket::OriginalSource;
 use crate::upstream::h1::Idle;
 use crate::upstream::h2::Connections;
 use crate::worker::Worker;
@@ -48,6 +49,8 @@ pub(crate) struct TransportKey {
     pub(crate) server_name: Option<Arc<str>>,
     /// The client and its destination that the PROXY protocol names.
     pub(crate) proxied: Option<(SocketAddr, SocketAddr)>,
+    /// In whose name it is made.
+    pub(crate) original_source: Option<OriginalSource>,
 }
 
 /// The connections to a host over one transport.

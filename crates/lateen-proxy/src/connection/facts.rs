@@ -7,7 +7,7 @@ use lateen_traffic::ConnectionInfo;
 use lateen_traffic::request::TransportProtocol;
 use tokio::net::TcpStream;
 
-use crate::net::socket::canonical;
+use crate::net::socket::{OriginalSource, canonical};
 use crate::worker::Worker;
 
 /// Addresses and what detection found.
@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) direct_remote: SocketAddr,
     /// Whether it was redirected.
     pub(crate) redirected: bool,
+    /// In whose name the proxy connects on, if not in its own.
+    pub(crate) original_source: Option<OriginalSource>,
     /// The server name of the ClientHello.
     pub(crate) server_name: Option<String>,
     /// ALPN protocols offered, or the HTTP version detected.
@@ -56,6 +58,7 @@ impl Facts {
             remote,
             direct_remote: remote,
             redirected: false,
+            original_source: None,
             server_name: None,
             protocols: Vec::new(),
             transport: TransportProtocol::RawBuffer,

@@ -1,4 +1,5 @@
-//! Sockets as a data plane needs them: SO_REUSEPORT listeners, marked upstream connections, redirected destinations.
+//! Sockets as a data plane needs them: SO_REUSEPORT listeners, marked upstream connections, redirected destinations, and
+//! connections in a client's name.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -20,7 +21,24 @@ pub(crate) struct ConnectOptions {
     pub(crate) source: Option<IpAddr>,
     /// TCP keep-alive, if the cluster asks for it.
     pub(crate) keepalive: Option<Keepalive>,
+    /// Whose address to connect from, in place of `source` and `mark`.
+    pub(crate) original_source: Option<OriginalSource>,
 }
+
+/// A client in whose name its connection goes on (`envoy.filters.listener.original_src`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OriginalSource {
+    /// Its address.
+    pub(crate) ip: IpAddr,
+    /// `SO_MARK`, by which the answers find their way; 0 sets none.
+    pub(crate) mark: u32,
+}
+
+/// Ports that connections in a client's name are made from. Clients choose theirs from 32768 on (`ip_local_port_range`): had one of
+/// both the same, they would be one connection to the kernel.
+const BORROWED_PORTS: std::ops::Range<u16> = 16384..32768;
+/// How many of those are tried.
+const BORROWED_TRIES: u32 = 16;
 
 /// `envoy.config.core.v3.TcpKeepalive`; a missing value is the kernel's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,11 +53,12 @@ pub(crate) struct Keepalive {
 
 /// Opens one of several listeners that share `address` (SO_REUSEPORT), so that every worker accepts for itself.
 ///
-/// A listener on `::` also accepts IPv4 when `ipv4_compat` is set, as Envoy's `ipv4_compat` does.
+/// One on `::` is for IPv6 alone. A transparent one also gets connections to addresses that are not this machine's, where the
+/// kernel is told to deliver them (`TPROXY`).
 ///
 /// # Errors
-/// The address is taken by another process, not local, or not allowed.
-pub(crate) fn listen(address: SocketAddr, ipv4_compat: bool) -> io::Result<TcpListener> {
+/// The address is taken by another process, not local, or not allowed; or there is no right to listen transparently.
+pub(crate) fn listen(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,
@@ -49,7 +68,10 @@ pub(crate) fn listen(address: SocketAddr, ipv4_compat: bool) -> io::Result<TcpLi
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     if address.is_ipv6() {
-        socket.set_only_v6(!ipv4_compat)?;
+        socket.set_only_v6(true)?;
+    }
+    if transparent {
+        set_transparent(SockRef::from(&socket), address)?;
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -90,13 +112,20 @@ pub(crate) async fn connect(address: SocketAddr, options: ConnectOptions) -> io:
         TcpSocket::new_v6()?
     };
     let raw = SockRef::from(&socket);
-    if let Some(mark) = options.mark {
+    let original = options
+        .original_source
+        .filter(|own| own.ip.is_ipv4() == address.is_ipv4());
+    let mark = original.map(|own| own.mark).filter(|mark| *mark != 0);
+    if let Some(mark) = mark.or(options.mark) {
         raw.set_mark(mark)?;
     }
     if let Some(keepalive) = options.keepalive {
         raw.set_tcp_keepalive(&tcp_keepalive(keepalive))?;
     }
-    if let Some(source) = source_for(address, options.source) {
+    if let Some(original) = original {
+        set_transparent(SockRef::from(&socket), address)?;
+        bind_as(&socket, original.ip)?;
+    } else if let Some(source) = source_for(address, options.source) {
         // Several connections to different peers may share a local port, so that one source address is not limited to the
         // 28 thousand ports of the ephemeral range.
         socket.set_reuseaddr(true)?;
@@ -104,6 +133,28 @@ pub(crate) async fn connect(address: SocketAddr, options: ConnectOptions) -> io:
     }
     socket.set_nodelay(true)?;
     socket.connect(address).await
+}
+
+/// Lets a socket have an address that is not this machine's.
+fn set_transparent(socket: SockRef<'_>, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv4() {
+        socket.set_ip_transparent_v4(true)
+    } else {
+        socket.set_ip_transparent_v6(true)
+    }
+}
+
+/// Takes a free port of somebody else's address.
+fn bind_as(socket: &TcpSocket, ip: IpAddr) -> io::Result<()> {
+    socket.set_reuseaddr(true)?;
+    let mut taken = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..BORROWED_TRIES {
+        match socket.bind(SocketAddr::new(ip, rand::random_range(BORROWED_PORTS))) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
+            bound => return bound,
+        }
+    }
+    Err(taken)
 }
 
 /// Connects to a Unix socket. A path that begins with `@` is a name in the abstract namespace, as in Envoy.

@@ -146,6 +146,7 @@ async fn send(
         alpn: None,
         authority: Some(&call.head.authority),
         client: None,
+        original_source: None,
     };
     let (target, key) =
         target::of(worker, now, state, cluster, host, wish).map_err(CallError::Connect)?;

@@ -12,6 +12,7 @@ use crate::cluster::host::TransportKey;
 use crate::cluster::{ClusterState, Host, connect_options};
 use crate::inspect::proxy_protocol;
 use crate::metadata_exchange;
+use crate::net::socket::OriginalSource;
 use crate::tls::NameRule;
 use crate::worker::{Now, Worker};
 
@@ -24,6 +25,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) authority: Option<&'a str>,
     /// The client and its destination, for the PROXY protocol; none for what the proxy asks itself.
     pub(crate) client: Option<(SocketAddr, SocketAddr)>,
+    /// In whose name to connect, if not the proxy's own.
+    pub(crate) original_source: Option<OriginalSource>,
 }
 
 /// How to connect to a host, and what tells such connections apart from others to it.
@@ -48,8 +51,10 @@ pub(crate) fn of(
         introduction: None,
         timeout: cluster.connect_timeout,
     };
+    target.options.original_source = wish.original_source;
     let mut key = TransportKey {
         proxied: proxied.and(wish.client),
+        original_source: wish.original_source,
         ..TransportKey::default()
     };
     let Some(tls) = host.transport.tls() else {

@@ -96,7 +96,7 @@ impl Listeners {
         let shared = &self.worker.shared;
         // Envoy binds `::` for IPv6 only unless `ipv4_compat` is set; Istio has a second address for IPv4 then.
         let bound = shared.bind(&listener.name, wanted, |address| {
-            let socket = socket::listen(address, false)?;
+            let socket = socket::listen(address, listener.transparent)?;
             let actual = socket.local_addr()?;
             Ok((socket, actual))
         });

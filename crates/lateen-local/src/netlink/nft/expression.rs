@@ -16,6 +16,7 @@ const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
 const META_MARK: u32 = 3;
+const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_SKUID: u32 = 10;
 const META_SKGID: u32 = 11;
@@ -27,6 +28,14 @@ const NFPROTO_IPV6: u8 = 10;
 pub(super) const TCP: u8 = 6;
 pub(super) const UDP: u8 = 17;
 
+/// The connection's mark, among the keys of `ct`.
+const CT_MARK: u32 = 3;
+/// The connection's state, among the keys of `ct`: a bit set.
+const CT_STATE: u32 = 0;
+/// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`.
+const CT_ESTABLISHED_OR_RELATED: u32 = 0x6;
+
+const NF_ACCEPT: i32 = 1;
 const NFT_RETURN: i32 = -5;
 const NFT_JUMP: i32 = -3;
 /// `NF_NAT_RANGE_MAP_IPS | NF_NAT_RANGE_PROTO_SPECIFIED`.
@@ -52,12 +61,8 @@ fn expression(list: &mut Message, name: &str, data: impl FnOnce(&mut Message)) {
 fn condition(list: &mut Message, m: &Match) {
     match *m {
         Match::Family(family) => is_family(list, family),
-        Match::ToLoopback => {
-            let mut name = [0; 16];
-            name[..2].copy_from_slice(b"lo");
-            meta(list, META_OIFNAME, R1);
-            compare(list, R1, Is::Eq, &name);
-        }
+        Match::ToLoopback => is_loopback(list, META_OIFNAME),
+        Match::FromLoopback => is_loopback(list, META_IIFNAME),
         Match::Tcp => is_protocol(list, TCP),
         Match::Udp => is_protocol(list, UDP),
         Match::Source(net, is) => address(list, &net, Side::Source, is),
@@ -67,6 +72,19 @@ fn condition(list: &mut Message, m: &Match) {
             compare(list, R1, is, &port.to_be_bytes());
         }
         Match::Mark(mark, is) => meta_is(list, META_MARK, mark, is),
+        Match::ConnectionMark(mark) => {
+            expression(list, "ct", |e| {
+                e.attr_be32(1, R1).attr_be32(2, CT_MARK);
+            });
+            compare(list, R1, Is::Eq, &mark.to_ne_bytes());
+        }
+        Match::Established => {
+            expression(list, "ct", |e| {
+                e.attr_be32(1, R1).attr_be32(2, CT_STATE);
+            });
+            bits(list, &CT_ESTABLISHED_OR_RELATED.to_ne_bytes());
+            compare(list, R1, Is::Ne, &0u32.to_ne_bytes());
+        }
         Match::Uid(id, is) => meta_is(list, META_SKUID, id, is),
         Match::Gid(id, is) => meta_is(list, META_SKGID, id, is),
         Match::OneIn(n) => {
@@ -103,17 +121,23 @@ fn address(list: &mut Message, net: &ipnet::IpNet, side: Side, is: Is) {
     let (offset, length) = place(family, side);
     payload(list, NETWORK_HEADER, offset, length, R1);
     if u32::from(net.prefix_len()) < length * 8 {
-        expression(list, "bitwise", |e| {
-            e.attr_be32(1, R1).attr_be32(2, R1).attr_be32(3, length);
-            e.nest(4, |d| {
-                d.attr(1, &mask(net));
-            });
-            e.nest(5, |d| {
-                d.attr(1, &vec![0; length as usize]);
-            });
-        });
+        bits(list, &mask(net));
     }
     compare(list, R1, is, &octets(net.network()));
+}
+
+/// Keeps those bits of register 1 that are set in `mask`.
+fn bits(list: &mut Message, mask: &[u8]) {
+    let length = u32::try_from(mask.len()).expect("a register has 16 bytes");
+    expression(list, "bitwise", |e| {
+        e.attr_be32(1, R1).attr_be32(2, R1).attr_be32(3, length);
+        e.nest(4, |d| {
+            d.attr(1, mask);
+        });
+        e.nest(5, |d| {
+            d.attr(1, &vec![0; mask.len()]);
+        });
+    });
 }
 
 fn is_family(list: &mut Message, family: Family) {
@@ -123,6 +147,13 @@ fn is_family(list: &mut Message, family: Family) {
     };
     meta(list, META_NFPROTO, R1);
     compare(list, R1, Is::Eq, &[number]);
+}
+
+fn is_loopback(list: &mut Message, key: u32) {
+    let mut name = [0; 16];
+    name[..2].copy_from_slice(b"lo");
+    meta(list, key, R1);
+    compare(list, R1, Is::Eq, &name);
 }
 
 fn is_protocol(list: &mut Message, protocol: u8) {
@@ -184,6 +215,30 @@ fn action(list: &mut Message, action: &Action) {
         Action::Return => end_with(list, NFT_RETURN, None),
         Action::Jump(chain) => end_with(list, NFT_JUMP, Some(chain)),
         Action::Goto(chain) => end_with(list, NFT_GOTO, Some(chain)),
+        Action::Accept => end_with(list, NF_ACCEPT, None),
+        Action::Tproxy(port) => {
+            immediate(list, R1, &port.to_be_bytes());
+            // Without a family and an address: the socket of the packet's own.
+            expression(list, "tproxy", |e| {
+                e.attr_be32(1, 0).attr_be32(3, R1);
+            });
+        }
+        Action::SetMark(mark) => {
+            immediate(list, R1, &mark.to_ne_bytes());
+            set_packet_mark(list);
+        }
+        Action::SaveMark => {
+            meta(list, META_MARK, R1);
+            expression(list, "ct", |e| {
+                e.attr_be32(2, CT_MARK).attr_be32(4, R1);
+            });
+        }
+        Action::RestoreMark => {
+            expression(list, "ct", |e| {
+                e.attr_be32(1, R1).attr_be32(2, CT_MARK);
+            });
+            set_packet_mark(list);
+        }
         Action::Redirect(port) => {
             immediate(list, R1, &port.to_be_bytes());
             expression(list, "redir", |e| {
@@ -202,6 +257,13 @@ fn action(list: &mut Message, action: &Action) {
             expression(list, "masq", |_| {});
         }
     }
+}
+
+/// From register 1.
+fn set_packet_mark(list: &mut Message) {
+    expression(list, "meta", |e| {
+        e.attr_be32(2, META_MARK).attr_be32(3, R1);
+    });
 }
 
 fn dnat(list: &mut Message, to: std::net::SocketAddr) {

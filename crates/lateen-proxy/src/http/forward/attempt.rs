@@ -264,6 +264,7 @@ fn transport(
         ),
         authority: Some(&plan.head.authority),
         client: Some(exchange.connection.facts.ends()),
+        original_source: exchange.connection.facts.original_source,
     };
     target::of(
         &exchange.connection.worker,

@@ -171,6 +171,7 @@ impl Mirror {
             ),
             authority: Some(&self.head.authority),
             client: Some(self.client),
+            original_source: None,
         };
         let Ok((target, key)) = target::of(
             &self.worker,

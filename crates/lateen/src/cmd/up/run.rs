@@ -242,6 +242,7 @@ fn start(
         cluster_id: "Kubernetes".to_owned(),
         drain_delay: DRAIN_DELAY,
         hold_for_proxy: Some(HOLD),
+        packet_filter: mesh.args.packet_filter,
     };
     Supervisor::start(options, desired).context("starting the supervisor")
 }
