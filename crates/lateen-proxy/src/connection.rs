@@ -315,13 +315,14 @@ fn restore_destination(facts: &mut Facts, listener: &Listener, tcp: &TcpStream) 
 
 /// The client goes on being the client where the listener says so.
 fn original_source(listener: &Listener, remote: SocketAddr) -> Option<OriginalSource> {
-    let filters = listener.listener_filters.iter();
-    let mark = filters.filter_map(|filter| match filter.kind {
+    // The last one wins: it sets its options last.
+    let filters = listener.listener_filters.iter().rev();
+    let mut mark = filters.filter_map(|filter| match filter.kind {
         ListenerFilterKind::OriginalSrc { mark } => Some(mark),
         _ => None,
     });
     let ip = remote.ip();
-    mark.last().map(|mark| OriginalSource { ip, mark })
+    mark.next().map(|mark| OriginalSource { ip, mark })
 }
 
 fn matching_chain(listener: &Listener, facts: &Facts) -> Option<Arc<FilterChain>> {

@@ -4,10 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod certificates;
+mod changes;
+mod clients;
 mod differential;
 mod lifecycle;
 mod load;
 mod mesh;
+mod peers;
 mod samples;
 mod scenario;
 mod seeds;
@@ -33,6 +36,10 @@ fn run_scenario(file: &str) {
         .join("crates/lateen/tests/scenarios")
         .join(file);
     let scenario = Scenario::parse(&fs::read_to_string(path).unwrap());
+    if let Some(tool) = scenario.lacks() {
+        eprintln!("SKIPPED: {}: there is no {tool}", scenario.title);
+        return;
+    }
     let mut failures = Vec::new();
     for data_plane in DataPlane::BOTH.into_iter().filter(|d| available(*d)) {
         failures.extend(scenario.run(data_plane));
@@ -63,6 +70,36 @@ fn the_ingress_gateway_admits_its_hosts_and_routes_by_virtual_service() {
 #[test]
 fn ipv6_goes_through_the_sidecars_as_ipv4_does() {
     run_scenario("ipv6.md");
+}
+
+#[test]
+fn transparent_interception_keeps_the_clients_address() {
+    run_scenario("tproxy.md");
+}
+
+#[test]
+fn the_iptables_tools_serve_where_netlink_does_not() {
+    run_scenario("iptables.md");
+}
+
+#[test]
+fn a_mesh_may_have_its_own_trust_domain_and_ports() {
+    run_scenario("mesh-settings.md");
+}
+
+#[test]
+fn kubernetes_ingress_and_http_routes_route() {
+    run_scenario("kubernetes-routing.md");
+}
+
+#[test]
+fn hosts_are_looked_up_when_they_are_asked_for() {
+    run_scenario("dynamic-dns.md");
+}
+
+#[test]
+fn an_applications_metrics_are_merged_with_its_proxys() {
+    run_scenario("metrics-merge.md");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! # Title
 //! Prose.
 //! Options: `--dual-stack`
+//! Needs: `a-program`
 //! ```yaml
 //! …
 //! ```
@@ -26,6 +27,8 @@ pub(crate) struct Scenario {
     pub(crate) calls: Vec<Call>,
     /// More options of `lateen up`.
     options: Vec<String>,
+    /// A program without which it cannot run.
+    needs: Option<String>,
 }
 
 /// One line of the table.
@@ -47,6 +50,7 @@ impl Scenario {
         let mut inside = false;
         let mut calls = Vec::new();
         let mut options = Vec::new();
+        let mut needs = None;
         for line in text.lines() {
             match line {
                 "```yaml" => {
@@ -58,9 +62,10 @@ impl Scenario {
                     yaml.push_str(line);
                     yaml.push('\n');
                 }
-                _ => match line.strip_prefix("Options: ") {
-                    Some(given) => options = shell_words(given.trim_matches('`')),
-                    None => calls.extend(call(line)),
+                _ => match line.split_once(": ") {
+                    Some(("Options", given)) => options = shell_words(given.trim_matches('`')),
+                    Some(("Needs", tool)) => needs = Some(tool.trim_matches('`').to_owned()),
+                    _ => calls.extend(call(line)),
                 },
             }
         }
@@ -70,7 +75,15 @@ impl Scenario {
             yaml,
             calls,
             options,
+            needs,
         }
+    }
+
+    /// What this machine lacks for it.
+    pub(crate) fn lacks(&self) -> Option<&str> {
+        let tool = self.needs.as_deref()?;
+        let found = std::process::Command::new(tool).arg("--version").output();
+        (!found.is_ok_and(|o| o.status.success())).then_some(tool)
     }
 
     /// Runs the calls on a fresh mesh and gives what went wrong.
