@@ -17,9 +17,12 @@ use crate::tls::{PeerCertificate, revocation_list};
 pub type Target = fn(&[u8]);
 
 /// The parsers by name; the name is also the directory of a corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("client_hello", |bytes| {
         let _ = client_hello::parse(bytes);
+    }),
+    ("http1_request", |bytes| {
+        crate::http::h1::fuzz(bytes);
     }),
     ("http_preface", |bytes| {
         let _ = http_inspector::parse(bytes);

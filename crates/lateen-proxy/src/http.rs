@@ -3,12 +3,14 @@
 //! [`server`] runs a connection; [`exchange`] is a request's way from its first byte to its last, in one function.
 
 pub(crate) mod body;
+mod client;
 pub(crate) mod exchange;
 mod ext_authz;
 mod filters;
 mod forward;
 pub(crate) mod grpc;
 mod grpc_web;
+pub(crate) mod h1;
 pub(crate) mod head;
 pub(crate) mod headers;
 mod jwt;

@@ -9,6 +9,7 @@
 
 mod admin;
 mod cluster;
+mod codec;
 mod config;
 mod connection;
 mod control;

@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use self::tee::{CopyReader, CopyWriter};
+use super::client::ClientError;
 use super::grpc::MessageCounter;
 use super::source::Source;
 use crate::upstream::UpstreamError;
@@ -25,7 +26,7 @@ use crate::upstream::UpstreamError;
 pub(crate) enum BodyError {
     /// The side it comes from failed.
     #[error("body ended early")]
-    Source(#[source] hyper::Error),
+    Source(#[source] ClientError),
     /// The upstream failed.
     #[error("body ended early")]
     Upstream(#[source] Box<UpstreamError>),

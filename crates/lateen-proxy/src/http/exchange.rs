@@ -9,9 +9,6 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use lateen_telemetry::ResponseFlag;
 use lateen_telemetry::metrics::istio::{DestinationService, ServiceId};
 use lateen_traffic::RequestView;
 use lateen_traffic::ext_authz::Change;
@@ -25,6 +22,7 @@ use lateen_traffic::route::{
 };
 use lateen_traffic::tls::CertificateSource;
 
+use super::client::{ClientBody, ClientUpgrade};
 use super::filters;
 use super::forward;
 use super::grpc;
@@ -74,7 +72,7 @@ pub(crate) struct Inbound {
     /// Its body, of which tries take what they need.
     pub(crate) body: Source,
     /// The client's side of an upgrade.
-    pub(crate) upgrade: Option<OnUpgrade>,
+    pub(crate) upgrade: Option<ClientUpgrade>,
 }
 
 /// Takes a request through the proxy.
@@ -82,7 +80,7 @@ pub(crate) async fn handle(
     connection: Rc<Connection>,
     manager: Rc<Manager>,
     now: Rc<Now>,
-    mut request: Request<Incoming>,
+    mut request: Request<ClientBody>,
 ) -> Response<ResponseBody> {
     let is_grpc = grpc::is_grpc(request.headers());
     let caller = match request.method() {
@@ -92,25 +90,10 @@ pub(crate) async fn handle(
     };
     let may_upgrade =
         request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
-    let upgrade = may_upgrade.then(|| hyper::upgrade::on(&mut request));
-    let record = Box::new(Record::begin(
-        &connection,
-        &manager,
-        request.version(),
-        is_grpc,
-    ));
-    let mut exchange = Exchange {
-        connection,
-        manager,
-        now,
-        record,
-        additions: HeaderMap::new(),
-        changes: Vec::new(),
-        request_id: None,
-        caller,
-        body_waits: !request.body().is_end_stream(),
-        web: None,
-    };
+    let upgrade = may_upgrade.then(|| ClientUpgrade::of(&mut request));
+    let mut exchange = Exchange::begin(connection, manager, now, (request.version(), is_grpc));
+    exchange.caller = caller;
+    exchange.body_waits = !request.body().is_end_stream();
     let answered = match Head::take(request, exchange.connection.secure) {
         Ok((head, body)) => {
             let body = Source::new(body, Rc::clone(&exchange.record.request));
@@ -127,10 +110,42 @@ pub(crate) async fn handle(
     }
 }
 
+/// Answers what is no request; the connection carries no other one.
+pub(crate) fn refuse(
+    connection: Rc<Connection>,
+    manager: Rc<Manager>,
+    now: Rc<Now>,
+    reply: LocalReply,
+) -> Response<ResponseBody> {
+    connection.draining.set(true);
+    Exchange::begin(connection, manager, now, (Version::HTTP_11, false)).reply(reply)
+}
+
 /// An answer's head with what its body is made of.
 pub(super) type Answer = (http::response::Parts, forward::Source);
 
 impl Exchange {
+    fn begin(
+        connection: Rc<Connection>,
+        manager: Rc<Manager>,
+        now: Rc<Now>,
+        (version, is_grpc): (Version, bool),
+    ) -> Self {
+        let record = Box::new(Record::begin(&connection, &manager, version, is_grpc));
+        Self {
+            connection,
+            manager,
+            now,
+            record,
+            additions: HeaderMap::new(),
+            changes: Vec::new(),
+            request_id: None,
+            caller: Caller::Other,
+            body_waits: false,
+            web: None,
+        }
+    }
+
     async fn run(&mut self, mut head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
         if self.is_misdirected(&head) {
             return Err(LocalReply::misdirected());
@@ -224,12 +239,7 @@ impl Exchange {
             self.connection.draining.set(true);
         }
         if head.version == Version::HTTP_10 && !config.http1.accept_http_10 {
-            return Err(LocalReply::new(
-                StatusCode::UPGRADE_REQUIRED,
-                "Upgrade Required",
-                "low_version",
-            )
-            .flagged(ResponseFlag::DownstreamProtocolError));
+            return Err(LocalReply::low_version());
         }
         self.underscores(head)?;
         if head
@@ -241,7 +251,7 @@ impl Exchange {
         }
         self.record.head_bytes = head.size();
         let limits = self.connection.worker.shared.config.limits;
-        // hyper counts HTTP/1's headers as it reads them, but takes what comes in one piece however long it is.
+        // HTTP/1's are counted as they are read; HTTP/2's are only here.
         let most = limits
             .request_headers
             .min(config.max_headers_count as usize);
@@ -552,7 +562,7 @@ impl Exchange {
         if let Some(web) = self.web {
             web.answer(&mut parts.headers);
         }
-        parts.version = Version::HTTP_11; // hyper writes its connection's own
+        parts.version = Version::HTTP_11; // whoever writes it states the connection's own
         self.record.answered(parts.status.as_u16(), &parts.headers);
         let body = match source {
             forward::Source::Upstream(upstream) => {

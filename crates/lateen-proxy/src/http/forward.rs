@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use self::attempt::{Failure, Response, Tried, Try};
 use super::body::Replayable;
+use super::client::ClientUpgrade;
 use super::exchange::{Answer, Exchange, Inbound};
 use super::head::Head;
 use super::headers;
@@ -384,7 +385,7 @@ fn finish(
     response: Response,
     permit: Permit,
     (started, limit, life): (Instant, Option<Duration>, Option<Instant>),
-    upgrade: Option<hyper::upgrade::OnUpgrade>,
+    upgrade: Option<ClientUpgrade>,
 ) -> Result<Answer, LocalReply> {
     let Response {
         mut parts,

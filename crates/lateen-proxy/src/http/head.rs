@@ -40,8 +40,12 @@ impl Malformed {
     /// The answer to it.
     pub(crate) fn reply(self) -> LocalReply {
         match self.0 {
-            UNKNOWN_CODING => LocalReply::new(StatusCode::NOT_IMPLEMENTED, "", UNKNOWN_CODING)
-                .flagged(ResponseFlag::DownstreamProtocolError),
+            UNKNOWN_CODING => LocalReply::new(
+                StatusCode::NOT_IMPLEMENTED,
+                "Not Implemented",
+                UNKNOWN_CODING,
+            )
+            .flagged(ResponseFlag::DownstreamProtocolError),
             MISSING_HOST => LocalReply::new(StatusCode::BAD_REQUEST, "", MISSING_HOST),
             details => LocalReply::bad_request(details),
         }
@@ -54,7 +58,7 @@ const MISSING_HOST: &str = "missing_host_header";
 const UNKNOWN_CODING: &str = "http1.invalid_transfer_encoding";
 
 /// A body that was transformed on the way would be passed on without saying so, and a list of codings is what request smuggling is made
-/// of: only `chunked`, once, is taken. (A length beside it is dropped by hyper, and the body is framed anew in any case.)
+/// of: only `chunked`, once, is taken. (A length beside it is looked at when the head is read, and the body is framed anew in any case.)
 fn plain_framing(version: Version, headers: &HeaderMap) -> Result<(), Malformed> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let plain = match (codings.next(), codings.next()) {

@@ -125,6 +125,13 @@ impl LocalReply {
             .flagged(ResponseFlag::DownstreamProtocolError)
     }
 
+    /// The same, as HTTP/1's codec words it.
+    pub(crate) fn head_refused(details: &'static str) -> Self {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        Self::new(status, "Request Header Fields Too Large", details)
+            .flagged(ResponseFlag::DownstreamProtocolError)
+    }
+
     /// No route for the request.
     pub(crate) fn route_not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, "", "route_not_found").flagged(ResponseFlag::NoRouteFound)
@@ -273,6 +280,16 @@ impl LocalReply {
     /// The connection is not one for the request's host.
     pub(crate) fn misdirected() -> Self {
         Self::new(StatusCode::MISDIRECTED_REQUEST, "", "misdirected_request")
+    }
+
+    /// The client speaks a version of HTTP that is not spoken here.
+    pub(crate) fn low_version() -> Self {
+        Self::new(
+            StatusCode::UPGRADE_REQUIRED,
+            "Upgrade Required",
+            "low_version",
+        )
+        .flagged(ResponseFlag::DownstreamProtocolError)
     }
 
     /// The client broke a rule of HTTP.

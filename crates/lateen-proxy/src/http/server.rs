@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::server::conn;
 use hyper::service::service_fn;
-use hyper::{Request, Response, server::conn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::hcm::{Codec, HttpConnectionManager};
@@ -18,7 +18,10 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::client::ClientBody;
 use super::exchange;
+use super::h1;
+use super::local_reply::LocalReply;
 use super::manager::Manager;
 use super::response::ResponseBody;
 use crate::connection::Connection;
@@ -31,12 +34,6 @@ use crate::upstream::LocalExecutor;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// A request whose client gives it up sooner than this was hardly meant. Source: Envoy.
 const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(1);
-/// hyper reads a head into a buffer that may not be smaller than this.
-const MIN_HEAD_BUFFER: usize = 8 * 1024;
-
-/// The most headers of a head if hyper is not told otherwise. Told a number, even this one, it clears room for so many on every head.
-pub(crate) const HYPERS_HEADERS: usize = 100;
-
 /// A connection's state that its requests share.
 pub(crate) struct Session {
     /// The connection.
@@ -44,7 +41,6 @@ pub(crate) struct Session {
     manager: RefCell<(u64, Rc<Manager>)>,
     active: Cell<usize>,
     served: Cell<u64>,
-    h2: Cell<bool>,
     idle_since: Cell<Instant>,
     finished_one: Notify,
     begun: Cell<u64>,
@@ -66,7 +62,6 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
         connection,
         active: Cell::new(0),
         served: Cell::new(0),
-        h2: Cell::new(false),
         idle_since: Cell::new(started),
         finished_one: Notify::new(),
         begun: Cell::new(0),
@@ -76,12 +71,11 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
     match version(&session.connection, &manager.config, stream).await {
         Some((true, stream)) => {
             stats.downstream_cx_http2_total.inc();
-            session.h2.set(true);
             serve_h2(session, &manager, stream).await;
         }
         Some((false, stream)) => {
             stats.downstream_cx_http1_total.inc();
-            serve_h1(session, &manager, stream).await;
+            h1::serve(&session, &manager.config, stream).await;
         }
         None => {}
     }
@@ -120,7 +114,7 @@ async fn version(
             Verdict::Found(detect_http::HttpVersion::Http2) => {
                 return Some((true, stream.unread(seen.freeze())));
             }
-            // What is not HTTP at all gets hyper's answer to a malformed request.
+            // What is not HTTP at all is answered as a malformed request.
             Verdict::Found(_) | Verdict::NotThis => {
                 return Some((false, stream.unread(seen.freeze())));
             }
@@ -133,52 +127,16 @@ async fn version(
     }
 }
 
-async fn serve_h1(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
-    let limits = session.connection.worker.shared.config.limits;
-    let config = &manager.config;
-    let head_bytes = limits
-        .request_head_bytes
-        .min(config.max_request_headers_bytes) as usize;
-    let head_time = config
-        .timeouts
-        .request_headers
-        .or(config.timeouts.idle)
-        .unwrap_or(HEAD_TIMEOUT * 60);
-    let service = {
-        let session = Rc::clone(&session);
-        service_fn(move |request| Rc::clone(&session).exchange(request))
-    };
-    let mut builder = conn::http1::Builder::new();
-    let most = limits
-        .request_headers
-        .min(config.max_headers_count as usize);
-    if most != HYPERS_HEADERS {
-        builder.max_headers(most);
-    }
-    let served = builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(head_time)
-        .max_buf_size(head_bytes.max(MIN_HEAD_BUFFER))
-        .preserve_header_case(config.http1.preserve_header_case)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut served = pin!(served);
-    tokio::select! {
-        result = served.as_mut() => note_end(&session, result),
-        () = session.ending(config) => {
-            served.as_mut().graceful_shutdown();
-            note_end(&session, served.await);
-        }
-    }
-}
-
 async fn serve_h2(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
     let limits = session.connection.worker.shared.config.limits;
     let config = &manager.config;
     let options = &config.http2;
     let service = {
         let session = Rc::clone(&session);
-        service_fn(move |request| Rc::clone(&session).exchange(request))
+        service_fn(move |request: Request<_>| {
+            let answered = Rc::clone(&session).exchange(request.map(ClientBody::Hyper));
+            async move { Ok::<_, Infallible>(answered.await) }
+        })
     };
     let mut builder = conn::http2::Builder::new(LocalExecutor);
     builder
@@ -219,38 +177,39 @@ async fn serve_h2(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
 fn note_end(session: &Session, result: hyper::Result<()>) {
     let Err(error) = result else { return };
     if error.is_parse() || error.is_parse_too_large() {
-        session
-            .manager
-            .borrow()
-            .1
-            .stats
-            .downstream_cx_protocol_error
-            .inc();
+        session.count_protocol_error();
     }
     tracing::debug!(connection = session.connection.facts.id, %error, "HTTP connection ended");
 }
 
 impl Session {
+    /// Counts that a client broke a rule of HTTP.
+    pub(super) fn count_protocol_error(&self) {
+        let manager = self.manager.borrow();
+        manager.1.stats.downstream_cx_protocol_error.inc();
+    }
+
+    /// Answers what is no request.
+    pub(super) fn refuse(&self, reply: LocalReply) -> Response<ResponseBody> {
+        let now = self.connection.worker.now();
+        let manager = self.manager_at(now.version);
+        exchange::refuse(Rc::clone(&self.connection), manager, now, reply)
+    }
+
     /// Takes one request through the proxy.
-    async fn exchange(
+    pub(super) async fn exchange(
         self: Rc<Self>,
-        request: Request<Incoming>,
-    ) -> Result<Response<ResponseBody>, Infallible> {
+        request: Request<ClientBody>,
+    ) -> Response<ResponseBody> {
         let _busy = Busy::begin(&self);
         let mut unanswered = Unanswered::begin(&self);
         let now = self.connection.worker.now();
         let manager = self.manager_at(now.version);
         let answered = exchange::handle(Rc::clone(&self.connection), manager, now, request);
-        let mut response = Box::pin(answered).await;
+        let response = Box::pin(answered).await;
         unanswered.answered = true;
         self.served.set(self.served.get() + 1);
-        if self.is_last(&response) {
-            response.headers_mut().insert(
-                http::header::CONNECTION,
-                http::HeaderValue::from_static("close"),
-            );
-        }
-        Ok(response)
+        response
     }
 
     /// The connection manager under the configuration of a version. A listener that changed in place gives its open
@@ -296,16 +255,19 @@ impl Session {
     }
 
     /// Whether the answer is to be the connection's last (HTTP/1).
-    fn is_last(&self, response: &Response<ResponseBody>) -> bool {
-        let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+    pub(super) fn is_last(&self, answer: &http::response::Parts) -> bool {
+        let upgraded = answer.status == http::StatusCode::SWITCHING_PROTOCOLS;
         let spent = self.manager.borrow().1.config.max_requests_per_connection;
         let spent = spent.is_some_and(|max| self.served.get() >= u64::from(max));
-        !self.h2.get() && !upgraded && (spent || self.connection.is_ending())
+        !upgraded && (spent || self.connection.is_ending())
     }
 
     /// Returns when the connection is to end gracefully: the listener drains (and the client has been told at least once),
     /// nothing happened for the idle time, or its longest life is over.
-    fn ending(&self, config: &HttpConnectionManager) -> Pin<Box<dyn Future<Output = ()> + '_>> {
+    pub(super) fn ending(
+        &self,
+        config: &HttpConnectionManager,
+    ) -> Pin<Box<dyn Future<Output = ()> + '_>> {
         let (idle, longest) = (
             config.timeouts.idle,
             config.timeouts.max_connection_duration,

@@ -10,16 +10,16 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::body::{BodyError, Meter};
+use super::client::{ClientBody, ClientError};
 use super::grpc_web::Decoder;
 
 /// A request's body.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// None once all of it was read.
-    incoming: Option<Incoming>,
+    incoming: Option<ClientBody>,
     ahead: VecDeque<Bytes>,
     ahead_bytes: usize,
     trailers: Option<HeaderMap>,
@@ -39,7 +39,7 @@ pub(crate) enum Ahead {
 
 impl Source {
     /// A body whose bytes are counted as they are read.
-    pub(crate) fn new(incoming: Incoming, meter: Rc<Meter>) -> Self {
+    pub(crate) fn new(incoming: ClientBody, meter: Rc<Meter>) -> Self {
         let ended = incoming.is_end_stream();
         if ended {
             meter.end();
@@ -68,7 +68,7 @@ impl Source {
     ///
     /// # Errors
     /// The client broke it off.
-    pub(crate) async fn read_ahead(&mut self, enough: usize) -> Result<Ahead, hyper::Error> {
+    pub(crate) async fn read_ahead(&mut self, enough: usize) -> Result<Ahead, ClientError> {
         while self.incoming.is_some() {
             if self.ahead_bytes >= enough {
                 return Ok(Ahead::Part);
@@ -123,7 +123,7 @@ impl Source {
     fn poll_incoming(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientError>>> {
         let Some(incoming) = self.incoming.as_mut() else {
             return Poll::Ready(None);
         };

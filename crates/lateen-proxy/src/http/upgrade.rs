@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode, Version, header};
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::route::RouteDecision;
 use tokio_util::sync::CancellationToken;
 
+use super::client::ClientUpgrade;
 use super::exchange::Exchange;
 use super::head::Head;
 use super::local_reply::LocalReply;
@@ -71,7 +71,7 @@ impl Carrier for TokioIo<hyper::upgrade::Upgraded> {}
 
 /// Two sides that are about to be joined.
 pub(super) struct Tunnel {
-    client: OnUpgrade,
+    client: ClientUpgrade,
     upstream: Upgraded,
     active: ActiveRequest,
     lease: Lease,
@@ -81,7 +81,7 @@ pub(super) struct Tunnel {
 impl Tunnel {
     /// Joins a client's and an upstream's side.
     pub(super) const fn new(
-        client: OnUpgrade,
+        client: ClientUpgrade,
         upstream: Upgraded,
         active: ActiveRequest,
         lease: Lease,
@@ -107,16 +107,15 @@ impl Tunnel {
             } = self;
             let moved = Transferred::default();
             let joined = async {
-                let client = TokioIo::new(client.await.ok()?);
-                Some(match upstream {
-                    Upgraded::Stream(stream) => {
-                        copy::bidirectional(client, *stream, idle, &moved).await
+                match client {
+                    ClientUpgrade::H1(stream) => {
+                        join(stream.await.ok()?, upstream, idle, &moved).await
                     }
-                    Upgraded::Hyper(stream) => {
+                    ClientUpgrade::Hyper(stream) => {
                         let stream = TokioIo::new(stream.await.ok()?);
-                        copy::bidirectional(client, stream, idle, &moved).await
+                        join(stream, upstream, idle, &moved).await
                     }
-                })
+                }
             };
             let ended = tokio::select! {
                 ended = joined => ended,
@@ -142,4 +141,19 @@ impl Tunnel {
             drop((active, lease));
         });
     }
+}
+
+async fn join(
+    client: impl Carrier,
+    upstream: Upgraded,
+    idle: Option<Duration>,
+    moved: &Transferred,
+) -> Option<Ended> {
+    Some(match upstream {
+        Upgraded::Stream(stream) => copy::bidirectional(client, *stream, idle, moved).await,
+        Upgraded::Hyper(stream) => {
+            let stream = TokioIo::new(stream.await.ok()?);
+            copy::bidirectional(client, stream, idle, moved).await
+        }
+    })
 }

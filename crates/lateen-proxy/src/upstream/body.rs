@@ -20,7 +20,7 @@ use crate::net::Stream;
 pub(crate) enum UpstreamBody {
     /// Over HTTP/1.
     H1(h1::Body),
-    /// By hyper: over HTTP/2, and over HTTP/1 where names keep their spelling.
+    /// By hyper, over HTTP/2.
     Hyper(Incoming),
 }
 

@@ -5,8 +5,6 @@
 //! when the next request needs one.
 
 mod body;
-mod cased;
-mod chunked;
 mod exchange;
 mod head;
 #[cfg(test)]
@@ -20,7 +18,6 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, Response};
 use lateen_traffic::cluster::UpstreamHttp;
 use tokio::sync::Notify;
@@ -44,18 +41,9 @@ pub(crate) struct Idle(RefCell<VecDeque<(Connection, Instant)>>);
 /// A connection that can carry a request.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    link: Link,
+    wire: Rc<RefCell<Wire>>,
     /// Facts about it.
     pub(crate) info: Rc<ConnectionFacts>,
-}
-
-/// How a connection is spoken on.
-#[derive(Debug)]
-enum Link {
-    /// By this module.
-    Own(Rc<RefCell<Wire>>),
-    /// By hyper, which remembers how names were spelt (`preserve_case_words`).
-    Cased(SendRequest<RequestBody>),
 }
 
 /// What is known about an upstream connection.
@@ -127,27 +115,22 @@ impl Connection {
         open: Option<super::OpenConnection>,
     ) -> Result<Self, ConnectError> {
         let stream = connect::connect(target).await?;
-        Self::over(stream, target, http, open).await
+        Ok(Self::over(stream, http, open))
     }
 
     /// Speaks HTTP/1 over a connection that was made already.
-    ///
-    /// # Errors
-    /// The handshake fails.
-    pub(crate) async fn over(
+    pub(crate) fn over(
         stream: Stream,
-        target: &Target,
         http: &UpstreamHttp,
         open: Option<super::OpenConnection>,
-    ) -> Result<Self, ConnectError> {
+    ) -> Self {
         let info = ConnectionFacts::of(&stream, open);
-        let link = if http.http1.preserve_header_case {
-            Link::Cased(cased::open(stream, target, http, Rc::clone(&info)).await?)
-        } else {
-            let most_headers = http.max_headers_count as usize;
-            Link::Own(Rc::new(RefCell::new(Wire::new(stream, most_headers))))
-        };
-        Ok(Self { link, info })
+        let most_headers = http.max_headers_count as usize;
+        let wire = Wire::new(stream, most_headers, http.http1.preserve_header_case);
+        Self {
+            wire: Rc::new(RefCell::new(wire)),
+            info,
+        }
     }
 
     /// Whether it carried a request before this one.
@@ -165,36 +148,20 @@ impl Connection {
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
         self.info.requests.set(self.info.requests.get() + 1);
-        match &mut self.link {
-            Link::Own(wire) => exchange::send(wire, request)
-                .await
-                .map(|response| response.map(UpstreamBody::H1)),
-            Link::Cased(sender) => SendError::of(sender.try_send_request(request).await),
-        }
+        exchange::send(&self.wire, request)
+            .await
+            .map(|response| response.map(UpstreamBody::H1))
     }
 
     /// The host's side of an upgrade that a response grants.
-    pub(crate) fn upgrade(&self, response: &mut Response<UpstreamBody>) -> Option<Upgraded> {
-        match &self.link {
-            Link::Own(wire) => Some(Upgraded::Stream(Box::new(wire.borrow_mut().upgrade()?))),
-            Link::Cased(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
-        }
+    pub(crate) fn upgrade(&self) -> Option<Upgraded> {
+        let stream = self.wire.borrow_mut().upgrade()?;
+        Some(Upgraded::Stream(Box::new(stream)))
     }
 
     /// Whether it can carry a request now.
-    fn is_ready(&self) -> bool {
-        match &self.link {
-            Link::Own(wire) => wire.borrow_mut().is_usable(),
-            Link::Cased(sender) => sender.is_ready(),
-        }
-    }
-
-    /// Whether it will carry no other request.
-    fn is_closed(&self) -> bool {
-        match &self.link {
-            Link::Own(wire) => !wire.borrow_mut().is_usable(),
-            Link::Cased(sender) => sender.is_closed(),
-        }
+    fn is_usable(&self) -> bool {
+        self.wire.borrow_mut().is_usable()
     }
 }
 
@@ -208,23 +175,18 @@ impl Idle {
             at -= 1;
             let (connection, since) = &idle[at];
             let expired = idle_timeout.is_some_and(|limit| now.duration_since(*since) >= limit);
-            if expired || connection.is_closed() {
-                idle.remove(at);
-            } else if connection.is_ready() {
-                return idle.remove(at).map(|(connection, _)| connection);
+            let usable = !expired && connection.is_usable();
+            let taken = idle.remove(at);
+            if usable {
+                return taken.map(|(connection, _)| connection);
             }
         }
         None
     }
 
-    /// Whether there are connections that may become ready in a moment.
-    pub(crate) fn has_settling(&self) -> bool {
-        !self.0.borrow().is_empty()
-    }
-
     /// Keeps a connection whose response has ended.
     pub(crate) fn put(&self, connection: Connection) {
-        if connection.is_closed() {
+        if !connection.is_usable() {
             return;
         }
         let mut idle = self.0.borrow_mut();
@@ -238,7 +200,7 @@ impl Idle {
     pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
         let now = Instant::now();
         self.0.borrow_mut().retain(|(connection, since)| {
-            !connection.is_closed()
+            connection.is_usable()
                 && idle_timeout.is_none_or(|limit| now.duration_since(*since) < limit)
         });
     }

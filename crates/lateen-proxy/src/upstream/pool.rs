@@ -103,7 +103,7 @@ impl Lease {
     /// The upstream's side of an upgrade that a response grants.
     pub(crate) fn upgraded(&mut self, response: &mut Response<UpstreamBody>) -> Option<Upgraded> {
         match self {
-            Self::H1(checkout) => checkout.connection()?.upgrade(response),
+            Self::H1(checkout) => checkout.connection()?.upgrade(),
             Self::H2(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
         }
     }
@@ -155,16 +155,9 @@ pub(crate) async fn acquire(route: &Route<'_>) -> Result<Lease, AcquireError> {
 }
 
 async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {
-    let mut yielded = false;
     loop {
         if let Some(connection) = pool.h1.take(route.cluster.http.idle_timeout) {
             return Ok(checkout(route, pool, connection));
-        }
-        if pool.h1.has_settling() && !yielded {
-            // Its driver only needs a turn to see that the last response is complete.
-            yielded = true;
-            tokio::task::yield_now().await;
-            continue;
         }
         match open_permit(route, pool) {
             Some(open) => {
@@ -176,7 +169,6 @@ async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
             }
             None => wait(route, pool).await?,
         }
-        yielded = false;
     }
 }
 
@@ -226,12 +218,8 @@ async fn negotiated(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, Acquire
             .ok_or(AcquireError::Overflow);
     }
     count_connection(route, Protocol::Http1);
-    let made = h1::Connection::over(stream, route.target, &route.cluster.http, Some(open)).await;
-    Ok(checkout(
-        route,
-        pool,
-        made.map_err(|error| failed(route, error))?,
-    ))
+    let connection = h1::Connection::over(stream, &route.cluster.http, Some(open));
+    Ok(checkout(route, pool, connection))
 }
 
 fn checkout(route: &Route<'_>, pool: &Rc<Pool>, connection: h1::Connection) -> Lease {

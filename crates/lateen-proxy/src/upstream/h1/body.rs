@@ -10,9 +10,9 @@ use http_body::{Frame, SizeHint};
 use tokio::task::AbortHandle;
 
 use super::Error;
-use super::chunked::{Chunked, Step};
 use super::head::Framing;
 use super::wire::Wire;
+use crate::codec::chunked::{Chunked, Step};
 
 /// The most that is read at a time.
 const MOST_ROOM: usize = 64 * 1024;

@@ -8,7 +8,7 @@ use hyper::{Request, Response};
 use tokio::task::AbortHandle;
 
 use super::head::{Asked, Head};
-use super::upload::Upload;
+use super::upload::{Upload, upload};
 use super::wire::Wire;
 use super::{Body, Error};
 use crate::http::body::RequestBody;
@@ -25,7 +25,8 @@ pub(super) async fn send(
     wire.borrow_mut().begin();
     let (parts, body) = request.into_parts();
     let asked = Asked::of(&parts.method, &parts.headers);
-    let mut upload = Upload::new(&parts, body).map_err(|error| SendError {
+    let cased = wire.borrow().cased;
+    let mut upload = upload(&parts, body, cased).map_err(|error| SendError {
         error: UpstreamError::H1(error),
         unsent: true,
     })?;
@@ -38,6 +39,7 @@ pub(super) async fn send(
             && let Some(stream) = wire.stream.as_mut()
             && let Poll::Ready(Err(error)) = upload.poll(stream, cx)
         {
+            let error = Error::from(error);
             if matches!(error, Error::Body(_)) {
                 // Nobody is left who would send the rest: there is no answer to wait for.
                 return Poll::Ready(Err(error));
@@ -47,7 +49,7 @@ pub(super) async fn send(
         // A host that refuses a long body may answer and close: its answer counts for more than the broken write.
         match wire.poll_head(cx, asked) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(broken.take().unwrap_or(error))),
-            Poll::Pending if broken.is_some() && !upload.has_begun() => {
+            Poll::Pending if broken.is_some() && upload.written() == 0 => {
                 Poll::Ready(Err(broken.take().unwrap_or(Error::Closed)))
             }
             other => other,
@@ -55,7 +57,7 @@ pub(super) async fn send(
     })
     .await;
     let head = head.map_err(|error| SendError {
-        unsent: !upload.has_begun(),
+        unsent: upload.written() == 0,
         error: UpstreamError::H1(error),
     })?;
     Ok(response(wire, head, upload, broken.is_some()))
@@ -69,6 +71,9 @@ fn response(wire: &Rc<RefCell<Wire>>, head: Head, upload: Upload, broken: bool) 
     let mut response = Response::new(body);
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
+    if let Some(spelling) = head.spelling {
+        response.extensions_mut().insert(spelling);
+    }
     response
 }
 
@@ -76,7 +81,7 @@ fn response(wire: &Rc<RefCell<Wire>>, head: Head, upload: Upload, broken: bool) 
 fn send_rest(wire: &Rc<RefCell<Wire>>, mut upload: Upload) -> AbortHandle {
     let wire = Rc::clone(wire);
     let rest = std::future::poll_fn(move |cx| match wire.borrow_mut().stream.as_mut() {
-        Some(stream) => upload.poll(stream, cx),
+        Some(stream) => upload.poll(stream, cx).map_err(Error::from),
         None => Poll::Ready(Ok(())),
     });
     let task = tokio::task::spawn_local(async move {

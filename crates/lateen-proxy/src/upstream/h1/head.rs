@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::Error;
+use crate::codec::spelling::Spelling;
+use crate::codec::{content_length, end_of_head};
 
 /// Bytes of a response's head. Envoy: 60 KiB.
 pub(super) const MOST_BYTES: usize = 60 * 1024;
@@ -57,6 +59,8 @@ pub(super) struct Head {
     pub(super) framing: Framing,
     /// Whether the connection may carry another request.
     pub(super) keep_alive: bool,
+    /// How its names were spelt, where that matters.
+    pub(super) spelling: Option<Spelling>,
 }
 
 /// Takes a head out of a buffer; `None` if it is not complete yet.
@@ -65,10 +69,10 @@ pub(super) struct Head {
 /// It is malformed, ambiguous or too large.
 pub(super) fn take(
     buffer: &mut BytesMut,
-    most_headers: usize,
+    (most_headers, cased): (usize, bool),
     asked: Asked,
 ) -> Result<Option<Head>, Error> {
-    let Some(end) = end_of_head(buffer) else {
+    let Some(end) = end_of_head(buffer, 0) else {
         let hopeless = buffer.len() > MOST_BYTES || !looks_like_http(buffer);
         return if hopeless { Err(Error::Head) } else { Ok(None) };
     };
@@ -78,19 +82,10 @@ pub(super) fn take(
     let block = buffer.split_to(end).freeze();
     if most_headers <= USUAL_HEADERS {
         let mut room = [httparse::EMPTY_HEADER; USUAL_HEADERS];
-        return parse(&block, &mut room[..most_headers], asked).map(Some);
+        return parse(&block, &mut room[..most_headers], (asked, cased)).map(Some);
     }
     let mut room = vec![httparse::EMPTY_HEADER; most_headers];
-    parse(&block, &mut room, asked).map(Some)
-}
-
-/// Where the empty line ends that ends a head. Lines may end in LF alone, as they may for Envoy (RFC 9112 section 2.2).
-fn end_of_head(buffer: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', buffer).find_map(|at| match buffer.get(at + 1..)? {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    })
+    parse(&block, &mut room, (asked, cased)).map(Some)
 }
 
 /// Whether the first bytes may become a response: what is none is not waited for.
@@ -103,7 +98,7 @@ fn looks_like_http(buffer: &[u8]) -> bool {
 fn parse<'b>(
     block: &'b Bytes,
     room: &mut [httparse::Header<'b>],
-    asked: Asked,
+    (asked, cased): (Asked, bool),
 ) -> Result<Head, Error> {
     let mut response = httparse::Response::new(room);
     match response.parse(block) {
@@ -116,12 +111,16 @@ fn parse<'b>(
     };
     let status = StatusCode::from_u16(code).map_err(|_| Error::Head)?;
     let mut fields = Fields::default();
+    let mut spelling = cased.then(Spelling::default);
     let mut headers = HeaderMap::with_capacity(response.headers.len() + SPARE);
     for field in response.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Error::Head)?;
         let value = HeaderValue::from_maybe_shared(block.slice_ref(field.value))
             .map_err(|_| Error::Head)?;
         if fields.note(&name, &value)? {
+            if let Some(spelling) = &mut spelling {
+                spelling.note(&name, block.slice_ref(field.name.as_bytes()));
+            }
             headers.append(name, value);
         }
     }
@@ -136,6 +135,7 @@ fn parse<'b>(
         headers,
         keep_alive: fields.keep_alive(version) && framing != Framing::UntilClose,
         framing,
+        spelling,
     })
 }
 
@@ -216,14 +216,6 @@ impl Fields {
     }
 }
 
-/// Digits and nothing else: no sign, no list, no space inside.
-fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +226,7 @@ mod tests {
     };
 
     fn read(text: &str, asked: Asked) -> Result<Option<Head>, Error> {
-        take(&mut BytesMut::from(text.as_bytes()), 100, asked)
+        take(&mut BytesMut::from(text.as_bytes()), (100, false), asked)
     }
 
     fn framing(text: &str) -> Framing {
@@ -307,7 +299,7 @@ mod tests {
     #[test]
     fn lines_may_end_in_a_line_feed_alone() {
         let mut buffer = BytesMut::from("HTTP/1.1 200 OK\na: b\ncontent-length: 5\n\nhello");
-        let head = take(&mut buffer, 100, GET).unwrap().unwrap();
+        let head = take(&mut buffer, (100, false), GET).unwrap().unwrap();
         assert_eq!(
             (head.framing, &buffer[..]),
             (Framing::Length(5), &b"hello"[..])
@@ -352,7 +344,7 @@ mod tests {
             let mut buffer = BytesMut::from(&b"HTTP/1.1 200 OK\r\n"[..]);
             buffer.extend_from_slice(&bytes);
             buffer.extend_from_slice(b"\r\n\r\n");
-            let _ = take(&mut buffer, 100, GET);
+            let _ = take(&mut buffer, (100, false), GET);
         }
     }
 }

@@ -43,16 +43,10 @@ async fn read_head(stream: &mut TcpStream) -> Option<Vec<u8>> {
     Some(head)
 }
 
-impl Connection {
-    fn is_usable(&self) -> bool {
-        self.is_ready() && !self.is_closed()
-    }
-}
-
 async fn connect(address: SocketAddr) -> Connection {
     let tcp = TcpStream::connect(address).await.unwrap();
     let stream = Stream::Plain(Prefixed::new(Bytes::new(), tcp));
-    let wire = Rc::new(RefCell::new(Wire::new(stream, 100)));
+    let wire = Rc::new(RefCell::new(Wire::new(stream, 100, false)));
     Connection {
         info: Rc::new(ConnectionFacts {
             local: None,
@@ -60,7 +54,7 @@ async fn connect(address: SocketAddr) -> Connection {
             requests: Cell::new(0),
             _open: None,
         }),
-        link: Link::Own(wire),
+        wire,
     }
 }
 
@@ -246,9 +240,9 @@ async fn an_upgrade_hands_over_the_stream_with_what_was_read_of_it() {
         let mut connection = connect(host(pieces, true).await).await;
         let request = get().header("upgrade", "x").header("connection", "upgrade");
         let request = request.body(RequestBody::Empty).unwrap();
-        let mut response = connection.send(request).await.unwrap();
+        let response = connection.send(request).await.unwrap();
         assert_eq!(response.status(), 101);
-        let Some(Upgraded::Stream(mut stream)) = connection.upgrade(&mut response) else {
+        let Some(Upgraded::Stream(mut stream)) = connection.upgrade() else {
             panic!("no stream");
         };
         let mut read = Vec::new();

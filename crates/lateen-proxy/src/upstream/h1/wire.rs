@@ -25,6 +25,8 @@ pub(super) struct Wire {
     /// What was read and not used.
     pub(super) buffer: BytesMut,
     most_headers: usize,
+    /// Names are to be spelt as they came.
+    pub(super) cased: bool,
     interim: u32,
     /// Between two requests, nothing left over from the last.
     idle: bool,
@@ -32,11 +34,12 @@ pub(super) struct Wire {
 
 impl Wire {
     /// A connection that has carried nothing.
-    pub(super) fn new(stream: Stream, most_headers: usize) -> Self {
+    pub(super) fn new(stream: Stream, most_headers: usize, cased: bool) -> Self {
         Self {
             stream: Some(stream),
             buffer: BytesMut::new(),
             most_headers,
+            cased,
             interim: 0,
             idle: true,
         }
@@ -100,7 +103,8 @@ impl Wire {
     ) -> Poll<Result<Head, Error>> {
         loop {
             if !self.buffer.is_empty()
-                && let Some(head) = head::take(&mut self.buffer, self.most_headers, asked)?
+                && let Some(head) =
+                    head::take(&mut self.buffer, (self.most_headers, self.cased), asked)?
             {
                 if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS
                 {

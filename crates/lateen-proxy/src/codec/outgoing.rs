@@ -1,0 +1,212 @@
+//! Writing a message: its head, then its body as it comes, each frame with what surrounds it in one system call.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::Body;
+use tokio::io::AsyncWrite;
+
+use crate::net::Stream;
+
+/// A body's first part goes out with the head if it is there already and the head is no longer than this.
+const WITH_HEAD: usize = 16 * 1024;
+
+/// How a body is framed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// So many bytes are left of it.
+    Exact(u64),
+    /// In chunks.
+    Chunked,
+    /// With the connection.
+    UntilClose,
+}
+
+/// Why a message was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError<E> {
+    /// The connection broke.
+    Io(io::Error),
+    /// Its body broke off.
+    Body(E),
+    /// Its body is not as long as its head says.
+    Length,
+}
+
+/// A message on its way.
+#[derive(Debug)]
+pub(crate) struct Outgoing<B> {
+    /// What is to be written next: a head, a chunk's size, the end.
+    frame: Bytes,
+    /// Then this.
+    data: Bytes,
+    /// Then this, which ends a chunk.
+    tail: Bytes,
+    body: Option<B>,
+    length: Length,
+    written: u64,
+    flushed: bool,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
+    /// A message of which nothing was written.
+    pub(crate) fn new(head: Vec<u8>, body: Option<B>, length: Length) -> Self {
+        Self {
+            frame: head.into(),
+            data: Bytes::new(),
+            tail: Bytes::new(),
+            body,
+            length,
+            written: 0,
+            flushed: false,
+        }
+    }
+
+    /// Bytes of it that were written.
+    pub(crate) const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether all of it was written.
+    pub(crate) const fn is_done(&self) -> bool {
+        self.flushed && self.body.is_none() && self.frame.is_empty() && self.data.is_empty()
+    }
+
+    /// Whether a write waits for the peer, rather than for more of the body.
+    pub(crate) const fn is_stalled(&self) -> bool {
+        !(self.frame.is_empty() && self.data.is_empty() && self.tail.is_empty())
+    }
+
+    /// Writes as much as can be written now; ready when all is.
+    pub(crate) fn poll(
+        &mut self,
+        stream: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), WriteError<B::Error>>> {
+        loop {
+            let more = self.data.is_empty() && self.tail.is_empty() && self.frame.len() < WITH_HEAD;
+            let waits = more && self.body.is_some() && self.next(cx)?.is_pending();
+            ready!(self.write(stream, cx)).map_err(WriteError::Io)?;
+            if waits || self.body.is_none() {
+                ready!(self.flush(stream, cx)).map_err(WriteError::Io)?;
+                return if waits {
+                    Poll::Pending
+                } else {
+                    Poll::Ready(Ok(()))
+                };
+            }
+        }
+    }
+
+    /// Takes the next frame of the body. What it encodes follows what is already to be written.
+    fn next(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, WriteError<B::Error>> {
+        let Some(body) = self.body.as_mut() else {
+            return Ok(Poll::Ready(()));
+        };
+        let frame = match Pin::new(body).poll_frame(cx) {
+            Poll::Pending => return Ok(Poll::Pending),
+            Poll::Ready(frame) => frame.transpose().map_err(WriteError::Body)?,
+        };
+        match frame {
+            None => self.end()?,
+            Some(frame) => match frame.into_data() {
+                Ok(data) => self.data(data)?,
+                // Trailers are not passed on in HTTP/1, as in Envoy without `enable_trailers`: few peers read them.
+                Err(_trailers) => self.end()?,
+            },
+        }
+        // A body that says so beforehand saves a further look.
+        if self.body.as_ref().is_some_and(Body::is_end_stream) {
+            self.end()?;
+        }
+        Ok(Poll::Ready(()))
+    }
+
+    fn data(&mut self, data: Bytes) -> Result<(), WriteError<B::Error>> {
+        if data.is_empty() {
+            return Ok(()); // an empty chunk would end the body
+        }
+        match &mut self.length {
+            Length::Exact(left) => {
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or(WriteError::Length)?;
+            }
+            Length::Chunked => {
+                self.append(format!("{:x}\r\n", data.len()).as_bytes());
+                self.tail = Bytes::from_static(b"\r\n");
+            }
+            Length::UntilClose => {}
+        }
+        self.data = data;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), WriteError<B::Error>> {
+        self.body = None;
+        match self.length {
+            Length::Exact(0) | Length::UntilClose => Ok(()),
+            Length::Exact(_) => Err(WriteError::Length),
+            Length::Chunked => {
+                self.tail = Bytes::from_static(if self.tail.is_empty() {
+                    b"0\r\n\r\n"
+                } else {
+                    b"\r\n0\r\n\r\n"
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.frame = if self.frame.is_empty() {
+            Bytes::copy_from_slice(bytes)
+        } else {
+            [&self.frame[..], bytes].concat().into()
+        };
+    }
+
+    fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_stalled() {
+            let parts = [
+                IoSlice::new(&self.frame),
+                IoSlice::new(&self.data),
+                IoSlice::new(&self.tail),
+            ];
+            let written = if self.data.is_empty() && self.tail.is_empty() {
+                Pin::new(&mut *stream).poll_write(cx, &self.frame)
+            } else {
+                Pin::new(&mut *stream).poll_write_vectored(cx, &parts)
+            };
+            let n = ready!(written)?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wrote(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn wrote(&mut self, mut n: usize) {
+        self.written += n as u64;
+        self.flushed = false;
+        for part in [&mut self.frame, &mut self.data, &mut self.tail] {
+            let taken = n.min(part.len());
+            part.advance(taken);
+            n -= taken;
+            if part.is_empty() {
+                *part = Bytes::new(); // lets go of the buffer
+            }
+        }
+    }
+
+    fn flush(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.flushed {
+            ready!(Pin::new(stream).poll_flush(cx))?;
+            self.flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,104 @@
+//! Watching a future beside others without the cost of asking it each time: it is polled only once it has asked for that itself.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// A future that is left alone until it wakes its task.
+pub(super) struct Doze<'a> {
+    future: Pin<Box<dyn Future<Output = ()> + 'a>>,
+    alarm: Option<(Arc<Alarm>, Waker)>,
+    done: bool,
+}
+
+/// Passes a wake on and remembers it.
+#[derive(Debug)]
+struct Alarm {
+    rang: AtomicBool,
+    task: Waker,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
+}
+
+impl<'a> Doze<'a> {
+    /// Watches a future.
+    pub(super) fn new(future: Pin<Box<dyn Future<Output = ()> + 'a>>) -> Self {
+        Self {
+            future,
+            alarm: None,
+            done: false,
+        }
+    }
+
+    /// Whether it is done.
+    pub(super) fn is_done(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.done {
+            return true;
+        }
+        let waker = match &self.alarm {
+            Some((alarm, waker)) if alarm.task.will_wake(cx.waker()) => {
+                if !alarm.rang.swap(false, Ordering::Acquire) {
+                    return false;
+                }
+                waker.clone()
+            }
+            _ => {
+                // The first look, or another task than before: the future has to be told whom to wake.
+                let alarm = Arc::new(Alarm {
+                    rang: AtomicBool::new(false),
+                    task: cx.waker().clone(),
+                });
+                let waker = Waker::from(Arc::clone(&alarm));
+                self.alarm = Some((alarm, waker.clone()));
+                waker
+            }
+        };
+        self.done = matches!(
+            self.future.as_mut().poll(&mut Context::from_waker(&waker)),
+            Poll::Ready(())
+        );
+        self.done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_future_is_polled_when_it_asks_for_it_and_not_before() {
+        let polls = Rc::new(Cell::new(0));
+        let (ring, mut rung) = tokio::sync::oneshot::channel::<()>();
+        let counted = Rc::clone(&polls);
+        let mut doze = Doze::new(Box::pin(std::future::poll_fn(move |cx| {
+            counted.set(counted.get() + 1);
+            Pin::new(&mut rung).poll(cx).map(|_| ())
+        })));
+        for _ in 0..5 {
+            let done = std::future::poll_fn(|cx| Poll::Ready(doze.is_done(cx))).await;
+            assert!(!done);
+        }
+        assert_eq!(polls.get(), 1);
+        ring.send(()).unwrap();
+        std::future::poll_fn(|cx| match doze.is_done(cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+        .await;
+        assert_eq!(polls.get(), 2);
+    }
+}
