@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use self::breaker::{Breakers, Permit, Resource};
 use self::host::HostState;
 use self::outlier::{Ended, Outliers, count, uncount};
+use crate::clock;
 use crate::level::Level;
 use crate::net::HostAddress;
 use crate::net::socket::{ConnectOptions, Keepalive};
@@ -249,7 +250,7 @@ impl ClusterState {
             && Arc::ptr_eq(&members.cluster, cluster)
             && Arc::ptr_eq(&members.endpoints, endpoints)
             && members.epoch == epoch
-            && members.renewed.is_none_or(|due| Instant::now() < due)
+            && members.renewed.is_none_or(|due| clock::now() < due)
         {
             return Some(Rc::clone(members));
         }
@@ -481,6 +482,6 @@ impl Drop for ActiveRequest {
         let active: &Cell<u32> = &self.host.active;
         active.set(active.get().saturating_sub(1));
         uncount(&self.host.counts.rq_active);
-        self.host.last_used.set(Instant::now());
+        self.host.last_used.set(clock::now());
     }
 }

@@ -8,12 +8,14 @@
 //! [`connection`], a request's way is [`http::exchange`].
 
 mod admin;
+mod clock;
 mod cluster;
 mod codec;
 mod config;
 mod connection;
 mod control;
 mod decisions;
+mod doze;
 mod ext_authz;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use listeners::ListenerHandle;
 
 use self::listeners::Listeners;
+use crate::clock;
 use crate::cluster::ClusterState;
 use crate::handle::State;
 use crate::http::manager::Manager;
@@ -117,13 +118,30 @@ pub(crate) fn run(shared: Arc<Shared>, index: u16, orders: Orders) -> std::io::R
         .enable_all()
         .build()?;
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, async {
-        let worker = Worker::new(shared, index, Arc::clone(&orders.open));
-        tokio::select! {
-            () = worker.clone().attend() => {}
-            () = orders.stop.cancelled() => {}
+    let attended = local.run_until(async {
+        // A task of its own: what the set runs beside its tasks is polled whenever any of them is.
+        let attended = tokio::task::spawn_local(async move {
+            let worker = Worker::new(shared, index, Arc::clone(&orders.open));
+            tokio::select! {
+                () = worker.clone().attend() => {}
+                () = orders.stop.cancelled() => {}
+            }
+            worker.flush_logs();
+        });
+        if let Err(error) = attended.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
         }
-        worker.flush_logs();
+    });
+    runtime.block_on(async {
+        let mut attended = std::pin::pin!(attended);
+        // The set runs so many of its tasks each time it is polled: that is a turn.
+        std::future::poll_fn(|cx| {
+            clock::turn();
+            attended.as_mut().poll(cx)
+        })
+        .await;
     });
     // Dropping the set drops every connection's task.
     drop(local);

@@ -8,7 +8,6 @@ use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -19,6 +18,7 @@ use self::tee::{CopyReader, CopyWriter};
 use super::client::ClientError;
 use super::grpc::MessageCounter;
 use super::source::Source;
+use crate::clock;
 use crate::upstream::UpstreamError;
 
 /// Why a body broke off.
@@ -49,7 +49,7 @@ pub(crate) struct Meter {
     /// gRPC messages that began, if the stream is gRPC.
     pub(crate) messages: RefCell<Option<MessageCounter>>,
     moved: Cell<Option<Instant>>,
-    ended: Cell<bool>,
+    ended: Cell<Option<Instant>>,
     waiting: RefCell<Option<Waker>>,
 }
 
@@ -64,7 +64,7 @@ impl Meter {
 
     /// Counts a frame that was read from the client.
     pub(crate) fn record(&self, frame: &Frame<Bytes>) {
-        self.moved.set(Some(Instant::now()));
+        self.moved.set(Some(clock::now()));
         if let Some(data) = frame.data_ref() {
             self.bytes.set(self.bytes.get() + data.len() as u64);
             if let Some(counter) = self.messages.borrow_mut().as_mut() {
@@ -75,42 +75,32 @@ impl Meter {
 
     /// Notes that the whole body was read from its source.
     pub(crate) fn end(&self) {
-        self.ended.set(true);
+        self.ended.set(Some(clock::now()));
         if let Some(waker) = self.waiting.borrow_mut().take() {
             waker.wake();
         }
     }
 
-    /// Returns once the whole body was read; Envoy's route timeout starts then. One waiter at a time.
-    pub(crate) async fn ended(&self) {
-        std::future::poll_fn(|cx| {
-            if self.ended.get() {
-                return Poll::Ready(());
-            }
+    /// Wakes a task once the whole body was read; Envoy's route timeout starts then. One waiter at a time.
+    pub(crate) fn tell_end(&self, cx: &Context<'_>) {
+        if self.ended.get().is_none() {
             *self.waiting.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
+        }
     }
 
-    /// Returns once nothing was read for `limit`; never without a limit.
-    pub(crate) async fn idle_for(&self, limit: Option<Duration>) {
-        let Some(limit) = limit else {
-            return std::future::pending().await;
-        };
-        let begun = Instant::now();
-        loop {
-            let end = self.moved.get().map_or(begun, |moved| moved.max(begun)) + limit;
-            if Instant::now() >= end {
-                return;
-            }
-            tokio::time::sleep_until(end).await;
-        }
+    /// When the whole body was read.
+    pub(crate) const fn ended_at(&self) -> Option<Instant> {
+        self.ended.get()
+    }
+
+    /// When something was read last.
+    pub(crate) const fn moved_at(&self) -> Option<Instant> {
+        self.moved.get()
     }
 
     /// Whether the whole body was read.
     pub(crate) const fn has_ended(&self) -> bool {
-        self.ended.get()
+        self.ended.get().is_some()
     }
 
     /// gRPC messages that began.

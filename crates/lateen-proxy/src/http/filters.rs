@@ -63,7 +63,7 @@ pub(super) async fn run(
                     Some(FilterOverride::Fault(route)) => route,
                     _ => chain,
                 };
-                inject(exchange, fault, passage).await?;
+                Box::pin(inject(exchange, fault, passage)).await?;
             }
             HttpFilterKind::GrpcWeb => {
                 exchange.web = Web::begin(&mut passage.head.headers);
@@ -90,7 +90,7 @@ pub(super) async fn run(
                     Some(FilterOverride::Buffer(route)) => *route,
                     _ => *max_request_bytes,
                 };
-                buffer(passage, most).await?;
+                Box::pin(buffer(passage, most)).await?;
             }
             HttpFilterKind::JwtAuthn(chain) => {
                 let route = match told {
@@ -108,7 +108,9 @@ pub(super) async fn run(
                     Some(FilterOverride::ExtAuthz(route)) => Some(&**route),
                     _ => None,
                 };
-                ext_authz::check(exchange, settings, route, passage).await?;
+                let check = ext_authz::check(exchange, settings, route, passage);
+                // Boxed, like the others that wait: every request's task would have to hold room for all of them.
+                Box::pin(check).await?;
             }
             _ => {}
         }

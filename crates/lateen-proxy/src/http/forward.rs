@@ -8,8 +8,10 @@ mod attempt;
 mod mirror;
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, StatusCode};
@@ -19,10 +21,10 @@ use lateen_traffic::route::{
     Forward, HashResult, RouteDecision, grpc_timeout, request_hash, try_timeout,
 };
 use lateen_traffic::{Cluster, RequestView};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use self::attempt::{Failure, Response, Tried, Try};
-use super::body::Replayable;
+use super::body::{Meter, Replayable};
 use super::client::ClientUpgrade;
 use super::exchange::{Answer, Exchange, Inbound};
 use super::head::Head;
@@ -30,6 +32,7 @@ use super::headers;
 use super::local_reply::{LocalReply, ResetReason};
 use super::response::{Deadlines, Timer, Upstream};
 use super::upgrade::{self, Tunnel};
+use crate::clock;
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::outlier::Ended;
@@ -105,7 +108,7 @@ pub(super) async fn forward(
         path: decision.rewritten_path(view),
         hash: hashed.hash,
         timeout: action.request_timeout(&head.headers),
-        began: Instant::now(),
+        began: clock::now(),
         try_timeout: try_timeout(policy.as_deref(), &head.headers),
         body: Rc::new(Replayable::new(inbound.body, limit)),
         cluster: Arc::clone(cluster),
@@ -159,6 +162,15 @@ struct Times {
     request: Option<Instant>,
 }
 
+/// Which of them passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Passed {
+    Overall,
+    Idle,
+    Life,
+    Request,
+}
+
 impl Times {
     fn of(exchange: &Exchange, plan: &Plan<'_>) -> Self {
         let timeouts = &exchange.manager.config.timeouts;
@@ -174,46 +186,75 @@ impl Times {
         }
     }
 
+    /// What passes first as things stand, and when.
+    fn next(&self, began: Instant, request: &Meter) -> Option<(Instant, Passed)> {
+        let ended = request.ended_at();
+        let overall = self.overall.zip(ended);
+        let overall = overall.map(|(limit, ended)| (ended.max(began) + limit, Passed::Overall));
+        let idle = self.idle.map(|limit| {
+            let moved = request.moved_at().map_or(began, |moved| moved.max(began));
+            (moved + limit, Passed::Idle)
+        });
+        let life = self.life.map(|end| (end, Passed::Life));
+        let request = self.request.filter(|_| ended.is_none());
+        let request = request.map(|end| (end, Passed::Request));
+        [overall, idle, life, request]
+            .into_iter()
+            .flatten()
+            .min_by_key(|(at, _)| *at)
+    }
+
+    /// The response, unless a time passes before it. One timer for all of them: what moved meanwhile is looked at when it fires.
     async fn within(
         self,
         plan: &Plan<'_>,
         tries: impl Future<Output = Result<Response, LocalReply>>,
     ) -> Result<Response, LocalReply> {
-        let request = plan.body.meter();
-        let timeout = async {
-            let Some(limit) = self.overall else {
-                return std::future::pending().await;
-            };
-            request.ended().await;
-            tokio::time::sleep(limit).await;
-        };
-        let sending = async {
-            at(self.request).await;
-            if request.has_ended() {
-                std::future::pending().await
+        let request = Rc::clone(plan.body.meter());
+        let began = clock::now();
+        let mut tries = pin!(tries);
+        let mut timer: Pin<&mut Option<Sleep>> = pin!(None);
+        let passed = std::future::poll_fn(|cx| {
+            if let Poll::Ready(response) = tries.as_mut().poll(cx) {
+                return Poll::Ready(Ok(response));
             }
-        };
-        tokio::select! {
-            biased;
-            response = tries => response,
-            () = timeout => {
-                plan.state.stats.upstream_rq_timeout.inc();
-                Err(timed_out(plan, LocalReply::response_timeout()))
+            if self.overall.is_some() {
+                request.tell_end(cx);
             }
-            () = request.idle_for(self.idle) => {
-                Err(LocalReply::stream_idle_timeout(request.has_ended()))
+            while let Some((at, passed)) = self.next(began, &request) {
+                match timer.as_mut().as_pin_mut() {
+                    // It fires early where a time was put off, and is set anew then.
+                    Some(mut set) if set.deadline() <= at => {
+                        if set.as_mut().poll(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                        if set.deadline() >= at {
+                            return Poll::Ready(Err(passed));
+                        }
+                        set.as_mut().reset(at);
+                    }
+                    Some(set) => set.reset(at),
+                    None => timer.set(Some(tokio::time::sleep_until(at))),
+                }
             }
-            () = at(self.life) => Err(LocalReply::max_stream_duration()),
-            () = sending => Err(LocalReply::request_timeout()),
-        }
+            Poll::Pending
+        })
+        .await;
+        passed.unwrap_or_else(|passed| Err(passed.reply(plan)))
     }
 }
 
-/// Waits for a moment; for ever without one.
-async fn at(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
+impl Passed {
+    fn reply(self, plan: &Plan<'_>) -> LocalReply {
+        match self {
+            Self::Overall => {
+                plan.state.stats.upstream_rq_timeout.inc();
+                timed_out(plan, LocalReply::response_timeout())
+            }
+            Self::Idle => LocalReply::stream_idle_timeout(plan.body.meter().has_ended()),
+            Self::Life => LocalReply::max_stream_duration(),
+            Self::Request => LocalReply::request_timeout(),
+        }
     }
 }
 
@@ -455,7 +496,7 @@ fn deadlines(
             .filter(|_| plan.body.meter().has_ended())
             .map(|limit| Timer::new(started + limit)),
         stream: life.map(Timer::new),
-        idle: idle.map(|idle| (idle, Timer::new(Instant::now() + idle))),
+        idle: idle.map(|idle| (idle, Timer::new(clock::now() + idle))),
     }
 }
 

@@ -9,7 +9,6 @@
 mod answer;
 mod body;
 mod date;
-mod doze;
 mod head;
 mod wire;
 
@@ -28,7 +27,6 @@ pub(crate) use self::body::{Body, BodyError, Upgrade};
 
 use self::answer::{Asked, Framing};
 use self::date::Date;
-use self::doze::Doze;
 use self::head::{Head, Limits};
 use self::wire::Wire;
 use super::client::ClientBody;
@@ -36,6 +34,7 @@ use super::local_reply::LocalReply;
 use super::response::ResponseBody;
 use super::server::Session;
 use crate::codec::outgoing::{Length, Outgoing, WriteError};
+use crate::doze::Doze;
 use crate::net::Stream;
 
 /// A head has this long to be complete if nothing else is configured. Envoy has no limit; an hour is its limit for idle connections.

@@ -25,6 +25,7 @@ use super::grpc::MessageCounter;
 use super::local_reply::LocalReply;
 use super::log;
 use super::manager::Manager;
+use crate::clock;
 use crate::connection::Connection;
 use crate::net::HostAddress;
 use crate::upstream::UpstreamError;
@@ -138,7 +139,7 @@ impl Record {
             remote: connection.facts.remote,
             connection: Rc::clone(connection),
             manager: Rc::clone(manager),
-            started: Instant::now(),
+            started: clock::now(),
             started_at: manager.logs_requests().then(SystemTime::now),
             version,
             is_grpc,
@@ -294,7 +295,7 @@ impl Record {
                 .map(super::grpc::status_of_http);
         }
         let stats = &self.manager.stats;
-        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed = u64::try_from(clock::since(self.started).as_millis()).unwrap_or(u64::MAX);
         stats.downstream_rq_active.dec();
         stats.downstream_rq_time.record(elapsed);
         if let Some(class) = stats.response_class(self.status) {

@@ -18,6 +18,7 @@ use super::body::BodyError;
 use super::grpc;
 use super::grpc_web::Web;
 use super::record::Record;
+use crate::clock;
 use crate::cluster::ActiveRequest;
 use crate::cluster::breaker::Permit;
 use crate::upstream::{Lease, UpstreamBody};
@@ -104,7 +105,7 @@ impl Deadlines {
 
     fn moved(&mut self) {
         if let Some((limit, timer)) = &mut self.idle {
-            timer.set(Instant::now() + *limit);
+            timer.set(clock::now() + *limit);
         }
     }
 }

@@ -24,6 +24,7 @@ use super::h1;
 use super::local_reply::LocalReply;
 use super::manager::Manager;
 use super::response::ResponseBody;
+use crate::clock;
 use crate::connection::Connection;
 use crate::inspect::{Verdict, http as detect_http};
 use crate::level::Level;
@@ -342,7 +343,7 @@ impl Unanswered {
         session.begun.set(session.begun.get() + 1);
         Self {
             session: Rc::clone(session),
-            since: Instant::now(),
+            since: clock::now(),
             answered: false,
         }
     }
@@ -350,7 +351,7 @@ impl Unanswered {
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        if self.answered || self.since.elapsed() >= TAKEN_BACK_WITHIN {
+        if self.answered || clock::since(self.since) >= TAKEN_BACK_WITHIN {
             return;
         }
         let session = &self.session;
@@ -376,7 +377,7 @@ impl Busy {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.active.set(self.0.active.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        self.0.idle_since.set(clock::now());
         // Nobody waits for it but a connection that is to end; waking the others would poll each of them once more per request.
         if self.0.connection.is_ending() {
             self.0.finished_one.notify_one();

@@ -28,6 +28,7 @@ pub(crate) use self::body::Body;
 use self::wire::Wire;
 use super::connect::{self, ConnectError, Target};
 use super::{SendError, Upgraded, UpstreamBody};
+use crate::clock;
 use crate::http::body::{BodyError, RequestBody};
 use crate::net::Stream;
 
@@ -169,7 +170,7 @@ impl Idle {
     /// The most recently used connection that is ready, dropping those that are closed or were idle for too long.
     pub(crate) fn take(&self, idle_timeout: Option<Duration>) -> Option<Connection> {
         let mut idle = self.0.borrow_mut();
-        let now = Instant::now();
+        let now = clock::now();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
@@ -193,7 +194,7 @@ impl Idle {
         if idle.len() >= MAX_IDLE {
             idle.pop_front();
         }
-        idle.push_back((connection, Instant::now()));
+        idle.push_back((connection, clock::now()));
     }
 
     /// Lets go of connections that are closed or were idle for too long.

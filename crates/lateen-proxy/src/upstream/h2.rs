@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::LocalExecutor;
 use super::connect::{self, ConnectError, Target};
 use super::h1::ConnectionFacts;
+use crate::clock;
 use crate::http::body::RequestBody;
 use crate::net::Stream;
 
@@ -57,7 +58,7 @@ impl Drop for StreamPlace {
     fn drop(&mut self) {
         let connection = &self.0;
         connection.active.set(connection.active.get() - 1);
-        connection.idle_since.set(Instant::now());
+        connection.idle_since.set(clock::now());
     }
 }
 

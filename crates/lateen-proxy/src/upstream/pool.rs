@@ -150,7 +150,7 @@ pub(crate) async fn acquire(route: &Route<'_>) -> Result<Lease, AcquireError> {
     match route.protocol {
         Protocol::Http1 => http1(route, &pool).await,
         Protocol::Http2 => http2(route, &pool).await,
-        Protocol::Negotiated => negotiated(route, &pool).await,
+        Protocol::Negotiated => Box::pin(negotiated(route, &pool)).await,
     }
 }
 
@@ -161,13 +161,14 @@ async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
         }
         match open_permit(route, pool) {
             Some(open) => {
-                let made =
-                    h1::Connection::open(route.target, &route.cluster.http, Some(open)).await;
+                // Boxed: most requests find a kept connection and need no room for making one.
+                let open = h1::Connection::open(route.target, &route.cluster.http, Some(open));
+                let made = Box::pin(open).await;
                 let connection = made.map_err(|error| failed(route, error))?;
                 count_connection(route, Protocol::Http1);
                 return Ok(checkout(route, pool, connection));
             }
-            None => wait(route, pool).await?,
+            None => Box::pin(wait(route, pool)).await?,
         }
     }
 }
@@ -179,7 +180,8 @@ async fn http2(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
     let open = || open_permit(route, pool);
     let place = pool
         .h2
-        .place_or_open(route.target, route.cluster.http.http2, open)
+        .place_or_open(route.target, route.cluster.http.http2, open);
+    let place = Box::pin(place)
         .await
         .map_err(|error| error.map_or(AcquireError::Overflow, |error| failed(route, error)))?;
     if !place.is_reused() {

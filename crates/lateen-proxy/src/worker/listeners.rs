@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use crate::connection;
+use crate::doze::Doze;
 use crate::net::socket;
 
 /// A pause after an accept that failed for want of file descriptors or memory, so that the worker does not spin.
@@ -176,10 +179,13 @@ async fn accept(worker: Rc<Worker>, handle: Rc<ListenerHandle>, socket: TcpListe
         tokio::task::spawn_local(async move {
             let _admitted = admitted;
             let served = isolated(remote, connection::serve(worker, handle, stream, remote));
-            tokio::select! {
-                () = served => {}
-                () = kill.cancelled() => {}
-            }
+            let mut served = pin!(served);
+            let mut killed = Doze::new(Box::pin(kill.cancelled()));
+            std::future::poll_fn(|cx| {
+                let over = served.as_mut().poll(cx).is_ready() || killed.is_done(cx);
+                if over { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
         });
     }
 }

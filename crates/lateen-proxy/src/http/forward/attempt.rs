@@ -12,9 +12,9 @@ use lateen_traffic::filter::AlpnFilter;
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
 use lateen_traffic::value::Value;
-use tokio::time::Instant;
 
 use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, stream_life};
+use crate::clock;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
 use crate::cluster::{ActiveRequest, Host, Wanted};
@@ -122,7 +122,9 @@ pub(super) async fn once(
     let policy = plan.policy.as_deref();
     let avoids = policy.is_some_and(|policy| policy.avoid_previous_hosts);
     let original_dst = match plan.cluster.discovery {
-        Discovery::DynamicForwardProxy(family) => Some(named_host(exchange, plan, family).await?),
+        Discovery::DynamicForwardProxy(family) => {
+            Some(Box::pin(named_host(exchange, plan, family)).await?)
+        }
         _ => Some(exchange.connection.facts.local),
     };
     let wanted = Wanted {
@@ -228,7 +230,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     note_upstream(exchange, &mut lease);
     let request = request(exchange, plan, host, lease.is_h2())?;
     let reused = lease.is_reused();
-    let started = Instant::now();
+    let started = clock::now();
     let sent = lease.send(request).await;
     let mut response = match sent {
         Ok(response) => response,
@@ -238,7 +240,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         || (plan.head.protocol.is_some() && lease.is_h2() && response.status().is_success());
     let upgrade = upgraded.then(|| lease.upgraded(&mut response)).flatten();
     let (parts, body) = response.into_parts();
-    let service_time = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let service_time = u64::try_from(clock::since(started).as_millis()).unwrap_or(u64::MAX);
     Ok(Try::Response(Response {
         parts,
         body,
@@ -398,7 +400,7 @@ fn take_away_wishes(headers: &mut HeaderMap) {
 fn expected_timeout(plan: &Plan<'_>) -> Option<Duration> {
     let left = plan
         .timeout
-        .map(|timeout| timeout.saturating_sub(plan.began.elapsed()));
+        .map(|timeout| timeout.saturating_sub(clock::since(plan.began)));
     plan.try_timeout.into_iter().chain(left).min()
 }
 

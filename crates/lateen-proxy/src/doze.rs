@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 /// A future that is left alone until it wakes its task.
-pub(super) struct Doze<'a> {
+pub(crate) struct Doze<'a> {
     future: Pin<Box<dyn Future<Output = ()> + 'a>>,
     alarm: Option<(Arc<Alarm>, Waker)>,
     done: bool,
@@ -33,7 +33,7 @@ impl Wake for Alarm {
 
 impl<'a> Doze<'a> {
     /// Watches a future.
-    pub(super) fn new(future: Pin<Box<dyn Future<Output = ()> + 'a>>) -> Self {
+    pub(crate) fn new(future: Pin<Box<dyn Future<Output = ()> + 'a>>) -> Self {
         Self {
             future,
             alarm: None,
@@ -42,7 +42,7 @@ impl<'a> Doze<'a> {
     }
 
     /// Whether it is done.
-    pub(super) fn is_done(&mut self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn is_done(&mut self, cx: &mut Context<'_>) -> bool {
         if self.done {
             return true;
         }
