@@ -156,6 +156,6 @@ async fn hot_paths_stay_within_their_budgets() {
 }
 
 /// Allocations of an HTTP/1.1 request and its answer, on kept connections.
-const HTTP1: f64 = 33.0;
+const HTTP1: f64 = 30.0;
 /// Allocations of a message each way on a TCP connection.
 const TCP: f64 = 0.1;

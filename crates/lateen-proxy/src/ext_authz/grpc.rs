@@ -15,7 +15,7 @@ use lateen_traffic::value::{Metadata, Value};
 use prost::Message;
 
 use super::{ConnectionSubject, RequestSubject};
-use crate::http::head::Head;
+use crate::http::head::{Head, Verbatim};
 use crate::upstream::call::Answer;
 
 /// What is asked.
@@ -72,6 +72,7 @@ pub(super) fn head(service: &GrpcService) -> Head {
         version: Version::HTTP_2,
         headers,
         extensions: http::Extensions::default(),
+        verbatim: Verbatim::default(),
     }
 }
 

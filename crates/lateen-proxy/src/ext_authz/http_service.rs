@@ -5,7 +5,7 @@ use lateen_traffic::ext_authz::HttpService;
 use lateen_traffic::format::RequestValues;
 
 use super::RequestSubject;
-use crate::http::head::Head;
+use crate::http::head::{Head, Verbatim};
 
 static PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
 static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
@@ -57,5 +57,6 @@ pub(super) fn head(service: &HttpService, request: &RequestSubject<'_>) -> Optio
         version: Version::HTTP_11,
         headers,
         extensions: http::Extensions::default(),
+        verbatim: Verbatim::default(),
     })
 }

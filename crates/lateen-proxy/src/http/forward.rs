@@ -136,9 +136,7 @@ pub(super) async fn forward(
     let limit = plan.timeout;
     let started = plan.began;
     let times = Times::of(exchange, &plan);
-    let response = times
-        .within(&plan, Box::pin(tries(exchange, &plan)))
-        .await?;
+    let response = times.within(&plan, tries(exchange, &plan)).await?;
     finish(
         exchange,
         &plan,

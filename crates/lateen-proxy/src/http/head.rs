@@ -30,6 +30,15 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
     /// What the HTTP library keeps of the head beside it: the case of header names, where that is to be preserved.
     pub(crate) extensions: http::Extensions,
+    /// Path and host as they came.
+    pub(crate) verbatim: Verbatim,
+}
+
+/// What goes on as it came unless something changed it: it need not be checked and copied again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verbatim {
+    path: Option<PathAndQuery>,
+    host: Option<HeaderValue>,
 }
 
 /// What is wrong with a head, as Envoy's response code details name it.
@@ -86,8 +95,8 @@ impl Head {
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut headers);
         }
-        let authority = match authority(&parts.uri, &mut headers) {
-            Ok(authority) => authority,
+        let (authority, host) = match authority(&parts.uri, &mut headers) {
+            Ok(found) => found,
             Err(malformed) => return Err((malformed, body)),
         };
         let h2_protocol = parts
@@ -111,6 +120,10 @@ impl Head {
             version: parts.version,
             headers,
             extensions: parts.extensions,
+            verbatim: Verbatim {
+                path: parts.uri.path_and_query().cloned(),
+                host,
+            },
         };
         Ok((head, body))
     }
@@ -153,7 +166,11 @@ impl Head {
         } else {
             &self.path
         };
-        parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+        let verbatim = self.verbatim.path.as_ref();
+        parts.path_and_query = Some(match verbatim.filter(|known| known.as_str() == path) {
+            Some(known) => known.clone(),
+            None => PathAndQuery::try_from(path).ok()?,
+        });
         if h2 {
             parts.authority = Some(Authority::try_from(self.authority.as_str()).ok()?);
             parts.scheme = Some(if self.scheme == "https" {
@@ -163,6 +180,15 @@ impl Head {
             });
         }
         Uri::from_parts(parts).ok()
+    }
+
+    /// The value of `host` for an upstream request in HTTP/1; `None` if the authority, after rewriting, is none.
+    pub(crate) fn host(&self) -> Option<HeaderValue> {
+        let verbatim = self.verbatim.host.as_ref();
+        match verbatim.filter(|known| known.as_bytes() == self.authority.as_bytes()) {
+            Some(known) => Some(known.clone()),
+            None => HeaderValue::from_str(&self.authority).ok(),
+        }
     }
 
     /// Whether the client speaks HTTP/2.
@@ -198,20 +224,27 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// The authority: of the URI if it has one (absolute-form, HTTP/2), else the only `Host` header. The header is taken away.
-fn authority(uri: &Uri, headers: &mut HeaderMap) -> Result<String, Malformed> {
-    if headers.get_all(header::HOST).iter().nth(1).is_some() {
-        return Err(Malformed("http1.multiple_host_headers"));
-    }
-    let host = headers.remove(header::HOST);
+fn authority(
+    uri: &Uri,
+    headers: &mut HeaderMap,
+) -> Result<(String, Option<HeaderValue>), Malformed> {
+    let host = match headers.entry(header::HOST) {
+        header::Entry::Vacant(_) => None,
+        header::Entry::Occupied(hosts) if hosts.iter().nth(1).is_some() => {
+            return Err(Malformed("http1.multiple_host_headers"));
+        }
+        header::Entry::Occupied(host) => Some(host.remove()),
+    };
     if let Some(authority) = uri.authority() {
-        return Ok(authority.as_str().to_owned());
+        return Ok((authority.as_str().to_owned(), None));
     }
     let Some(host) = host else {
         return Err(Malformed("missing_host_header"));
     };
-    valid_host(&host)
-        .map(str::to_owned)
-        .ok_or(Malformed("http.invalid_authority"))
+    match valid_host(&host) {
+        Some(authority) => Ok((authority.to_owned(), Some(host))),
+        None => Err(Malformed("http.invalid_authority")),
+    }
 }
 
 /// A host is visible ASCII without what would end it elsewhere: user information, a path, a query, a list.

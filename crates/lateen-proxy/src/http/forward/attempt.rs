@@ -146,7 +146,7 @@ pub(super) async fn once(
         exchange.record.upstream.peer = host.state.described(&host.endpoint, worker);
     }
     plan.state.stats.upstream_rq_total.inc();
-    let send = Box::pin(send(exchange, plan, &host));
+    let send = send(exchange, plan, &host);
     let result = match plan.try_timeout {
         None => send.await,
         Some(limit) => match tokio::time::timeout(limit, send).await {
@@ -465,8 +465,7 @@ pub(super) fn build(mut head: Head, body: RequestBody, h2: bool) -> Option<Reque
         Version::HTTP_11
     };
     if !h2 {
-        head.headers
-            .insert(header::HOST, HeaderValue::from_str(&head.authority).ok()?);
+        head.headers.insert(header::HOST, head.host()?);
         framing(&head.method, is_empty, &mut head.headers);
     }
     *request.headers_mut() = head.headers;
