@@ -21,7 +21,7 @@ use crate::security::MtlsMode;
 use crate::shared::Shared;
 
 pub(crate) use inbound::{InboundClusterInputs, Target, inbound};
-pub(crate) use policy::{EffectivePolicy, LocalityPolicy};
+pub(crate) use policy::{DISTRIBUTION_LABELS, EffectivePolicy, LocalityPolicy};
 pub(crate) use tls::{
     ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, inline_bytes,
     kubernetes_secret, subject_alt_names, validate_by, validate_by_with_crl,

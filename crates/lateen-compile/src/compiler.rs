@@ -1,6 +1,8 @@
 //! One proxy's configuration: which generators run, with which inputs, and their output put together.
 
+mod client;
 mod gateway;
+mod outbound;
 mod sidecar;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +34,9 @@ use crate::secrets::{self, SecretInputs};
 use crate::shared::Shared;
 use crate::snapshot::{Snapshot, VirtualServiceConfig};
 
+use client::Client;
+use outbound::{Clients, Selects};
+
 /// What one proxy is to have.
 #[derive(Clone, Debug, Default)]
 pub struct Compiled {
@@ -39,6 +44,35 @@ pub struct Compiled {
     pub resources: ResourceSet,
     /// What was found while putting them together.
     pub diagnostics: Vec<Diagnostic>,
+    basis: Option<Basis>,
+}
+
+/// What resources were compiled of.
+#[derive(Clone, Debug)]
+struct Basis {
+    snapshot: Snapshot,
+    scope: Arc<Scope>,
+    /// Held so that it is there when the proxy is compiled for again, however long that takes.
+    _outbound: outbound::Slot,
+}
+
+impl Compiled {
+    /// Whether compiling for the same proxy from another snapshot gives the same: nothing but pods has changed, and none that is
+    /// the proxy's own or behind a service that it sees. If so, the next question is about what changes from there on.
+    ///
+    /// This is for leaving out proxies that are not concerned, of which there are many; where it says no, compiling decides.
+    pub fn also_holds_for(&mut self, snapshot: &Snapshot, node: &ProxyNode) -> bool {
+        let Some(basis) = &mut self.basis else {
+            return false;
+        };
+        let sees = |service: &Service| basis.scope.service_of(service).is_some();
+        let pod = (node.namespace.as_str(), node.name.as_str());
+        let holds = basis.snapshot.is_alike_for(snapshot, pod, &node.ips, sees);
+        if holds {
+            basis.snapshot = snapshot.clone();
+        }
+        holds
+    }
 }
 
 /// How well the memo tables work, by generator.
@@ -52,6 +86,8 @@ pub struct CompilerStats {
     pub listeners: MemoStats,
     /// Route configurations.
     pub routes: MemoStats,
+    /// Every generator.
+    pub all: MemoStats,
 }
 
 /// Turns snapshots into proxies' configuration, remembering what it made of which inputs.
@@ -72,14 +108,28 @@ pub struct Compiler {
     name_tables: Memo<NameTableInputs, Vec<Resource>>,
     secrets: Memo<SecretInputs, Vec<Resource>>,
     scopes: Mutex<Scopes>,
+    clients: Clients,
 }
 
-/// The scopes of one snapshot, by namespace, Sidecar and kind of proxy.
+/// Kind of proxy, namespace, and the Sidecar that holds for it.
+type ScopeKey = (ProxyKind, String, String);
+
+/// What can be seen from where. It does not depend on pods.
 #[derive(Default)]
 struct Scopes {
+    /// The snapshot that proxies were last compiled for.
     snapshot: Option<Snapshot>,
-    scopes: BTreeMap<(ProxyKind, String, String), Arc<Scope>>,
+    /// Made of `snapshot`, or of one that differs from it in pods alone.
+    current: BTreeMap<ScopeKey, Arc<Scope>>,
+    /// Those before; one that comes out equal is taken from here.
+    last: BTreeMap<ScopeKey, Arc<Scope>>,
+    /// Snapshots since the last generation of the tables began.
+    snapshots: u32,
 }
+
+/// A generation of the tables ends when the configuration changes, or after so many changes of pods: of these each makes little, and
+/// what it leaves alone is not asked for, but is not to be forgotten.
+const SNAPSHOTS_OF_PODS: u32 = 1000;
 
 impl Default for Compiler {
     fn default() -> Self {
@@ -103,30 +153,47 @@ impl Compiler {
             gateway_routes: Memo::new(),
             name_tables: Memo::new(),
             secrets: Memo::new(),
-            scopes: Mutex::new(Scopes::default()),
+            scopes: Mutex::default(),
+            clients: Clients::default(),
         }
     }
 
     /// What a proxy is to have, given everything known.
     pub fn compile(&self, snapshot: &Snapshot, node: &ProxyNode) -> Compiled {
         let proxy = Proxy::new(snapshot, node);
-        let scope = self.scope(&proxy);
-        let mut out = Output::default();
-        self.add_outbound_clusters(&proxy, &scope, &mut out);
+        let (key, scope) = self.scope(&proxy);
+        let client = Client::of(&proxy, key, &scope);
+        let slot = self.clients.slot(&client);
+        let outbound = self.outbound(&slot, &client, snapshot, &scope);
+        let mut out = outbound::begin(&outbound);
         match node.kind {
-            ProxyKind::Sidecar => self.add_sidecar(&proxy, &scope, &mut out),
-            ProxyKind::Router => self.add_gateway(&proxy, &scope, &mut out),
+            ProxyKind::Sidecar => {
+                self.add_inbound(&proxy, &scope, &mut out);
+                // Those sidecars may read them, as far as they are in their namespace.
+                let selecting = outbound::references(&outbound, |s| s == Selects::Workloads);
+                self.add_references(&proxy, &selecting, &mut out);
+            }
+            ProxyKind::Router => self.add_gateway(&proxy, &scope, &outbound, &mut out),
         }
-        if node.dns_capture {
-            let table = name_table_inputs(snapshot, &scope);
-            out.add(
-                TypeUrl::NameTable,
-                &self.name_tables.get(&table, |inputs| {
-                    vec![resource("nametable", &nametable::name_table(inputs))]
-                }),
-            );
+        let basis = Basis {
+            snapshot: snapshot.clone(),
+            scope,
+            _outbound: slot,
+        };
+        Compiled {
+            basis: Some(basis),
+            ..out.finish()
         }
-        out.finish()
+    }
+
+    fn add_name_table(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
+        let table = name_table_inputs(proxy.snapshot, scope);
+        out.add(
+            TypeUrl::NameTable,
+            &self.name_tables.get(&table, |inputs| {
+                vec![resource("nametable", &nametable::name_table(inputs))]
+            }),
+        );
     }
 
     /// How well the memo tables work.
@@ -136,11 +203,27 @@ impl Compiler {
             endpoints: self.endpoints.stats(),
             listeners: self.outbound_listeners.stats(),
             routes: self.sidecar_routes.stats(),
+            all: [
+                self.clusters.stats(),
+                self.common_clusters.stats(),
+                self.inbound_clusters.stats(),
+                self.endpoints.stats(),
+                self.outbound_listeners.stats(),
+                self.virtual_outbound.stats(),
+                self.inbound_listeners.stats(),
+                self.gateway_listeners.stats(),
+                self.sidecar_routes.stats(),
+                self.gateway_routes.stats(),
+                self.name_tables.stats(),
+                self.secrets.stats(),
+            ]
+            .into_iter()
+            .sum(),
         }
     }
 
     /// The scope of a proxy, shared by all with the same namespace and Sidecar.
-    fn scope(&self, proxy: &Proxy<'_>) -> Arc<Scope> {
+    fn scope(&self, proxy: &Proxy<'_>) -> (ScopeKey, Arc<Scope>) {
         let snapshot = proxy.snapshot;
         let node = proxy.node;
         let sidecar = match node.kind {
@@ -151,37 +234,36 @@ impl Compiler {
             .as_ref()
             .map_or_else(String::new, |sidecar| sidecar.object.to_string());
         let key = (node.kind, node.namespace.clone(), name);
-        {
+        let last = {
             let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-            if !scopes
-                .snapshot
-                .as_ref()
-                .is_some_and(|known| known.is_same(snapshot))
-            {
-                scopes.snapshot = Some(snapshot.clone());
-                scopes.scopes.clear();
+            if scopes.turn_to(snapshot) {
                 self.advance();
             }
-            if let Some(scope) = scopes.scopes.get(&key) {
-                return Arc::clone(scope);
+            if let Some(scope) = scopes.current.get(&key) {
+                let scope = Arc::clone(scope);
+                return (key, scope);
             }
-        }
-        let scope = Arc::new(match node.kind {
+            scopes.last.get(&key).cloned()
+        };
+        let made = match node.kind {
             ProxyKind::Sidecar => Scope::for_sidecar(snapshot, &node.namespace, sidecar),
             ProxyKind::Router => Scope::for_gateway(snapshot, &node.namespace),
-        });
+        };
+        // An equal one is the same one, so that what was made for it counts.
+        let scope = match last {
+            Some(last) if *last == made => last,
+            _ => Arc::new(made),
+        };
         let mut scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
-        if scopes
-            .snapshot
-            .as_ref()
-            .is_some_and(|known| known.is_same(snapshot))
-        {
-            scopes.scopes.insert(key, Arc::clone(&scope));
+        if scopes.is_about(snapshot) {
+            let known = scopes.current.entry(key.clone());
+            let scope = Arc::clone(known.or_insert(scope));
+            return (key, scope);
         }
-        scope
+        (key, scope)
     }
 
-    /// A new snapshot has come: what has not been asked for lately is forgotten.
+    /// Begins a generation: what has not been asked for lately is forgotten.
     fn advance(&self) {
         self.clusters.advance();
         self.common_clusters.advance();
@@ -195,6 +277,7 @@ impl Compiler {
         self.gateway_routes.advance();
         self.name_tables.advance();
         self.secrets.advance();
+        self.clients.advance();
     }
 
     /// The clusters and endpoints of every service in scope, and the clusters that exist once.
@@ -215,14 +298,26 @@ impl Compiler {
     /// The clusters and endpoints of every service in scope, in one mode.
     fn add_services(&self, proxy: &Proxy<'_>, scope: &Scope, mode: Mode, out: &mut Output) {
         for service in &scope.services {
-            let rules = proxy.snapshot.rules(&scope.namespace, service);
-            let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
-            for port in &service.ports {
-                self.add_service_port(proxy, mode, (service, port), rule, out);
-            }
-            if let Some(rule) = rule.filter(|_| !proxy.is_router()) {
-                out.note(unreadable_credentials(rule));
-            }
+            self.add_service(proxy, scope, mode, service, out);
+        }
+    }
+
+    /// The clusters and endpoints of a service.
+    fn add_service(
+        &self,
+        proxy: &Proxy<'_>,
+        scope: &Scope,
+        mode: Mode,
+        service: &Shared<Service>,
+        out: &mut Output,
+    ) {
+        let rules = proxy.snapshot.rules(&scope.namespace, service);
+        let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
+        for port in &service.ports {
+            self.add_service_port(proxy, mode, (service, port), rule, out);
+        }
+        if let Some(rule) = rule.filter(|_| !proxy.is_router()) {
+            out.note(unreadable_credentials(rule));
         }
     }
 
@@ -268,6 +363,35 @@ impl Compiler {
     }
 }
 
+impl Scopes {
+    /// Whether what is current holds for a snapshot.
+    fn is_about(&self, snapshot: &Snapshot) -> bool {
+        let known = self.snapshot.as_ref();
+        known.is_some_and(|known| known.looks_like(snapshot))
+    }
+
+    /// Goes on to a snapshot; says whether that begins a generation.
+    fn turn_to(&mut self, snapshot: &Snapshot) -> bool {
+        let known = self.snapshot.as_ref();
+        if known.is_some_and(|known| known.is_same(snapshot)) {
+            return false;
+        }
+        let only_pods = known.is_some_and(|known| known.has_config_of(snapshot));
+        self.snapshots += 1;
+        let begins = !only_pods || self.snapshots >= SNAPSHOTS_OF_PODS;
+        if begins {
+            self.snapshots = 0;
+        }
+        if !self.is_about(snapshot) {
+            // What nobody asked for in this snapshot is still the last known.
+            let current = std::mem::take(&mut self.current);
+            self.last.extend(current);
+        }
+        self.snapshot = Some(snapshot.clone());
+        begins
+    }
+}
+
 /// Resources of several types on their way into a set. The first of a name stays.
 #[derive(Default)]
 struct Output {
@@ -279,8 +403,9 @@ impl Output {
     fn add(&mut self, ty: TypeUrl, resources: &[Resource]) {
         let map = self.types.entry(ty).or_default();
         for resource in resources {
-            map.entry(Arc::clone(&resource.name))
-                .or_insert_with(|| resource.clone());
+            if !map.contains_key(&resource.name) {
+                map.insert(Arc::clone(&resource.name), resource.clone());
+            }
         }
     }
 
@@ -301,6 +426,7 @@ impl Output {
         Compiled {
             resources,
             diagnostics: self.diagnostics,
+            basis: None,
         }
     }
 }
@@ -595,15 +721,8 @@ fn name_table_inputs(snapshot: &Snapshot, scope: &Scope) -> NameTableInputs {
                 .filter(|_| headless)
                 .and_then(|port| snapshot.endpoints(service, port.number))
                 .cloned();
-            let pods = endpoints
-                .iter()
-                .flat_map(|endpoints| endpoints.iter())
-                .filter_map(|endpoint| {
-                    let ip = endpoint.addresses.first()?.parse().ok()?;
-                    let pod = snapshot.pod_by_ip(ip)?;
-                    Some((pod.name.clone(), endpoint.addresses.clone()))
-                })
-                .collect();
+            let behind = snapshot.behind(service);
+            let pods = behind.map_or_else(Vec::new, |behind| behind.pods.clone());
             NamedService {
                 service: service.clone(),
                 endpoints,

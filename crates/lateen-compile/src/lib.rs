@@ -58,6 +58,6 @@ pub use node::{Interception, IpMode, NodeError, ProxyKind, ProxyNode};
 pub use pod::{Locality, Pod, PodRole};
 pub use protocol::{Handling, Protocol};
 pub use shared::Shared;
-pub use snapshot::{Snapshot, SnapshotInputs};
+pub use snapshot::{PodChange, Snapshot, SnapshotInputs};
 
 mod protocol;

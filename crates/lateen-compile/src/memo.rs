@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::FixedState;
 
-/// Entries unused for this many snapshots are dropped. Proxies are not all compiled at once, so one is too few.
+/// Entries unused for this many generations are dropped. Proxies are not all compiled at once, so one is too few.
 const KEEP_GENERATIONS: u64 = 3;
 /// Above this many entries the oldest generations go early, whatever their age.
 const MAX_ENTRIES: usize = 262_144;
@@ -28,6 +28,16 @@ pub struct MemoStats {
     pub misses: u64,
     /// Entries held now.
     pub entries: usize,
+}
+
+impl std::iter::Sum for MemoStats {
+    fn sum<I: Iterator<Item = Self>>(stats: I) -> Self {
+        stats.fold(Self::default(), |all, one| Self {
+            hits: all.hits + one.hits,
+            misses: all.misses + one.misses,
+            entries: all.entries + one.entries,
+        })
+    }
 }
 
 /// A memo table. Lookups take a short lock; computation happens outside it.

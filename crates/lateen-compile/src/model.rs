@@ -167,6 +167,11 @@ impl Service {
         }
     }
 
+    /// Whether its clients choose one of its endpoints' addresses themselves.
+    pub(crate) fn is_headless(&self) -> bool {
+        self.resolution == Resolution::Passthrough
+    }
+
     /// Whether its name is a wildcard.
     pub(crate) fn is_wildcard(&self) -> bool {
         crate::host::is_wildcard(&self.hostname)

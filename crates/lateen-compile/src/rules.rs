@@ -93,7 +93,7 @@ pub(crate) struct DuplicateSubset {
 }
 
 /// Every destination rule, by namespace and host.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RuleIndex {
     by_namespace: BTreeMap<String, BTreeMap<String, Vec<Shared<MergedRule>>>>,
 }
@@ -139,6 +139,14 @@ impl RuleIndex {
             })
             .collect();
         (Self { by_namespace }, duplicates)
+    }
+
+    /// Every rule.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Shared<MergedRule>> {
+        self.by_namespace
+            .values()
+            .flat_map(BTreeMap::values)
+            .flatten()
     }
 
     /// The rules for a service as seen from a namespace: the client's own first, then the service's, then the root's.

@@ -15,15 +15,63 @@ use crate::shared::Shared;
 use crate::snapshot::{Named, Semantics, Snapshot, VirtualServiceConfig};
 
 /// What one egress listener lets in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EgressScope {
     /// As written; none for the default one.
     pub(crate) listener: Option<IstioEgressListener>,
     pub(crate) services: Vec<Shared<Service>>,
     pub(crate) virtual_services: Vec<Shared<VirtualServiceConfig>>,
+    /// The places of virtual services by the complete names they are for, and of those that are for wildcards.
+    by_host: BTreeMap<String, Vec<usize>>,
+    for_wildcards: Vec<usize>,
 }
 
 impl EgressScope {
+    fn new(
+        listener: Option<IstioEgressListener>,
+        services: Vec<Shared<Service>>,
+        virtual_services: Vec<Shared<VirtualServiceConfig>>,
+    ) -> Self {
+        let mut by_host: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        let mut for_wildcards = Vec::new();
+        for (place, config) in virtual_services.iter().enumerate() {
+            for name in &config.spec.hosts {
+                match host::is_wildcard(name) {
+                    true => for_wildcards.push(place),
+                    false => by_host.entry(name.clone()).or_default().push(place),
+                }
+            }
+        }
+        Self {
+            listener,
+            services,
+            virtual_services,
+            by_host,
+            for_wildcards,
+        }
+    }
+
+    /// The virtual services for a host, in order.
+    pub(crate) fn virtual_services_for(
+        &self,
+        hostname: &str,
+    ) -> Vec<&Shared<VirtualServiceConfig>> {
+        let matches = |config: &&Shared<VirtualServiceConfig>| {
+            let mut names = config.spec.hosts.iter();
+            names.any(|name| host::matches(name, hostname))
+        };
+        if host::is_wildcard(hostname) {
+            return self.virtual_services.iter().filter(matches).collect();
+        }
+        let exact = self.by_host.get(hostname).into_iter().flatten();
+        let places: BTreeSet<usize> = exact.chain(&self.for_wildcards).copied().collect();
+        let found = places.into_iter();
+        found
+            .filter_map(|place| self.virtual_services.get(place))
+            .filter(matches)
+            .collect()
+    }
+
     /// The port the listener is limited to.
     pub(crate) fn port(&self) -> Option<u32> {
         self.listener
@@ -43,7 +91,7 @@ impl EgressScope {
 }
 
 /// What a workload may see.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scope {
     pub(crate) namespace: String,
     pub(crate) sidecar: Option<Shared<Named<Sidecar>>>,
@@ -104,6 +152,12 @@ impl Scope {
         self.by_host
             .get(hostname)
             .map(|&index| &self.services[index])
+    }
+
+    /// A service of the mesh as it is seen here, if it is.
+    pub(crate) fn service_of(&self, service: &Service) -> Option<&Shared<Service>> {
+        let seen = self.service(&service.hostname)?;
+        (seen.object == service.object).then_some(seen)
     }
 
     /// Whether the Sidecar says itself on which ports its workload is served.
@@ -204,11 +258,11 @@ fn everything(snapshot: &Snapshot, namespace: &str) -> EgressScope {
         .filter(|service| service.visibility.includes(namespace))
         .cloned()
         .collect();
-    EgressScope {
-        listener: None,
-        services: one_per_host(visible, namespace),
-        virtual_services: mesh_virtual_services(snapshot, namespace),
-    }
+    EgressScope::new(
+        None,
+        one_per_host(visible, namespace),
+        mesh_virtual_services(snapshot, namespace),
+    )
 }
 
 /// Virtual services for sidecars in Istio's order: those a namespace keeps to itself, those exported to some, those to all.
@@ -309,15 +363,18 @@ fn imports(listener: &IstioEgressListener, own: &str) -> BTreeMap<String, Import
 fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener) -> EgressScope {
     let imports = imports(listener, namespace);
     let of = |ns: &str| [imports.get(ns), imports.get("*")].into_iter().flatten();
-    let all = everything(snapshot, namespace);
+    // Of namespaces that nothing is imported from nothing is looked at: there may be thousands.
+    let candidates = match imports.get("*") {
+        Some(_) => snapshot.services().iter().collect(),
+        None => snapshot.services_of(imports.keys()),
+    };
     let port = listener
         .port
         .as_ref()
         .filter(|port| port.number != 0 && Protocol::parse(&port.protocol) != Protocol::HttpProxy)
         .map(|port| port.number);
-    let visible: Vec<Shared<Service>> = snapshot
-        .services()
-        .iter()
+    let visible: Vec<Shared<Service>> = candidates
+        .into_iter()
         .filter(|service| service.visibility.includes(namespace))
         .filter(|service| {
             !of(&service.namespace).any(|imports| imports.excludes(&service.hostname))
@@ -325,8 +382,7 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
         })
         .filter_map(|service| with_port(service, port))
         .collect();
-    let virtual_services = all
-        .virtual_services
+    let virtual_services = mesh_virtual_services(snapshot, namespace)
         .into_iter()
         .filter(|config| {
             config.spec.hosts.iter().any(|name| {
@@ -341,11 +397,11 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
             })
         })
         .collect();
-    EgressScope {
-        listener: Some(listener.clone()),
-        services: one_per_host(visible, namespace),
+    EgressScope::new(
+        Some(listener.clone()),
+        one_per_host(visible, namespace),
         virtual_services,
-    }
+    )
 }
 
 /// A service limited to a port; none if it has no such port.

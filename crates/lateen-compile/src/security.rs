@@ -62,7 +62,7 @@ impl EffectiveMtls {
 }
 
 /// Every PeerAuthentication, by namespace, in order of precedence (oldest first).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PeerAuthIndex {
     root: String,
     by_namespace: BTreeMap<String, Vec<(ObjectRef, PeerAuthentication)>>,

@@ -35,6 +35,13 @@ impl<T: Hash> Shared<T> {
     }
 }
 
+impl<T> Shared<T> {
+    /// The stored hash.
+    pub(crate) fn digest(&self) -> u64 {
+        self.hash
+    }
+}
+
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
         Self {

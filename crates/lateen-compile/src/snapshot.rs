@@ -2,10 +2,12 @@
 //!
 //! Indexes are built once, so that compiling a proxy's configuration looks things up instead of searching.
 
+mod client_labels;
 mod derived;
 mod endpoints;
 mod http_route;
 mod ingress;
+mod live;
 mod mesh_config;
 mod policies;
 mod request_authentication;
@@ -38,6 +40,9 @@ use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
 use crate::shared::{Shared, stable_hash};
 
 use derived::Aged;
+use endpoints::{Context, Directory};
+pub use live::PodChange;
+use live::{Behind, Live};
 pub(crate) use policies::{
     applies as policy_applies, in_order as policies_in_order, is_dry_run as policy_is_dry_run,
 };
@@ -87,71 +92,232 @@ pub(crate) struct Named<T> {
 /// Names the Services in front of a Gateway; written for those that come from the Gateway API.
 const GATEWAY_SERVICE: &str = "internal.istio.io/gateway-service";
 
-/// A service and namespace, the key of endpoints.
-type ServiceKey = (String, String);
-
 #[derive(Debug)]
 struct Inner {
+    config: Arc<Config>,
+    live: Live,
+    /// What is wrong with the configuration, whatever pods there are.
+    found: Arc<[Diagnostic]>,
+}
+
+/// What does not depend on pods.
+#[derive(Debug)]
+struct Config {
+    /// By kind, namespace and name.
+    resources: Vec<Resource>,
+    directory: Directory,
     settings: Settings,
     mesh: Shared<Mesh>,
-    services: Vec<Shared<Service>>,
+    services: Arc<Vec<Shared<Service>>>,
     by_host: BTreeMap<String, Vec<usize>>,
-    endpoints: BTreeMap<ServiceKey, BTreeMap<u32, Shared<Vec<Endpoint>>>>,
-    identities: BTreeMap<ServiceKey, Vec<String>>,
-    targets: BTreeMap<IpAddr, Vec<ServiceTarget>>,
-    pods: BTreeMap<(String, String), Pod>,
-    pods_by_ip: BTreeMap<IpAddr, (String, String)>,
-    virtual_services: Vec<Shared<VirtualServiceConfig>>,
+    virtual_services: Arc<Vec<Shared<VirtualServiceConfig>>>,
     by_gateway: BTreeMap<String, Vec<usize>>,
-    rules: RuleIndex,
-    sidecars: BTreeMap<String, Vec<Shared<Named<Sidecar>>>>,
+    rules: Arc<RuleIndex>,
+    sidecars: Arc<BTreeMap<String, Vec<Shared<Named<Sidecar>>>>>,
     gateways: Vec<Shared<Named<Gateway>>>,
-    peer_authentication: PeerAuthIndex,
+    peer_authentication: Arc<PeerAuthIndex>,
     /// By namespace.
     request_authentication: BTreeMap<String, Vec<Shared<RequestAuthConfig>>>,
     jwks: Arc<JwksStore>,
     authorization: BTreeMap<String, Vec<Shared<PolicyConfig>>>,
     telemetry: BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
     secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
+    client_labels: BTreeSet<String>,
+}
+
+impl Config {
+    /// What endpoints are found by.
+    fn context(&self) -> Context<'_> {
+        Context {
+            resources: &self.resources,
+            directory: &self.directory,
+            settings: &self.settings,
+            mesh: &self.mesh,
+            peer_authentication: &self.peer_authentication,
+        }
+    }
+
+    /// The place of a service among the services.
+    fn index_of(&self, service: &Service) -> Option<usize> {
+        let indexes = self.by_host.get(&service.hostname)?;
+        let same = |index: &usize| {
+            let known = &self.services[*index];
+            known.namespace == service.namespace && known.registry == service.registry
+        };
+        indexes.iter().copied().find(same)
+    }
 }
 
 impl Snapshot {
     /// Indexes what is known. Diagnostics are about objects that do not fit together; each object alone was judged before.
     pub fn new(inputs: SnapshotInputs) -> (Self, Vec<Diagnostic>) {
-        Builder::new(inputs).build()
+        Builder::new(inputs, None).build()
+    }
+
+    /// The next snapshot: `inputs` say everything but the pods, of which they say what has changed. It is what [`Snapshot::new`] would
+    /// make, and shares with this one what is equal, so that little is compiled again.
+    pub fn next(&self, inputs: SnapshotInputs, changes: &[PodChange]) -> (Self, Vec<Diagnostic>) {
+        let last = Some((self, changes));
+        Builder::new(inputs, last).build()
     }
 
     /// What the installation fixes.
     pub fn settings(&self) -> &Settings {
-        &self.inner.settings
+        &self.inner.config.settings
     }
 
     /// Every service, oldest first, then by namespace and name.
     pub fn services(&self) -> &[Shared<Service>] {
-        &self.inner.services
+        &self.inner.config.services
+    }
+
+    /// The services of some namespaces, in the order of services.
+    pub(crate) fn services_of<'a>(
+        &self,
+        namespaces: impl Iterator<Item = &'a String>,
+    ) -> Vec<&Shared<Service>> {
+        let config = &self.inner.config;
+        let of = |namespace: &String| config.directory.in_namespace(namespace).iter().copied();
+        let places: BTreeSet<usize> = namespaces.flat_map(of).collect();
+        let services = places.into_iter();
+        services
+            .filter_map(|place| config.services.get(place))
+            .collect()
     }
 
     /// The endpoints of a service's port.
     pub fn endpoints(&self, service: &Service, port: u32) -> Option<&Shared<Vec<Endpoint>>> {
-        let key = (service.namespace.clone(), service.hostname.clone());
-        self.inner.endpoints.get(&key)?.get(&port)
+        self.behind(service)?.ports.get(&port)
+    }
+
+    /// What is behind a service.
+    pub(crate) fn behind(&self, service: &Service) -> Option<&Behind> {
+        let index = self.inner.config.index_of(service)?;
+        self.inner.live.behind.get(&index).map(|behind| &**behind)
+    }
+
+    /// The same with some pods changed, and all diagnostics. It is what [`Snapshot::new`] makes of all pods, for work in proportion
+    /// to the change.
+    pub fn with_pods(&self, changes: &[PodChange]) -> (Self, Vec<Diagnostic>) {
+        let config = Arc::clone(&self.inner.config);
+        let inner = Inner {
+            live: self.inner.live.with(&config, changes),
+            found: Arc::clone(&self.inner.found),
+            config,
+        };
+        let next = Self {
+            inner: Arc::new(inner),
+        };
+        let mut diagnostics = next.inner.found.to_vec();
+        let resources = &next.inner.config.resources;
+        diagnostics.extend(request_authentication::findings(&next, resources));
+        (next, diagnostics)
+    }
+
+    /// A snapshot with all diagnostics, given those found so far.
+    fn with_findings(
+        config: Arc<Config>,
+        live: Live,
+        mut diagnostics: Vec<Diagnostic>,
+    ) -> (Self, Vec<Diagnostic>) {
+        let of = |config: Arc<Config>, live: Live, found: Arc<[Diagnostic]>| Self {
+            inner: Arc::new(Inner {
+                config,
+                live,
+                found,
+            }),
+        };
+        let bare = of(Arc::clone(&config), live.clone(), [].into());
+        diagnostics.extend(policies::findings(&bare, &config.resources));
+        let snapshot = of(Arc::clone(&config), live, diagnostics.as_slice().into());
+        diagnostics.extend(request_authentication::findings(
+            &snapshot,
+            &config.resources,
+        ));
+        (snapshot, diagnostics)
+    }
+
+    /// Whether two snapshots differ in nothing but pods.
+    pub(crate) fn has_config_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner.config, &other.inner.config)
+    }
+
+    /// Whether a proxy of a pod at some addresses, which sees some services, would find anything else in `other`. False where it
+    /// may.
+    pub(crate) fn is_alike_for(
+        &self,
+        other: &Self,
+        pod: (&str, &str),
+        ips: &[IpAddr],
+        sees: impl Fn(&Service) -> bool,
+    ) -> bool {
+        if !self.has_config_of(other) {
+            return false;
+        }
+        let (old, new) = (&self.inner.live, &other.inner.live);
+        let same_pod = match (old.pods.get(pod.0, pod.1), new.pods.get(pod.0, pod.1)) {
+            (None, None) => true,
+            (Some(old), Some(new)) => std::ptr::eq(old, new) || old == new,
+            _ => false,
+        };
+        let same_targets = |ip: &IpAddr| old.targets.get(ip) == new.targets.get(ip);
+        let mut moved = old.behind.differences(&new.behind);
+        let services = &self.inner.config.services;
+        same_pod
+            && ips.iter().all(same_targets)
+            && !moved.any(|d| services.get(*d.key).is_none_or(|service| sees(service)))
+    }
+
+    /// Whether the same can be seen from everywhere in two snapshots: what scopes are made of is the same.
+    pub(crate) fn looks_like(&self, other: &Self) -> bool {
+        let (a, b) = (&self.inner.config, &other.inner.config);
+        let same = || {
+            Arc::ptr_eq(&a.services, &b.services)
+                && Arc::ptr_eq(&a.virtual_services, &b.virtual_services)
+                && Arc::ptr_eq(&a.sidecars, &b.sidecars)
+                && a.mesh == b.mesh
+        };
+        Arc::ptr_eq(a, b) || same()
+    }
+
+    /// The services that something else is behind in `other`. `None` if the two differ in more that clusters and their endpoints
+    /// are made of, besides what a scope holds.
+    pub(crate) fn moved<'a>(&'a self, other: &'a Self) -> Option<Vec<&'a Shared<Service>>> {
+        let (a, b) = (&self.inner.config, &other.inner.config);
+        let same = || {
+            Arc::ptr_eq(&a.services, &b.services)
+                && Arc::ptr_eq(&a.rules, &b.rules)
+                && Arc::ptr_eq(&a.peer_authentication, &b.peer_authentication)
+                && a.mesh == b.mesh
+                && a.settings == b.settings
+        };
+        if !Arc::ptr_eq(a, b) && !same() {
+            return None;
+        }
+        let (old, new) = (&self.inner.live.behind, &other.inner.live.behind);
+        let moved = old.differences(new);
+        let services = &self.inner.config.services;
+        Some(moved.filter_map(|d| services.get(*d.key)).collect())
+    }
+
+    /// The keys of labels by which clients are told apart.
+    pub(crate) fn client_labels(&self) -> &BTreeSet<String> {
+        &self.inner.config.client_labels
     }
 
     /// Every pod, by namespace and name.
     pub fn pods(&self) -> impl Iterator<Item = &Pod> {
-        self.inner.pods.values()
+        self.inner.live.pods.iter()
     }
 
     /// A pod by namespace and name.
     pub fn pod(&self, namespace: &str, name: &str) -> Option<&Pod> {
-        self.inner
-            .pods
-            .get(&(namespace.to_owned(), name.to_owned()))
+        self.inner.live.pods.get(namespace, name)
     }
 
     /// The pod with an address.
     pub fn pod_by_ip(&self, ip: IpAddr) -> Option<&Pod> {
-        self.inner.pods.get(self.inner.pods_by_ip.get(&ip)?)
+        self.inner.live.pods.at(ip)
     }
 
     /// Whether two snapshots are the same one.
@@ -160,19 +326,20 @@ impl Snapshot {
     }
 
     pub(crate) fn mesh(&self) -> &Shared<Mesh> {
-        &self.inner.mesh
+        &self.inner.config.mesh
     }
 
     /// The services with a host name that a namespace may see.
     fn visible_services(&self, hostname: &str, namespace: &str) -> Vec<&Shared<Service>> {
         let indexes = self
             .inner
+            .config
             .by_host
             .get(hostname)
             .map_or(&[][..], Vec::as_slice);
         indexes
             .iter()
-            .map(|&index| &self.inner.services[index])
+            .map(|&index| &self.inner.config.services[index])
             .filter(|service| service.visibility.includes(namespace))
             .collect()
     }
@@ -187,8 +354,8 @@ impl Snapshot {
 
     /// The identities a service's workloads may present.
     pub(crate) fn identities(&self, service: &Service) -> &[String] {
-        let key = (service.namespace.clone(), service.hostname.clone());
-        self.inner.identities.get(&key).map_or(&[], Vec::as_slice)
+        self.behind(service)
+            .map_or(&[], |behind| &behind.identities)
     }
 
     /// The service ports the workload at any of these addresses is behind, in the order of services.
@@ -196,8 +363,8 @@ impl Snapshot {
         let mut out: Vec<ServiceTarget> = Vec::new();
         for target in ips
             .iter()
-            .filter_map(|ip| self.inner.targets.get(ip))
-            .flatten()
+            .filter_map(|ip| self.inner.live.targets.get(ip))
+            .flat_map(|targets| targets.iter())
         {
             if !out.contains(target) {
                 out.push(target.clone());
@@ -214,19 +381,21 @@ impl Snapshot {
     ) -> impl Iterator<Item = &'a Shared<VirtualServiceConfig>> {
         let indexes = self
             .inner
+            .config
             .by_gateway
             .get(gateway)
             .map_or(&[][..], Vec::as_slice);
         indexes
             .iter()
-            .map(|&index| &self.inner.virtual_services[index])
+            .map(|&index| &self.inner.config.virtual_services[index])
             .filter(move |config| config.visibility.includes(namespace))
     }
 
     /// The destination rules for a service as a namespace sees them.
     pub(crate) fn rules(&self, client: &str, service: &Service) -> Vec<Shared<MergedRule>> {
-        let root = &self.inner.settings.root_namespace;
+        let root = &self.inner.config.settings.root_namespace;
         self.inner
+            .config
             .rules
             .lookup(client, &service.hostname, &service.namespace, root)
     }
@@ -237,7 +406,13 @@ impl Snapshot {
         namespace: &str,
         labels: &BTreeMap<String, String>,
     ) -> Option<&Shared<Named<Sidecar>>> {
-        let of = |ns: &str| self.inner.sidecars.get(ns).map_or(&[][..], Vec::as_slice);
+        let of = |ns: &str| {
+            self.inner
+                .config
+                .sidecars
+                .get(ns)
+                .map_or(&[][..], Vec::as_slice)
+        };
         let wide = |ns: &str| {
             of(ns)
                 .iter()
@@ -253,32 +428,38 @@ impl Snapshot {
                     .is_some_and(|selector| labels::is_subset(&selector.labels, labels))
             })
             .or_else(|| wide(namespace))
-            .or_else(|| wide(&self.inner.settings.root_namespace))
+            .or_else(|| wide(&self.inner.config.settings.root_namespace))
     }
 
     /// Every Gateway, in order of precedence.
     pub(crate) fn gateways(&self) -> &[Shared<Named<Gateway>>] {
-        &self.inner.gateways
+        &self.inner.config.gateways
     }
 
     /// What a workload accepts.
     pub(crate) fn mtls(&self, namespace: &str, labels: &BTreeMap<String, String>) -> EffectiveMtls {
-        self.inner.peer_authentication.effective(namespace, labels)
+        self.inner
+            .config
+            .peer_authentication
+            .effective(namespace, labels)
     }
 
     /// What a namespace accepts as a whole.
     pub(crate) fn namespace_mtls(&self, namespace: &str) -> MtlsMode {
-        self.inner.peer_authentication.namespace_mode(namespace)
+        self.inner
+            .config
+            .peer_authentication
+            .namespace_mode(namespace)
     }
 
     /// The authorization policies of a workload: the root namespace's, then its own, those that are for it.
     pub(crate) fn authorization(&self, workload: &Workload<'_>) -> Vec<Shared<PolicyConfig>> {
-        let root = self.inner.settings.root_namespace.as_str();
+        let root = self.inner.config.settings.root_namespace.as_str();
         let own = (workload.namespace != root).then_some(workload.namespace);
         [Some(root), own]
             .into_iter()
             .flatten()
-            .filter_map(|ns| self.inner.authorization.get(ns))
+            .filter_map(|ns| self.inner.config.authorization.get(ns))
             .flatten()
             .filter(|policy| policies::attachment(policy).includes(workload))
             .cloned()
@@ -287,7 +468,7 @@ impl Snapshot {
 
     /// An external authorizer of MeshConfig, or why there is none of the name.
     pub(crate) fn authorizer(&self, name: &str) -> Result<Authorizer, String> {
-        let providers = &self.inner.mesh.extension_providers;
+        let providers = &self.inner.config.mesh.extension_providers;
         crate::authorization::resolve(providers, name, |service| self.provider_service(service))
     }
 
@@ -298,10 +479,15 @@ impl Snapshot {
             Some((namespace, host)) => (Some(namespace), host),
             None => (None, written),
         };
-        let known = self.inner.by_host.get(host).map_or(&[][..], Vec::as_slice);
+        let known = self
+            .inner
+            .config
+            .by_host
+            .get(host)
+            .map_or(&[][..], Vec::as_slice);
         let namespaces: BTreeSet<&str> = known
             .iter()
-            .map(|&index| self.inner.services[index].namespace.as_str())
+            .map(|&index| self.inner.config.services[index].namespace.as_str())
             .filter(|found| namespace.is_none_or(|wanted| wanted == *found))
             .collect();
         match namespaces.len() {
@@ -318,12 +504,12 @@ impl Snapshot {
         &self,
         workload: &Workload<'_>,
     ) -> Vec<Shared<RequestAuthConfig>> {
-        let root = self.inner.settings.root_namespace.as_str();
+        let root = self.inner.config.settings.root_namespace.as_str();
         let root = (workload.namespace != root).then_some(root);
         [Some(workload.namespace), root]
             .into_iter()
             .flatten()
-            .filter_map(|ns| self.inner.request_authentication.get(ns))
+            .filter_map(|ns| self.inner.config.request_authentication.get(ns))
             .flatten()
             .filter(|policy| request_authentication::attachment(policy).includes(workload))
             .cloned()
@@ -338,7 +524,7 @@ impl Snapshot {
 
     /// What is known of the keys at a source.
     pub(crate) fn jwks(&self, source: &JwksSource) -> Option<&Jwks> {
-        self.inner.jwks.get(source)
+        self.inner.config.jwks.get(source)
     }
 
     /// Where a port of a host of the mesh is reached: the addresses of its ready endpoints. `None` if the mesh has no such host, or
@@ -346,14 +532,16 @@ impl Snapshot {
     ///
     /// Names may be as short as `service.namespace`.
     pub fn service_addresses(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
-        let suffix = &self.inner.settings.domain_suffix;
+        let suffix = &self.inner.config.settings.domain_suffix;
         let full = [
             host.to_owned(),
             format!("{host}.{suffix}"),
             format!("{host}.svc.{suffix}"),
         ];
-        let index = full.iter().find_map(|name| self.inner.by_host.get(name))?;
-        let service = &self.inner.services[*index.first()?];
+        let index = full
+            .iter()
+            .find_map(|name| self.inner.config.by_host.get(name))?;
+        let service = &self.inner.config.services[*index.first()?];
         let has_addresses = match service.resolution {
             Resolution::Static => true,
             Resolution::Passthrough => service.registry == Registry::Kubernetes,
@@ -383,8 +571,8 @@ impl Snapshot {
 
     /// The mesh's settings as a workload's listeners take them: with the access logs that Telemetry asks for.
     pub(crate) fn mesh_of(&self, workload: &Workload<'_>) -> Shared<Mesh> {
-        let mesh = &self.inner.mesh;
-        match crate::telemetry::logs(&self.inner.telemetry, mesh, workload) {
+        let mesh = &self.inner.config.mesh;
+        match crate::telemetry::logs(&self.inner.config.telemetry, mesh, workload) {
             None => mesh.clone(),
             Some(access_logs) => Shared::new(Mesh {
                 access_logs,
@@ -396,6 +584,7 @@ impl Snapshot {
     /// A Secret.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Shared<kube::Secret>> {
         self.inner
+            .config
             .secrets
             .get(&(namespace.to_owned(), name.to_owned()))
     }
@@ -429,20 +618,21 @@ fn reference(resource: &Resource) -> ObjectRef {
     )
 }
 
-struct Builder {
+struct Builder<'a> {
     inputs: SnapshotInputs,
     mesh: Mesh,
     diagnostics: Vec<Diagnostic>,
+    /// The snapshot before, and how pods have changed since.
+    last: Option<(&'a Snapshot, &'a [PodChange])>,
 }
 
-impl Builder {
-    fn new(mut inputs: SnapshotInputs) -> Self {
+impl<'a> Builder<'a> {
+    fn new(mut inputs: SnapshotInputs, last: Option<(&'a Snapshot, &'a [PodChange])>) -> Self {
         // Whoever reads a list below reads it in this order, whatever order it came in.
         // The hash decides between objects that should not be twice, so that even they come in a fixed order.
         inputs
             .resources
             .sort_by_cached_key(|resource| (resource.key(), stable_hash(resource)));
-        inputs.pods.sort();
         let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
         if !inputs.mesh.root_namespace.is_empty() {
             inputs
@@ -454,15 +644,19 @@ impl Builder {
             inputs,
             mesh,
             diagnostics: Vec::new(),
+            last,
         }
     }
 
     fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
         let (services, found) = services::services(&self.inputs, &self.mesh);
         self.diagnostics.extend(found);
-        let peer_authentication = self.peer_authentication();
-        let registry =
-            endpoints::registry(&self.inputs, &self.mesh, &services, &peer_authentication);
+        let last = self.last.map(|(last, _)| &*last.inner.config);
+        let services = shared(last.map(|last| &last.services), services);
+        let peer_authentication = reused(
+            last.map(|last| &last.peer_authentication),
+            self.peer_authentication(),
+        );
         let derived = derived::derive(&self.inputs);
         self.diagnostics.extend(derived.diagnostics);
         let (written, found) = virtual_services::configs(&self.inputs);
@@ -474,20 +668,23 @@ impl Builder {
                 .collect(),
             |config| &config.object,
         );
-        let rules = self.rules();
+        let virtual_services = shared(last.map(|last| &last.virtual_services), virtual_services);
+        let rules = reused(last.map(|last| &last.rules), self.rules());
+        let client_labels = client_labels::client_labels(&self.mesh, &virtual_services, &rules);
+        let directory = Directory::new(&self.inputs.resources, &services);
+        let pods = std::mem::take(&mut self.inputs.pods);
         let resources = &self.inputs.resources;
-        let inner = Inner {
+        let config = Config {
             by_host: index(services.iter().map(|s| [s.hostname.clone()])),
             by_gateway: index(
                 virtual_services
                     .iter()
                     .map(|config| config.gateways.iter().cloned()),
             ),
-            endpoints: registry.endpoints,
-            identities: registry.identities,
-            targets: registry.targets,
-            pods_by_ip: pods_by_ip(&self.inputs.pods),
-            sidecars: by_namespace(named::<Sidecar>(resources)),
+            sidecars: reused(
+                last.map(|last| &last.sidecars),
+                by_namespace(named::<Sidecar>(resources)),
+            ),
             gateways: derived::in_order(
                 named::<Gateway>(resources)
                     .into_iter()
@@ -500,27 +697,21 @@ impl Builder {
             jwks: Arc::clone(&self.inputs.jwks),
             telemetry: by_namespace(named::<Telemetry>(resources)),
             secrets: secrets(resources),
-            pods: self
-                .inputs
-                .pods
-                .iter()
-                .map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod.clone()))
-                .collect(),
             mesh: Shared::new(self.mesh),
             settings: self.inputs.settings,
             services,
             virtual_services,
             rules,
             peer_authentication,
+            directory,
+            client_labels,
+            resources: self.inputs.resources,
         };
-        let snapshot = Snapshot {
-            inner: Arc::new(inner),
+        let live = match self.last {
+            None => Live::new(&config, pods),
+            Some((last, changes)) => last.inner.live.after(&last.inner.config, &config, changes),
         };
-        let resources = &self.inputs.resources;
-        let mut found = policies::findings(&snapshot, resources);
-        found.extend(request_authentication::findings(&snapshot, resources));
-        self.diagnostics.extend(found);
-        (snapshot, self.diagnostics)
+        Snapshot::with_findings(Arc::new(config), live, self.diagnostics)
     }
 
     fn peer_authentication(&self) -> PeerAuthIndex {
@@ -574,6 +765,31 @@ impl Builder {
     }
 }
 
+/// The last value if the new one is equal, so that it is the same one.
+fn reused<T: PartialEq>(last: Option<&Arc<T>>, new: T) -> Arc<T> {
+    match last {
+        Some(last) if **last == new => Arc::clone(last),
+        _ => Arc::new(new),
+    }
+}
+
+/// The same for lists, of which also what is equal in one that is not is taken from the last.
+fn shared<T: Eq + std::hash::Hash>(
+    last: Option<&Arc<Vec<Shared<T>>>>,
+    mut new: Vec<Shared<T>>,
+) -> Arc<Vec<Shared<T>>> {
+    let Some(last) = last else {
+        return Arc::new(new);
+    };
+    let known: BTreeMap<u64, &Shared<T>> = last.iter().map(|item| (item.digest(), item)).collect();
+    for item in &mut new {
+        if let Some(known) = known.get(&item.digest()).filter(|known| **known == item) {
+            *item = Shared::clone(known);
+        }
+    }
+    reused(Some(last), new)
+}
+
 fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
     resources: &[Resource],
 ) -> Vec<Aged<Named<T>>> {
@@ -622,16 +838,6 @@ fn index<K: IntoIterator<Item = String>>(
         }
     }
     out
-}
-
-fn pods_by_ip(pods: &[Pod]) -> BTreeMap<IpAddr, (String, String)> {
-    pods.iter()
-        .flat_map(|pod| {
-            pod.ips
-                .iter()
-                .map(|ip| (*ip, (pod.namespace.clone(), pod.name.clone())))
-        })
-        .collect()
 }
 
 fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {

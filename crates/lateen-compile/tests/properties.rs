@@ -2,8 +2,10 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{BOOKINFO, GATEWAY, World, bookinfo_pods, gateway_pod, router, sidecar};
-use lateen_compile::{Compiled, Compiler, Snapshot, SnapshotInputs};
+use lateen_compile::{Compiled, Compiler, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs};
 use lateen_envoy::TypeUrl;
 use proptest::prelude::*;
 
@@ -47,6 +49,8 @@ enum Edit {
     Unready(usize),
     Leave(usize),
     MakeStrict,
+    Relabel(usize, usize),
+    Join(usize),
 }
 
 fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
@@ -63,6 +67,21 @@ fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
             let index = index % inputs.pods.len();
             inputs.pods.remove(index);
         }
+        Edit::Relabel(index, to) if !inputs.pods.is_empty() => {
+            let (index, to) = (index % inputs.pods.len(), to % inputs.pods.len());
+            inputs.pods[index].labels = inputs.pods[to].labels.clone();
+        }
+        // Another pod of the same workload, perhaps at the address of one that is there.
+        Edit::Join(index) if !inputs.pods.is_empty() => {
+            let mut pod = inputs.pods[index % inputs.pods.len()].clone();
+            pod.name = format!("{}-{index}", pod.name);
+            if index.is_multiple_of(2) {
+                pod.ips = vec![std::net::IpAddr::from([10, 244, 1, *index as u8])];
+            }
+            if !inputs.pods.iter().any(|known| known.name == pod.name) {
+                inputs.pods.push(pod);
+            }
+        }
         Edit::MakeStrict => inputs.resources.extend(common::resources(
             "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
              metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}",
@@ -77,7 +96,97 @@ fn edit() -> impl Strategy<Value = Edit> {
         (0..64_usize).prop_map(Edit::Unready),
         (0..64_usize).prop_map(Edit::Leave),
         Just(Edit::MakeStrict),
+        (0..64_usize, 0..64_usize).prop_map(|(index, to)| Edit::Relabel(index, to)),
+        (0..64_usize).prop_map(Edit::Join),
     ]
+}
+
+/// Objects that find pods in every way there is, and clients that are told apart.
+const WAYS: &str = r"
+apiVersion: v1
+kind: Service
+metadata: {name: members, namespace: default}
+spec: {clusterIP: None, selector: {app: ratings}, ports: [{name: tcp, port: 7100}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: listed, namespace: default}
+spec: {clusterIP: 10.96.0.9, ports: [{name: http, port: 8000}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: listed-1, namespace: default, labels: {kubernetes.io/service-name: listed}}
+addressType: IPv4
+ports: [{name: http, port: 8000}]
+endpoints: [{addresses: [10.244.0.13]}, {addresses: [10.244.1.4]}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: chosen, namespace: default}
+spec:
+  hosts: [chosen.example]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 8443, name: tcp, protocol: TCP}]
+  workloadSelector: {labels: {app: echo}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: ratings, namespace: default}
+spec:
+  hosts: [ratings]
+  http:
+  - match: [{sourceLabels: {version: v2}}]
+    route: [{destination: {host: reviews}}]
+  - route: [{destination: {host: ratings}}]
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: echo, namespace: default}
+spec:
+  workloadSelector: {labels: {app: echo}}
+  egress: [{hosts: ['./ratings.default.svc.cluster.local', './members.default.svc.cluster.local']}]
+";
+
+fn many_ways() -> SnapshotInputs {
+    let mut pods = bookinfo_pods();
+    pods.push(gateway_pod(100));
+    World::new(&format!("{BOOKINFO}\n---\n{GATEWAY}\n---\n{WAYS}"), pods).inputs()
+}
+
+fn nodes() -> Vec<ProxyNode> {
+    let pods = bookinfo_pods();
+    let mut nodes: Vec<ProxyNode> = pods.iter().map(sidecar).collect();
+    nodes[1].native = true;
+    nodes.push(router(&gateway_pod(100)));
+    nodes
+}
+
+fn changes(before: &[Pod], after: &[Pod]) -> Vec<PodChange> {
+    let is = |a: &Pod, b: &Pod| (&a.namespace, &a.name) == (&b.namespace, &b.name);
+    let gone = before
+        .iter()
+        .filter(|old| !after.iter().any(|new| is(old, new)));
+    let gone = gone.map(|pod| PodChange::Gone(pod.namespace.clone(), pod.name.clone()));
+    let changed = after.iter().filter(|new| !before.contains(new));
+    gone.chain(changed.map(|pod| PodChange::Is(Arc::new(pod.clone()))))
+        .collect()
+}
+
+/// The snapshot of `after`, by way of the one of `before`.
+fn step(last: &Snapshot, before: &SnapshotInputs, after: &SnapshotInputs) -> Snapshot {
+    let changes = changes(&before.pods, &after.pods);
+    let (next, found) = if before.resources == after.resources {
+        last.with_pods(&changes)
+    } else {
+        let inputs = SnapshotInputs {
+            pods: Vec::new(),
+            ..after.clone()
+        };
+        last.next(inputs, &changes)
+    };
+    assert_eq!(found, Snapshot::new(after.clone()).1);
+    next
 }
 
 proptest! {
@@ -108,6 +217,36 @@ proptest! {
                 compile_all(&compiler, world.clone()),
                 compile_all(&Compiler::new(), world.clone())
             );
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn a_snapshot_that_follows_another_is_what_one_from_nothing_would_be(
+        edits in prop::collection::vec(edit(), 1..8),
+    ) {
+        let compiler = Compiler::new();
+        let mut world = many_ways();
+        let mut snapshot = Snapshot::new(world.clone()).0;
+        let mut held: Vec<Compiled> =
+            nodes().iter().map(|node| compiler.compile(&snapshot, node)).collect();
+        for edit in &edits {
+            let before = world.clone();
+            apply(&mut world, edit);
+            snapshot = step(&snapshot, &before, &world);
+            let fresh = Snapshot::new(world.clone()).0;
+            for (node, held) in nodes().iter().zip(&mut held) {
+                let wanted = Compiler::new().compile(&fresh, node);
+                if !held.also_holds_for(&snapshot, node) {
+                    *held = compiler.compile(&snapshot, node);
+                }
+                prop_assert_eq!(bytes(held), bytes(&wanted), "{}", node.id);
+                prop_assert_eq!(&held.diagnostics, &wanted.diagnostics);
+            }
         }
     }
 }

@@ -1,10 +1,8 @@
 //! istiod's debug answers: who is connected, what they have, what is wrong. Served on a unix socket that only its owner can
 //! open, since they show every namespace's configuration.
 
-use std::sync::atomic::Ordering;
-
 use lateen_envoy::{TypeUrl, json};
-use lateen_xds::server::{SyncState, TypeStatus};
+use lateen_xds::server::TypeStatus;
 use serde_json::{Map, Value, json};
 
 use crate::discovery::{Proxies, Proxy};
@@ -24,7 +22,7 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
             let connected = proxies.connected();
             let behind = connected
                 .iter()
-                .filter(|p| !is_current(p, published.generation))
+                .filter(|p| !p.is_current(published.generation))
                 .count();
             Reply::json(&json!({
                 "readyPods": published.ready_pods,
@@ -37,15 +35,6 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
         }
         _ => Reply::not_found("no such page; /debug lists them"),
     }
-}
-
-/// Whether a proxy has acknowledged everything of a snapshot.
-fn is_current(proxy: &Proxy, generation: u64) -> bool {
-    let status = proxy.status.borrow();
-    let waits = |state: &TypeStatus| matches!(state.sync(), SyncState::Stale | SyncState::Error);
-    proxy.generation.load(Ordering::Relaxed) >= generation
-        && !status.types.is_empty()
-        && !status.types.values().any(waits)
 }
 
 const PATHS: [&str; 6] = [

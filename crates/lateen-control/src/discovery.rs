@@ -12,7 +12,7 @@ use lateen_envoy::pb::envoy::config::core::v3::Node;
 use lateen_identity::SpiffeId;
 use lateen_identity::grpc::{Authenticators, Credentials};
 use lateen_xds::grpc::{ConnectRequest, Connection, Discovery, StreamEvent};
-use lateen_xds::server::SessionStatus;
+use lateen_xds::server::{SessionStatus, SyncState, TypeStatus};
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 use tracing::{error, info, warn};
@@ -39,6 +39,35 @@ pub struct Proxy {
     pub generation: AtomicU64,
     /// What was found while compiling for it.
     pub diagnostics: watch::Receiver<Vec<Diagnostic>>,
+}
+
+impl Proxy {
+    /// Whether it has acknowledged everything of a snapshot.
+    pub fn is_current(&self, generation: u64) -> bool {
+        let status = self.status.borrow();
+        let waits =
+            |state: &TypeStatus| matches!(state.sync(), SyncState::Stale | SyncState::Error);
+        self.generation.load(Ordering::Relaxed) >= generation
+            && !status.types.is_empty()
+            && !status.types.values().any(waits)
+    }
+}
+
+/// What serving proxies has cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Streams that are open.
+    pub connected: usize,
+    /// Those that have not acknowledged the newest snapshot.
+    pub behind: usize,
+    /// Compilations for one proxy.
+    pub compilations: u64,
+    /// Runs of generators: what no table of the compiler knew.
+    pub generators: u64,
+    /// Responses sent.
+    pub responses: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
 }
 
 /// Whether streams must prove who they are.
@@ -95,6 +124,19 @@ impl Proxies {
     /// The newest snapshot.
     pub fn published(&self) -> Arc<Published> {
         self.published.borrow().clone()
+    }
+
+    /// What serving them has cost so far.
+    pub fn work(&self) -> Work {
+        let generation = self.published.borrow().generation;
+        let connected = self.lock();
+        let behind = connected.values().filter(|p| !p.is_current(generation));
+        Work {
+            connected: connected.len(),
+            behind: behind.count(),
+            generators: self.compiler.stats().all.misses,
+            ..self.metrics.work()
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, Arc<Proxy>>> {
@@ -176,15 +218,23 @@ impl Proxies {
     ) {
         let mut published = self.published.clone();
         let mut status = proxy.status.clone();
-        let mut last: Option<ResourceSet> = None;
+        let mut last: Option<Compiled> = None;
         loop {
             let newest = published.borrow_and_update().clone();
-            if let Some(compiled) = self.compile(&newest, &proxy.node).await {
-                diagnostics.send_replace(compiled.diagnostics);
-                if last.as_ref() != Some(&compiled.resources) {
-                    last = Some(compiled.resources.clone());
-                    resources.send_replace(Some(compiled.resources));
+            let known = last.as_mut();
+            let holds = known.is_some_and(|k| k.also_holds_for(&newest.snapshot, &proxy.node));
+            if holds {
+                proxy.generation.store(newest.generation, Ordering::Relaxed);
+            } else if let Some(compiled) = self.compile(&newest, &proxy.node).await {
+                diagnostics.send_if_modified(|known| {
+                    let differ = *known != compiled.diagnostics;
+                    known.clone_from(&compiled.diagnostics);
+                    differ
+                });
+                if last.as_ref().map(|last| &last.resources) != Some(&compiled.resources) {
+                    resources.send_replace(Some(compiled.resources.clone()));
                 }
+                last = Some(compiled);
                 proxy.generation.store(newest.generation, Ordering::Relaxed);
             }
             let go_on = tokio::select! {

@@ -75,7 +75,7 @@ pub(crate) fn render(ca: &CertificateAuthority, proxies: &Proxies, now: SystemTi
             );
         }
     }
-    let secrets = secrets(&proxies.published().secrets);
+    let secrets = secrets(&*proxies.published().secrets);
     if !secrets.is_empty() {
         let name = "lateen_secret_certificate_expiry_timestamp";
         let _ = writeln!(
@@ -114,7 +114,7 @@ pub(crate) async fn warn_ahead(ca: Arc<CertificateAuthority>, proxies: Arc<Proxi
     loop {
         let now = SystemTime::now();
         let mut all = ca.expiries();
-        all.extend(secrets(&proxies.published().secrets));
+        all.extend(secrets(&*proxies.published().secrets));
         for expiry in &all {
             let (what, name, until) = (&expiry.what, &expiry.name, expiry.until());
             match expiry.urgency(now) {

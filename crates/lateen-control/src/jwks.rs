@@ -117,6 +117,11 @@ impl JwksHandle {
         Arc::clone(&self.store.borrow_and_update())
     }
 
+    /// The keys that are known, of whatever was asked for last.
+    pub(crate) fn newest(&mut self) -> Arc<JwksStore> {
+        self.store.borrow_and_update().clone()
+    }
+
     /// Tells by which names the mesh's services are reached from now on.
     pub(crate) fn names(&self, snapshot: &Snapshot) {
         self.wanted

@@ -2,20 +2,22 @@
 //!
 //! One task owns the newest inputs. When they change it waits for a short pause, builds the next snapshot off the runtime and
 //! publishes it whole. Readers hold an `Arc` for as long as they need one.
+//!
+//! Pods come and go far more often than anything else changes; where nothing else has, the next snapshot is the last one with those pods.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lateen_api::{Diagnostic, Kind, Resource};
-use lateen_compile::{JwksStore, Settings, Snapshot, SnapshotInputs, jwks_sources};
+use lateen_compile::{JwksStore, Pod, Settings, Snapshot, SnapshotInputs, jwks_sources};
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::{PodState, plan};
-use lateen_sources::pods::compile_pods;
+use lateen_sources::pods::{PodStates, compile_pods, pod_changes};
 use lateen_sources::{defaults, mesh};
 use tokio::sync::watch;
 use tracing::{error, info};
 
-use crate::jwks::JwksHandle;
+use crate::jwks::{JwksHandle, JwksSettings};
 
 /// How long inputs must be quiet before they are compiled, and the longest they are waited for. Istio waits 100 ms and 10 s
 /// (`PILOT_DEBOUNCE_AFTER`, `PILOT_DEBOUNCE_MAX`) because a change there costs work for the whole mesh.
@@ -45,49 +47,93 @@ pub struct Published {
     pub snapshot: Snapshot,
     /// What is wrong with the configuration.
     pub diagnostics: Vec<Diagnostic>,
+    /// Those that are about the mesh's own settings.
+    about_mesh: Arc<[Diagnostic]>,
     /// How long it took to build.
     pub took: Duration,
     /// Pods that are ready in it.
     pub ready_pods: usize,
     /// The Secrets it is made of, for what they hold that expires.
-    pub secrets: Vec<Resource>,
+    pub secrets: Arc<[Resource]>,
+}
+
+/// What a snapshot was made of.
+#[derive(Clone)]
+struct Inputs {
+    loaded: Arc<Loaded>,
+    pods: PodStates,
+    settings: Settings,
+    jwks: Arc<JwksStore>,
+}
+
+/// The last snapshot and its inputs.
+struct Last {
+    inputs: Inputs,
+    published: Arc<Published>,
 }
 
 /// The newest inputs.
 #[derive(Debug)]
 pub struct Sources {
     /// Configuration files.
-    pub files: watch::Receiver<Loaded>,
+    pub files: watch::Receiver<Arc<Loaded>>,
     /// The pods' state.
-    pub pods: watch::Receiver<Vec<PodState>>,
+    pub pods: watch::Receiver<PodStates>,
     /// What the installation fixes.
     pub settings: Settings,
     /// The keys of token issuers.
     pub(crate) jwks: JwksHandle,
 }
 
+impl Sources {
+    /// Sources whose token issuers' keys are fetched with default settings. Starts the task that fetches: call it on a runtime.
+    pub fn new(
+        files: watch::Receiver<Arc<Loaded>>,
+        pods: watch::Receiver<PodStates>,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            files,
+            pods,
+            settings,
+            jwks: JwksHandle::start(&JwksSettings::default()),
+        }
+    }
+}
+
 /// Builds the first snapshot, then keeps publishing until nobody listens or the sources end.
 ///
 /// The first one is built before this returns.
 pub async fn publish(mut sources: Sources, debounce: Debounce) -> watch::Receiver<Arc<Published>> {
-    let first = match build(&mut sources, 1).await {
+    let mut last = match build(&mut sources, None).await {
         Some(first) => first,
         // Without a snapshot there is nothing to serve; an empty one at least answers and says so.
         None => {
-            let (settings, keys) = (sources.settings.clone(), Arc::default());
-            compile(&Loaded::default(), &[], settings, keys, 1)
+            let inputs = Inputs {
+                loaded: Arc::default(),
+                pods: PodStates::default(),
+                settings: sources.settings.clone(),
+                jwks: Arc::default(),
+            };
+            Last {
+                published: Arc::new(compile(&inputs, 1)),
+                inputs,
+            }
         }
     };
-    let (sender, receiver) = watch::channel(Arc::new(first));
+    let (sender, receiver) = watch::channel(Arc::clone(&last.published));
     tokio::spawn(async move {
-        let mut generation = 1;
         while changed(&mut sources, &sender, debounce).await {
-            let Some(next) = build(&mut sources, generation + 1).await else {
+            let Some(next) = build(&mut sources, Some(&last)).await else {
                 continue;
             };
-            generation = next.generation;
-            info!(generation, took = ?next.took, diagnostics = next.diagnostics.len(), "new snapshot");
-            sender.send_replace(Arc::new(next));
+            last = next;
+            let Published {
+                generation, took, ..
+            } = *last.published;
+            let diagnostics = last.published.diagnostics.len();
+            info!(generation, ?took, diagnostics, "new snapshot");
+            sender.send_replace(Arc::clone(&last.published));
         }
     });
     receiver
@@ -121,58 +167,115 @@ async fn next_change(sources: &mut Sources) -> bool {
 }
 
 /// `None` when building panicked: that is a bug, and the last good snapshot stays in force.
-async fn build(sources: &mut Sources, generation: u64) -> Option<Published> {
-    let loaded = sources.files.borrow_and_update().clone();
-    let pods = sources.pods.borrow_and_update().clone();
-    let settings = sources.settings.clone();
-    let wanted = jwks_sources(&loaded.resources);
-    if generation == 1 && !wanted.is_empty() {
+async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
+    let mut inputs = Inputs {
+        loaded: sources.files.borrow_and_update().clone(),
+        pods: sources.pods.borrow_and_update().clone(),
+        settings: sources.settings.clone(),
+        jwks: Arc::default(),
+    };
+    let wanted = match last {
+        // Looking for them takes a walk through every object.
+        Some(last) if Arc::ptr_eq(&last.inputs.loaded, &inputs.loaded) => None,
+        _ => Some(jwks_sources(&inputs.loaded.resources)),
+    };
+    if last.is_none() && wanted.as_ref().is_some_and(|wanted| !wanted.is_empty()) {
         // Keys may be with services of the mesh, which are known by a snapshot alone: one that nobody gets.
-        let (loaded, pods, settings) = (loaded.clone(), pods.clone(), settings.clone());
-        let work = move || compile(&loaded, &pods, settings, Arc::default(), 0);
+        let inputs = inputs.clone();
+        let work = move || compile(&inputs, 0);
         if let Ok(known) = tokio::task::spawn_blocking(work).await {
             sources.jwks.names(&known.snapshot);
         }
     }
-    let jwks = sources.jwks.settle(wanted).await;
-    let work = move || compile(&loaded, &pods, settings, jwks, generation);
+    inputs.jwks = match wanted {
+        Some(wanted) => sources.jwks.settle(wanted).await,
+        None => sources.jwks.newest(),
+    };
+    let follows = last.map(|last| (last.inputs.clone(), Arc::clone(&last.published)));
+    let made = inputs.clone();
+    let work = move || match follows {
+        Some((before, last)) => follow(&before, &last, &made),
+        None => compile(&made, 1),
+    };
     let built = tokio::task::spawn_blocking(work).await;
-    built
+    let published = built
         .inspect(|published| sources.jwks.names(&published.snapshot))
         .inspect_err(|error| error!(%error, "building a snapshot failed; the last one stays"))
-        .ok()
+        .ok()?;
+    Some(Last {
+        inputs,
+        published: Arc::new(published),
+    })
 }
 
-fn compile(
-    loaded: &Loaded,
-    pods: &[PodState],
-    settings: Settings,
-    jwks: Arc<JwksStore>,
+/// The snapshot after another.
+fn follow(before: &Inputs, last: &Published, inputs: &Inputs) -> Published {
+    let started = Instant::now();
+    let generation = last.generation + 1;
+    let only_pods =
+        Arc::ptr_eq(&before.loaded, &inputs.loaded) && Arc::ptr_eq(&before.jwks, &inputs.jwks);
+    let changes = pod_changes(&before.pods, &inputs.pods);
+    if !only_pods {
+        let make = |made| last.snapshot.next(made, &changes);
+        return build_with(inputs, generation, Vec::new(), make);
+    }
+    let (snapshot, found) = last.snapshot.with_pods(&changes);
+    let about_mesh = last.about_mesh.iter().cloned();
+    Published {
+        generation,
+        snapshot,
+        diagnostics: about_mesh.chain(found).collect(),
+        about_mesh: Arc::clone(&last.about_mesh),
+        took: started.elapsed(),
+        ready_pods: ready(&inputs.pods),
+        secrets: Arc::clone(&last.secrets),
+    }
+}
+
+/// A snapshot from nothing.
+fn compile(inputs: &Inputs, generation: u64) -> Published {
+    build_with(
+        inputs,
+        generation,
+        compile_pods(&inputs.pods),
+        Snapshot::new,
+    )
+}
+
+fn build_with(
+    inputs: &Inputs,
     generation: u64,
+    pods: Vec<Pod>,
+    make: impl FnOnce(SnapshotInputs) -> (Snapshot, Vec<Diagnostic>),
 ) -> Published {
     let started = Instant::now();
-    let resources = defaults::with_defaults(&loaded.resources);
+    let written = &inputs.loaded.resources;
+    let settings = &inputs.settings;
+    let resources = defaults::with_defaults(written);
     let (plan, _) = plan(&resources, settings.dual_stack);
-    let (mesh, mut diagnostics) = mesh::in_trust_domain(&resources, &settings.trust_domain);
-    let inputs = SnapshotInputs {
+    let (mesh, about_mesh) = mesh::in_trust_domain(&resources, &settings.trust_domain);
+    let secrets = written.iter().filter(|r| r.kind == Kind::Secret);
+    let secrets = secrets.cloned().collect();
+    let (snapshot, found) = make(SnapshotInputs {
         mesh,
         resources,
-        pods: compile_pods(pods),
+        pods,
         cluster_ips: plan.cluster_ips,
-        settings,
-        jwks,
-    };
-    let secrets = loaded.resources.iter().filter(|r| r.kind == Kind::Secret);
-    let secrets = secrets.cloned().collect();
-    let ready_pods = pods.iter().filter(|pod| pod.ready).count();
-    let (snapshot, found) = Snapshot::new(inputs);
-    diagnostics.extend(found);
+        settings: settings.clone(),
+        jwks: Arc::clone(&inputs.jwks),
+    });
+    let diagnostics = about_mesh.iter().cloned().chain(found).collect();
     Published {
         generation,
         snapshot,
         diagnostics,
+        about_mesh: about_mesh.into(),
         took: started.elapsed(),
-        ready_pods,
+        ready_pods: ready(&inputs.pods),
         secrets,
     }
+}
+
+fn ready(pods: &[Arc<PodState>]) -> usize {
+    pods.iter().filter(|pod| pod.ready).count()
 }

@@ -12,6 +12,7 @@ use lateen_xds::grpc::StreamEvent;
 use lateen_xds::server::Answer;
 use tracing::warn;
 
+use crate::discovery::Work;
 use crate::jwks::JwksCounters;
 
 /// Counters that other parts count into.
@@ -65,6 +66,16 @@ impl Metrics {
                 }
             }
             StreamEvent::Closed => {}
+        }
+    }
+
+    /// What was sent and compiled.
+    pub(crate) fn work(&self) -> Work {
+        Work {
+            compilations: read(&self.compilations),
+            responses: self.pushes.values().map(read).sum(),
+            sent_bytes: read(&self.sent_bytes),
+            ..Work::default()
         }
     }
 

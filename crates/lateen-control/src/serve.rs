@@ -19,6 +19,7 @@ use lateen_identity::spiffe::{TrustDomain, TrustDomains};
 use lateen_identity::tls::{IdentityError, TlsError, peer_identity};
 use lateen_identity::token::{TokenKey, TokenKeyError};
 use lateen_sources::files::Reader;
+use lateen_sources::pods::PodStates;
 use lateen_sources::watch::{watch_files, watch_pods};
 use lateen_xds::grpc::{AdsServer, PeerInfo, ServerConfig};
 use rustls::ServerConfig as TlsConfig;
@@ -318,7 +319,7 @@ async fn published(
     let (mesh, _) = lateen_sources::mesh::config(&files.borrow().resources);
     let pods = match &config.pods {
         Some(path) => watch_pods(path.clone()),
-        None => watch::channel(Vec::new()).1,
+        None => watch::channel(PodStates::default()).1,
     };
     let sources = Sources {
         files,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use prost::{Message, Name};
 
 use crate::pb::google::protobuf::Any;
+use crate::shared_map::SharedMap;
 
 /// The xDS types Lateen speaks, in the order in which they must be sent so that nothing refers to what is not there yet
 /// ("make before break", xDS protocol, section "Eventual consistency considerations").
@@ -108,8 +109,8 @@ impl Resource {
     }
 }
 
-/// The resources of one type, by name.
-pub type Resources = BTreeMap<Arc<str>, Resource>;
+/// The resources of one type, by name. Proxies that are to have nearly the same share what is the same.
+pub type Resources = SharedMap<Arc<str>, Resource>;
 
 /// Everything one proxy is to have. Cheap to clone; equal parts are shared between proxies and versions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,13 +1,19 @@
 //! The objects of Istio's default installation, which exist without being declared.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use lateen_api::{Resource, SourceFile};
 
-/// The objects, parsed. They are part of the program: that they parse is held by a test.
-pub fn resources() -> Vec<Resource> {
+/// Parsed once: they are asked for with every change of the mesh.
+static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
     let file = SourceFile::new("<default installation>", include_str!("defaults.yaml"));
     lateen_api::parse_file(&file, "default").resources
+});
+
+/// The objects, parsed. They are part of the program: that they parse is held by a test.
+pub fn resources() -> Vec<Resource> {
+    RESOURCES.clone()
 }
 
 /// The user's objects, and those defaults that the user did not declare.

@@ -184,6 +184,12 @@ pub struct PodState {
     pub admin_port: u16,
 }
 
+impl AsRef<Self> for PodState {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// Istio's default of `proxyAdminPort`.
 pub const fn admin_port() -> u16 {
     15000

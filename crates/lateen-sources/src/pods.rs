@@ -1,18 +1,61 @@
 //! From the supervisor's view of a pod, or a mere plan of one, to the compiler's.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use lateen_compile::{Interception, Locality, Pod, PodRole, ProxyKind, ProxyNode};
+use lateen_compile::{Interception, Locality, Pod, PodChange, PodRole, ProxyKind, ProxyNode};
 
 use crate::plan::{self, Phase, PodPlan, PodState};
 
+/// The state of every pod. Whoever makes a new list takes from the last one what has not changed, so that finding what did takes little.
+pub type PodStates = Arc<[Arc<PodState>]>;
+
 /// The pods that have an address worth knowing: all but those that ended.
-pub fn compile_pods(states: &[PodState]) -> Vec<Pod> {
-    states
+pub fn compile_pods<S: AsRef<PodState>>(states: &[S]) -> Vec<Pod> {
+    let states = states.iter().map(AsRef::as_ref);
+    states.filter(has_address).map(compile_pod).collect()
+}
+
+fn has_address(pod: &&PodState) -> bool {
+    !matches!(pod.phase, Phase::Succeeded | Phase::Failed)
+}
+
+/// A list of states that shares with the last one what both hold.
+pub fn share_states(last: &[Arc<PodState>], new: Vec<PodState>) -> PodStates {
+    let known: BTreeMap<_, _> = last.iter().map(|pod| (key(pod), pod)).collect();
+    let share = |pod: PodState| match known.get(&key(&pod)) {
+        Some(known) if ***known == pod => Arc::clone(known),
+        _ => Arc::new(pod),
+    };
+    new.into_iter().map(share).collect()
+}
+
+/// What has changed from one list of states to another, as the compiler sees it.
+pub fn pod_changes(old: &[Arc<PodState>], new: &[Arc<PodState>]) -> Vec<PodChange> {
+    let other = |list: &[Arc<PodState>], at: usize, pod: &Arc<PodState>| {
+        list.get(at).is_none_or(|other| !Arc::ptr_eq(other, pod))
+    };
+    let moved = |list: &'_ [Arc<PodState>], others: &[Arc<PodState>]| {
+        let pods = list.iter().enumerate();
+        let pods = pods.filter(|(at, pod)| other(others, *at, pod));
+        let pods = pods.map(|(_, pod)| Arc::clone(pod));
+        pods.filter(|pod| has_address(&&**pod)).collect::<Vec<_>>()
+    };
+    let (old, new) = (moved(old, new), moved(new, old));
+    let before: BTreeMap<_, _> = old.iter().map(|pod| (key(pod), pod)).collect();
+    let after: BTreeMap<_, _> = new.iter().map(|pod| (key(pod), pod)).collect();
+    let gone = before.keys().filter(|key| !after.contains_key(*key));
+    let gone = gone.map(|(ns, name)| PodChange::Gone((*ns).to_owned(), (*name).to_owned()));
+    let changed = after
         .iter()
-        .filter(|pod| !matches!(pod.phase, Phase::Succeeded | Phase::Failed))
-        .map(compile_pod)
+        .filter(|(key, pod)| before.get(*key).is_none_or(|old| old != *pod));
+    gone.chain(changed.map(|(_, pod)| PodChange::Is(Arc::new(compile_pod(pod)))))
         .collect()
+}
+
+fn key(pod: &PodState) -> (&str, &str) {
+    (&pod.namespace, &pod.name)
 }
 
 /// A planned pod as if it ran and took traffic: what `validate` and other questions about a mesh that does not run ask with.
@@ -102,5 +145,59 @@ fn compile_pod(state: &PodState) -> Pod {
         ports: state.ports.clone(),
         network: String::new(),
         workload_name: state.owner.name.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Owner;
+
+    fn state(name: &str, ready: bool) -> PodState {
+        PodState {
+            namespace: "a".to_owned(),
+            name: name.to_owned(),
+            owner: Owner {
+                kind: "Pod".to_owned(),
+                name: name.to_owned(),
+            },
+            template_hash: 0,
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            service_account: String::new(),
+            ipv4: [10, 0, 0, 1].into(),
+            ipv6: None,
+            role: plan::PodRole::Plain,
+            ports: BTreeMap::new(),
+            phase: Phase::Running,
+            ready,
+            terminating: false,
+            containers: Vec::new(),
+            started_at_ms: 0,
+            pid: None,
+            admin_port: plan::admin_port(),
+        }
+    }
+
+    #[test]
+    fn changes_are_found_wherever_a_pod_stands_in_the_list() {
+        let old = share_states(
+            &[],
+            vec![state("x", true), state("y", true), state("z", true)],
+        );
+        let ended = PodState {
+            phase: Phase::Succeeded,
+            ..state("z", false)
+        };
+        let new = vec![state("w", true), ended, state("x", false), state("y", true)];
+        let new = share_states(&old, new);
+        assert!(Arc::ptr_eq(&old[1], &new[3]), "y is the same");
+        let is = |name, ready| PodChange::Is(Arc::new(compile_pod(&state(name, ready))));
+        let gone = PodChange::Gone("a".to_owned(), "z".to_owned());
+        assert_eq!(
+            pod_changes(&old, &new),
+            [gone, is("w", true), is("x", false)]
+        );
+        assert_eq!(pod_changes(&new, &new.clone()), []);
     }
 }

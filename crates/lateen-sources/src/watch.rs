@@ -1,6 +1,7 @@
 //! Watching files and directories, and telling when they may have changed.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -9,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::files::{Loaded, Reader};
-use crate::plan::PodState;
+use crate::pods::{PodStates, share_states};
 
 /// How long a burst of events must pause before files are read. Editors write a file in several steps.
 const QUIET: Duration = Duration::from_millis(20);
@@ -29,14 +30,14 @@ trait Source: Send + 'static {
 }
 
 impl Source for Reader {
-    type Value = Loaded;
+    type Value = Arc<Loaded>;
 
     fn paths(&self) -> Vec<PathBuf> {
         self.paths().to_vec()
     }
 
-    fn read(&mut self) -> Option<Loaded> {
-        self.read()
+    fn read(&mut self) -> Option<Arc<Loaded>> {
+        self.read().map(Arc::new)
     }
 }
 
@@ -44,10 +45,11 @@ impl Source for Reader {
 struct PodsFile {
     path: PathBuf,
     text: Vec<u8>,
+    last: PodStates,
 }
 
 impl Source for PodsFile {
-    type Value = Vec<PodState>;
+    type Value = PodStates;
 
     fn paths(&self) -> Vec<PathBuf> {
         // The directory: the file may not be there yet.
@@ -58,14 +60,15 @@ impl Source for PodsFile {
         ]
     }
 
-    fn read(&mut self) -> Option<Vec<PodState>> {
+    fn read(&mut self) -> Option<PodStates> {
         let text = std::fs::read(&self.path)
             .ok()
             .filter(|text| *text != self.text)?;
         match serde_json::from_slice(&text) {
             Ok(pods) => {
                 self.text = text;
-                Some(pods)
+                self.last = share_states(&self.last, pods);
+                Some(Arc::clone(&self.last))
             }
             Err(error) => {
                 warn!(%error, path = %self.path.display(), "cannot read the pods' state; keeping the last");
@@ -78,15 +81,16 @@ impl Source for PodsFile {
 /// Publishes what the reader's paths hold, now and after every change, until nobody listens.
 ///
 /// The first value is published before this returns.
-pub fn watch_files(reader: Reader) -> watch::Receiver<Loaded> {
+pub fn watch_files(reader: Reader) -> watch::Receiver<Arc<Loaded>> {
     start(reader)
 }
 
 /// Publishes the pods' state as the supervisor writes it; empty until it has.
-pub fn watch_pods(path: PathBuf) -> watch::Receiver<Vec<PodState>> {
+pub fn watch_pods(path: PathBuf) -> watch::Receiver<PodStates> {
     start(PodsFile {
         path,
         text: Vec::new(),
+        last: PodStates::default(),
     })
 }
 

@@ -1,7 +1,8 @@
 //! One ADS stream as the server sees it: requests and resources in, responses out.
 //!
 //! No sockets and no clock: time is an argument. The same machine serves state-of-the-world and delta streams; what a client
-//! holds is tracked per resource in both, so an unchanged resource is never sent twice.
+//! holds is tracked per resource in both, so an unchanged resource is never sent twice. What clients hold in common is stored once,
+//! and finding what one lacks costs what has changed, not what there is (`server/state/held.rs`).
 //!
 //! The rules, and where they come from (<https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol>):
 //! - A request that answers the response in flight ACKs it, or NACKs it if it carries an error. Any other nonce is stale: a delta
@@ -31,7 +32,7 @@ mod wire;
 pub use status::{Rejection, SessionStatus, SyncState, Transfer, TypeStatus};
 
 use push::Ordering;
-use state::{Held, TypeState};
+use state::TypeState;
 
 /// Which of the two protocols a stream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +162,7 @@ impl ServerSession {
             let same = self
                 .target
                 .as_ref()
-                .is_some_and(|old| Arc::ptr_eq(&old.get(*ty), &resources.get(*ty)));
+                .is_some_and(|old| old.get(*ty).is_same(&resources.get(*ty)));
             state.dirty |= !same;
         }
         self.target = Some(resources);
@@ -291,8 +292,8 @@ impl ServerSession {
         };
         for (name, version) in sorted(&request.initial_resource_versions) {
             if state.is_subscribed(name) {
-                let held = u64::from_str_radix(version, 16).map_or(Held::Unknown, Held::Claimed);
-                state.held.insert(Arc::from(name), held);
+                let version = u64::from_str_radix(version, 16).ok();
+                state.held.claim(Arc::from(name), version);
             }
         }
     }

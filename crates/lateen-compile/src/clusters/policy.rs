@@ -374,7 +374,7 @@ impl LocalityPolicy {
         match service.map_or(Distribution::Any, |service| service.distribution) {
             Distribution::Any => mesh.locality_lb.as_ref().and_then(enabled),
             Distribution::SameZone => Some(Self::near(&ZONE_LABELS)),
-            Distribution::SameNode => Some(Self::near(&NODE_LABELS)),
+            Distribution::SameNode => Some(Self::near(&DISTRIBUTION_LABELS)),
         }
     }
 
@@ -395,7 +395,8 @@ const ZONE_LABELS: [&str; 3] = [
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",
 ];
-const NODE_LABELS: [&str; 5] = [
+/// Of the same node; those of the same zone are among them.
+pub(crate) const DISTRIBUTION_LABELS: [&str; 5] = [
     "topology.istio.io/network",
     "topology.kubernetes.io/region",
     "topology.kubernetes.io/zone",

@@ -10,19 +10,23 @@ use crate::clusters::Mode;
 use crate::gateways::{MergedGateway, Server};
 use crate::listeners::{self, GatewayListenerInputs};
 use crate::routes::{self, GatewayRouteInputs, relevant_labels};
-use crate::rules::for_workload;
 use crate::scope::Scope;
 use crate::secrets;
 use crate::shared::Shared;
 use crate::snapshot::VirtualServiceConfig;
 
+use super::outbound::{Outbound, references as references_of_rules};
 use super::sidecar::plan_context;
-use super::{
-    Compiler, Output, Proxy, destination_facts, hashing_rules, resource, rule_credentials,
-};
+use super::{Compiler, Output, Proxy, destination_facts, hashing_rules, resource};
 
 impl Compiler {
-    pub(super) fn add_gateway(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
+    pub(super) fn add_gateway(
+        &self,
+        proxy: &Proxy<'_>,
+        scope: &Scope,
+        outbound: &Outbound,
+        out: &mut Output,
+    ) {
         let targets = proxy.snapshot.targets(&proxy.node.ips);
         let merged = MergedGateway::of(proxy.snapshot, proxy.labels, &targets);
         out.diagnostics.extend(merged.diagnostics.iter().cloned());
@@ -64,14 +68,14 @@ impl Compiler {
                 }),
             );
         }
-        self.add_secrets(proxy, scope, &merged, out);
+        self.add_secrets(proxy, outbound, &merged, out);
     }
 
     /// The certificates that servers and rules name, as far as they are in the gateway's own namespace.
     fn add_secrets(
         &self,
         proxy: &Proxy<'_>,
-        scope: &Scope,
+        outbound: &Outbound,
         merged: &MergedGateway,
         out: &mut Output,
     ) {
@@ -79,12 +83,7 @@ impl Compiler {
         let mut references: Vec<secrets::Reference> = servers
             .flat_map(|server| secrets::of_server(&server.spec, &server.object, &server.path))
             .collect();
-        for service in &scope.services {
-            let rules = proxy.snapshot.rules(&scope.namespace, service);
-            if let Some(rule) = for_workload(&rules, &proxy.node.namespace, proxy.labels) {
-                references.extend(rule_credentials(rule));
-            }
-        }
+        references.extend(references_of_rules(outbound, |_| true));
         self.add_references(proxy, &references, out);
     }
 }

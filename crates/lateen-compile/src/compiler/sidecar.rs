@@ -12,7 +12,7 @@ use crate::listeners::{
     self, InboundInputs, InboundPort, ListenerView, OutboundListenerInputs, OutboundPlan,
     PlanContext, RouteName, VirtualOutboundInputs,
 };
-use crate::mesh::OutboundPolicy;
+use crate::mesh::{Mesh, OutboundPolicy};
 use crate::model::{Port, Resolution, Service};
 use crate::names;
 use crate::node::Interception;
@@ -24,9 +24,7 @@ use crate::security::EffectiveMtls;
 use crate::shared::Shared;
 use crate::snapshot::{ServiceTarget, VirtualServiceConfig};
 
-use super::{
-    Compiler, Output, Proxy, destination_facts, encode, hashing_rules, resource, rule_credentials,
-};
+use super::{Compiler, Output, Proxy, destination_facts, encode, hashing_rules, resource};
 
 /// Whether some requests go to whatever host they name.
 fn resolves_names(scope: &Scope) -> bool {
@@ -38,8 +36,15 @@ fn resolves_names(scope: &Scope) -> bool {
 }
 
 impl Compiler {
-    pub(super) fn add_sidecar(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
-        let route_names = self.add_outbound_listeners(proxy, scope, out);
+    /// The listeners and routes of what a sidecar's workload sends.
+    pub(super) fn add_outbound(
+        &self,
+        proxy: &Proxy<'_>,
+        scope: &Scope,
+        mesh: &Shared<Mesh>,
+        out: &mut Output,
+    ) {
+        let route_names = self.add_outbound_listeners(proxy, scope, mesh, out);
         for name in &route_names {
             let inputs = route_inputs(proxy, scope, name);
             out.add(
@@ -50,37 +55,19 @@ impl Compiler {
                 }),
             );
         }
-        self.add_inbound(proxy, scope, out);
-        self.add_selected_credentials(proxy, scope, out);
-    }
-
-    /// Credentials of rules that select the workloads they are for: those sidecars may read them, as far as they are in their namespace.
-    fn add_selected_credentials(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
-        let mut references = Vec::new();
-        for service in &scope.services {
-            let rules = proxy.snapshot.rules(&scope.namespace, service);
-            let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);
-            let rule = rule.filter(|rule| rule.spec.workload_selector.is_some());
-            references.extend(
-                rule.map(|rule| rule_credentials(rule))
-                    .into_iter()
-                    .flatten(),
-            );
-        }
-        self.add_references(proxy, &references, out);
     }
 
     fn add_outbound_listeners(
         &self,
         proxy: &Proxy<'_>,
         scope: &Scope,
+        mesh: &Shared<Mesh>,
         out: &mut Output,
     ) -> BTreeSet<RouteName> {
         let view = ListenerView {
             dynamic_dns: resolves_names(scope),
             ..proxy.listener_view()
         };
-        let mesh = proxy.snapshot.mesh_of(&proxy.workload());
         let context = plan_context(proxy, scope, &view);
         let mut plans = listeners::plan(&context);
         plans.extend(forward_proxy(mesh.http_proxy_port, &view));
@@ -122,7 +109,8 @@ impl Compiler {
         names
     }
 
-    fn add_inbound(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
+    /// What a sidecar's workload gets.
+    pub(super) fn add_inbound(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
         let targets = proxy.snapshot.targets(&proxy.node.ips);
         let mtls = proxy.snapshot.mtls(&proxy.node.namespace, proxy.labels);
         let declared = declared_ports(proxy, scope, &targets, &mtls);
@@ -212,14 +200,15 @@ fn route_inputs(proxy: &Proxy<'_>, scope: &Scope, name: &RouteName) -> SidecarRo
         .filter(|service| port == 0 || service.port(port).is_some())
         .cloned()
         .collect();
+    let names = Names::of(&services);
     let virtual_services: Vec<Shared<VirtualServiceConfig>> = egress
         .map_or(&[][..], |egress| &egress.virtual_services)
         .iter()
-        .filter(|config| serves(config, port, &services))
+        .filter(|config| serves(config, port, &names))
         .cloned()
         .collect();
     let destinations = destination_facts(virtual_services.iter(), |host| {
-        let service = services.iter().find(|service| service.hostname == host)?;
+        let service = names.by_host.get(host)?;
         let mut facts = listeners::facts(service);
         // A sidecar knows a service by the port it was reached on, so that this is the port unless another is named.
         if port != 0 {
@@ -252,16 +241,41 @@ fn route_inputs(proxy: &Proxy<'_>, scope: &Scope, name: &RouteName) -> SidecarRo
     }
 }
 
+/// Services by their names.
+struct Names<'a> {
+    /// The first of each name.
+    by_host: BTreeMap<&'a str, &'a Shared<Service>>,
+    wildcards: Vec<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(services: &'a [Shared<Service>]) -> Self {
+        let mut by_host = BTreeMap::new();
+        for service in services {
+            by_host.entry(service.hostname.as_str()).or_insert(service);
+        }
+        let wildcards = services.iter().filter(|service| service.is_wildcard());
+        Self {
+            by_host,
+            wildcards: wildcards.map(|service| service.hostname.as_str()).collect(),
+        }
+    }
+
+    /// Whether any name, if need be by a wildcard on either side, is the name of a service.
+    fn matches(&self, name: &str) -> bool {
+        let matches = |hostname: &&str| crate::host::matches(name, hostname);
+        self.by_host.contains_key(name)
+            || if crate::host::is_wildcard(name) {
+                self.by_host.keys().any(matches)
+            } else {
+                self.wildcards.iter().any(matches)
+            }
+    }
+}
+
 /// Whether a virtual service has a host among services. On port 80 hosts that are nobody's are served too.
-fn serves(config: &VirtualServiceConfig, port: u32, services: &[Shared<Service>]) -> bool {
-    port == 80
-        || config.spec.hosts.iter().any(|name| {
-            services.iter().any(|service| {
-                service.hostname == *name
-                    || ((crate::host::is_wildcard(name) || service.is_wildcard())
-                        && crate::host::matches(name, &service.hostname))
-            })
-        })
+fn serves(config: &VirtualServiceConfig, port: u32, services: &Names<'_>) -> bool {
+    port == 80 || config.spec.hosts.iter().any(|name| services.matches(name))
 }
 
 type Declared = Vec<(InboundPort, InboundClusterInputs)>;

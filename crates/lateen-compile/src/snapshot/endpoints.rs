@@ -2,20 +2,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use lateen_api::networking::{ServiceEntry, WorkloadEntry};
 use lateen_api::value::IntOrString;
-use lateen_api::{Resource, kube};
+use lateen_api::{KindSpec, Resource, kube};
 
 use crate::labels;
-use crate::mesh::Mesh;
+use crate::mesh::{Mesh, Settings};
 use crate::model::{Endpoint, Health, Port, Registry, Resolution, Service};
 use crate::names::ObjectRef;
 use crate::pod::{Locality, Pod, PodRole};
 use crate::security::{MtlsMode, PeerAuthIndex};
 use crate::shared::Shared;
 
-use super::{ServiceKey, ServiceTarget, SnapshotInputs, reference, sorted};
+use super::live::{Behind, Pods};
+use super::{Config, precedence, reference};
 
 /// Says whether a workload speaks mutual TLS, where its labels do.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -27,59 +29,177 @@ pub(super) fn spiffe(trust_domain: &str, namespace: &str, account: &str) -> Stri
     format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}")
 }
 
-/// What is behind services.
+/// Where the objects are that say what is behind each service. Places are places among the snapshot's resources.
 #[derive(Debug, Default)]
-pub(super) struct Found {
-    pub(super) endpoints: BTreeMap<ServiceKey, BTreeMap<u32, Shared<Vec<Endpoint>>>>,
-    pub(super) identities: BTreeMap<ServiceKey, Vec<String>>,
-    pub(super) targets: BTreeMap<IpAddr, Vec<ServiceTarget>>,
+pub(super) struct Directory {
+    /// Of each service, by its own place.
+    origins: Vec<Option<usize>>,
+    /// WorkloadEntries by namespace, in order of precedence.
+    workloads: BTreeMap<String, Vec<usize>>,
+    /// By namespace and name of the service.
+    slices: BTreeMap<(String, String), Vec<usize>>,
+    lists: BTreeMap<(String, String), usize>,
+    /// Services of each namespace.
+    by_namespace: BTreeMap<String, Vec<usize>>,
+    /// Services that name an address themselves, in a slice or a list.
+    listed: BTreeMap<IpAddr, Vec<usize>>,
+}
+
+/// What does not depend on pods.
+#[derive(Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) resources: &'a [Resource],
+    pub(super) directory: &'a Directory,
+    pub(super) settings: &'a Settings,
+    pub(super) mesh: &'a Mesh,
+    pub(super) peer_authentication: &'a PeerAuthIndex,
 }
 
 /// Everything that a search for endpoints reads.
-struct Sources<'a> {
-    inputs: &'a SnapshotInputs,
-    mesh: &'a Mesh,
-    peer_authentication: &'a PeerAuthIndex,
-    pods: BTreeMap<&'a str, Vec<&'a Pod>>,
-    pods_by_ip: BTreeMap<IpAddr, &'a Pod>,
-    workloads: BTreeMap<&'a str, Vec<(&'a Resource, &'a WorkloadEntry)>>,
-    kubernetes: BTreeMap<ObjectRef, &'a kube::Service>,
-    entries: BTreeMap<ObjectRef, &'a ServiceEntry>,
-    slices: BTreeMap<(&'a str, &'a str), Vec<&'a kube::EndpointSlice>>,
-    lists: BTreeMap<(&'a str, &'a str), &'a kube::Endpoints>,
+pub(super) struct Sources<'a> {
+    context: Context<'a>,
+    pods: &'a Pods,
 }
 
-/// Finds the endpoints of every service.
-pub(super) fn registry(
-    inputs: &SnapshotInputs,
-    mesh: &Mesh,
-    services: &[Shared<Service>],
-    peer_authentication: &PeerAuthIndex,
-) -> Found {
-    let sources = Sources::new(inputs, mesh, peer_authentication);
-    let mut out = Found::default();
-    for service in services {
-        let mut by_port = BTreeMap::new();
-        let mut identities: BTreeSet<String> = service.subject_alt_names.iter().cloned().collect();
-        for port in &service.ports {
-            let mut found = sources.endpoints(service, port);
-            for (endpoint, _) in &found {
-                identities.extend(endpoint.identity.iter().flat_map(|id| expand(id, mesh)));
-            }
-            for (endpoint, _) in found.iter().filter(|(_, inside)| *inside) {
-                record_targets(&mut out.targets, service, port, endpoint);
-            }
-            found.sort();
-            found.dedup();
-            let endpoints = found.into_iter().map(|(endpoint, _)| endpoint).collect();
-            by_port.insert(port.number, Shared::new(endpoints));
+impl Directory {
+    /// Of some services, found among resources.
+    pub(super) fn new(resources: &[Resource], services: &[Shared<Service>]) -> Self {
+        let mut out = Self::default();
+        let mut objects: BTreeMap<ObjectRef, usize> = BTreeMap::new();
+        for place in places::<kube::Service>(resources)
+            .into_iter()
+            .chain(places::<ServiceEntry>(resources))
+        {
+            objects.insert(reference(&resources[place]), place);
         }
-        let key = (service.namespace.clone(), service.hostname.clone());
-        out.identities
-            .insert(key.clone(), identities.into_iter().collect());
-        out.endpoints.insert(key, by_port);
+        for place in places::<WorkloadEntry>(resources) {
+            let namespace = resources[place].namespace().to_owned();
+            out.workloads.entry(namespace).or_default().push(place);
+        }
+        for place in places::<kube::EndpointSlice>(resources) {
+            let resource = &resources[place];
+            if let Some(service) = resource.meta.labels.get(SLICE_SERVICE) {
+                let key = (resource.namespace().to_owned(), service.clone());
+                out.slices.entry(key).or_default().push(place);
+            }
+        }
+        for place in places::<kube::Endpoints>(resources) {
+            let resource = &resources[place];
+            let key = (resource.namespace().to_owned(), resource.name().to_owned());
+            out.lists.insert(key, place);
+        }
+        for (index, service) in services.iter().enumerate() {
+            out.origins.push(objects.get(&service.object).copied());
+            let of_namespace = out.by_namespace.entry(service.namespace.clone());
+            of_namespace.or_default().push(index);
+            for address in out.listed_addresses(resources, service) {
+                out.listed.entry(address).or_default().push(index);
+            }
+        }
+        out
     }
+
+    fn listed_addresses(&self, resources: &[Resource], service: &Service) -> Vec<IpAddr> {
+        let key = (service.namespace.clone(), service.name.clone());
+        let slices = self.slices.get(&key).into_iter().flatten();
+        let sliced = slices
+            .filter_map(|place| resources[*place].spec_as::<kube::EndpointSlice>())
+            .flat_map(|slice| &slice.endpoints)
+            .flat_map(|endpoint| &endpoint.addresses);
+        let list = self.lists.get(&key);
+        let listed = list
+            .and_then(|place| resources[*place].spec_as::<kube::Endpoints>())
+            .into_iter()
+            .flat_map(|list| &list.subsets)
+            .flat_map(|subset| &subset.addresses)
+            .map(|address| &address.ip);
+        let all = sliced.chain(listed);
+        all.filter_map(|address| address.parse().ok()).collect()
+    }
+
+    /// The services of a namespace, by their places.
+    pub(super) fn in_namespace(&self, namespace: &str) -> &[usize] {
+        self.by_namespace.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    /// The services that a pod may be behind.
+    pub(super) fn services_of<'a>(
+        &'a self,
+        pod: &'a Pod,
+        config: &'a Config,
+    ) -> impl Iterator<Item = usize> + 'a {
+        let selecting = self.in_namespace(&pod.namespace).iter().copied();
+        let selecting = selecting.filter(|index| {
+            let selector = config.context().selector(*index);
+            selector.is_some_and(|selector| labels::is_subset(selector, &pod.labels))
+        });
+        let listed = pod.ips.iter().filter_map(|ip| self.listed.get(ip));
+        selecting.chain(listed.flatten().copied())
+    }
+}
+
+impl Config {
+    /// Whether nothing but pods can make a difference between what is behind services here and there.
+    pub(super) fn finds_endpoints_as(&self, other: &Self) -> bool {
+        let reads = |resource: &&Resource| {
+            [
+                kube::Service::KIND,
+                ServiceEntry::KIND,
+                WorkloadEntry::KIND,
+                kube::EndpointSlice::KIND,
+                kube::Endpoints::KIND,
+            ]
+            .contains(&resource.kind)
+        };
+        Arc::ptr_eq(&self.services, &other.services)
+            && Arc::ptr_eq(&self.peer_authentication, &other.peer_authentication)
+            && self.mesh == other.mesh
+            && self.settings == other.settings
+            && self
+                .resources
+                .iter()
+                .filter(reads)
+                .eq(other.resources.iter().filter(reads))
+    }
+}
+
+/// The places of the objects of one kind, in order of precedence.
+fn places<T: KindSpec>(resources: &[Resource]) -> Vec<usize> {
+    let of_kind = resources.iter().enumerate();
+    let mut out: Vec<usize> = of_kind
+        .filter(|(_, resource)| resource.kind == T::KIND)
+        .map(|(place, _)| place)
+        .collect();
+    out.sort_by(|a, b| precedence(&resources[*a]).cmp(&precedence(&resources[*b])));
     out
+}
+
+impl<'a> Context<'a> {
+    fn origin<T: KindSpec>(self, index: usize) -> Option<&'a T> {
+        let place = self.directory.origins.get(index).copied().flatten()?;
+        self.resources.get(place)?.spec_as::<T>()
+    }
+
+    /// The labels by which a service finds its workloads.
+    fn selector(self, index: usize) -> Option<&'a BTreeMap<String, String>> {
+        if let Some(service) = self.origin::<kube::Service>(index) {
+            let selector = &service.spec.selector;
+            return (!selector.is_empty()).then_some(selector);
+        }
+        let entry = self.origin::<ServiceEntry>(index)?;
+        entry.workload_selector.as_ref().map(|s| &s.labels)
+    }
+
+    /// Whether the endpoints of a service are workloads of this mesh that it stands in front of.
+    pub(super) fn leads_inside(self, index: usize, service: &Service) -> bool {
+        match service.registry {
+            Registry::Kubernetes => true,
+            Registry::External => self.origin::<ServiceEntry>(index).is_some_and(|entry| {
+                entry.workload_selector.is_some()
+                    || (!entry.endpoints.is_empty() && !service.mesh_external)
+            }),
+        }
+    }
 }
 
 /// An identity in the mesh's own trust domain is also accepted in its former ones.
@@ -93,93 +213,65 @@ fn expand(identity: &str, mesh: &Mesh) -> Vec<String> {
     out
 }
 
-fn record_targets(
-    targets: &mut BTreeMap<IpAddr, Vec<ServiceTarget>>,
-    service: &Shared<Service>,
-    port: &Port,
-    endpoint: &Endpoint,
-) {
-    for address in endpoint
-        .addresses
-        .iter()
-        .filter_map(|address| address.parse().ok())
-    {
-        let list = targets.entry(address).or_default();
-        let target = ServiceTarget {
-            service: service.clone(),
-            port: port.clone(),
-            target: endpoint.port,
-        };
-        if !list.contains(&target) {
-            list.push(target);
-        }
-    }
-}
-
 impl<'a> Sources<'a> {
-    fn new(
-        inputs: &'a SnapshotInputs,
-        mesh: &'a Mesh,
-        peer_authentication: &'a PeerAuthIndex,
-    ) -> Self {
-        let resources = &inputs.resources;
-        let mut pods: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
-        for pod in inputs.pods.iter().filter(|pod| !pod.ips.is_empty()) {
-            pods.entry(&pod.namespace).or_default().push(pod);
-        }
-        let mut workloads: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for (resource, entry) in sorted::<WorkloadEntry>(resources) {
-            workloads
-                .entry(resource.namespace())
-                .or_default()
-                .push((resource, entry));
-        }
-        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
-        for (resource, slice) in sorted::<kube::EndpointSlice>(resources) {
-            if let Some(service) = resource.meta.labels.get(SLICE_SERVICE) {
-                slices
-                    .entry((resource.namespace(), service.as_str()))
-                    .or_default()
-                    .push(slice);
-            }
-        }
-        Self {
-            inputs,
-            mesh,
-            peer_authentication,
-            pods_by_ip: inputs
-                .pods
+    pub(super) fn new(context: Context<'a>, pods: &'a Pods) -> Self {
+        Self { context, pods }
+    }
+
+    /// What is behind a service.
+    pub(super) fn behind(&self, index: usize, service: &Service) -> Behind {
+        let mut ports = BTreeMap::new();
+        let mut identities: BTreeSet<String> = service.subject_alt_names.iter().cloned().collect();
+        for port in &service.ports {
+            let mut found = self.endpoints(index, service, port);
+            let known = found
                 .iter()
-                .flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, pod)))
-                .collect(),
-            pods,
-            workloads,
-            slices,
-            kubernetes: sorted::<kube::Service>(resources)
-                .into_iter()
-                .map(|(resource, service)| (reference(resource), service))
-                .collect(),
-            entries: sorted::<ServiceEntry>(resources)
-                .into_iter()
-                .map(|(resource, entry)| (reference(resource), entry))
-                .collect(),
-            lists: sorted::<kube::Endpoints>(resources)
-                .into_iter()
-                .map(|(resource, list)| ((resource.namespace(), resource.name()), list))
-                .collect(),
+                .filter_map(|endpoint| endpoint.identity.as_deref());
+            identities.extend(known.flat_map(|id| expand(id, self.context.mesh)));
+            found.sort();
+            found.dedup();
+            ports.insert(port.number, Shared::new(found));
+        }
+        Behind {
+            pods: self.named_pods(service, &ports),
+            ports,
+            identities: identities.into_iter().collect(),
         }
     }
 
-    /// The endpoints of a port, each with whether it is a workload of this mesh that the service stands in front of.
-    fn endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
+    /// Any port will do, as names have none.
+    fn named_pods(
+        &self,
+        service: &Service,
+        ports: &BTreeMap<u32, Shared<Vec<Endpoint>>>,
+    ) -> Vec<(String, Vec<String>)> {
+        if !service.is_headless() || service.registry != Registry::Kubernetes {
+            return Vec::new();
+        }
+        let first = service
+            .ports
+            .first()
+            .and_then(|port| ports.get(&port.number));
+        let endpoints = first.iter().flat_map(|endpoints| endpoints.iter());
+        endpoints
+            .filter_map(|endpoint| {
+                let ip = endpoint.addresses.first()?.parse().ok()?;
+                let pod = self.pods.at(ip)?;
+                Some((pod.name.clone(), endpoint.addresses.clone()))
+            })
+            .collect()
+    }
+
+    /// The endpoints of a port.
+    fn endpoints(&self, index: usize, service: &Service, port: &Port) -> Vec<Endpoint> {
         match service.registry {
-            Registry::Kubernetes => self.kubernetes_endpoints(service, port),
-            Registry::External => self.external_endpoints(service, port),
+            Registry::Kubernetes => self.kubernetes_endpoints(index, service, port),
+            Registry::External => self.external_endpoints(index, service, port),
         }
     }
 
-    fn kubernetes_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
-        let Some(written) = self.kubernetes.get(&service.object) else {
+    fn kubernetes_endpoints(&self, index: usize, service: &Service, port: &Port) -> Vec<Endpoint> {
+        let Some(written) = self.context.origin::<kube::Service>(index) else {
             return Vec::new();
         };
         let Some(written_port) = written
@@ -192,7 +284,7 @@ impl<'a> Sources<'a> {
         };
         if written.spec.selector.is_empty() {
             let mut out = self.sliced_endpoints(service, port);
-            if !self.slices.contains_key(&key_of(service)) {
+            if !self.context.directory.slices.contains_key(&key_of(service)) {
                 out.extend(self.listed_endpoints(service, port));
             }
             return out;
@@ -201,7 +293,7 @@ impl<'a> Sources<'a> {
         let mut out = self.sliced_endpoints(service, port);
         let sliced: BTreeSet<String> = out
             .iter()
-            .flat_map(|(endpoint, _)| endpoint.addresses.iter().cloned())
+            .flat_map(|endpoint| endpoint.addresses.iter().cloned())
             .collect();
         for pod in self.pods_of(&service.namespace, &written.spec.selector) {
             if pod.ips.iter().any(|ip| sliced.contains(&ip.to_string())) {
@@ -210,10 +302,7 @@ impl<'a> Sources<'a> {
             let Some(number) = target_port(written_port, pod) else {
                 continue;
             };
-            out.push((
-                self.pod_endpoint(pod, number, service.publish_not_ready),
-                true,
-            ));
+            out.push(self.pod_endpoint(pod, number, service.publish_not_ready));
         }
         for (resource, entry) in self.workloads_of(&service.namespace, &written.spec.selector) {
             let number = match &written_port.target_port {
@@ -221,7 +310,7 @@ impl<'a> Sources<'a> {
                 _ => port.number,
             };
             let number = entry.ports.get(&port.name).copied().unwrap_or(number);
-            out.push((self.workload_endpoint(resource, entry, number), true));
+            out.push(self.workload_endpoint(resource, entry, number));
         }
         out
     }
@@ -231,9 +320,8 @@ impl<'a> Sources<'a> {
         namespace: &str,
         selector: &'a BTreeMap<String, String>,
     ) -> impl Iterator<Item = &'a Pod> + use<'a> {
-        let pods = self.pods.get(namespace).cloned().unwrap_or_default();
-        pods.into_iter()
-            .filter(|pod| labels::is_subset(selector, &pod.labels))
+        let pods = self.pods.of(namespace);
+        pods.filter(|pod| !pod.ips.is_empty() && labels::is_subset(selector, &pod.labels))
     }
 
     fn workloads_of(
@@ -241,8 +329,14 @@ impl<'a> Sources<'a> {
         namespace: &str,
         selector: &'a BTreeMap<String, String>,
     ) -> impl Iterator<Item = (&'a Resource, &'a WorkloadEntry)> + use<'a> {
-        let workloads = self.workloads.get(namespace).cloned().unwrap_or_default();
-        workloads.into_iter().filter(|(resource, entry)| {
+        let context = self.context;
+        let places = context.directory.workloads.get(namespace);
+        let resources = places
+            .into_iter()
+            .flatten()
+            .map(move |place| &context.resources[*place]);
+        let workloads = resources.filter_map(|r| Some((r, r.spec_as::<WorkloadEntry>()?)));
+        workloads.filter(|(resource, entry)| {
             let mut all = resource.meta.labels.clone();
             all.extend(entry.labels.clone());
             labels::is_subset(selector, &all)
@@ -250,9 +344,15 @@ impl<'a> Sources<'a> {
     }
 
     /// Endpoints in slices.
-    fn sliced_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
+    fn sliced_endpoints(&self, service: &Service, port: &Port) -> Vec<Endpoint> {
+        let context = self.context;
+        let places = context.directory.slices.get(&key_of(service));
+        let slices = places
+            .into_iter()
+            .flatten()
+            .filter_map(|place| context.resources[*place].spec_as::<kube::EndpointSlice>());
         let mut out = Vec::new();
-        for slice in self.slices.get(&key_of(service)).into_iter().flatten() {
+        for slice in slices {
             let Some(number) = listed_port(&slice.ports, port) else {
                 continue;
             };
@@ -261,10 +361,7 @@ impl<'a> Sources<'a> {
                     && from.conditions.terminating != Some(true);
                 let ready = ready || service.publish_not_ready;
                 for address in &from.addresses {
-                    out.push((
-                        self.listed(service, address, number, ready, &from.zone),
-                        true,
-                    ));
+                    out.push(self.listed(service, address, number, ready, &from.zone));
                 }
             }
         }
@@ -272,19 +369,17 @@ impl<'a> Sources<'a> {
     }
 
     /// Endpoints in the older form.
-    fn listed_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
+    fn listed_endpoints(&self, service: &Service, port: &Port) -> Vec<Endpoint> {
+        let place = self.context.directory.lists.get(&key_of(service));
+        let list =
+            place.and_then(|place| self.context.resources[*place].spec_as::<kube::Endpoints>());
         let mut out = Vec::new();
-        for subset in self
-            .lists
-            .get(&key_of(service))
-            .into_iter()
-            .flat_map(|list| &list.subsets)
-        {
+        for subset in list.into_iter().flat_map(|list| &list.subsets) {
             let Some(number) = listed_port(&subset.ports, port) else {
                 continue;
             };
             for address in &subset.addresses {
-                out.push((self.listed(service, &address.ip, number, true, ""), true));
+                out.push(self.listed(service, &address.ip, number, true, ""));
             }
         }
         out
@@ -300,7 +395,7 @@ impl<'a> Sources<'a> {
         zone: &str,
     ) -> Endpoint {
         let ip: Option<IpAddr> = address.parse().ok();
-        let pod = ip.and_then(|ip| self.pods_by_ip.get(&ip));
+        let pod = ip.and_then(|ip| self.pods.at(ip));
         if let Some(pod) = pod {
             return Endpoint {
                 health: if ready {
@@ -325,14 +420,14 @@ impl<'a> Sources<'a> {
                 zone: zone.to_owned(),
                 ..Locality::default()
             },
-            network: self.inputs.settings.network.clone(),
-            cluster_id: self.inputs.settings.cluster_id.clone(),
+            network: self.context.settings.network.clone(),
+            cluster_id: self.context.settings.cluster_id.clone(),
             ..Endpoint::default()
         }
     }
 
-    fn external_endpoints(&self, service: &Service, port: &Port) -> Vec<(Endpoint, bool)> {
-        let Some(entry) = self.entries.get(&service.object) else {
+    fn external_endpoints(&self, index: usize, service: &Service, port: &Port) -> Vec<Endpoint> {
+        let Some(entry) = self.context.origin::<ServiceEntry>(index) else {
             return Vec::new();
         };
         let number = if port.target == 0 {
@@ -343,32 +438,25 @@ impl<'a> Sources<'a> {
         if let Some(selector) = &entry.workload_selector {
             let mut out: Vec<_> = self
                 .pods_of(&service.namespace, &selector.labels)
-                .map(|pod| (self.pod_endpoint(pod, number, false), true))
+                .map(|pod| self.pod_endpoint(pod, number, false))
                 .collect();
             out.extend(self.workloads_of(&service.namespace, &selector.labels).map(
                 |(resource, entry)| {
                     let number = entry.ports.get(&port.name).copied().unwrap_or(number);
-                    (self.workload_endpoint(resource, entry, number), true)
+                    self.workload_endpoint(resource, entry, number)
                 },
             ));
             return out;
         }
         if entry.endpoints.is_empty() {
-            return self
-                .own_name(service, number)
-                .into_iter()
-                .map(|e| (e, false))
-                .collect();
+            return self.own_name(service, number).into_iter().collect();
         }
         entry
             .endpoints
             .iter()
             .map(|from| {
                 let number = from.ports.get(&port.name).copied().unwrap_or(number);
-                (
-                    self.inline_endpoint(service, from, number),
-                    !service.mesh_external,
-                )
+                self.inline_endpoint(service, from, number)
             })
             .collect()
     }
@@ -384,7 +472,7 @@ impl<'a> Sources<'a> {
             port,
             weight: 1,
             namespace: service.namespace.clone(),
-            cluster_id: self.inputs.settings.cluster_id.clone(),
+            cluster_id: self.context.settings.cluster_id.clone(),
             ..Endpoint::default()
         })
     }
@@ -402,7 +490,7 @@ impl<'a> Sources<'a> {
             port,
             identity: pod.has_proxy().then(|| {
                 spiffe(
-                    &self.mesh.trust_domain,
+                    &self.context.mesh.trust_domain,
                     &pod.namespace,
                     &pod.service_account,
                 )
@@ -419,7 +507,7 @@ impl<'a> Sources<'a> {
             },
             namespace: pod.namespace.clone(),
             network: pod.network.clone(),
-            cluster_id: self.inputs.settings.cluster_id.clone(),
+            cluster_id: self.context.settings.cluster_id.clone(),
             labels: pod.labels.clone(),
         }
     }
@@ -454,22 +542,28 @@ impl<'a> Sources<'a> {
         Endpoint {
             addresses: vec![entry.address.clone()],
             port,
-            identity: has_account
-                .then(|| spiffe(&self.mesh.trust_domain, namespace, &entry.service_account)),
+            identity: has_account.then(|| {
+                spiffe(
+                    &self.context.mesh.trust_domain,
+                    namespace,
+                    &entry.service_account,
+                )
+            }),
             locality: Locality::parse(&entry.locality),
             weight: entry.weight.max(1),
             mtls_capable: capable,
             mtls_accepted: self.accepts_mtls(namespace, &labels, port),
             namespace: namespace.to_owned(),
             network: entry.network.clone(),
-            cluster_id: self.inputs.settings.cluster_id.clone(),
+            cluster_id: self.context.settings.cluster_id.clone(),
             labels,
             ..Endpoint::default()
         }
     }
 
     fn accepts_mtls(&self, namespace: &str, labels: &BTreeMap<String, String>, port: u32) -> bool {
-        self.peer_authentication
+        self.context
+            .peer_authentication
             .effective(namespace, labels)
             .port(port)
             != MtlsMode::Disable
@@ -477,8 +571,8 @@ impl<'a> Sources<'a> {
 }
 
 /// Namespace and name, the key of lists of endpoints.
-fn key_of(service: &Service) -> (&str, &str) {
-    (&service.namespace, &service.name)
+fn key_of(service: &Service) -> (String, String) {
+    (service.namespace.clone(), service.name.clone())
 }
 
 /// A pod that is being ended keeps its place behind its services, so that its own sidecar goes on serving what it has; it is

@@ -106,7 +106,7 @@ fn unverified(
     spec: &AuthorizationPolicy,
 ) -> Option<Diagnostic> {
     let field = asks_for_token(spec)?;
-    let pod = snapshot.inner.pods.values().find(|pod| {
+    let pod = snapshot.pods().find(|pod| {
         super::policies::applies(snapshot, resource, spec, pod) && !verifies(snapshot, pod)
     })?;
     let message = format!(

@@ -11,7 +11,8 @@ use tonic::Status;
 /// Limits on new streams.
 #[derive(Clone, Debug)]
 pub struct AdmissionConfig {
-    /// Streams per second in the long run. Istio's `PILOT_MAX_REQUESTS_PER_SECOND` is 25 to 100, by cores.
+    /// Streams per second in the long run. Istio's `PILOT_MAX_REQUESTS_PER_SECOND` is 25 to 100, by cores, since each costs it a
+    /// compilation of its own; here proxies of one kind share theirs.
     pub per_second: f64,
     /// Streams let in at once after a quiet time.
     pub burst: u32,
@@ -24,8 +25,8 @@ pub struct AdmissionConfig {
 impl Default for AdmissionConfig {
     fn default() -> Self {
         Self {
-            per_second: 100.0,
-            burst: 200,
+            per_second: 500.0,
+            burst: 1000,
             concurrent: 64,
             max_wait: Duration::from_secs(10),
         }

@@ -18,7 +18,7 @@ use lateen_envoy::{Resource, Resources, TypeUrl};
 
 use super::state::{Diff, Held, InFlight};
 use super::status::Transfer;
-use super::wire::{endpoints_of, version, wire_resource};
+use super::wire::{endpoints_of, wire_resource};
 use super::{Response, ServerSession, Variant};
 
 /// What listeners and routes are waiting for.
@@ -47,6 +47,24 @@ impl Ordering {
             };
             self.awaited.retain(|_, awaited| !arrived(awaited));
         }
+    }
+}
+
+/// What is to be said of one type.
+struct Push {
+    ty: TypeUrl,
+    diff: Diff,
+    /// Whether the client may be told of what was removed.
+    release: bool,
+    target: Arc<Resources>,
+    now: Instant,
+}
+
+impl Push {
+    /// Whether the client keeps what was removed.
+    fn withholds(&self) -> bool {
+        // Envoy loses an extension that is removed while a listener that drains still uses it (envoyproxy/envoy#32823).
+        !self.release || self.ty == TypeUrl::TypedExtensionConfig
     }
 }
 
@@ -95,44 +113,39 @@ impl ServerSession {
         }
         let target = self.target.as_ref()?.get(ty);
         let diff = self.types.get(&ty)?.diff(&target);
-        let release = self.may_remove(ty, &diff, now);
+        let push = Push {
+            ty,
+            release: self.may_remove(ty, &diff, now),
+            diff,
+            target,
+            now,
+        };
         match self.variant {
-            Variant::Delta => self.delta(ty, diff, release, &target, now),
-            Variant::StateOfTheWorld => self.state_of_the_world(ty, diff, release, &target, now),
+            Variant::Delta => self.delta(&push),
+            Variant::StateOfTheWorld => self.state_of_the_world(&push),
         }
     }
 
-    fn delta(
-        &mut self,
-        ty: TypeUrl,
-        diff: Diff,
-        release: bool,
-        target: &Resources,
-        now: Instant,
-    ) -> Option<Response> {
-        // Envoy loses an extension that is removed while a listener that drains still uses it (envoyproxy/envoy#32823).
-        let keep = ty == TypeUrl::TypedExtensionConfig;
-        let mut removed = diff.missing;
-        if release && !keep {
-            removed.extend(diff.removed);
+    fn delta(&mut self, push: &Push) -> Option<Response> {
+        let (ty, diff) = (push.ty, &push.diff);
+        let mut removed = diff.missing.clone();
+        if !push.withholds() {
+            removed.extend(diff.removed.iter().cloned());
         }
         let state = self.types.get_mut(&ty)?;
         if diff.changed.is_empty() && removed.is_empty() && !state.is_owed_an_answer() {
-            state.dirty = !release;
+            state.told(diff, push.withholds(), &push.target);
+            state.dirty = !push.release;
             return None;
         }
-        for name in &removed {
-            if ty == TypeUrl::Cluster {
-                self.ordering.awaited.remove(name);
-            }
-            if state.status.names.contains(name) {
-                state.held.insert(name.clone(), Held::Absent);
-            } else {
-                state.held.remove(name);
-            }
+        if ty == TypeUrl::Cluster {
+            let awaited = &mut self.ordering.awaited;
+            removed.iter().for_each(|name| drop(awaited.remove(name)));
         }
+        let transfer = self.sent(push)?;
+        let state = self.types.get_mut(&ty)?;
+        removed.iter().for_each(|name| state.told_absent(name));
         let resources = diff.changed.iter().map(wire_resource).collect();
-        let transfer = self.sent(ty, diff.changed, release, target, now)?;
         Some(Response::Delta(DeltaDiscoveryResponse {
             system_version_info: transfer.version,
             nonce: transfer.nonce,
@@ -144,30 +157,22 @@ impl ServerSession {
         }))
     }
 
-    fn state_of_the_world(
-        &mut self,
-        ty: TypeUrl,
-        diff: Diff,
-        release: bool,
-        target: &Resources,
-        now: Instant,
-    ) -> Option<Response> {
+    fn state_of_the_world(&mut self, push: &Push) -> Option<Response> {
+        let (ty, diff) = (push.ty, &push.diff);
         let state = self.types.get_mut(&ty)?;
         // Only of these types does absence from a response mean removal; of the others a response may be a part.
         let whole = ty.is_wildcard();
-        let gone = whole && release && !diff.removed.is_empty();
+        let gone = whole && push.release && !diff.removed.is_empty();
         let owed = whole && state.is_owed_an_answer();
         if diff.changed.is_empty() && !gone && !owed {
-            if release {
-                state.drop_removed(&diff.removed);
-            }
-            state.dirty = !release;
+            state.told(diff, push.withholds(), &push.target);
+            state.dirty = !push.release;
             return None;
         }
         let resources: Vec<Any> = if whole {
-            let kept: &[Arc<str>] = if release { &[] } else { &diff.removed };
+            let kept: &[Arc<str>] = if push.release { &[] } else { &diff.removed };
             state
-                .whole(target, kept)
+                .whole(&push.target, kept)
                 .map(|resource| Any::clone(&resource.body))
                 .collect()
         } else {
@@ -176,15 +181,13 @@ impl ServerSession {
                 .map(|resource| Any::clone(&resource.body))
                 .collect()
         };
-        if release {
-            state.drop_removed(&diff.removed);
-            if ty == TypeUrl::Cluster {
-                self.ordering
-                    .awaited
-                    .retain(|name, _| !diff.removed.contains(name));
-            }
+        if push.release && ty == TypeUrl::Cluster {
+            let awaited = &mut self.ordering.awaited;
+            diff.removed
+                .iter()
+                .for_each(|name| drop(awaited.remove(name)));
         }
-        let transfer = self.sent(ty, diff.changed, release, target, now)?;
+        let transfer = self.sent(push)?;
         Some(Response::StateOfTheWorld(DiscoveryResponse {
             version_info: transfer.version,
             nonce: transfer.nonce,
@@ -195,41 +198,28 @@ impl ServerSession {
         }))
     }
 
-    /// Books a response that holds `changed` as sent.
-    fn sent(
-        &mut self,
-        ty: TypeUrl,
-        changed: Vec<Resource>,
-        release: bool,
-        target: &Resources,
-        now: Instant,
-    ) -> Option<Transfer> {
+    /// Books a response as sent.
+    fn sent(&mut self, push: &Push) -> Option<Transfer> {
+        let (ty, changed) = (push.ty, &push.diff.changed);
         let number = self.next_number();
-        let nonce = format!("{number:x}");
-        let transfer = Transfer {
-            version: version(target),
-            nonce,
-            at: now,
-        };
         if ty == TypeUrl::Cluster {
-            self.expect_endpoints(&changed, number);
+            self.expect_endpoints(changed, number);
         }
         let state = self.types.get_mut(&ty)?;
+        let adds = changed.iter().any(|resource| state.lacks(resource));
         state.refresh.clear();
         state.answered = true;
-        state.dirty = !release;
-        let adds = changed.iter().any(|resource| state.lacks(resource));
-        let names = changed
-            .iter()
-            .map(|resource| resource.name.clone())
-            .collect();
-        state
-            .held
-            .extend(changed.into_iter().map(|r| (r.name.clone(), Held::Sent(r))));
+        state.dirty = !push.release;
+        state.told(&push.diff, push.withholds(), &push.target);
+        let transfer = Transfer {
+            version: format!("{:016x}", state.held.digest()),
+            nonce: format!("{number:x}"),
+            at: push.now,
+        };
         state.in_flight = Some(InFlight {
             transfer: transfer.clone(),
             number,
-            names,
+            names: changed.iter().map(|r| r.name.clone()).collect(),
             adds,
         });
         state.status.sent = Some(transfer.clone());
@@ -357,12 +347,6 @@ impl super::state::TypeState {
             .values()
             .filter(|resource| self.is_subscribed(&resource.name))
             .chain(kept)
-    }
-
-    fn drop_removed(&mut self, removed: &[Arc<str>]) {
-        for name in removed {
-            self.held.remove(name);
-        }
     }
 }
 

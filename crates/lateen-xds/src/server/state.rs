@@ -1,6 +1,8 @@
 //! One type on one stream: what the client asked for, what it holds, and what separates that from what it should hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod held;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,28 +12,8 @@ use lateen_envoy::{Resource, Resources, TypeUrl};
 use super::status::{Rejection, Transfer, TypeStatus};
 use super::{Answer, reason};
 
-/// What the client holds under a name, as far as we know.
-#[derive(Clone, Debug)]
-pub(super) enum Held {
-    /// What we sent, accepted or not: a rejected version is not worth sending again.
-    Sent(Resource),
-    /// A version it brought from an earlier stream.
-    Claimed(u64),
-    /// Something from an earlier stream in a version that is not ours.
-    Unknown,
-    /// We said that there is no such resource.
-    Absent,
-}
-
-impl Held {
-    fn version(&self) -> Option<u64> {
-        match self {
-            Self::Sent(resource) => Some(resource.version),
-            Self::Claimed(version) => Some(*version),
-            Self::Unknown | Self::Absent => None,
-        }
-    }
-}
+pub(super) use held::Held;
+use held::Holdings;
 
 /// A response that was sent and not answered.
 #[derive(Debug)]
@@ -69,8 +51,8 @@ pub(super) struct TypeState {
     pub(super) status: TypeStatus,
     /// Whether names were ever given; "no names" then means none, not all.
     named_once: bool,
-    /// Only names that are subscribed to.
-    pub(super) held: BTreeMap<Arc<str>, Held>,
+    /// Only names that are subscribed to count.
+    pub(super) held: Holdings,
     /// Names to send although the client has their version.
     pub(super) refresh: BTreeSet<Arc<str>>,
     pub(super) in_flight: Option<InFlight>,
@@ -141,6 +123,12 @@ impl TypeState {
         if all == self.status.wildcard && named == *self.status.names {
             return false;
         }
+        if all && !self.status.wildcard {
+            self.spell_out();
+        }
+        for name in named.difference(&self.status.names) {
+            self.held.lose(name.clone());
+        }
         self.status.wildcard = all;
         self.status.names = Arc::new(named);
         self.forget_unsubscribed();
@@ -152,10 +140,12 @@ impl TypeState {
     pub(super) fn subscribe_also(&mut self, names: &[String]) -> bool {
         for name in names {
             if name == "*" {
+                self.spell_out();
                 self.status.wildcard = true;
             } else {
-                Arc::make_mut(&mut self.status.names).insert(Arc::from(name.as_str()));
-                self.held.remove(name.as_str());
+                let name: Arc<str> = self.held.shared_name(name);
+                self.held.lose(name.clone());
+                Arc::make_mut(&mut self.status.names).insert(name);
             }
         }
         self.dirty |= !names.is_empty();
@@ -181,14 +171,23 @@ impl TypeState {
 
     /// Whether any of `names` was brought from an earlier stream.
     pub(super) fn inherited(&self, names: &[Arc<str>]) -> bool {
-        let brought = |name| matches!(self.held.get(name), Some(Held::Claimed(_) | Held::Unknown));
-        names.iter().any(brought)
+        names.iter().any(|name| self.held.was_brought(name))
     }
 
     /// Makes everything be sent again.
     pub(super) fn forget_held(&mut self) {
-        self.held.clear();
+        let names = Arc::clone(&self.status.names);
+        self.held = Holdings::default();
+        names.iter().for_each(|name| self.held.lose(name.clone()));
         self.dirty = true;
+    }
+
+    /// Names that were none of its business may become so: what is held of them is then said name by name.
+    fn spell_out(&mut self) {
+        if !self.status.wildcard {
+            let names = &self.status.names;
+            self.held.spell_out(|name| names.contains(name));
+        }
     }
 
     fn forget_unsubscribed(&mut self) {
@@ -196,16 +195,14 @@ impl TypeState {
             return;
         }
         let names = &self.status.names;
-        self.held.retain(|name, _| names.contains(name));
+        self.held.retain(|name| names.contains(name));
         self.refresh.retain(|name| names.contains(name));
     }
 
-    /// Whether a resource is new to the client rather than changed.
+    /// Whether a resource that the client is subscribed to is new to it rather than changed.
     pub(super) fn lacks(&self, resource: &Resource) -> bool {
-        self.held
-            .get(&resource.name)
-            .and_then(Held::version)
-            .is_none()
+        let held = self.held.get(&resource.name);
+        held.and_then(Held::version).is_none()
     }
 
     /// Whether something that was asked for and exists has not arrived in any version.
@@ -219,39 +216,66 @@ impl TypeState {
         self.in_flight.as_ref().is_some_and(|flight| flight.adds) || (self.dirty && pending())
     }
 
-    /// Compares what the client holds with what it should hold.
+    /// Compares what the client holds with what it should hold. Looks only at what changed since the client was last told, and
+    /// at what is out of the ordinary.
     pub(super) fn diff(&self, target: &Resources) -> Diff {
         let mut diff = Diff::default();
-        let mut consider = |resource: &Resource| {
-            let held = self.held.get(&resource.name).and_then(Held::version);
-            if held != Some(resource.version) || self.refresh.contains(&resource.name) {
-                diff.changed.push(resource.clone());
+        let moved = self.held.base().differences(target);
+        let names: BTreeSet<&Arc<str>> = moved
+            .map(|difference| difference.key)
+            .chain(self.held.exceptions())
+            .chain(&self.refresh)
+            .filter(|name| self.is_subscribed(name))
+            .collect();
+        for name in names {
+            let held = self.held.get(name);
+            match (target.get(name), held) {
+                (Some(resource), held) => {
+                    let current = held.and_then(Held::version) == Some(resource.version);
+                    if !current || self.refresh.contains(name) {
+                        diff.changed.push(resource.clone());
+                    }
+                }
+                (None, Some(Held::Absent)) => {}
+                (None, Some(_)) => diff.removed.push(name.clone()),
+                (None, None) if self.status.names.contains(name) => diff.missing.push(name.clone()),
+                (None, None) => {}
             }
-        };
-        if self.status.wildcard {
-            target.values().for_each(&mut consider);
-        } else {
-            self.status
-                .names
-                .iter()
-                .filter_map(|name| target.get(name))
-                .for_each(&mut consider);
         }
-        let gone = |name: &&Arc<str>| !target.contains_key(*name);
-        diff.removed = self
-            .held
-            .iter()
-            .filter(|(name, held)| gone(name) && !matches!(held, Held::Absent))
-            .map(|(name, _)| name.clone())
-            .collect();
-        diff.missing = self
-            .status
-            .names
-            .iter()
-            .filter(gone)
-            .filter(|name| !self.held.contains_key(*name))
-            .cloned()
-            .collect();
         diff
+    }
+
+    /// The client was told all of `changed`, and of `removed` unless they are `withheld`: from now on it is compared with `target`.
+    pub(super) fn told(&mut self, diff: &Diff, withheld: bool, target: &Arc<Resources>) {
+        let kept: Vec<Resource> = diff
+            .removed
+            .iter()
+            .filter(|_| withheld)
+            .filter_map(|name| match self.held.get(name) {
+                Some(Held::Sent(resource)) => Some(resource.clone()),
+                _ => None,
+            })
+            .collect();
+        for resource in &diff.changed {
+            self.held.take_back(&resource.name);
+        }
+        if !withheld {
+            for name in &diff.removed {
+                self.held.take_back(name);
+            }
+        }
+        self.held.rebase(target);
+        for resource in kept {
+            self.held.keep(resource);
+        }
+    }
+
+    /// The client was told that there is nothing of this name.
+    pub(super) fn told_absent(&mut self, name: &Arc<str>) {
+        if self.status.names.contains(name) {
+            self.held.absent(name.clone());
+        } else {
+            self.held.take_back(name);
+        }
     }
 }

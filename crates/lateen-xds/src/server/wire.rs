@@ -1,8 +1,8 @@
 //! What a session reads from the resources it sends, and how it writes them.
 
+use lateen_envoy::Resource;
 use lateen_envoy::pb::envoy::service::discovery::v3::Resource as WireResource;
 use lateen_envoy::pb::google::protobuf::Any;
-use lateen_envoy::{Resource, Resources};
 use prost::Message;
 
 /// A resource of a delta response.
@@ -13,18 +13,6 @@ pub(super) fn wire_resource(resource: &Resource) -> WireResource {
         resource: Some(Any::clone(&resource.body)),
         ..WireResource::default()
     }
-}
-
-/// The version of a whole type: a hash of its names and versions, so that it is the same from every replica.
-pub(super) fn version(resources: &Resources) -> String {
-    let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let hash = resources
-        .values()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, resource| {
-            let hash = resource.name.bytes().fold(hash, mix);
-            resource.version.to_be_bytes().into_iter().fold(hash, mix)
-        });
-    format!("{hash:016x}")
 }
 
 /// The few fields of a `Cluster` that say where its endpoints come from; the rest is skipped over.

@@ -23,17 +23,7 @@ pub(super) fn opaque_chains(
     want: &Want<'_>,
     wildcard: bool,
 ) -> Vec<ChainPlan> {
-    let configs: Vec<&Shared<VirtualServiceConfig>> = egress
-        .virtual_services
-        .iter()
-        .filter(|config| {
-            config
-                .spec
-                .hosts
-                .iter()
-                .any(|name| host::matches(name, &want.service.hostname))
-        })
-        .collect();
+    let configs = egress.virtual_services_for(&want.service.hostname);
     if want.port.protocol.is_tls() {
         tls_chains(context, want, &configs, wildcard)
     } else {

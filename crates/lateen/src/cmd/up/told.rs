@@ -1,6 +1,7 @@
 //! What is wrong with the files, told to the user once: at the start, and again whenever an edit brings something new.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use anyhow::Result;
 use lateen_compile::Settings;
@@ -15,7 +16,7 @@ use crate::output::{self, print};
 /// Judges every version of the files, off the runtime: a large mesh takes a while, and its traffic is not to wait for that.
 /// What comes back are findings as they are shown.
 pub(super) fn judge(
-    mut files: watch::Receiver<Loaded>,
+    mut files: watch::Receiver<Arc<Loaded>>,
     settings: Settings,
     native: bool,
 ) -> mpsc::Receiver<BTreeSet<String>> {

@@ -1,0 +1,277 @@
+//! What pods decide: who they are, what is behind each service, and which services each address is behind.
+//!
+//! Pods come and go all the time while everything else stays, so this part of a snapshot is kept apart and can be carried over to the next
+//! one: [`Live::with`] does work for the pods that changed and the services they are behind, and shares the rest. It gives what
+//! [`Live::new`] would give, and a property test holds the two equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use lateen_envoy::SharedMap;
+
+use crate::model::{Endpoint, Service};
+use crate::pod::Pod;
+use crate::shared::Shared;
+
+use super::endpoints::{Context, Sources};
+use super::{Config, ServiceTarget};
+
+/// A namespace and a name.
+pub(super) type PodKey = (String, String);
+
+/// What is behind one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Behind {
+    /// The endpoints of each port.
+    pub(crate) ports: BTreeMap<u32, Shared<Vec<Endpoint>>>,
+    /// The identities its workloads may present.
+    pub(crate) identities: Vec<String>,
+    /// The names and addresses of its pods, if each of them has a name of its own in DNS: of headless services.
+    pub(crate) pods: Vec<(String, Vec<String>)>,
+}
+
+/// The pods of a mesh.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pods {
+    by_name: SharedMap<PodKey, Arc<Pod>>,
+    /// In the order of their names.
+    by_ip: SharedMap<IpAddr, Arc<[Arc<Pod>]>>,
+}
+
+/// A pod that is new or has changed, or one that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodChange {
+    /// What it is now.
+    Is(Arc<Pod>),
+    /// Its namespace and name.
+    Gone(String, String),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Live {
+    pub(super) pods: Pods,
+    /// By the service's place among the services.
+    pub(super) behind: SharedMap<usize, Arc<Behind>>,
+    /// The service ports that the workload at an address is behind, in the order of services.
+    pub(super) targets: SharedMap<IpAddr, Arc<[ServiceTarget]>>,
+}
+
+fn key(pod: &Pod) -> PodKey {
+    (pod.namespace.clone(), pod.name.clone())
+}
+
+impl Pods {
+    fn new(pods: Vec<Pod>) -> Self {
+        let by_name: SharedMap<PodKey, Arc<Pod>> = pods
+            .into_iter()
+            .map(|pod| (key(&pod), Arc::new(pod)))
+            .collect();
+        let mut by_ip: BTreeMap<IpAddr, Vec<Arc<Pod>>> = BTreeMap::new();
+        for pod in by_name.values() {
+            for ip in &pod.ips {
+                by_ip.entry(*ip).or_default().push(Arc::clone(pod));
+            }
+        }
+        let by_ip = by_ip.into_iter().map(|(ip, pods)| (ip, pods.into()));
+        Self {
+            by_ip: by_ip.collect(),
+            by_name,
+        }
+    }
+
+    /// By namespace and name.
+    pub(super) fn get(&self, namespace: &str, name: &str) -> Option<&Pod> {
+        let key = (namespace.to_owned(), name.to_owned());
+        self.by_name.get(&key).map(|pod| &**pod)
+    }
+
+    /// The pod with an address; of several the last by name.
+    pub(super) fn at(&self, ip: IpAddr) -> Option<&Pod> {
+        self.by_ip.get(&ip)?.last().map(|pod| &**pod)
+    }
+
+    /// Those of a namespace, by name.
+    pub(super) fn of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        let namespace = namespace.to_owned();
+        let from = (namespace.clone(), String::new());
+        let entries = self.by_name.iter_from(&from);
+        entries
+            .take_while(move |((of, _), _)| *of == namespace)
+            .map(|(_, pod)| &**pod)
+    }
+
+    /// All of them, by namespace and name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pod> {
+        self.by_name.values().map(|pod| &**pod)
+    }
+
+    /// Applies a change; gives the pod as it was and as it is.
+    fn apply(&mut self, change: &PodChange) -> (Option<Arc<Pod>>, Option<Arc<Pod>>) {
+        let (old, new) = match change {
+            PodChange::Is(pod) => {
+                let old = self.by_name.insert(key(pod), Arc::clone(pod));
+                (old, Some(Arc::clone(pod)))
+            }
+            PodChange::Gone(namespace, name) => {
+                let key = (namespace.clone(), name.clone());
+                (self.by_name.remove(&key), None)
+            }
+        };
+        let ips: BTreeSet<IpAddr> = [&old, &new]
+            .into_iter()
+            .flatten()
+            .flat_map(|pod| pod.ips.iter().copied())
+            .collect();
+        for ip in ips {
+            let before = self.by_ip.get(&ip).map_or(&[][..], |pods| pods);
+            let others = before
+                .iter()
+                .filter(|pod| old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, pod)));
+            let mut pods: Vec<Arc<Pod>> = others.cloned().collect();
+            pods.extend(new.iter().filter(|pod| pod.ips.contains(&ip)).cloned());
+            pods.sort_by_cached_key(|pod| key(pod));
+            match pods.is_empty() {
+                true => drop(self.by_ip.remove(&ip)),
+                false => drop(self.by_ip.insert(ip, pods.into())),
+            }
+        }
+        (old, new)
+    }
+}
+
+impl Live {
+    /// Everything that follows from some pods.
+    pub(super) fn new(config: &Config, pods: Vec<Pod>) -> Self {
+        Self::of(config, Pods::new(pods))
+    }
+
+    fn of(config: &Config, pods: Pods) -> Self {
+        let sources = Sources::new(config.context(), &pods);
+        let mut targets: BTreeMap<IpAddr, Vec<ServiceTarget>> = BTreeMap::new();
+        let mut behind = Vec::new();
+        for (index, service) in config.services.iter().enumerate() {
+            let found = sources.behind(index, service);
+            for (address, target) in targets_of(config.context(), index, service, &found) {
+                push(targets.entry(address).or_default(), target);
+            }
+            behind.push((index, Arc::new(found)));
+        }
+        let targets = targets.into_iter().map(|(ip, list)| (ip, list.into()));
+        Self {
+            targets: targets.collect(),
+            behind: behind.into_iter().collect(),
+            pods,
+        }
+    }
+
+    /// The same with some pods changed.
+    pub(super) fn with(&self, config: &Config, changes: &[PodChange]) -> Self {
+        let mut next = self.clone();
+        let mut concerned = BTreeSet::new();
+        for change in changes {
+            let (old, new) = next.pods.apply(change);
+            if old != new {
+                for pod in [old, new].into_iter().flatten() {
+                    concerned.extend(config.directory.services_of(&pod, config));
+                }
+            }
+        }
+        let sources = Sources::new(config.context(), &next.pods);
+        let mut moved: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut changed = Vec::new();
+        for index in concerned {
+            let Some(service) = config.services.get(index) else {
+                continue;
+            };
+            let found = sources.behind(index, service);
+            let old = self.behind.get(&index).cloned().unwrap_or_default();
+            if found == *old {
+                continue;
+            }
+            for behind in [&*old, &found] {
+                let targets = targets_of(config.context(), index, service, behind);
+                moved.extend(targets.into_iter().map(|(address, _)| address));
+            }
+            changed.push((index, Arc::new(found)));
+        }
+        let indexes: BTreeSet<usize> = changed.iter().map(|(index, _)| *index).collect();
+        next.behind.extend(changed);
+        for address in moved {
+            next.retarget(config, address, &indexes);
+        }
+        next
+    }
+
+    /// The same for another configuration, with some pods changed.
+    pub(super) fn after(&self, last: &Config, config: &Config, changes: &[PodChange]) -> Self {
+        if config.finds_endpoints_as(last) {
+            return self.with(config, changes);
+        }
+        let mut pods = self.pods.clone();
+        for change in changes {
+            pods.apply(change);
+        }
+        Self::of(config, pods)
+    }
+
+    /// Looks again which services an address is behind: those it was behind, and those that have changed.
+    fn retarget(&mut self, config: &Config, address: IpAddr, changed: &BTreeSet<usize>) {
+        let known = self.targets.get(&address).map_or(&[][..], |list| list);
+        let mut indexes = changed.clone();
+        indexes.extend(known.iter().filter_map(|t| config.index_of(&t.service)));
+        let mut list = Vec::new();
+        for index in indexes {
+            let (Some(service), Some(behind)) =
+                (config.services.get(index), self.behind.get(&index))
+            else {
+                continue;
+            };
+            let targets = targets_of(config.context(), index, service, behind);
+            for (_, target) in targets.into_iter().filter(|(ip, _)| *ip == address) {
+                push(&mut list, target);
+            }
+        }
+        match list.is_empty() {
+            true => drop(self.targets.remove(&address)),
+            false => drop(self.targets.insert(address, list.into())),
+        }
+    }
+}
+
+fn push(list: &mut Vec<ServiceTarget>, target: ServiceTarget) {
+    if !list.contains(&target) {
+        list.push(target);
+    }
+}
+
+/// The addresses that a service leads to within the mesh, with what each is there for.
+fn targets_of(
+    context: Context<'_>,
+    index: usize,
+    service: &Shared<Service>,
+    behind: &Behind,
+) -> Vec<(IpAddr, ServiceTarget)> {
+    if !context.leads_inside(index, service) {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    for port in &service.ports {
+        let endpoints = behind.ports.get(&port.number).into_iter();
+        for endpoint in endpoints.flat_map(|endpoints| endpoints.iter()) {
+            let addresses = endpoint
+                .addresses
+                .iter()
+                .filter_map(|text| text.parse().ok());
+            out.extend(addresses.map(|address: IpAddr| {
+                let target = ServiceTarget {
+                    service: service.clone(),
+                    port: port.clone(),
+                    target: endpoint.port,
+                };
+                (address, target)
+            }));
+        }
+    }
+    out
+}

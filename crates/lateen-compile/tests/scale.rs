@@ -1,0 +1,181 @@
+//! What a change costs in a large mesh, counted: how many proxies are compiled for again, and how many generators run.
+//!
+//! Counts do not depend on the machine, and hold the promise that work follows the change and not the mesh.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use common::{World, pod, resources, sidecar};
+use lateen_compile::{Compiled, Compiler, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs};
+use lateen_envoy::TypeUrl;
+
+const SERVICES: usize = 20;
+
+fn namespace(index: usize) -> String {
+    format!("team-{index}")
+}
+
+/// Namespaces of twenty services each; a Sidecar in each lets in its own and one service of the next.
+fn mesh(namespaces: usize) -> SnapshotInputs {
+    let mut yaml = String::new();
+    let mut pods = Vec::new();
+    for ns in 0..namespaces {
+        let (own, next) = (namespace(ns), namespace((ns + 1) % namespaces));
+        writeln!(
+            yaml,
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: default, namespace: {own}}}\nspec: \
+             {{egress: [{{hosts: ['./*', '{next}/s0.{next}.svc.cluster.local']}}]}}\n---"
+        )
+        .unwrap();
+        for service in 0..SERVICES {
+            writeln!(
+                yaml,
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: s{service}, namespace: {own}}}\nspec: {{clusterIP: \
+                 10.96.{ns}.{service}, selector: {{app: s{service}}}, ports: [{{name: http, port: 80}}]}}\n---"
+            )
+            .unwrap();
+            pods.push(Pod {
+                ips: vec![IpAddr::from([10, 1, ns as u8, service as u8])],
+                ..pod(
+                    &own,
+                    &format!("s{service}-0"),
+                    &format!("s{service}"),
+                    "v1",
+                    0,
+                )
+            });
+        }
+    }
+    World::new(&yaml, pods).inputs()
+}
+
+/// A proxy in each namespace.
+struct Fleet {
+    compiler: Compiler,
+    proxies: Vec<(ProxyNode, Compiled)>,
+}
+
+impl Fleet {
+    fn of(inputs: &SnapshotInputs, snapshot: &Snapshot) -> Self {
+        let compiler = Compiler::new();
+        let pods = inputs.pods.iter().filter(|pod| pod.name == "s0-0");
+        let proxies = pods.map(|pod| {
+            let node = sidecar(pod);
+            let compiled = compiler.compile(snapshot, &node);
+            (node, compiled)
+        });
+        Self {
+            proxies: proxies.collect(),
+            compiler,
+        }
+    }
+
+    /// What goes to whom, and how many generators ran for it.
+    fn change(&mut self, snapshot: &Snapshot) -> (BTreeMap<String, Vec<String>>, u64) {
+        let before = self.compiler.stats().all.misses;
+        let mut told = BTreeMap::new();
+        for (node, held) in &mut self.proxies {
+            if held.also_holds_for(snapshot, node) {
+                continue;
+            }
+            let next = self.compiler.compile(snapshot, node);
+            let mut names = Vec::new();
+            for ty in TypeUrl::ALL {
+                let (old, new) = (held.resources.get(ty), next.resources.get(ty));
+                let changed = old.differences(&new);
+                names.extend(
+                    changed
+                        .map(|d| format!("{} {}", ty.as_str().rsplit('.').next().unwrap(), d.key)),
+                );
+            }
+            *held = next;
+            told.insert(node.namespace.clone(), names);
+        }
+        (told, self.compiler.stats().all.misses - before)
+    }
+}
+
+fn unready(inputs: &SnapshotInputs, namespace: &str, name: &str) -> PodChange {
+    let known = |pod: &&Pod| pod.namespace == namespace && pod.name == name;
+    let pod = inputs.pods.iter().find(known).unwrap();
+    PodChange::Is(Arc::new(Pod {
+        ready: false,
+        ..pod.clone()
+    }))
+}
+
+#[test]
+fn an_endpoint_change_is_work_for_those_alone_who_see_the_service() {
+    for namespaces in [4, 40] {
+        let inputs = mesh(namespaces);
+        let snapshot = Snapshot::new(inputs.clone()).0;
+        let mut fleet = Fleet::of(&inputs, &snapshot);
+        let (next, _) = snapshot.with_pods(&[unready(&inputs, "team-2", "s7-0")]);
+        let (told, generators) = fleet.change(&next);
+        let name = "ClusterLoadAssignment outbound|80||s7.team-2.svc.cluster.local";
+        assert_eq!(
+            told,
+            BTreeMap::from([("team-2".to_owned(), vec![name.to_owned()])])
+        );
+        assert_eq!(generators, 1, "whatever the size of the mesh");
+        // One that the namespace before imports, too.
+        let (next, _) = next.with_pods(&[unready(&inputs, "team-2", "s0-0")]);
+        let (told, generators) = fleet.change(&next);
+        let concerned: Vec<&String> = told.keys().collect();
+        assert_eq!(concerned, ["team-1", "team-2"]);
+        assert_eq!(generators, 1, "the assignment is the same for both");
+    }
+}
+
+#[test]
+fn what_proxies_share_is_made_once() {
+    let inputs = mesh(4);
+    let snapshot = Snapshot::new(inputs.clone()).0;
+    let compiler = Compiler::new();
+    let in_one: Vec<&Pod> = inputs
+        .pods
+        .iter()
+        .filter(|p| p.namespace == "team-0")
+        .collect();
+    let first = compiler.compile(&snapshot, &sidecar(in_one[0]));
+    let made = compiler.stats().all.misses;
+    let second = compiler.compile(&snapshot, &sidecar(in_one[1]));
+    assert!(
+        compiler.stats().all.misses - made <= 2,
+        "its own listener and cluster"
+    );
+    let (a, b) = (
+        first.resources.get(TypeUrl::ClusterLoadAssignment),
+        second.resources.get(TypeUrl::ClusterLoadAssignment),
+    );
+    assert!(a.is_same(&b), "stored once");
+}
+
+#[test]
+fn an_object_that_changes_is_work_for_those_alone_who_see_it() {
+    for namespaces in [4, 40] {
+        let mut inputs = mesh(namespaces);
+        let snapshot = Snapshot::new(inputs.clone()).0;
+        let mut fleet = Fleet::of(&inputs, &snapshot);
+        inputs.resources.extend(resources(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: s3, namespace: team-2}\n\
+             spec: {hosts: [s3], http: [{timeout: 3s, route: [{destination: {host: s3}}]}]}",
+        ));
+        let bare = SnapshotInputs {
+            pods: Vec::new(),
+            ..inputs.clone()
+        };
+        let (next, _) = snapshot.next(bare, &[]);
+        let (told, generators) = fleet.change(&next);
+        let concerned: Vec<_> = told.iter().filter(|(_, names)| !names.is_empty()).collect();
+        assert_eq!(concerned.len(), 1, "{concerned:?}");
+        assert_eq!(told["team-2"], ["RouteConfiguration 80"]);
+        assert_eq!(generators, 1, "the route configuration of its namespace");
+    }
+}
