@@ -72,7 +72,19 @@ const LAYERS: &[(&str, &[&str])] = &[
             "lateen-traffic",
         ],
     ),
-    ("lateen-bench", &["lateen-envoy", "lateen-proxy"]),
+    (
+        "lateen-bench",
+        &[
+            "lateen-api",
+            "lateen-compile",
+            "lateen-control",
+            "lateen-envoy",
+            "lateen-identity",
+            "lateen-proxy",
+            "lateen-sources",
+            "lateen-xds",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

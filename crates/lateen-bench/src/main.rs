@@ -2,15 +2,19 @@
 //!
 //! `lateen-bench [NAME…] [--runs N] [--seconds S] [--case TEXT]` runs experiments; each prints a table and writes
 //! `bench/results/NAME.json`. The load generator, the origin server and the proxy under test are this program again in
-//! processes of their own (`lateen-bench load|origin|proxy …`), so that each can be kept to a core.
+//! processes of their own (`lateen-bench load|origin|proxy|plane|clients …`), so that each can be kept to a core.
 //!
 //! What is here measures; it asserts nothing. The budgets that a change may not exceed are tests of the crates concerned.
 
+mod control;
+mod filters;
+mod footprint;
 mod hop;
 mod instructions;
 mod load;
 mod machine;
 mod mesh;
+mod micro;
 mod options;
 mod origin;
 mod process;
@@ -35,6 +39,10 @@ const EXPERIMENTS: &[(&str, Experiment)] = &[
     ("hop", hop::run),
     ("mesh", mesh::run),
     ("instructions", instructions::run),
+    ("control", control::run),
+    ("footprint", footprint::run),
+    ("filters", filters::run),
+    ("micro", micro::run),
 ];
 
 fn main() -> ExitCode {
@@ -45,6 +53,8 @@ fn main() -> ExitCode {
         "load" => load::main(&rest),
         "origin" => origin::main(&rest),
         "proxy" => proxy::main(&rest),
+        "plane" => control::plane::main(&rest),
+        "clients" => control::clients::main(&rest),
         _ => Options::parse(std::env::args().skip(1)).and_then(|options| experiments(&options)),
     };
     match done {

@@ -180,10 +180,14 @@ impl Report {
 /// Figures of a table, in order; the first that a row has carries spread and ratio.
 const HEADINGS: &[&str] = &[
     "cpu_us_per_request",
+    "added_us",
     "instructions_per_request",
     "cpu_us_per_mib",
+    "us",
     "cpu_ms",
+    "converged_ms_p50",
     "converged_ms_p99",
+    "converged_ms_max",
     "rps",
     "mib_per_s",
     "p50_us",
@@ -191,11 +195,16 @@ const HEADINGS: &[&str] = &[
     "p999_us",
     "rss_mib",
     "idle_rss_mib",
+    "rss_mib_after_1000_connections",
+    "binary_mib",
     "start_ms",
     "ready_ms",
     "kib_per_connection",
     "bytes_sent",
     "compiled",
+    "proxies_compiled",
+    "received",
+    "cpu_percent",
     "errors",
 ];
 
