@@ -43,6 +43,8 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// Which clients are told the ids of denials.
     pub decision_ids: DecisionIds,
+    /// Whether HTTP/1 requests to another of our own sidecars share connections, where that sidecar agrees.
+    pub share_connections: bool,
     /// The levels of the program's log, for `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
 }
@@ -75,6 +77,7 @@ impl ProxyConfig {
             drain: DrainSettings::default(),
             limits: Limits::default(),
             decision_ids: DecisionIds::default(),
+            share_connections: true,
             log_control: None,
         }
     }

@@ -386,9 +386,10 @@ async fn accept_tls(
             &now.secrets,
         )
         .map_err(Refused::Tls)?;
+    let shares = worker.shared.config.share_connections && serves_http(chain);
     let handshake = async {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), plain).await?;
-        let config = server.for_client(hello.client_hello().alpn().into_iter().flatten());
+        let config = server.for_client(hello.client_hello().alpn().into_iter().flatten(), shares);
         hello.into_stream(config).await
     };
     let longest = worker.shared.config.limits.handshake;
@@ -449,6 +450,14 @@ fn connection(
         peer_principal,
         own_principal,
     }
+}
+
+/// Whether a chain hands its connections to an HTTP connection manager.
+fn serves_http(chain: &FilterChain) -> bool {
+    chain
+        .filters
+        .iter()
+        .any(|filter| matches!(filter.kind, NetworkFilterKind::Http(_)))
 }
 
 /// Whether applications behind a chain are told their clients' certificates whole.

@@ -17,12 +17,15 @@ use crate::tls::{PeerCertificate, revocation_list};
 pub type Target = fn(&[u8]);
 
 /// The parsers by name; the name is also the directory of a corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("client_hello", |bytes| {
         let _ = client_hello::parse(bytes);
     }),
     ("http1_request", |bytes| {
         crate::http::h1::fuzz(bytes);
+    }),
+    ("shared_connection", |bytes| {
+        crate::mux::fuzz(bytes);
     }),
     ("http_preface", |bytes| {
         let _ = http_inspector::parse(bytes);

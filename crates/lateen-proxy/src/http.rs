@@ -17,6 +17,7 @@ mod jwt;
 pub(crate) mod local_reply;
 pub(crate) mod log;
 pub(crate) mod manager;
+mod mux;
 mod passage;
 pub(crate) mod record;
 pub(crate) mod reply_format;

@@ -24,6 +24,7 @@ mod http;
 mod inspect;
 mod level;
 mod metadata_exchange;
+mod mux;
 mod net;
 mod node;
 mod rate_limit;

@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;
+pub(crate) mod mux;
 pub(crate) mod names;
 mod pool;
 pub(crate) mod target;

@@ -18,6 +18,7 @@ use crate::net::HostAddress;
 use crate::net::socket::OriginalSource;
 use crate::upstream::h1::Idle;
 use crate::upstream::h2::Connections;
+use crate::upstream::mux::Links;
 use crate::worker::Worker;
 
 /// A host in one worker.
@@ -60,6 +61,8 @@ pub(crate) struct Pool {
     pub(crate) h1: Rc<Idle>,
     /// HTTP/2.
     pub(crate) h2: Rc<Connections>,
+    /// Shared by many requests.
+    pub(crate) mux: Rc<Links>,
     /// Connections that exist, idle or not.
     pub(crate) open: Rc<Cell<usize>>,
     /// Rings when a connection becomes free or ends.
@@ -141,6 +144,7 @@ impl HostState {
         self.pools.borrow_mut().retain(|(_, pool)| {
             pool.h1.sweep(idle_timeout);
             pool.h2.sweep(idle_timeout);
+            pool.mux.sweep(idle_timeout);
             pool.open.get() > 0 || Rc::strong_count(pool) > 1
         });
     }
@@ -150,6 +154,7 @@ impl HostState {
         for (_, pool) in self.pools.borrow_mut().drain(..) {
             pool.h1.clear();
             pool.h2.clear();
+            pool.mux.clear();
         }
     }
 }

@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::h1;
+use crate::mux;
 
 /// The body of a client's request.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(crate) enum ClientBody {
     H1(h1::Body),
     /// By hyper, over HTTP/2.
     Hyper(Incoming),
+    /// Over a connection that another sidecar shares among its requests.
+    Mux(mux::link::Incoming),
 }
 
 /// A client's side of an upgrade.
@@ -37,14 +40,18 @@ pub(crate) enum ClientError {
     /// By hyper.
     #[error(transparent)]
     Hyper(hyper::Error),
+    /// Over a shared connection.
+    #[error(transparent)]
+    Mux(mux::Error),
 }
 
 impl ClientUpgrade {
-    /// The client's side of what a request asks for.
-    pub(crate) fn of(request: &mut Request<ClientBody>) -> Self {
+    /// The client's side of what a request asks for, where there can be one.
+    pub(crate) fn of(request: &mut Request<ClientBody>) -> Option<Self> {
         match request.body() {
-            ClientBody::H1(body) => Self::H1(body.upgrade()),
-            ClientBody::Hyper(_) => Self::Hyper(hyper::upgrade::on(request)),
+            ClientBody::H1(body) => Some(Self::H1(body.upgrade())),
+            ClientBody::Hyper(_) => Some(Self::Hyper(hyper::upgrade::on(request))),
+            ClientBody::Mux(_) => None,
         }
     }
 }
@@ -60,6 +67,7 @@ impl Body for ClientBody {
         match self.get_mut() {
             Self::H1(body) => body.poll(cx).map_err(ClientError::H1),
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(ClientError::Hyper),
+            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(ClientError::Mux),
         }
     }
 
@@ -67,6 +75,7 @@ impl Body for ClientBody {
         match self {
             Self::H1(body) => body.is_end(),
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Mux(body) => body.is_end_stream(),
         }
     }
 
@@ -74,6 +83,7 @@ impl Body for ClientBody {
         match self {
             Self::H1(body) => body.size(),
             Self::Hyper(body) => body.size_hint(),
+            Self::Mux(body) => body.size_hint(),
         }
     }
 }

@@ -90,7 +90,9 @@ pub(crate) async fn handle(
     };
     let may_upgrade =
         request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
-    let upgrade = may_upgrade.then(|| ClientUpgrade::of(&mut request));
+    let upgrade = may_upgrade
+        .then(|| ClientUpgrade::of(&mut request))
+        .flatten();
     let mut exchange = Exchange::begin(connection, manager, now, (request.version(), is_grpc));
     exchange.caller = caller;
     exchange.body_waits = !request.body().is_end_stream();

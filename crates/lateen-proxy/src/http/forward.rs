@@ -6,6 +6,7 @@
 
 mod attempt;
 mod mirror;
+mod offer;
 
 use std::future::Future;
 use std::pin::{Pin, pin};

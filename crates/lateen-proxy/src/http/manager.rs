@@ -14,6 +14,7 @@ use lateen_traffic::listener::TrafficDirection;
 
 use super::log::AccessLog;
 use super::reply_format::ReplyFormats;
+use crate::mux::ALPN;
 use crate::shared::Shared;
 
 /// A connection manager's settings, ready to serve.
@@ -39,6 +40,8 @@ pub(crate) struct Manager {
     pub(crate) exchange: Introductions,
     /// ALPN protocols towards mesh upstreams, by the client's protocol.
     pub(crate) alpn: Option<Arc<AlpnFilter>>,
+    /// The same for HTTP/1.1 where requests share connections; none where that is turned off.
+    pub(crate) shared_alpn: Option<Vec<Arc<str>>>,
     /// Whether `x-envoy-*` headers are neither added nor passed on.
     pub(crate) suppress_envoy_headers: bool,
 }
@@ -73,6 +76,10 @@ impl Manager {
                 .filter(|filter| !filter.disabled)
                 .map(|filter| &filter.kind)
         };
+        let alpn = kinds().find_map(|kind| match kind {
+            HttpFilterKind::Alpn(filter) => Some(Arc::clone(filter)),
+            _ => None,
+        });
         let server = HeaderValue::from_str(&config.server_name)
             .unwrap_or_else(|_| HeaderValue::from_static("istio-envoy"));
         Rc::new(Self {
@@ -89,10 +96,14 @@ impl Manager {
                 HttpFilterKind::PeerMetadata(settings) => all.with(settings),
                 _ => all,
             }),
-            alpn: kinds().find_map(|kind| match kind {
-                HttpFilterKind::Alpn(filter) => Some(Arc::clone(filter)),
-                _ => None,
-            }),
+            shared_alpn: alpn
+                .as_ref()
+                .filter(|_| shared.config.share_connections)
+                .map(|filter| {
+                    let own = std::iter::once(Arc::from(ALPN));
+                    own.chain(filter.http11.iter().cloned()).collect()
+                }),
+            alpn,
             suppress_envoy_headers: kinds()
                 .any(|kind| matches!(kind, HttpFilterKind::Router(router) if router.suppress_envoy_headers)),
             config: Arc::clone(config),

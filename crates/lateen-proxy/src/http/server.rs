@@ -23,11 +23,13 @@ use super::exchange;
 use super::h1;
 use super::local_reply::LocalReply;
 use super::manager::Manager;
+use super::mux;
 use super::response::ResponseBody;
 use crate::clock;
 use crate::connection::Connection;
 use crate::inspect::{Verdict, http as detect_http};
 use crate::level::Level;
+use crate::mux::ALPN;
 use crate::net::Stream;
 use crate::upstream::LocalExecutor;
 
@@ -69,14 +71,18 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
         taken_back: Cell::new(0),
         abused: Notify::new(),
     });
-    match version(&session.connection, &manager.config, stream).await {
-        Some((true, stream)) => {
+    match spoken(&session.connection, &manager.config, stream).await {
+        Some((Spoken::Http2, stream)) => {
             stats.downstream_cx_http2_total.inc();
             serve_h2(session, &manager, stream).await;
         }
-        Some((false, stream)) => {
+        Some((Spoken::Http1, stream)) => {
             stats.downstream_cx_http1_total.inc();
             h1::serve(&session, &manager.config, stream).await;
+        }
+        Some((Spoken::Mux, stream)) => {
+            stats.downstream_cx_http1_total.inc();
+            mux::serve(&session, &manager.config, stream).await;
         }
         None => {}
     }
@@ -87,25 +93,37 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
         .record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
 }
 
-/// Whether the client speaks HTTP/2: as configured, by ALPN, by what detection saw, else by the preface.
-async fn version(
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spoken {
+    /// HTTP/1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// HTTP/1 requests on a shared connection.
+    Mux,
+}
+
+/// What the client speaks: as agreed on or configured, by ALPN, by what detection saw, else by the preface.
+async fn spoken(
     connection: &Connection,
     config: &HttpConnectionManager,
     mut stream: Stream,
-) -> Option<(bool, Stream)> {
+) -> Option<(Spoken, Stream)> {
     match (config.codec, connection.alpn.as_deref()) {
-        (Codec::Http2, _) => return Some((true, stream)),
-        (Codec::Http1, _) => return Some((false, stream)),
-        (_, Some(b"h2" | b"istio-h2")) => return Some((true, stream)),
+        (_, Some(agreed)) if agreed == ALPN.as_bytes() => return Some((Spoken::Mux, stream)),
+        (Codec::Http2, _) => return Some((Spoken::Http2, stream)),
+        (Codec::Http1, _) => return Some((Spoken::Http1, stream)),
+        (_, Some(b"h2" | b"istio-h2")) => return Some((Spoken::Http2, stream)),
         (_, Some(b"http/1.1" | b"http/1.0" | b"istio-http/1.1" | b"istio-http/1.0")) => {
-            return Some((false, stream));
+            return Some((Spoken::Http1, stream));
         }
         _ => {}
     }
     if !connection.secure {
         match connection.facts.protocols.first().map(String::as_str) {
-            Some("h2c") => return Some((true, stream)),
-            Some("http/1.1" | "http/1.0") => return Some((false, stream)),
+            Some("h2c") => return Some((Spoken::Http2, stream)),
+            Some("http/1.1" | "http/1.0") => return Some((Spoken::Http1, stream)),
             _ => {}
         }
     }
@@ -113,11 +131,11 @@ async fn version(
     loop {
         match detect_http::parse(&seen) {
             Verdict::Found(detect_http::HttpVersion::Http2) => {
-                return Some((true, stream.unread(seen.freeze())));
+                return Some((Spoken::Http2, stream.unread(seen.freeze())));
             }
             // What is not HTTP at all is answered as a malformed request.
             Verdict::Found(_) | Verdict::NotThis => {
-                return Some((false, stream.unread(seen.freeze())));
+                return Some((Spoken::Http1, stream.unread(seen.freeze())));
             }
             Verdict::NeedMore => {}
         }
@@ -164,10 +182,7 @@ async fn serve_h2(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
     let mut served = pin!(served);
     tokio::select! {
         result = served.as_mut() => note_end(&session, result),
-        () = session.abused.notified() => {
-            session.manager.borrow().1.stats.downstream_rq_too_many_premature_resets.inc();
-            tracing::debug!(connection = session.connection.facts.id, "too many requests were taken back");
-        }
+        () = session.abused() => {}
         () = session.ending(config) => {
             served.as_mut().graceful_shutdown();
             note_end(&session, served.await);
@@ -184,6 +199,21 @@ fn note_end(session: &Session, result: hyper::Result<()>) {
 }
 
 impl Session {
+    /// Returns once the client has taken back too many of its requests.
+    pub(super) async fn abused(&self) {
+        self.abused.notified().await;
+        let manager = self.manager.borrow();
+        manager
+            .1
+            .stats
+            .downstream_rq_too_many_premature_resets
+            .inc();
+        tracing::debug!(
+            connection = self.connection.facts.id,
+            "too many requests were taken back"
+        );
+    }
+
     /// Counts that a client broke a rule of HTTP.
     pub(super) fn count_protocol_error(&self) {
         let manager = self.manager.borrow();

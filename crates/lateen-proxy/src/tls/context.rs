@@ -20,6 +20,7 @@ use super::chain::Trust;
 use super::provider::provider;
 use super::verify::{DownstreamVerifier, Expectation, NameRule, UpstreamVerifier, verify_resumed};
 use crate::metadata_exchange::PROTOCOL;
+use crate::mux;
 use crate::secrets::{self, Material, Roots, SecretError, Secrets, Stamp};
 
 /// Why a TLS context cannot be used now.
@@ -51,17 +52,29 @@ pub(crate) struct ServerTls {
     config: Arc<ServerConfig>,
     /// The same without ALPN.
     silent: Arc<ServerConfig>,
+    /// The same with connections that requests share, for clients whose certificate is verified.
+    sharing: Option<Arc<ServerConfig>>,
     verifier: Option<Arc<DownstreamVerifier>>,
 }
 
 impl ServerTls {
     /// The configuration for a client that offers these protocols. rustls ends a handshake whose lists have nothing in
-    /// common (RFC 7301 section 3.2); Envoy goes on without a protocol, and Istio's clients rely on that.
+    /// common (RFC 7301 section 3.2); Envoy goes on without a protocol, and Istio's clients rely on that. `shares` says whether
+    /// what serves the connection can serve one that requests share.
     pub(crate) fn for_client<'a>(
         &self,
-        mut offered: impl Iterator<Item = &'a [u8]>,
+        offered: impl Iterator<Item = &'a [u8]>,
+        shares: bool,
     ) -> Arc<ServerConfig> {
-        let common = offered.any(|offer| self.config.alpn_protocols.iter().any(|own| own == offer));
+        let mut common = false;
+        for offer in offered {
+            if let Some(sharing) = self.sharing.as_ref().filter(|_| shares)
+                && offer == mux::ALPN.as_bytes()
+            {
+                return Arc::clone(sharing);
+            }
+            common |= self.config.alpn_protocols.iter().any(|own| own == offer);
+        }
         Arc::clone(if common { &self.config } else { &self.silent })
     }
 
@@ -205,9 +218,15 @@ impl TlsContexts {
         config.alpn_protocols = alpn(&offered(&context.common.alpn, exchange));
         let mut silent = config.clone();
         silent.alpn_protocols.clear();
+        let sharing = context.require_client_certificate.then(|| {
+            let mut sharing = config.clone();
+            sharing.alpn_protocols = vec![mux::ALPN.as_bytes().to_vec()];
+            Arc::new(sharing)
+        });
         let made = ServerTls {
             config: Arc::new(config),
             silent: Arc::new(silent),
+            sharing,
             verifier,
         };
         cache.insert(

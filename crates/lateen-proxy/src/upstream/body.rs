@@ -10,7 +10,7 @@ use hyper::client::conn::TrySendError;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 
-use super::h1;
+use super::{h1, mux};
 use crate::http::body::RequestBody;
 use crate::http::record::is_stream_reset;
 use crate::net::Stream;
@@ -22,6 +22,8 @@ pub(crate) enum UpstreamBody {
     H1(h1::Body),
     /// By hyper, over HTTP/2.
     Hyper(Incoming),
+    /// Over a shared connection.
+    Mux(mux::Body),
 }
 
 /// The upstream's side of an upgrade.
@@ -41,6 +43,9 @@ pub(crate) enum UpstreamError {
     /// By hyper.
     #[error(transparent)]
     Hyper(hyper::Error),
+    /// Over a shared connection.
+    #[error(transparent)]
+    Mux(crate::mux::Error),
 }
 
 /// A request without a response.
@@ -73,6 +78,7 @@ impl UpstreamError {
         match self {
             Self::H1(_) => false,
             Self::Hyper(error) => is_stream_reset(error),
+            Self::Mux(error) => *error == crate::mux::Error::Reset,
         }
     }
 }
@@ -88,6 +94,7 @@ impl Body for UpstreamBody {
         match self.get_mut() {
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::H1),
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Hyper),
+            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Mux),
         }
     }
 
@@ -95,6 +102,7 @@ impl Body for UpstreamBody {
         match self {
             Self::H1(body) => body.is_end_stream(),
             Self::Hyper(body) => body.is_end_stream(),
+            Self::Mux(body) => body.is_end_stream(),
         }
     }
 
@@ -102,6 +110,7 @@ impl Body for UpstreamBody {
         match self {
             Self::H1(body) => body.size_hint(),
             Self::Hyper(body) => body.size_hint(),
+            Self::Mux(body) => body.size_hint(),
         }
     }
 }

@@ -26,7 +26,6 @@ use tokio::time::Instant;
 pub(crate) use self::body::Body;
 
 use self::wire::Wire;
-use super::connect::{self, ConnectError, Target};
 use super::{SendError, Upgraded, UpstreamBody};
 use crate::clock;
 use crate::http::body::{BodyError, RequestBody};
@@ -106,19 +105,6 @@ impl Error {
 }
 
 impl Connection {
-    /// Makes a new connection.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub(crate) async fn open(
-        target: &Target,
-        http: &UpstreamHttp,
-        open: Option<super::OpenConnection>,
-    ) -> Result<Self, ConnectError> {
-        let stream = connect::connect(target).await?;
-        Ok(Self::over(stream, http, open))
-    }
-
     /// Speaks HTTP/1 over a connection that was made already.
     pub(crate) fn over(
         stream: Stream,

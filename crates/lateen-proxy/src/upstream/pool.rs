@@ -8,7 +8,7 @@ use lateen_traffic::Cluster;
 use lateen_traffic::cluster::UpstreamProtocol;
 
 use super::connect::{self, ConnectError, Target};
-use super::{OpenConnection, SendError, Upgraded, UpstreamBody, h1, h2};
+use super::{OpenConnection, SendError, Upgraded, UpstreamBody, h1, h2, mux};
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::Resource;
 use crate::cluster::host::{HostState, Pool, TransportKey};
@@ -27,6 +27,8 @@ pub(crate) enum Protocol {
     Http2,
     /// What ALPN says.
     Negotiated,
+    /// HTTP/1.1, on connections that requests share where the host is one of our own sidecars.
+    Shared,
 }
 
 impl Protocol {
@@ -79,6 +81,8 @@ pub(crate) enum Lease {
     H1(h1::Checkout),
     /// HTTP/2.
     H2(h2::StreamPlace),
+    /// HTTP/1 on a shared connection.
+    Mux(mux::Place),
 }
 
 impl Lease {
@@ -97,6 +101,7 @@ impl Lease {
                 None => unreachable!("a lease is sent on before it is given back"),
             },
             Self::H2(place) => SendError::of(place.sender().try_send_request(request).await),
+            Self::Mux(place) => Ok(place.send(request).await?.map(UpstreamBody::Mux)),
         }
     }
 
@@ -105,6 +110,7 @@ impl Lease {
         match self {
             Self::H1(checkout) => checkout.connection()?.upgrade(),
             Self::H2(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
+            Self::Mux(_) => None,
         }
     }
 
@@ -115,6 +121,7 @@ impl Lease {
                 .connection()
                 .is_some_and(|connection| connection.is_reused()),
             Self::H2(place) => place.is_reused(),
+            Self::Mux(place) => place.is_reused(),
         }
     }
 
@@ -125,6 +132,7 @@ impl Lease {
                 .connection()
                 .map(|connection| Rc::clone(&connection.info)),
             Self::H2(place) => Some(Rc::clone(place.info())),
+            Self::Mux(place) => Some(Rc::clone(place.info())),
         }
     }
 
@@ -151,6 +159,7 @@ pub(crate) async fn acquire(route: &Route<'_>) -> Result<Lease, AcquireError> {
         Protocol::Http1 => http1(route, &pool).await,
         Protocol::Http2 => http2(route, &pool).await,
         Protocol::Negotiated => Box::pin(negotiated(route, &pool)).await,
+        Protocol::Shared => shared(route, &pool).await,
     }
 }
 
@@ -162,10 +171,18 @@ async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
         match open_permit(route, pool) {
             Some(open) => {
                 // Boxed: most requests find a kept connection and need no room for making one.
-                let open = h1::Connection::open(route.target, &route.cluster.http, Some(open));
-                let made = Box::pin(open).await;
-                let connection = made.map_err(|error| failed(route, error))?;
+                let made = Box::pin(connect::connect(route.target)).await;
+                let stream = made.map_err(|error| failed(route, error))?;
                 count_connection(route, Protocol::Http1);
+                if mux::is_agreed(&stream) {
+                    // The host has learnt it since it was last asked.
+                    pool.mux.adopt(stream, Some(open), &route.cluster.http);
+                    if let Some(place) = pool.mux.place() {
+                        return Ok(Lease::Mux(place));
+                    }
+                    continue;
+                }
+                let connection = h1::Connection::over(stream, &route.cluster.http, Some(open));
                 return Ok(checkout(route, pool, connection));
             }
             None => Box::pin(wait(route, pool)).await?,
@@ -188,6 +205,46 @@ async fn http2(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
         count_connection(route, Protocol::Http2);
     }
     Ok(Lease::H2(place))
+}
+
+/// Requests share connections with a host that knows how, and have one each with any other.
+async fn shared(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {
+    if let Some(place) = pool.mux.place() {
+        if pool.mux.wants_another() {
+            open_beside(route, pool);
+        }
+        return Ok(Lease::Mux(place));
+    }
+    while pool.mux.waits() {
+        let open = || open_counted(route, pool);
+        let opened = Box::pin(pool.mux.open(&making(route, pool), open)).await;
+        opened
+            .map_err(|error| error.map_or(AcquireError::Overflow, |error| failed(route, error)))?;
+        if let Some(place) = pool.mux.place() {
+            return Ok(Lease::Mux(place));
+        }
+    }
+    http1(route, pool).await
+}
+
+fn open_beside(route: &Route<'_>, pool: &Rc<Pool>) {
+    if let Some(open) = open_counted(route, pool) {
+        pool.mux.add(&making(route, pool), open);
+    }
+}
+
+fn open_counted(route: &Route<'_>, pool: &Rc<Pool>) -> Option<OpenConnection> {
+    let open = open_permit(route, pool)?;
+    count_connection(route, Protocol::Shared);
+    Some(open)
+}
+
+fn making<'a>(route: &'a Route<'_>, pool: &'a Pool) -> mux::Making<'a> {
+    mux::Making {
+        target: route.target,
+        http: &route.cluster.http,
+        idle: &pool.h1,
+    }
 }
 
 /// `auto_config`: what ALPN chose on the last connection is what the next request expects; the first one finds out.
@@ -273,7 +330,9 @@ fn count_connection(route: &Route<'_>, protocol: Protocol) {
     count(&route.host.counts.cx_total);
     match protocol {
         Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
-        Protocol::Http1 | Protocol::Negotiated => stats.upstream_cx_http1_total.inc(),
+        Protocol::Http1 | Protocol::Negotiated | Protocol::Shared => {
+            stats.upstream_cx_http1_total.inc();
+        }
     }
     if route.target.tls.is_some() {
         stats.ssl_handshake.inc();

@@ -110,6 +110,7 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     if let Some(workers) = agent.config().proxy_config.concurrency {
         config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
     }
+    config.share_connections = shares_connections(&agent.config().proxy_config.proxy_metadata);
     let admin = agent.config().proxy_config.admin_port;
     config.admin = Some(std::net::SocketAddr::from(([127, 0, 0, 1], admin)));
     config.drain.time = agent.config().proxy_config.termination_drain_duration;
@@ -128,6 +129,14 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
         proxy.shutdown().await;
     }
     Ok(())
+}
+
+/// Requests to other sidecars of our own share connections unless `proxyMetadata` says otherwise.
+fn shares_connections(metadata: &[(String, String)]) -> bool {
+    let told = metadata
+        .iter()
+        .find(|(name, _)| name == "LATEEN_SHARE_CONNECTIONS");
+    told.is_none_or(|(_, value)| value != "false")
 }
 
 /// Our own proxy as its agent sees it.

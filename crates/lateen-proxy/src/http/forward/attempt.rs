@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use lateen_telemetry::ResponseFlag;
-use lateen_traffic::cluster::{Discovery, DnsFamily, UpstreamProtocol};
-use lateen_traffic::filter::AlpnFilter;
+use lateen_traffic::cluster::{Discovery, DnsFamily};
 use lateen_traffic::retry::RetryPolicy;
 use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
 use lateen_traffic::value::Value;
 
-use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, stream_life};
+use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, offer, stream_life};
 use crate::clock;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
@@ -24,13 +23,13 @@ use crate::http::filters::CommandValues;
 use crate::http::head::Head;
 use crate::http::headers;
 use crate::http::local_reply::{LocalReply, ResetReason};
-use crate::http::manager::Manager;
 use crate::http::record::is_stream_reset;
+use crate::mux;
 use crate::upstream::connect::{ConnectError, Target};
 use crate::upstream::h1;
 use crate::upstream::target::{self, Wish};
 use crate::upstream::{
-    AcquireError, Lease, Protocol, Route, SendError, Upgraded, UpstreamBody, UpstreamError, acquire,
+    AcquireError, Lease, Route, SendError, Upgraded, UpstreamBody, UpstreamError, acquire,
 };
 
 /// How often another host is picked in place of one that was tried, if the policy does not say.
@@ -206,7 +205,14 @@ async fn named_host(
 }
 
 async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<Try, LocalReply> {
-    let (target, key) = match transport(exchange, plan, host) {
+    let offer = offer::to(
+        &exchange.manager,
+        plan.head,
+        &plan.cluster,
+        plan.action.high_priority,
+        host,
+    );
+    let (target, key) = match transport(exchange, plan, host, offer.alpn) {
         Ok(found) => found,
         Err(error) => return Ok(Try::Failed(Failure::connect(&error))),
     };
@@ -216,7 +222,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         host: &host.state,
         target: &target,
         key,
-        protocol: Protocol::of(plan.cluster.http.protocol, plan.head.is_h2()),
+        protocol: offer.protocol,
         high_priority: plan.action.high_priority,
     };
     let active = ActiveRequest::begin(&host.state, &plan.state.stats.upstream_rq_active);
@@ -256,14 +262,10 @@ fn transport(
     exchange: &Exchange,
     plan: &Plan<'_>,
     host: &Host,
+    alpn: Option<&[Arc<str>]>,
 ) -> Result<(Target, crate::cluster::host::TransportKey), ConnectError> {
     let wish = Wish {
-        alpn: alpn(
-            &exchange.manager,
-            plan.head.version,
-            plan.cluster.http.protocol,
-            host,
-        ),
+        alpn,
         authority: Some(&plan.head.authority),
         client: Some(exchange.connection.facts.ends()),
         original_source: exchange.connection.facts.original_source,
@@ -276,36 +278,6 @@ fn transport(
         host,
         wish,
     )
-}
-
-/// The ALPN protocols of Istio's filter. It concerns mesh clusters, which its transport sockets mark by offering `istio`.
-pub(super) fn alpn<'m>(
-    manager: &'m Manager,
-    version: Version,
-    wanted: UpstreamProtocol,
-    host: &Host,
-) -> Option<&'m [Arc<str>]> {
-    let list = override_of(manager.alpn.as_ref()?, version, wanted);
-    Some(list).filter(|list| !list.is_empty() && offers_istio(&host.transport))
-}
-
-/// What the filter offers is told by the protocol that is spoken to the host, not by the client's: an HTTP/1 request to a port
-/// that is declared as HTTP/2 goes out as HTTP/2, and a host that agreed on another would break it off.
-fn override_of(filter: &AlpnFilter, version: Version, wanted: UpstreamProtocol) -> &[Arc<str>] {
-    let downstream = wanted == UpstreamProtocol::Downstream;
-    match Protocol::of(wanted, version == Version::HTTP_2) {
-        Protocol::Http2 => &filter.http2,
-        Protocol::Http1 if downstream && version == Version::HTTP_10 => &filter.http10,
-        Protocol::Http1 | Protocol::Negotiated => &filter.http11,
-    }
-}
-
-fn offers_istio(transport: &lateen_traffic::cluster::TransportSocket) -> bool {
-    let protocols = transport.tls().map(|tls| tls.common.alpn.iter());
-    protocols
-        .into_iter()
-        .flatten()
-        .any(|protocol| protocol.starts_with("istio"))
 }
 
 fn note_upstream(exchange: &mut Exchange, lease: &mut Lease) {
@@ -541,7 +513,10 @@ impl Failure {
         let reason = reset_reason(&error);
         let closed = reason == ResetReason::ConnectionTermination;
         let harmless = lateen_traffic::retry::is_idempotent(plan.head.method.as_str());
-        let complete = !matches!(&error, UpstreamError::H1(h1::Error::Body(_)));
+        let complete = !matches!(
+            &error,
+            UpstreamError::H1(h1::Error::Body(_)) | UpstreamError::Mux(mux::Error::Body)
+        );
         let is_race = closed && reused && harmless && complete && !lease.is_h2();
         tracing::debug!(%error, ?reason, "upstream request failed");
         Self {
@@ -551,9 +526,21 @@ impl Failure {
     }
 }
 
+const fn mux_reason(error: mux::Error) -> ResetReason {
+    match error {
+        mux::Error::Reset => ResetReason::RemoteReset,
+        mux::Error::Refused => ResetReason::RemoteRefusedStream,
+        mux::Error::Protocol(_) => ResetReason::ProtocolError,
+        mux::Error::Closed | mux::Error::Io(_) | mux::Error::Body => {
+            ResetReason::ConnectionTermination
+        }
+    }
+}
+
 fn reset_reason(error: &UpstreamError) -> ResetReason {
     let error = match error {
         UpstreamError::H1(error) if error.is_protocol() => return ResetReason::ProtocolError,
+        UpstreamError::Mux(error) => return mux_reason(*error),
         UpstreamError::H1(_) => return ResetReason::ConnectionTermination,
         UpstreamError::Hyper(error) => error,
     };
@@ -572,34 +559,4 @@ fn reset_reason(error: &UpstreamError) -> ResetReason {
         source = cause.source();
     }
     ResetReason::ConnectionTermination
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_offered_follows_the_protocol_spoken_to_the_host() {
-        let list = |text: &str| vec![Arc::from(text)];
-        let filter = AlpnFilter {
-            http10: list("istio-http/1.0"),
-            http11: list("istio-http/1.1"),
-            http2: list("istio-h2"),
-        };
-        let offered = |version, wanted| override_of(&filter, version, wanted)[0].to_string();
-        let cases = [
-            (Version::HTTP_11, UpstreamProtocol::Http2, "istio-h2"),
-            (Version::HTTP_2, UpstreamProtocol::Http1, "istio-http/1.1"),
-            (Version::HTTP_10, UpstreamProtocol::Http1, "istio-http/1.1"),
-            (
-                Version::HTTP_10,
-                UpstreamProtocol::Downstream,
-                "istio-http/1.0",
-            ),
-            (Version::HTTP_2, UpstreamProtocol::Downstream, "istio-h2"),
-        ];
-        for (version, wanted, expected) in cases {
-            assert_eq!(offered(version, wanted), expected, "{version:?} {wanted:?}");
-        }
-    }
 }

@@ -9,14 +9,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Version};
+use http::HeaderValue;
 use http_body_util::BodyExt;
 use lateen_traffic::Cluster;
 use lateen_traffic::cluster::Discovery;
 use lateen_traffic::route::MirrorPolicy;
 
 use super::Plan;
-use super::attempt::{alpn, build, outgoing};
+use super::attempt::{build, outgoing};
+use super::offer;
 use crate::cluster::breaker::Resource;
 use crate::cluster::outlier::Ended;
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
@@ -27,7 +28,7 @@ use crate::http::head::Head;
 use crate::http::headers;
 use crate::http::manager::Manager;
 use crate::upstream::target::{self, Wish};
-use crate::upstream::{Protocol, Route, UpstreamBody, acquire};
+use crate::upstream::{Route, UpstreamBody, acquire};
 use crate::worker::{Now, Worker};
 
 /// Bytes of a body that wait for a mirror, at most.
@@ -162,13 +163,15 @@ impl Mirror {
     }
 
     async fn exchange(&mut self, host: &Host) {
+        let offer = offer::to(
+            &self.manager,
+            &self.head,
+            &self.cluster,
+            self.high_priority,
+            host,
+        );
         let wish = Wish {
-            alpn: alpn(
-                &self.manager,
-                self.head.version,
-                self.cluster.http.protocol,
-                host,
-            ),
+            alpn: offer.alpn,
             authority: Some(&self.head.authority),
             client: Some(self.client),
             original_source: None,
@@ -189,10 +192,7 @@ impl Mirror {
             host: &host.state,
             target: &target,
             key,
-            protocol: Protocol::of(
-                self.cluster.http.protocol,
-                self.head.version == Version::HTTP_2,
-            ),
+            protocol: offer.protocol,
             high_priority: self.high_priority,
         };
         let _active = ActiveRequest::begin(&host.state, &self.state.stats.upstream_rq_active);

@@ -1,0 +1,75 @@
+//! One connection for many requests between two of our own sidecars.
+//!
+//! Between two proxies that both know it, HTTP/1 requests to one host share connections instead of having one each: what becomes ready
+//! together is written, encrypted and read together, which is most of what a hop costs. It is agreed on by ALPN ([`ALPN`]) inside
+//! the mesh's mutual TLS and nowhere else; a peer that does not know it picks one of Istio's protocols and nothing changes for it.
+//!
+//! Messages are those of HTTP/1.1: what a head may hold, how requests are balanced, retried, counted and logged is the same with and
+//! without. Frames are described at [`frame`], heads at [`head`]; [`link`] is the state of a connection that its streams share, and
+//! [`wire`] moves its bytes. Who calls is [`crate::upstream::mux`], who answers [`crate::http::mux`]. See `docs/decisions`.
+
+pub(crate) mod frame;
+pub(crate) mod head;
+pub(crate) mod link;
+mod out;
+pub(crate) mod upload;
+pub(crate) mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+/// The name it is agreed on by. Another format gets another name.
+pub(crate) const ALPN: &str = "lateen-mux/1";
+
+/// Streams of one connection at a time. Constant: there is nothing to negotiate.
+pub(crate) const MOST_STREAMS: usize = 128;
+/// Bytes of a body that may be under way to a reader that does not take them.
+pub(crate) const WINDOW: u32 = 256 * 1024;
+
+/// Reads bytes as a server does that answers nothing: frames, the heads in them and what they do to streams.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let link = link::Link::new(link::Side::Server);
+    let mut frames = frame::Reader::default();
+    let mut read = bytes::BytesMut::new();
+    let mut begun = Vec::new();
+    // In two pieces, since a frame may come in several.
+    for piece in bytes.chunks(bytes.len() / 2 + 1) {
+        read.extend_from_slice(piece);
+        while let Ok(Some(frame)) = frames.take(&mut read) {
+            match link.take(frame) {
+                Ok(Some(stream)) => begun.push(stream),
+                Ok(None) => {}
+                Err(_) => return,
+            }
+        }
+    }
+    for link::Begun { head, .. } in begun {
+        let _ = head::response(head.clone(), 100);
+        let _ = head::request(head, 100);
+    }
+}
+
+/// Why a stream had no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The connection was closed or broke.
+    #[error("connection closed")]
+    Closed,
+    /// The connection broke.
+    #[error("connection broke: {0}")]
+    Io(io::ErrorKind),
+    /// The peer gave the stream up.
+    #[error("stream was reset")]
+    Reset,
+    /// The peer had no place for the stream and did nothing with it.
+    #[error("stream was refused")]
+    Refused,
+    /// The peer broke a rule.
+    #[error("protocol error: {0}")]
+    Protocol(&'static str),
+    /// The body to be sent broke off.
+    #[error("body broke off")]
+    Body,
+}

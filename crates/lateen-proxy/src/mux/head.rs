@@ -1,0 +1,261 @@
+//! Heads: lengths and bytes, so that there is one way to read them.
+//!
+//! ```text
+//! request  = version: u8 (10 or 11) | method | target | fields
+//! response = status: u16 | fields
+//! fields   = (name | value)*            to the end of the frame
+//! text     = length: LEB128 | bytes
+//! ```
+//! Trailers are fields. Names are lower case. What frames a body in HTTP/1, or concerns one connection only, is not passed on and
+//! refused where it comes: frames say where a body ends, and a second opinion is what request smuggling is made of.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+/// Bytes of a length: enough for any frame.
+const MOST_LENGTH: usize = 4;
+
+/// The head of a request.
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    /// Its method.
+    pub(crate) method: Method,
+    /// Its target in origin form, or as the client sent it.
+    pub(crate) target: Uri,
+    /// HTTP/1.1 or HTTP/1.0.
+    pub(crate) version: Version,
+    /// Its fields.
+    pub(crate) headers: HeaderMap,
+}
+
+/// A head that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    /// It cannot be read.
+    Unreadable,
+    /// It has more fields than are taken.
+    TooMany,
+}
+
+/// Encodes the head of a request.
+pub(crate) fn put_request(out: &mut BytesMut, parts: &http::request::Parts) {
+    let target = parts.uri.path_and_query().map_or("*", |path| path.as_str());
+    out.reserve(room(&parts.headers) + target.len() + 16);
+    out.put_u8(if parts.version == Version::HTTP_10 {
+        10
+    } else {
+        11
+    });
+    put_text(out, parts.method.as_str().as_bytes());
+    put_text(out, target.as_bytes());
+    put_fields(out, &parts.headers);
+}
+
+/// Encodes the head of a response.
+pub(crate) fn put_response(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap) {
+    out.reserve(room(headers) + 2);
+    out.put_u16(status.as_u16());
+    put_fields(out, headers);
+}
+
+/// Encodes fields, but for those that concern one connection.
+pub(crate) fn put_fields(out: &mut BytesMut, headers: &HeaderMap) {
+    for (name, value) in headers {
+        if !is_of_connection(name) {
+            put_text(out, name.as_str().as_bytes());
+            put_text(out, value.as_bytes());
+        }
+    }
+}
+
+/// Reads the head of a request.
+///
+/// # Errors
+/// It is none, or has more than `most` fields.
+pub(crate) fn request(mut from: Bytes, most: usize) -> Result<RequestHead, Malformed> {
+    let version = match from.try_get_u8() {
+        Ok(11) => Version::HTTP_11,
+        Ok(10) => Version::HTTP_10,
+        _ => return Err(Malformed::Unreadable),
+    };
+    let method = text(&mut from)?;
+    let target = text(&mut from)?;
+    Ok(RequestHead {
+        method: Method::from_bytes(&method).map_err(|_| Malformed::Unreadable)?,
+        target: Uri::from_maybe_shared(target).map_err(|_| Malformed::Unreadable)?,
+        version,
+        headers: fields(from, most)?,
+    })
+}
+
+/// Reads the head of a response.
+///
+/// # Errors
+/// It is none, or has more than `most` fields.
+pub(crate) fn response(mut from: Bytes, most: usize) -> Result<(StatusCode, HeaderMap), Malformed> {
+    let status = from.try_get_u16().map_err(|_| Malformed::Unreadable)?;
+    let status = StatusCode::from_u16(status).map_err(|_| Malformed::Unreadable)?;
+    if status.is_informational() {
+        return Err(Malformed::Unreadable); // nothing but upgrades would need one, and they have connections of their own
+    }
+    Ok((status, fields(from, most)?))
+}
+
+/// Reads fields to the end.
+///
+/// # Errors
+/// They are none, or more than `most`.
+pub(crate) fn fields(mut from: Bytes, most: usize) -> Result<HeaderMap, Malformed> {
+    let mut headers = HeaderMap::with_capacity(24);
+    let mut count = 0;
+    while from.has_remaining() {
+        count += 1;
+        if count > most {
+            return Err(Malformed::TooMany);
+        }
+        let name = text(&mut from)?;
+        let name = HeaderName::from_lowercase(&name).map_err(|_| Malformed::Unreadable)?;
+        let value = text(&mut from)?;
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Unreadable)?;
+        if is_of_connection(&name) {
+            return Err(Malformed::Unreadable);
+        }
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// Whether a field frames a message of HTTP/1 or concerns one connection (RFC 9110 section 7.6.1).
+fn is_of_connection(name: &HeaderName) -> bool {
+    static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+    *name == header::TRANSFER_ENCODING
+        || *name == header::CONNECTION
+        || *name == header::UPGRADE
+        || *name == KEEP_ALIVE
+        || *name == PROXY_CONNECTION
+}
+
+/// What the fields of a head take, more or less.
+fn room(headers: &HeaderMap) -> usize {
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum()
+}
+
+fn put_text(out: &mut BytesMut, text: &[u8]) {
+    let mut length = text.len();
+    while length >= 0x80 {
+        out.put_u8((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    out.put_u8(length as u8);
+    out.extend_from_slice(text);
+}
+
+fn text(from: &mut Bytes) -> Result<Bytes, Malformed> {
+    let mut length = 0;
+    for at in 0..MOST_LENGTH {
+        let byte = from.try_get_u8().map_err(|_| Malformed::Unreadable)?;
+        length |= usize::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            if length > from.len() {
+                break;
+            }
+            return Ok(from.split_to(length));
+        }
+    }
+    Err(Malformed::Unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(request: http::Request<()>) -> Bytes {
+        let mut out = BytesMut::new();
+        put_request(&mut out, &request.into_parts().0);
+        out.freeze()
+    }
+
+    #[test]
+    fn a_request_comes_out_as_it_went_in() {
+        let long = "x".repeat(300);
+        let bytes = encoded(
+            http::Request::put("/a/b?c=d")
+                .header("host", "reviews:9080")
+                .header("cookie", "a")
+                .header("cookie", "b")
+                .header("x-long", &long)
+                .header("x-bytes", HeaderValue::from_bytes(b"\xff\x80").unwrap())
+                .body(())
+                .unwrap(),
+        );
+        let head = request(bytes, 100).unwrap();
+        assert_eq!(head.method, Method::PUT);
+        assert_eq!(head.target, "/a/b?c=d");
+        assert_eq!(head.version, Version::HTTP_11);
+        let cookies: Vec<_> = head.headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a", "b"]);
+        assert_eq!(head.headers["x-long"], long);
+        assert_eq!(head.headers["x-bytes"].as_bytes(), b"\xff\x80");
+        assert_eq!(head.headers["host"], "reviews:9080");
+    }
+
+    #[test]
+    fn what_frames_a_body_in_http1_is_neither_sent_nor_taken() {
+        let bytes = encoded(
+            http::Request::post("/")
+                .header("transfer-encoding", "chunked")
+                .header("connection", "close")
+                .header("content-length", "3")
+                .body(())
+                .unwrap(),
+        );
+        let head = request(bytes, 100).unwrap();
+        assert_eq!(head.headers.len(), 1, "{:?}", head.headers);
+        for name in ["transfer-encoding", "connection", "upgrade", "keep-alive"] {
+            let mut out = BytesMut::from(&b"\x0b\x03GET\x01/"[..]);
+            put_text(&mut out, name.as_bytes());
+            put_text(&mut out, b"x");
+            assert_eq!(
+                request(out.freeze(), 100).unwrap_err(),
+                Malformed::Unreadable
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_head_is_refused() {
+        let cases: [&[u8]; 8] = [
+            b"",
+            b"\x0c\x03GET\x01/",
+            b"\x0b\x03GE",
+            b"\x0b\x03G T\x01/",
+            b"\x0b\x03GET\x02/",
+            b"\x0b\x03GET\x01/\x01A\x01b",
+            b"\x0b\x03GET\x01/\x01a\x01\n",
+            b"\x0b\xff\xff\xff\xff\x0fGET\x01/",
+        ];
+        for case in cases {
+            assert_eq!(
+                request(Bytes::from_static(case), 100).unwrap_err(),
+                Malformed::Unreadable,
+                "{case:?}"
+            );
+        }
+        let two = Bytes::from_static(b"\x0b\x03GET\x01/\x01a\x01b\x01a\x01b");
+        assert_eq!(request(two, 1).unwrap_err(), Malformed::TooMany);
+    }
+
+    #[test]
+    fn a_response_has_a_final_status() {
+        let mut out = BytesMut::new();
+        put_response(&mut out, StatusCode::NO_CONTENT, &HeaderMap::new());
+        let read = response(out.freeze(), 10).unwrap();
+        assert_eq!(read.0, StatusCode::NO_CONTENT);
+        let interim = Bytes::from_static(&[0, 100]);
+        assert_eq!(response(interim, 10).unwrap_err(), Malformed::Unreadable);
+    }
+}

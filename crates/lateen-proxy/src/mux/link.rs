@@ -1,0 +1,430 @@
+//! A connection's state, which its streams and the task that moves its bytes share: what is to be written, and what was read for whom.
+//!
+//! Everything happens on one thread. A stream has up to two halves, [`Incoming`] and [`Outgoing`]; a half that is dropped before its
+//! message is complete gives the stream up. What a peer can make this hold is bounded: streams by [`MOST_STREAMS`], bytes of a
+//! stream's body by [`WINDOW`], and reading stops while too much waits to be written.
+
+mod stream;
+
+use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, StatusCode};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+pub(crate) use self::stream::{Incoming, Outgoing};
+
+use self::stream::Stream;
+use super::frame::{self, Frame, Kind};
+use super::out::Out;
+use super::{Error, MOST_STREAMS, WINDOW, head};
+
+/// Bytes that wait to be written before bodies have to wait, too.
+const HIGH: usize = 128 * 1024;
+/// Bytes that wait to be written before nothing more is read. Bodies stop long before it: only a peer that causes frames without
+/// reading any gets there.
+const TOO_HIGH: usize = 1024 * 1024;
+
+/// Which end of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// It begins streams.
+    Client,
+    /// It answers them.
+    Server,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Link(RefCell<State>);
+
+#[derive(Debug)]
+struct State {
+    side: Side,
+    out: Out,
+    /// Bytes that were ever put there, and those that were written.
+    queued: u64,
+    written: u64,
+    streams: BTreeMap<u32, Stream>,
+    /// The newest stream.
+    newest: u32,
+    driver: Option<Waker>,
+    /// A body waits for `out` to be written.
+    blocked: bool,
+    /// No more streams are begun.
+    retired: bool,
+    closed: Option<Error>,
+    read_at: Instant,
+}
+
+/// A stream that the peer began.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// Its head, not read yet.
+    pub(crate) head: Bytes,
+    /// The request's body.
+    pub(crate) incoming: Incoming,
+    /// Where the response goes.
+    pub(crate) outgoing: Outgoing,
+}
+
+impl Link {
+    /// A new connection.
+    pub(crate) fn new(side: Side) -> Rc<Self> {
+        Rc::new(Self(RefCell::new(State {
+            side,
+            out: Out::default(),
+            queued: 0,
+            written: 0,
+            streams: BTreeMap::new(),
+            newest: 0,
+            driver: None,
+            blocked: false,
+            retired: false,
+            closed: None,
+            read_at: Instant::now(),
+        })))
+    }
+
+    /// Streams under way.
+    pub(crate) fn active(&self) -> usize {
+        self.0.borrow().streams.len()
+    }
+
+    /// Whether another stream may be begun.
+    pub(crate) fn is_open(&self) -> bool {
+        let state = self.0.borrow();
+        !state.retired && state.closed.is_none()
+    }
+
+    /// Begins no more streams; the connection ends with those under way.
+    pub(crate) fn retire(&self) {
+        let mut state = self.0.borrow_mut();
+        state.retired = true;
+        state.wake_driver();
+    }
+
+    /// Asks the peer to begin no more streams.
+    pub(crate) fn go_away(&self) {
+        let mut state = self.0.borrow_mut();
+        if !state.retired {
+            state.retired = true;
+            state.put(Kind::GoAway, 0, false, &[]);
+        }
+    }
+
+    /// Whether the connection has nothing left to do.
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.0.borrow();
+        state.retired && state.streams.is_empty() && state.out.len() == 0
+    }
+
+    /// Begins a stream with a request's head, which is all of it if `end`.
+    ///
+    /// # Errors
+    /// The connection is closed. Nothing was sent.
+    pub(crate) fn begin(
+        self: &Rc<Self>,
+        parts: &http::request::Parts,
+        end: bool,
+    ) -> Result<(Incoming, Option<Outgoing>), Error> {
+        let mut state = self.0.borrow_mut();
+        if let Some(error) = state.closed {
+            return Err(error);
+        }
+        state.newest += 1;
+        let id = state.newest;
+        let mut stream = Stream::new();
+        stream.sent = end;
+        stream.halves = if end { 1 } else { 2 };
+        state.streams.insert(id, stream);
+        state.put_with(Kind::Head, id, end, |out| head::put_request(out, parts));
+        drop(state);
+        let outgoing = (!end).then(|| Outgoing::new(self, id));
+        Ok((Incoming::new(self, id), outgoing))
+    }
+
+    /// Whether a stream that began when so many bytes had been queued has certainly not been sent.
+    pub(crate) fn is_unsent(&self, began: u64) -> bool {
+        self.0.borrow().written <= began
+    }
+
+    /// Bytes queued so far.
+    pub(crate) fn queued(&self) -> u64 {
+        self.0.borrow().queued
+    }
+
+    /// What is to be cancelled when the peer gives a stream up.
+    pub(crate) fn cancels(&self, id: u32, task: AbortHandle) {
+        if let Some(stream) = self.0.borrow_mut().streams.get_mut(&id) {
+            stream.task = Some(task);
+        }
+    }
+
+    /// Whom to wake when there is something to write.
+    pub(super) fn driven_by(&self, waker: &Waker) {
+        let mut state = self.0.borrow_mut();
+        match &mut state.driver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Whether anything may be read now.
+    pub(super) fn may_read(&self) -> bool {
+        self.0.borrow().out.len() < TOO_HIGH
+    }
+
+    /// Writes what is there by a function that says how much it took.
+    pub(super) fn write(
+        &self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<std::io::Result<usize>>,
+    ) -> Poll<std::io::Result<()>> {
+        let mut state = self.0.borrow_mut();
+        while state.out.len() > 0 {
+            let (pieces, count) = state.out.pieces();
+            match write(&pieces[..count]) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                }
+                Poll::Ready(Ok(n)) => state.wrote(n),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes a frame of the peer's; gives the stream it begins, if it does.
+    ///
+    /// # Errors
+    /// It breaks a rule: the connection is to be closed.
+    pub(super) fn take(self: &Rc<Self>, frame: Frame) -> Result<Option<Begun>, Error> {
+        let mut state = self.0.borrow_mut();
+        let id = frame.stream;
+        if frame.kind == Kind::GoAway {
+            state.retired = true;
+            return Ok(None);
+        }
+        let known = state.streams.contains_key(&id);
+        if !known && id > state.newest {
+            return match (state.side, frame.kind) {
+                (Side::Server, Kind::Head) => Ok(state.begun(&frame).then(|| {
+                    drop(state);
+                    Begun {
+                        head: frame.payload,
+                        incoming: Incoming::new(self, id),
+                        outgoing: Outgoing::new(self, id),
+                    }
+                })),
+                _ => Err(Error::Protocol("frame of a stream that was not begun")),
+            };
+        }
+        let side = state.side;
+        let Some(stream) = state.streams.get_mut(&id) else {
+            return Ok(None); // given up here; the peer does not know yet
+        };
+        match frame.kind {
+            Kind::Head if side == Side::Client => stream.take_head(frame)?,
+            Kind::Head => return Err(Error::Protocol("stream was begun twice")),
+            Kind::Data => stream.take_data(frame)?,
+            Kind::Trailers => stream.take_trailers(frame)?,
+            Kind::Window => stream.take_window(frame.payload)?,
+            Kind::Reset => stream.fail(Error::Reset),
+            Kind::Refused => stream.fail(Error::Refused),
+            Kind::GoAway => {}
+        }
+        Ok(None)
+    }
+
+    /// Notes that bytes arrived.
+    pub(super) fn note_read(&self) {
+        self.0.borrow_mut().read_at = Instant::now();
+    }
+
+    /// Ends the connection: every stream fails.
+    pub(crate) fn close(&self, error: Error) {
+        let mut state = self.0.borrow_mut();
+        state.closed = Some(error);
+        state.out = Out::default();
+        for stream in state.streams.values_mut() {
+            stream.fail(error);
+        }
+    }
+
+    fn state(&self) -> RefMut<'_, State> {
+        self.0.borrow_mut()
+    }
+}
+
+impl State {
+    /// Adds a stream of the peer's, if there is a place for it.
+    fn begun(&mut self, frame: &Frame) -> bool {
+        self.newest = frame.stream;
+        if self.streams.len() >= MOST_STREAMS {
+            self.put(Kind::Refused, frame.stream, true, &[]);
+            return false;
+        }
+        let mut stream = Stream::new();
+        stream.has_head = true;
+        stream.ended = frame.end;
+        stream.halves = 2;
+        self.streams.insert(frame.stream, stream);
+        true
+    }
+
+    fn put(&mut self, kind: Kind, id: u32, end: bool, payload: &[u8]) {
+        self.put_with(kind, id, end, |out| out.extend_from_slice(payload));
+    }
+
+    fn put_with(&mut self, kind: Kind, id: u32, end: bool, write: impl FnOnce(&mut BytesMut)) {
+        if self.closed.is_some() {
+            return;
+        }
+        let before = self.out.len();
+        self.out.put(kind, id, end, write);
+        self.queued += (self.out.len() - before) as u64;
+        self.wake_driver();
+    }
+
+    fn put_data(&mut self, id: u32, end: bool, data: Bytes) {
+        if self.closed.is_none() {
+            let before = self.out.len();
+            self.out.put_data(id, end, data);
+            self.queued += (self.out.len() - before) as u64;
+            self.wake_driver();
+        }
+    }
+
+    fn wake_driver(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            driver.wake();
+        }
+    }
+
+    fn wrote(&mut self, n: usize) {
+        self.out.wrote(n, self.streams.is_empty());
+        self.written += n as u64;
+        if self.blocked && self.out.len() < HIGH / 2 {
+            self.blocked = false;
+            for stream in self.streams.values_mut() {
+                stream.wake_writer();
+            }
+        }
+    }
+
+    /// Ends a half of a stream; with the last one the stream is forgotten.
+    fn end_half(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.halves -= 1;
+        if stream.halves == 0 {
+            self.streams.remove(&id);
+            if self.retired && self.streams.is_empty() {
+                self.wake_driver();
+            }
+        }
+    }
+
+    /// Gives a stream up, and tells the peer.
+    fn abandon(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.failed.is_none() {
+            stream.fail(Error::Reset);
+            self.put(Kind::Reset, id, true, &[]);
+        }
+    }
+
+    /// A connection on which nothing came for so long while a stream waited is not trusted with more of them.
+    fn doubt(&mut self, id: u32) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        if stream.is_unheard_of(self.read_at) {
+            self.retired = true;
+        }
+    }
+
+    /// Sends what may be sent of a body now; ready when that is all.
+    fn poll_data(
+        &mut self,
+        id: u32,
+        data: &mut Bytes,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        loop {
+            let full = self.out.len() >= HIGH;
+            let stream = match self.streams.get_mut(&id) {
+                Some(stream) => stream,
+                None => return Poll::Ready(Err(self.closed.unwrap_or(Error::Reset))),
+            };
+            if let Some(error) = stream.failed {
+                return Poll::Ready(Err(error));
+            }
+            if data.is_empty() && !end {
+                return Poll::Ready(Ok(()));
+            }
+            let most = (stream.credit as usize).min(frame::MOST_DATA);
+            if full || (most == 0 && !data.is_empty()) {
+                stream.writer = Some(cx.waker().clone());
+                self.blocked |= full;
+                return Poll::Pending;
+            }
+            let part = data.split_to(most.min(data.len()));
+            stream.credit -= part.len() as u32;
+            let last = end && data.is_empty();
+            stream.sent = last;
+            self.put_data(id, last, part);
+            if data.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Sends a message's trailers, which end it.
+    fn send_trailers(&mut self, id: u32, trailers: &HeaderMap) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.failed.is_none() {
+            stream.sent = true;
+            self.put_with(Kind::Trailers, id, true, |out| {
+                head::put_fields(out, trailers)
+            });
+        }
+    }
+
+    /// Sends a response's head.
+    fn send_response(&mut self, id: u32, status: StatusCode, headers: &HeaderMap, end: bool) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.failed.is_none() {
+            stream.sent = end;
+            self.put_with(Kind::Head, id, end, |out| {
+                head::put_response(out, status, headers);
+            });
+        }
+    }
+
+    /// Lets the peer send on what was taken.
+    fn credit(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if !stream.ended && stream.taken >= WINDOW / 2 {
+            let more = std::mem::take(&mut stream.taken);
+            stream.window += more;
+            self.put_with(Kind::Window, id, false, |out| out.put_u32(more));
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! One stream: its two halves as those who read and write see them, and what the connection keeps of it.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use http_body::SizeHint;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::super::frame::Frame;
+use super::super::{Error, WINDOW, head};
+use super::{Link, Side};
+
+/// Data shorter than this is kept together while it waits, so that what it takes to keep it stays in proportion to its bytes.
+const SMALL: usize = 512;
+/// A connection that was silent for so long while a request waited may be dead.
+const SILENCE: Duration = Duration::from_secs(1);
+/// Fields of trailers.
+const MOST_TRAILERS: usize = 100;
+
+/// What a connection keeps of a stream.
+#[derive(Debug)]
+pub(super) struct Stream {
+    began: Instant,
+    /// A response's head that nobody took yet.
+    head: Option<Bytes>,
+    pub(super) has_head: bool,
+    data: VecDeque<Bytes>,
+    /// What follows `data`, in one piece.
+    small: BytesMut,
+    trailers: Option<Bytes>,
+    /// The peer's message is complete.
+    pub(super) ended: bool,
+    /// What the peer may still send.
+    pub(super) window: u32,
+    /// What was taken of it and not credited yet.
+    pub(super) taken: u32,
+    reader: Option<Waker>,
+    /// What may still be sent.
+    pub(super) credit: u32,
+    /// The message to the peer is complete.
+    pub(super) sent: bool,
+    pub(super) writer: Option<Waker>,
+    /// Halves somebody holds.
+    pub(super) halves: u8,
+    pub(super) failed: Option<Error>,
+    /// Who works on it, on the server's side.
+    pub(super) task: Option<AbortHandle>,
+}
+
+impl Stream {
+    pub(super) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            head: None,
+            has_head: false,
+            data: VecDeque::new(),
+            small: BytesMut::new(),
+            trailers: None,
+            ended: false,
+            window: WINDOW,
+            taken: 0,
+            reader: None,
+            credit: WINDOW,
+            sent: false,
+            writer: None,
+            halves: 0,
+            failed: None,
+            task: None,
+        }
+    }
+
+    pub(super) fn take_head(&mut self, frame: Frame) -> Result<(), Error> {
+        if std::mem::replace(&mut self.has_head, true) {
+            return Err(Error::Protocol("second head"));
+        }
+        self.head = Some(frame.payload);
+        self.ended = frame.end;
+        self.wake_reader();
+        Ok(())
+    }
+
+    pub(super) fn take_data(&mut self, frame: Frame) -> Result<(), Error> {
+        self.may_take()?;
+        let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
+        self.window = self
+            .window
+            .checked_sub(length)
+            .ok_or(Error::Protocol("more data than was asked for"))?;
+        self.ended = frame.end;
+        if frame.payload.len() < SMALL && !(self.data.is_empty() && self.small.is_empty()) {
+            self.small.extend_from_slice(&frame.payload);
+        } else if !frame.payload.is_empty() {
+            self.gather();
+            self.data.push_back(frame.payload);
+        }
+        self.wake_reader();
+        Ok(())
+    }
+
+    pub(super) fn take_trailers(&mut self, frame: Frame) -> Result<(), Error> {
+        self.may_take()?;
+        self.trailers = Some(frame.payload);
+        self.ended = true;
+        self.wake_reader();
+        Ok(())
+    }
+
+    pub(super) fn take_window(&mut self, mut payload: Bytes) -> Result<(), Error> {
+        let more = payload.try_get_u32().unwrap_or(0);
+        self.credit = self
+            .credit
+            .checked_add(more)
+            .filter(|credit| more > 0 && *credit <= WINDOW)
+            .ok_or(Error::Protocol("window"))?;
+        self.wake_writer();
+        Ok(())
+    }
+
+    fn may_take(&self) -> Result<(), Error> {
+        if self.ended || !self.has_head {
+            return Err(Error::Protocol("body without a head, or after its end"));
+        }
+        Ok(())
+    }
+
+    /// Ends it with an error, for both halves.
+    pub(super) fn fail(&mut self, error: Error) {
+        // A message that is complete stays so: only what is missing fails.
+        self.failed.get_or_insert(error);
+        self.wake_reader();
+        self.wake_writer();
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
+
+    pub(super) fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+
+    /// Whether it has waited long without an answer on a connection last heard at a time.
+    pub(super) fn is_unheard_of(&self, heard: Instant) -> bool {
+        !self.has_head && heard < self.began && self.began.elapsed() >= SILENCE
+    }
+
+    fn wake_reader(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    fn gather(&mut self) {
+        if !self.small.is_empty() {
+            self.data.push_back(self.small.split().freeze());
+        }
+    }
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.data.is_empty() {
+            self.gather();
+        }
+        self.data.pop_front()
+    }
+
+    /// Whether there is nothing left to be read.
+    fn is_drained(&self) -> bool {
+        self.ended && self.data.is_empty() && self.small.is_empty() && self.trailers.is_none()
+    }
+}
+
+/// The half that the peer writes: the body of its message, and on the client's side the response's head.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    link: Rc<Link>,
+    id: u32,
+    /// What is left of the length that the head states.
+    left: Option<u64>,
+    /// All of it was read, or it failed.
+    done: bool,
+}
+
+impl Incoming {
+    pub(super) fn new(link: &Rc<Link>, id: u32) -> Self {
+        Self {
+            link: Rc::clone(link),
+            id,
+            left: None,
+            done: false,
+        }
+    }
+
+    /// Notes the length that the message's head states.
+    ///
+    /// # Errors
+    /// It is none, or there are two, or the message ends without it.
+    pub(crate) fn expect(&mut self, headers: &HeaderMap, bodiless: bool) -> Result<(), Error> {
+        let mut stated = headers.get_all(header::CONTENT_LENGTH).iter();
+        let Some(length) = stated.next() else {
+            return Ok(());
+        };
+        let length = std::str::from_utf8(length.as_bytes())
+            .ok()
+            .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
+            .and_then(|text| text.parse().ok())
+            .filter(|_| stated.next().is_none());
+        let Some(length) = length else {
+            return Err(Error::Protocol("content-length"));
+        };
+        if !bodiless {
+            self.left = Some(length);
+            if length > 0 && self.is_end() {
+                return Err(Error::Protocol("body is shorter than its head says"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The response's head, and whether it is all of the response.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), Error>> {
+        let mut state = self.link.state();
+        let closed = state.closed;
+        let Some(stream) = state.streams.get_mut(&self.id) else {
+            return Poll::Ready(Err(closed.unwrap_or(Error::Reset)));
+        };
+        if let Some(head) = stream.head.take() {
+            return Poll::Ready(Ok((head, stream.ended)));
+        }
+        if let Some(error) = stream.failed {
+            return Poll::Ready(Err(error));
+        }
+        stream.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<http_body::Frame<Bytes>>, Error>> {
+        let mut state = self.link.state();
+        let closed = state.closed;
+        let Some(stream) = state.streams.get_mut(&self.id) else {
+            return Poll::Ready(Err(closed.unwrap_or(Error::Reset)));
+        };
+        if let Some(data) = stream.next() {
+            stream.taken += u32::try_from(data.len()).unwrap_or(u32::MAX);
+            state.credit(self.id);
+            drop(state);
+            return Poll::Ready(self.count(data).map(Some));
+        }
+        if stream.ended {
+            let trailers = stream.trailers.take();
+            drop(state);
+            return Poll::Ready(self.finish(trailers));
+        }
+        if let Some(error) = stream.failed {
+            return Poll::Ready(Err(error));
+        }
+        stream.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn count(&mut self, data: Bytes) -> Result<http_body::Frame<Bytes>, Error> {
+        if let Some(left) = &mut self.left {
+            *left = left
+                .checked_sub(data.len() as u64)
+                .ok_or(Error::Protocol("body is longer than its head says"))?;
+        }
+        Ok(http_body::Frame::data(data))
+    }
+
+    fn finish(
+        &mut self,
+        trailers: Option<Bytes>,
+    ) -> Result<Option<http_body::Frame<Bytes>>, Error> {
+        if self.left.is_some_and(|left| left > 0) {
+            return Err(Error::Protocol("body is shorter than its head says"));
+        }
+        self.done = true;
+        let Some(trailers) = trailers else {
+            return Ok(None);
+        };
+        let fields = head::fields(trailers, MOST_TRAILERS)
+            .map_err(|_| Error::Protocol("malformed trailers"))?;
+        Ok(Some(http_body::Frame::trailers(fields)))
+    }
+
+    fn is_end(&self) -> bool {
+        let state = self.link.state();
+        self.done || state.streams.get(&self.id).is_some_and(Stream::is_drained)
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Error>>> {
+        let this = self.get_mut();
+        if this.done {
+            return Poll::Ready(None);
+        }
+        this.poll_body(cx).map(|frame| {
+            this.done |= frame.is_err();
+            frame.transpose()
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_end() {
+            return SizeHint::with_exact(0);
+        }
+        self.left
+            .map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let mut state = self.link.state();
+        let Some(stream) = state.streams.get_mut(&self.id) else {
+            return;
+        };
+        // A server that does not read on says so with the end of its answer; a client has no use for the rest of anything.
+        let (complete, answered) = (stream.ended, stream.sent);
+        if !complete && (state.side == Side::Client || answered) {
+            state.doubt(self.id);
+            state.abandon(self.id);
+        }
+        state.end_half(self.id);
+    }
+}
+
+/// The half that is written to the peer.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    link: Rc<Link>,
+    id: u32,
+}
+
+impl Outgoing {
+    pub(super) fn new(link: &Rc<Link>, id: u32) -> Self {
+        Self {
+            link: Rc::clone(link),
+            id,
+        }
+    }
+
+    /// The stream.
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Sends a response's head, which is all of it if `end`.
+    pub(crate) fn respond(&self, status: StatusCode, headers: &HeaderMap, end: bool) {
+        self.link
+            .state()
+            .send_response(self.id, status, headers, end);
+    }
+
+    /// Sends bytes, the message's last if `end`; ready when all of them were taken out of `data`.
+    ///
+    /// # Errors
+    /// The stream or its connection has ended.
+    pub(crate) fn poll_data(
+        &self,
+        data: &mut Bytes,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>> {
+        self.link.state().poll_data(self.id, data, end, cx)
+    }
+
+    /// Sends trailers, the message's end.
+    pub(crate) fn trailers(&self, trailers: &HeaderMap) {
+        self.link.state().send_trailers(self.id, trailers);
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        let mut state = self.link.state();
+        let side = state.side;
+        let Some(stream) = state.streams.get_mut(&self.id) else {
+            return;
+        };
+        // A message that is not complete fails the stream, and so does a request whose rest nobody reads once it is answered.
+        let unread = side == Side::Server && stream.halves == 1 && !stream.ended;
+        if !stream.sent || unread {
+            state.abandon(self.id);
+        }
+        state.end_half(self.id);
+    }
+}

@@ -1,0 +1,320 @@
+//! Two ends of a connection over loopback, and what one can do to the other.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, spawn_local};
+
+use super::frame::{self, Kind};
+use super::link::{Begun, Incoming, Link, Side};
+use super::upload::Upload;
+use super::wire::Wire;
+use super::{Error, MOST_STREAMS, WINDOW, head};
+use crate::net::stream::Socket;
+use crate::net::{Prefixed, Stream};
+
+/// Runs a test on one thread, in bounded time.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let tasks = tokio::task::LocalSet::new();
+    tasks.block_on(&runtime, async {
+        tokio::time::timeout(Duration::from_secs(30), test)
+            .await
+            .expect("the test ends");
+    });
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    (client.unwrap(), accepted.unwrap().0)
+}
+
+fn stream(socket: TcpStream) -> Stream {
+    Stream::Plain(Prefixed::new(Bytes::new(), Socket::Tcp(socket)))
+}
+
+/// Drives one end; tells how it ended.
+fn drive(
+    link: &Rc<Link>,
+    socket: TcpStream,
+    mut begun: impl FnMut(Begun) + 'static,
+) -> JoinHandle<Error> {
+    let link = Rc::clone(link);
+    spawn_local(async move {
+        let mut wire = Wire::new(stream(socket));
+        let ended = std::future::poll_fn(|cx| wire.poll(&link, cx, &mut begun)).await;
+        link.close(ended);
+        ended
+    })
+}
+
+/// A client whose server answers each request with its body, and 200.
+async fn echo() -> (Rc<Link>, Rc<Link>) {
+    let (near, far) = pair().await;
+    let (client, server) = (Link::new(Side::Client), Link::new(Side::Server));
+    drive(&client, near, |_| panic!("servers begin no streams"));
+    let own = Rc::clone(&server);
+    drive(&server, far, move |begun| {
+        let id = begun.outgoing.id();
+        let task = spawn_local(async move {
+            let Begun {
+                incoming, outgoing, ..
+            } = begun;
+            outgoing.respond(StatusCode::OK, &HeaderMap::new(), false);
+            let mut upload = Upload::new(outgoing, incoming);
+            let _ = std::future::poll_fn(|cx| upload.poll(cx)).await;
+        });
+        own.cancels(id, task.abort_handle());
+    });
+    (client, server)
+}
+
+fn request(body: usize) -> http::request::Parts {
+    let request = Request::put("/").header("content-length", body);
+    request.body(()).unwrap().into_parts().0
+}
+
+/// Sends a body and reads the answer's head.
+async fn ask(client: &Rc<Link>, body: Bytes) -> Result<Incoming, Error> {
+    let (mut incoming, outgoing) = client.begin(&request(body.len()), body.is_empty())?;
+    if let Some(outgoing) = outgoing {
+        let mut upload = Upload::new(outgoing, Full::new(body));
+        spawn_local(async move {
+            let _ = std::future::poll_fn(|cx| upload.poll(cx)).await;
+        });
+    }
+    let (head, _) = std::future::poll_fn(|cx| incoming.poll_head(cx)).await?;
+    assert_eq!(head::response(head, 10).unwrap().0, StatusCode::OK);
+    Ok(incoming)
+}
+
+#[test]
+fn bodies_larger_than_what_may_be_under_way_go_both_ways_beside_each_other() {
+    run(async {
+        let (client, server) = echo().await;
+        let bodies = (0..8_u8).map(|n| Bytes::from(vec![n; WINDOW as usize * 3 + usize::from(n)]));
+        let asked = bodies.map(|body| {
+            let client = Rc::clone(&client);
+            spawn_local(async move {
+                let answer = ask(&client, body.clone()).await.unwrap();
+                assert_eq!(answer.collect().await.unwrap().to_bytes(), body);
+            })
+        });
+        for asked in asked.collect::<Vec<_>>() {
+            asked.await.unwrap();
+        }
+        assert_eq!(client.active(), 0);
+        tokio::task::yield_now().await;
+        assert_eq!(server.active(), 0);
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_reads_stops_its_sender_and_no_other() {
+    run(async {
+        let (client, _server) = echo().await;
+        let stuck = Bytes::from(vec![1; WINDOW as usize * 4]);
+        let unread = ask(&client, stuck).await.unwrap();
+        for _ in 0..20 {
+            let answer = ask(&client, Bytes::from_static(b"hello")).await.unwrap();
+            assert_eq!(answer.collect().await.unwrap().to_bytes(), "hello");
+        }
+        assert_eq!(client.active(), 1);
+        drop(unread);
+    });
+}
+
+#[test]
+fn a_stream_that_is_given_up_ends_on_both_sides() {
+    run(async {
+        let (client, server) = echo().await;
+        let (incoming, outgoing) = client.begin(&request(10), false).unwrap();
+        while server.active() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop((incoming, outgoing));
+        while server.active() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(client.active(), 0);
+        let answer = ask(&client, Bytes::from_static(b"next")).await.unwrap();
+        assert_eq!(answer.collect().await.unwrap().to_bytes(), "next");
+    });
+}
+
+#[test]
+fn more_streams_than_there_is_room_for_are_refused_and_harm_nobody() {
+    run(async {
+        let (client, server) = echo().await;
+        let held: Vec<_> = (0..MOST_STREAMS)
+            .map(|_| client.begin(&request(1), false).unwrap())
+            .collect();
+        let refused = ask(&client, Bytes::from_static(b"x")).await;
+        assert_eq!(refused.unwrap_err(), Error::Refused);
+        drop(held);
+        while server.active() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(ask(&client, Bytes::from_static(b"x")).await.is_ok());
+    });
+}
+
+#[test]
+fn a_connection_that_is_to_end_finishes_what_it_carries() {
+    run(async {
+        let (client, server) = echo().await;
+        let (mut incoming, outgoing) = client.begin(&request(5), false).unwrap();
+        let _ = std::future::poll_fn(|cx| incoming.poll_head(cx)).await;
+        server.go_away();
+        while client.is_open() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut upload = Upload::new(outgoing.unwrap(), Full::new(Bytes::from_static(b"whole")));
+        assert!(std::future::poll_fn(|cx| upload.poll(cx)).await.is_ok());
+        drop(upload);
+        assert_eq!(incoming.collect().await.unwrap().to_bytes(), "whole");
+        assert!(client.is_over());
+    });
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_its_head_says_is_an_error() {
+    run(async {
+        let (client, _server) = echo().await;
+        let mut answer = ask(&client, Bytes::from_static(b"four")).await.unwrap();
+        let mut says = HeaderMap::new();
+        says.insert("content-length", HeaderValue::from_static("5"));
+        answer.expect(&says, false).unwrap();
+        let error = answer.collect().await.unwrap_err();
+        assert_eq!(error, Error::Protocol("body is shorter than its head says"));
+    });
+}
+
+#[test]
+fn a_broken_connection_fails_what_it_carries() {
+    run(async {
+        let (near, far) = pair().await;
+        let client = Link::new(Side::Client);
+        let ended = drive(&client, near, |_| ());
+        let (mut incoming, _) = client.begin(&request(0), true).unwrap();
+        drop(far);
+        assert!(
+            std::future::poll_fn(|cx| incoming.poll_head(cx))
+                .await
+                .is_err()
+        );
+        assert_ne!(ended.await.unwrap(), Error::Reset);
+        assert!(client.begin(&request(0), true).is_err());
+    });
+}
+
+#[test]
+fn a_connection_that_was_silent_while_a_request_waited_is_not_used_again() {
+    run(async {
+        let (near, _far) = pair().await;
+        let dead = Link::new(Side::Client);
+        drive(&dead, near, |_| ());
+        let (live, _server) = echo().await;
+        let waiting = [&dead, &live].map(|link| link.begin(&request(1), false).unwrap());
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        // Bytes of another stream show that the peer is there, however long this one takes.
+        assert!(ask(&live, Bytes::from_static(b"x")).await.is_ok());
+        drop(waiting);
+        assert!(!dead.is_open());
+        assert!(live.is_open());
+    });
+}
+
+/// What a server says to frames that a peer of ours would never send.
+fn verdict(write: impl FnOnce(&mut BytesMut)) -> Error {
+    let verdict = Rc::new(RefCell::new(None));
+    let told = Rc::clone(&verdict);
+    let mut bytes = BytesMut::new();
+    write(&mut bytes);
+    run(async move {
+        let (near, far) = pair().await;
+        let server = Link::new(Side::Server);
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let ended = drive(&server, far, move |begun| held.borrow_mut().push(begun));
+        near.writable().await.unwrap();
+        let mut sent = 0;
+        while sent < bytes.len() {
+            near.writable().await.unwrap();
+            if let Ok(n) = near.try_write(&bytes[sent..]) {
+                sent += n;
+            }
+        }
+        *told.borrow_mut() = Some(ended.await.unwrap());
+    });
+    let verdict = verdict.borrow_mut().take();
+    verdict.expect("a verdict")
+}
+
+fn begin(out: &mut BytesMut, id: u32) {
+    frame::put(out, Kind::Head, id, false, |out| {
+        head::put_request(out, &request(0));
+    });
+}
+
+#[test]
+fn what_breaks_a_rule_ends_the_connection() {
+    let cases: [(&str, Error); 6] = [
+        (
+            "data of no stream",
+            verdict(|out| frame::put(out, Kind::Data, 1, false, |out| out.put_u8(1))),
+        ),
+        (
+            "begun twice",
+            verdict(|out| {
+                begin(out, 1);
+                begin(out, 1);
+            }),
+        ),
+        (
+            "after the end",
+            verdict(|out| {
+                begin(out, 1);
+                frame::put(out, Kind::Data, 1, true, |out| out.put_u8(1));
+                frame::put(out, Kind::Data, 1, false, |out| out.put_u8(2));
+            }),
+        ),
+        (
+            "more than the window",
+            verdict(|out| {
+                begin(out, 1);
+                let part = [0; frame::MOST_DATA];
+                for _ in 0..=WINDOW as usize / part.len() {
+                    frame::put(out, Kind::Data, 1, false, |out| out.put_slice(&part));
+                }
+            }),
+        ),
+        (
+            "a window of nothing",
+            verdict(|out| {
+                begin(out, 1);
+                frame::put(out, Kind::Window, 1, false, |out| out.put_u32(0));
+            }),
+        ),
+        (
+            "a window beyond all measure",
+            verdict(|out| {
+                begin(out, 1);
+                frame::put(out, Kind::Window, 1, false, |out| out.put_u32(u32::MAX));
+            }),
+        ),
+    ];
+    for (case, verdict) in cases {
+        assert!(matches!(verdict, Error::Protocol(_)), "{case}: {verdict:?}");
+    }
+}

@@ -1,0 +1,322 @@
+//! Connections that carry many requests to another of our own sidecars ([`crate::mux`]).
+//!
+//! Whether a host speaks it is known after the first connection to it, which requests that come meanwhile wait for. A host that does
+//! not is spoken to in HTTP/1 from then on; each new connection asks again.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{LocalBoxFuture, Shared};
+use http::{Request, Response};
+use lateen_traffic::cluster::UpstreamHttp;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::connect::{self, ConnectError, Target};
+use super::h1::{self, ConnectionFacts};
+use super::{OpenConnection, SendError, UpstreamError};
+use crate::http::body::RequestBody;
+use crate::mux::link::{Incoming, Link, Side};
+use crate::mux::upload::{Upload, UploadError};
+use crate::mux::wire::Wire;
+use crate::mux::{ALPN, Error, MOST_STREAMS, head};
+use crate::net::Stream;
+
+/// Streams on a connection before another one is made beside it, so that no connection, and no worker of the host's that has it,
+/// carries everything.
+const ENOUGH: usize = 16;
+/// Streams on a connection when requests wait for another one. Below what the host takes, since it may count a stream that ended
+/// here for a moment longer.
+const FULL: usize = MOST_STREAMS * 3 / 4;
+
+/// The connections to a host over one transport.
+#[derive(Default)]
+pub(crate) struct Links {
+    open: RefCell<Vec<Connection>>,
+    opening: RefCell<Option<Opening>>,
+    /// Whether the host spoke it when last asked.
+    speaks: Cell<Option<bool>>,
+}
+
+type Opening = Shared<LocalBoxFuture<'static, Result<(), ConnectError>>>;
+
+/// A connection; clones share it.
+#[derive(Clone, Debug)]
+struct Connection {
+    link: Rc<Link>,
+    info: Rc<ConnectionFacts>,
+    used: Rc<Cell<Instant>>,
+    most_headers: usize,
+}
+
+/// A place on a connection for one request.
+#[derive(Debug)]
+pub(crate) struct Place(Connection);
+
+/// A response's body.
+#[derive(Debug)]
+pub(crate) struct Body {
+    incoming: Incoming,
+    /// What is left of the request, if the response came before all of it was sent. It ends with the response.
+    upload: Option<AbortHandle>,
+}
+
+/// What a new connection needs beside its target.
+#[derive(Debug)]
+pub(crate) struct Making<'a> {
+    /// How to reach the host.
+    pub(crate) target: &'a Target,
+    /// The cluster's settings.
+    pub(crate) http: &'a UpstreamHttp,
+    /// Where a connection goes that turns out to be HTTP/1.
+    pub(crate) idle: &'a Rc<h1::Idle>,
+}
+
+impl Links {
+    /// A place on an open connection, if one is free.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|connection| connection.link.is_open());
+        let idlest = open.iter().min_by_key(|c| c.link.active());
+        // The first with room, so that the others become idle when there is less to do.
+        let roomy = open.iter().find(|c| c.link.active() < ENOUGH);
+        let found = roomy.or(idlest.filter(|c| c.link.active() < FULL))?;
+        found.used.set(Instant::now());
+        found.info.requests.set(found.info.requests.get() + 1);
+        Some(Place(found.clone()))
+    }
+
+    /// Whether all connections have enough to do and none is being made.
+    pub(crate) fn wants_another(&self) -> bool {
+        let open = self.open.borrow();
+        self.opening.borrow().is_none() && open.iter().all(|c| c.link.active() >= ENOUGH)
+    }
+
+    /// Whether requests wait for a connection that is being made: nothing is known about the host, or it speaks this.
+    pub(crate) fn waits(&self) -> bool {
+        self.speaks.get() != Some(false)
+    }
+
+    /// Notes what a host that was asked speaks.
+    pub(crate) fn note(&self, speaks: bool) {
+        self.speaks.set(Some(speaks));
+    }
+
+    /// Makes a connection, or waits for the one being made. `count` gives a place for another connection.
+    ///
+    /// # Errors
+    /// It cannot be made; `None` if there may not be another one.
+    pub(crate) async fn open(
+        self: &Rc<Self>,
+        making: &Making<'_>,
+        count: impl FnOnce() -> Option<OpenConnection>,
+    ) -> Result<(), Option<ConnectError>> {
+        let joined = self.opening.borrow().clone();
+        let opening = match joined {
+            Some(opening) => opening,
+            None => self.start(making, count().ok_or(None)?),
+        };
+        opening.await.map_err(Some)
+    }
+
+    /// Makes a connection beside those that are there, without waiting for it.
+    pub(crate) fn add(self: &Rc<Self>, making: &Making<'_>, open: OpenConnection) {
+        drop(self.start(making, open));
+    }
+
+    fn start(self: &Rc<Self>, making: &Making<'_>, open: OpenConnection) -> Opening {
+        let (links, target) = (Rc::clone(self), making.target.clone());
+        let (http, idle) = (making.http.clone(), Rc::clone(making.idle));
+        let future = async move {
+            let made = connect::connect(&target).await;
+            *links.opening.borrow_mut() = None; // no later request is to meet an old failure
+            let stream = made?;
+            if is_agreed(&stream) {
+                links.adopt(stream, Some(open), &http);
+            } else {
+                links.note(false);
+                idle.put(h1::Connection::over(stream, &http, Some(open)));
+            }
+            Ok(())
+        };
+        let opening = future.boxed_local().shared();
+        *self.opening.borrow_mut() = Some(opening.clone());
+        // Driven on its own: the request that asked may go away.
+        tokio::task::spawn_local(opening.clone().map(drop));
+        opening
+    }
+
+    /// Keeps a connection on which this was agreed on.
+    pub(crate) fn adopt(&self, stream: Stream, open: Option<OpenConnection>, http: &UpstreamHttp) {
+        self.note(true);
+        let info = ConnectionFacts::of(&stream, open);
+        let link = Link::new(Side::Client);
+        tokio::task::spawn_local(drive(Rc::clone(&link), stream, Rc::clone(&info)));
+        self.open.borrow_mut().push(Connection {
+            link,
+            info,
+            used: Rc::new(Cell::new(Instant::now())),
+            most_headers: http.max_headers_count as usize,
+        });
+    }
+
+    /// Lets go of connections that are closed or were without a stream for too long.
+    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+        self.open.borrow_mut().retain(|connection| {
+            let link = &connection.link;
+            let idle = link.active() == 0
+                && idle_timeout.is_some_and(|limit| connection.used.get().elapsed() >= limit);
+            if idle {
+                link.retire();
+            }
+            link.is_open()
+        });
+    }
+
+    /// Lets go of all of them; streams under way go on.
+    pub(crate) fn clear(&self) {
+        for connection in self.open.borrow_mut().drain(..) {
+            connection.link.retire();
+        }
+    }
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links")
+            .field("open", &self.open.borrow().len())
+            .field("speaks", &self.speaks.get())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a new connection is one of these.
+pub(crate) fn is_agreed(stream: &Stream) -> bool {
+    stream
+        .tls()
+        .is_some_and(|tls| tls.alpn_protocol() == Some(ALPN.as_bytes()))
+}
+
+/// Moves a connection's bytes until it ends.
+async fn drive(link: Rc<Link>, stream: Stream, info: Rc<ConnectionFacts>) {
+    let mut wire = Wire::new(stream);
+    let ended = std::future::poll_fn(|cx| {
+        let ended = wire.poll(&link, cx, &mut |_| ());
+        if ended.is_pending() && link.is_over() {
+            return std::task::Poll::Ready(Error::Closed);
+        }
+        ended
+    })
+    .await;
+    if link.active() > 0 {
+        tracing::debug!(error = %ended, streams = link.active(), "shared connection ended");
+    }
+    link.close(ended);
+    let _ = tokio::time::timeout(
+        Duration::from_secs(1),
+        std::future::poll_fn(|cx| wire.poll_shutdown(cx)),
+    )
+    .await; // a peer that does not take the end gets none
+    drop(info);
+}
+
+impl Place {
+    /// Facts about the connection.
+    pub(crate) const fn info(&self) -> &Rc<ConnectionFacts> {
+        &self.0.info
+    }
+
+    /// Whether the connection carried a request before.
+    pub(crate) fn is_reused(&self) -> bool {
+        self.0.info.requests.get() > 1
+    }
+
+    /// Sends a request and waits for its response's head.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub(crate) async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Body>, SendError> {
+        let (parts, body) = request.into_parts();
+        let link = &self.0.link;
+        let began = link.queued();
+        let ended = http_body::Body::is_end_stream(&body);
+        let (mut incoming, outgoing) = link.begin(&parts, ended).map_err(|error| SendError {
+            error: UpstreamError::Mux(error),
+            unsent: true,
+        })?;
+        let bodiless = parts.method == http::Method::HEAD;
+        drop(parts);
+        let mut upload = outgoing.map(|outgoing| Upload::new(outgoing, body));
+        let head = std::future::poll_fn(|cx| {
+            if let Some(sending) = &mut upload
+                && let std::task::Poll::Ready(result) = sending.poll(cx)
+            {
+                match result {
+                    // Nobody is left who would send the rest: there is no answer to wait for.
+                    Err(UploadError::Body(_)) => return std::task::Poll::Ready(Err(Error::Body)),
+                    // A host may answer without having read all: its answer counts for more than what it did not take.
+                    Ok(()) | Err(UploadError::Stream) => upload = None,
+                }
+            }
+            incoming.poll_head(cx)
+        })
+        .await;
+        let answered = head.and_then(|(head, _)| {
+            let (status, headers) = head::response(head, self.0.most_headers)
+                .map_err(|_| Error::Protocol("malformed response head"))?;
+            incoming.expect(
+                &headers,
+                bodiless || status == http::StatusCode::NOT_MODIFIED,
+            )?;
+            Ok((status, headers))
+        });
+        let (status, headers) = answered.map_err(|error| SendError {
+            error: UpstreamError::Mux(error),
+            unsent: error == Error::Refused || link.is_unsent(began),
+        })?;
+        let upload = upload.filter(|upload| !upload.is_done()).map(send_rest);
+        let mut response = Response::new(Body { incoming, upload });
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+/// Sends the rest of a request beside its response, so that neither waits for the other.
+fn send_rest(mut upload: Upload<RequestBody>) -> AbortHandle {
+    let rest = std::future::poll_fn(move |cx| upload.poll(cx).map(drop));
+    tokio::task::spawn_local(rest).abort_handle()
+}
+
+impl http_body::Body for Body {
+    type Data = bytes::Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Error>>> {
+        std::pin::Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Some(upload) = &self.upload {
+            upload.abort();
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Connections that requests share between two of our own sidecars: when they do, when they do not, and that nothing else changes.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by it")]
+
+#[path = "support/mtls.rs"]
+mod mtls;
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use lateen_proxy::ProxyConfig;
+use mtls::inbound;
+use serde_json::{Value, json};
+use support::identity::Root;
+use support::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Requests at a time.
+const AT_ONCE: usize = 24;
+
+/// Two sidecars, and the application behind the second: it takes a moment, and answers with the path and the body it got.
+struct Pair {
+    client: Running,
+    server: Running,
+}
+
+impl Pair {
+    async fn start(cluster: Value, change: fn(&mut ProxyConfig)) -> Self {
+        let root = Root::new();
+        let app = backend(|request| async move {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            let path = request.uri().path().to_owned();
+            let body = request.into_body().collect().await;
+            let mut answer = Bytes::from(path).to_vec();
+            answer.extend(body.map(|body| body.to_bytes()).unwrap_or_default());
+            Response::new(Full::new(Bytes::from(answer)).boxed())
+        })
+        .await;
+        let server = start_with(inbound(app), Some(root.workload("server")), change).await;
+        let outbound = outbound(&server, cluster);
+        let client = start_with(outbound, Some(root.workload("client")), |config| {
+            config.concurrency = 1;
+        })
+        .await;
+        Self { client, server }
+    }
+
+    /// Connections the client's proxy made to the server's.
+    fn connections(&self) -> u64 {
+        let labels = [("cluster_name", "server")];
+        let metrics = self.client.handle.metrics();
+        metrics.counter("envoy_cluster_upstream_cx_total", &labels)
+    }
+
+    async fn burst(&self) {
+        let address = self.client.address("outbound");
+        let asked = (0..AT_ONCE).map(|n| {
+            tokio::spawn(async move {
+                let path = format!("/{n}");
+                let (status, _, body) = get(address, &path).await;
+                assert_eq!((status, body), (200, path));
+            })
+        });
+        for asked in asked.collect::<Vec<_>>() {
+            asked.await.unwrap();
+        }
+    }
+
+    async fn end(self) {
+        self.client.handle.shutdown().await;
+        self.server.handle.shutdown().await;
+    }
+}
+
+/// The client's side as Istio's control plane makes it: its ALPN filter, and upgrades.
+fn outbound(server: &Running, extra: Value) -> Vec<Value> {
+    let mut resources = mtls::outbound(server.address("inbound"), "server");
+    let manager = &mut resources[0]["filter_chains"][0]["filters"][0]["typed_config"];
+    let alpn = filter(
+        "istio.alpn",
+        json!({
+            "@type": "type.googleapis.com/istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig",
+            "alpn_override": [
+                {"upstream_protocol": "HTTP11", "alpn_override": ["istio-http/1.1", "istio", "http/1.1"]},
+            ],
+        }),
+    );
+    let filters = manager["http_filters"].as_array_mut().unwrap();
+    filters.insert(0, alpn);
+    manager["upgrade_configs"] = json!([{"upgrade_type": "websocket"}]);
+    let unlimited = json!({"circuit_breakers": {"thresholds": [{
+        "max_connections": u32::MAX, "max_pending_requests": u32::MAX, "max_requests": u32::MAX,
+    }]}});
+    merge(&mut resources[1], unlimited);
+    merge(&mut resources[1], extra);
+    resources
+}
+
+#[tokio::test]
+async fn requests_of_many_clients_share_a_few_connections() {
+    let pair = Pair::start(json!({}), |_| {}).await;
+    pair.burst().await;
+    pair.burst().await;
+    let made = pair.connections();
+    assert!((1..=3).contains(&made), "{made} connections");
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_sidecar_that_does_not_agree_is_spoken_to_in_http1() {
+    let pair = Pair::start(json!({}), |config| config.share_connections = false).await;
+    pair.burst().await;
+    assert!(pair.connections() >= AT_ONCE as u64 / 2);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn what_limits_connections_keeps_requests_on_their_own() {
+    let two = json!({"circuit_breakers": {"thresholds": [{
+        "max_connections": 2, "max_pending_requests": 100, "max_requests": 100,
+    }]}});
+    let pair = Pair::start(two, |_| {}).await;
+    pair.burst().await;
+    assert_eq!(pair.connections(), 2);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn bodies_of_any_size_pass_both_ways() {
+    let pair = Pair::start(json!({}), |_| {}).await;
+    let address = pair.client.address("outbound");
+    for size in [0, 1, 5_000, 70_000, 3_000_000] {
+        let body = "b".repeat(size);
+        let request = Request::post("/")
+            .header("host", "server")
+            .body(Full::from(body.clone()))
+            .unwrap();
+        let (status, _, answer) = send(address, request).await;
+        assert_eq!(status, 200);
+        assert_eq!(answer.len(), size + 1);
+        assert!(answer.ends_with(&body));
+    }
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_websocket_has_a_connection_of_its_own() {
+    let pair = Pair::start(json!({}), |_| {}).await;
+    pair.burst().await;
+    let before = pair.connections();
+    let mut socket = TcpStream::connect(pair.client.address("outbound"))
+        .await
+        .unwrap();
+    socket
+        .write_all(b"GET /ws HTTP/1.1\r\nhost: server\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = [0; 256];
+    let n = socket.read(&mut answer).await.unwrap();
+    // The application knows no WebSockets and answers as to any request; what counts is how it was asked.
+    assert!(answer[..n].starts_with(b"HTTP/1.1 "), "{:?}", &answer[..n]);
+    assert_eq!(pair.connections(), before + 1);
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_its_request_at_the_server() {
+    let pair = Pair::start(json!({}), |_| {}).await;
+    pair.burst().await;
+    let mut socket = TcpStream::connect(pair.client.address("outbound"))
+        .await
+        .unwrap();
+    let head = b"POST /x HTTP/1.1\r\nhost: server\r\ncontent-length: 10\r\n\r\nhalf";
+    socket.write_all(head).await.unwrap();
+    let active = || {
+        let metrics = pair.server.handle.metrics();
+        let labels = [("http_conn_manager_prefix", "inbound")];
+        metrics.value("envoy_http_downstream_rq_active", &labels)
+    };
+    let idle = active();
+    wait_for(|| async { active() != idle }).await;
+    drop(socket);
+    wait_for(|| async { active() == idle }).await;
+    pair.burst().await;
+    pair.end().await;
+}
+
+#[tokio::test]
+async fn a_server_that_drains_loses_no_request() {
+    let pair = Pair::start(json!({}), |_| {}).await;
+    pair.burst().await;
+    let address = pair.client.address("outbound");
+    let asked = tokio::spawn(async move {
+        for n in 0..60 {
+            let path = format!("/{n}");
+            let (status, _, body) = get(address, &path).await;
+            assert_eq!((status, body), (200, path));
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    pair.server.handle.drain().await;
+    asked.await.unwrap();
+    pair.end().await;
+}
