@@ -108,7 +108,9 @@ def both_ways():
 
 def deadline():
     error = status(lambda: method("unary_unary", "Late")("20000", timeout=0.3))
-    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
+    # A client that is slow to look at its own clock hears of it from its sidecar, in Envoy's words.
+    told = error.code() == grpc.StatusCode.UNAVAILABLE and error.details() == "upstream request timeout"
+    assert told or error.code() == grpc.StatusCode.DEADLINE_EXCEEDED, error
 
 def trailers_only():
     error = status(lambda: method("unary_unary", "Fail")("7", timeout=10))
