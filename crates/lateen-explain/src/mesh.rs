@@ -384,9 +384,15 @@ impl Mesh {
         Some(Arc::clone(made))
     }
 
+    /// What the control plane would send to a pod's proxy.
+    pub fn resources(&self, pod: &Pod) -> ResourceSet {
+        self.compiler
+            .compile(&self.snapshot, &self.node(pod))
+            .resources
+    }
+
     fn compile(&self, pod: &Pod) -> Proxy {
-        let compiled = self.compiler.compile(&self.snapshot, &self.node(pod));
-        let mut proxy = Proxy::new(&pod.name, &compiled.resources);
+        let mut proxy = Proxy::new(&pod.name, &self.resources(pod));
         proxy.ips.clone_from(&pod.ips);
         proxy.identity = Some(self.identity(&pod.namespace, &pod.service_account));
         proxy.search = self.search(&pod.namespace);
