@@ -7,7 +7,7 @@ mod covers;
 mod identities;
 mod text;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_api::security::{Action, AuthorizationPolicy, Rule};
 use lateen_api::{Diagnostic, Resource, Severity};
@@ -37,18 +37,7 @@ struct At<'a> {
 
 /// Every rule of a mesh that never decides anything, with the reason, in the order of policies and rules.
 pub fn dead_rules(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic> {
-    let policies: Vec<Policy<'_>> = policies_in_order(resources)
-        .into_iter()
-        .map(|(resource, spec)| Policy {
-            resource,
-            spec,
-            pods: snapshot
-                .pods()
-                .filter(|pod| pod.has_proxy() && policy_applies(snapshot, resource, spec, pod))
-                .collect(),
-            dry_run: policy_is_dry_run(resource),
-        })
-        .collect();
+    let policies = policies(snapshot, resources);
     let known = Known::new(snapshot, resources);
     let mut out = Vec::new();
     for policy in &policies {
@@ -60,12 +49,38 @@ pub fn dead_rules(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic
             out.extend(identities::findings(snapshot, &known, policy, index, rule));
             if !dead {
                 let at = At { policy, index };
-                out.extend(decided_elsewhere(at, rule, &policies));
+                let root = &snapshot.settings().root_namespace;
+                out.extend(decided_elsewhere(root, at, rule, &policies));
                 out.extend(http_on_tcp(snapshot, at, rule));
             }
         }
     }
     out
+}
+
+fn policies<'a>(snapshot: &'a Snapshot, resources: &'a [Resource]) -> Vec<Policy<'a>> {
+    let mut by_namespace: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
+    for pod in snapshot.pods().filter(|pod| pod.has_proxy()) {
+        by_namespace.entry(&pod.namespace).or_default().push(pod);
+    }
+    let root = snapshot.settings().root_namespace.as_str();
+    let everywhere = || by_namespace.values().flatten().copied();
+    let of = |(resource, spec): (&'a Resource, &'a AuthorizationPolicy)| {
+        let applies = |pod: &&Pod| policy_applies(snapshot, resource, spec, pod);
+        let own = by_namespace.get(resource.namespace());
+        let pods = if resource.namespace() == root {
+            everywhere().filter(applies).collect()
+        } else {
+            own.into_iter().flatten().copied().filter(applies).collect()
+        };
+        Policy {
+            resource,
+            spec,
+            pods,
+            dry_run: policy_is_dry_run(resource),
+        }
+    };
+    policies_in_order(resources).into_iter().map(of).collect()
 }
 
 /// A finding about a part of a rule.
@@ -120,14 +135,20 @@ fn selects_nobody(policy: &Policy<'_>, known: &Known) -> Option<Diagnostic> {
 }
 
 /// A rule whose every request another rule decides: a DENY over an ALLOW, or one of the same action.
-fn decided_elsewhere(at: At<'_>, rule: &Rule, policies: &[Policy<'_>]) -> Option<Diagnostic> {
+fn decided_elsewhere(
+    root: &str,
+    at: At<'_>,
+    rule: &Rule,
+    policies: &[Policy<'_>],
+) -> Option<Diagnostic> {
     if at.policy.pods.is_empty() || at.policy.dry_run {
         return None;
     }
     let others = || {
         policies
             .iter()
-            .filter(|other| !other.dry_run && is_wherever(other, at.policy))
+            .filter(|other| !other.dry_run && may_meet(root, other, at.policy))
+            .filter(|other| is_wherever(other, at.policy))
             .flat_map(|other| {
                 let rules = other.spec.rules.iter().enumerate();
                 rules.map(move |(index, rule)| {
@@ -182,11 +203,18 @@ fn decided_elsewhere(at: At<'_>, rule: &Rule, policies: &[Policy<'_>]) -> Option
     Some(found.effect("nothing would change without this rule"))
 }
 
+/// Whether policies may be in force for one workload, by their namespaces alone.
+fn may_meet(root: &str, a: &Policy<'_>, b: &Policy<'_>) -> bool {
+    let (a, b) = (a.resource.namespace(), b.resource.namespace());
+    a == b || a == root || b == root
+}
+
 /// Whether a policy is in force for every pod of another.
 fn is_wherever(policy: &Policy<'_>, other: &Policy<'_>) -> bool {
-    let pods = &policy.pods;
-    let has = |pod: &&Pod| pods.iter().any(|own| std::ptr::eq(*own, *pod));
-    other.pods.iter().all(has)
+    // Both are in the snapshot's order, so that one way through them is enough.
+    let mut own = policy.pods.iter();
+    let mut has = |pod: &&Pod| own.any(|own| std::ptr::eq(*own, *pod));
+    other.pods.iter().all(&mut has)
 }
 
 fn is_same(a: &Policy<'_>, b: &Policy<'_>) -> bool {

@@ -48,6 +48,27 @@ pub enum Handling {
 /// Ports whose servers speak first; sniffing them would wait for bytes that never come. Source: Istio's `wellKnownPorts`.
 const SERVER_FIRST_PORTS: [u32; 4] = [25, 53, 3306, 27017];
 
+/// As istioctl prints it.
+impl std::fmt::Display for Protocol {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Grpc => "GRPC",
+            Self::GrpcWeb => "GRPC-Web",
+            Self::Http => "HTTP",
+            Self::HttpProxy => "HTTP_PROXY",
+            Self::Http2 => "HTTP2",
+            Self::Https => "HTTPS",
+            Self::Tls => "TLS",
+            Self::Mongo => "Mongo",
+            Self::Redis => "Redis",
+            Self::MySql => "MySQL",
+            Self::Sniffed => "auto-detect",
+        })
+    }
+}
+
 impl Protocol {
     /// Parses an Istio protocol name, in any case. Anything else is [`Protocol::Sniffed`].
     pub fn parse(name: &str) -> Self {

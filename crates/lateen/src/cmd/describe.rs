@@ -97,7 +97,7 @@ fn describe_service(out: &mut String, mesh: &Mesh, service: &Service, pod: Optio
         let target = target.map_or_else(String::new, |t| format!(" targets pod port {t}"));
         let _ = writeln!(
             out,
-            "   Port: {} {}/{:?}{target}",
+            "   Port: {} {}/{}{target}",
             port.name, port.number, port.protocol
         );
     }
