@@ -6,6 +6,7 @@
 mod certificates;
 mod changes;
 mod clients;
+mod decisions;
 mod differential;
 mod lifecycle;
 mod load;
