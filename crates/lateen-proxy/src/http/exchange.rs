@@ -483,7 +483,10 @@ impl Exchange {
             }
             DecisionIds::Everybody => true,
         };
-        if may_know && let Some(value) = decisions::header_value(id) {
+        if may_know
+            && is_denial(reply.status)
+            && let Some(value) = decisions::header_value(id)
+        {
             reply.headers.insert(&decisions::DECISION, value);
         }
     }
@@ -556,7 +559,8 @@ impl Exchange {
         mut parts: http::response::Parts,
         source: forward::Source,
     ) -> Response<ResponseBody> {
-        let denied = matches!(parts.status.as_u16(), 401 | 403);
+        // A denial of gRPC has status 200 on its way.
+        let denied = is_denial(parts.status) || self.record.is_grpc;
         if denied && self.connection.worker.shared.hides_decisions {
             parts.headers.remove(&decisions::DECISION);
         }
@@ -642,6 +646,11 @@ impl Exchange {
         headers.remove(&PEER_METADATA_ID);
         headers.remove(&PEER_METADATA)
     }
+}
+
+/// Whether a status says that a request was denied.
+const fn is_denial(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 401 | 403)
 }
 
 /// The host of an authority, without its port.
