@@ -9,6 +9,7 @@ use crate::features::Features;
 use lateen_api::mesh::{ExtensionProvider, ForwardClientCertDetails, MeshTlsConfig};
 use lateen_api::networking::{
     ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
+    ZoneAwareLoadBalancerSetting,
 };
 
 /// What the installation fixes, beside MeshConfig.
@@ -156,6 +157,7 @@ pub(crate) struct Mesh {
     pub(crate) default_connection_pool: Option<ConnectionPoolSettings>,
     pub(crate) default_outlier_detection: Option<OutlierDetection>,
     pub(crate) locality_lb: Option<LocalityLoadBalancerSetting>,
+    pub(crate) zone_aware_lb: Option<ZoneAwareLoadBalancerSetting>,
     /// External authorizers, tracers, access logs: what policies name.
     pub(crate) extension_providers: Vec<ExtensionProvider>,
 }
@@ -193,6 +195,7 @@ impl Default for Mesh {
             default_connection_pool: None,
             default_outlier_detection: None,
             locality_lb: None,
+            zone_aware_lb: None,
             extension_providers: Vec::new(),
         }
     }

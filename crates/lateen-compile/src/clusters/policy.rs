@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use lateen_api::networking::{
     ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule, H2UpgradePolicy,
-    LoadBalancerSettings, LocalityLoadBalancerSetting, OutlierDetection, PortTrafficPolicy,
-    RetryBudget, SimpleLb, TrafficPolicy, WarmupConfiguration,
+    LoadBalancerSettings, LocalityFailover, LocalityLoadBalancerSetting, OutlierDetection,
+    PortTrafficPolicy, RetryBudget, SimpleLb, TrafficPolicy, WarmupConfiguration,
+    ZoneAwareLoadBalancerSetting,
 };
 
 use crate::mesh::{Keepalive, Mesh};
@@ -353,10 +354,28 @@ pub(crate) struct LocalityPolicy {
     pub(crate) setting: LocalityLoadBalancerSetting,
     /// Whether failover holds even without outlier detection.
     pub(crate) force: bool,
+    /// Set where proxies are to weigh the zones of their region themselves, so that only regions are told apart here.
+    pub(crate) zone_aware: Option<ZoneAware>,
+}
+
+/// Zone-aware routing, which proxies do themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ZoneAware {
+    enabled: bool,
+    /// Below so many hosts zones are disregarded.
+    min_cluster_size: Option<u64>,
+}
+
+impl ZoneAware {
+    /// Whether regions are told apart.
+    pub(crate) const fn is_enabled(self) -> bool {
+        self.enabled
+    }
 }
 
 impl LocalityPolicy {
-    /// The rule's setting, else the service's traffic distribution, else the mesh's. None where it is switched off.
+    /// The rule's setting, else the service's traffic distribution, else the mesh's; zone-aware settings first at each level. None
+    /// where it is switched off.
     pub(crate) fn of(
         mesh: &Mesh,
         lb: Option<&LoadBalancerSettings>,
@@ -366,15 +385,42 @@ impl LocalityPolicy {
             (setting.enabled != Some(false)).then(|| Self {
                 setting: setting.clone(),
                 force: false,
+                zone_aware: None,
             })
         };
+        if let Some(setting) = lb.and_then(|lb| lb.zone_aware_lb_setting.as_ref()) {
+            return Some(Self::by_zone(setting));
+        }
         if let Some(setting) = lb.and_then(|lb| lb.locality_lb_setting.as_ref()) {
             return enabled(setting);
         }
         match service.map_or(Distribution::Any, |service| service.distribution) {
-            Distribution::Any => mesh.locality_lb.as_ref().and_then(enabled),
+            Distribution::Any => match &mesh.zone_aware_lb {
+                Some(setting) => Some(Self::by_zone(setting)),
+                None => mesh.locality_lb.as_ref().and_then(enabled),
+            },
             Distribution::SameZone => Some(Self::near(&ZONE_LABELS)),
             Distribution::SameNode => Some(Self::near(&DISTRIBUTION_LABELS)),
+        }
+    }
+
+    fn by_zone(setting: &ZoneAwareLoadBalancerSetting) -> Self {
+        let enabled = setting.enabled != Some(false);
+        let failover = setting.failover.iter().map(|rule| LocalityFailover {
+            from: rule.from.clone(),
+            to: rule.to.clone(),
+        });
+        Self {
+            setting: LocalityLoadBalancerSetting {
+                failover: failover.collect(),
+                failover_priority: setting.failover_priority.clone(),
+                ..Default::default()
+            },
+            force: enabled,
+            zone_aware: Some(ZoneAware {
+                enabled,
+                min_cluster_size: setting.min_cluster_size,
+            }),
         }
     }
 
@@ -386,6 +432,7 @@ impl LocalityPolicy {
                 ..Default::default()
             },
             force: true,
+            zone_aware: None,
         }
     }
 }
@@ -404,6 +451,16 @@ pub(crate) const DISTRIBUTION_LABELS: [&str; 5] = [
     "kubernetes.io/hostname",
 ];
 
+/// What tells a proxy to weigh zones, or not to.
+fn zone_aware(zones: ZoneAware) -> cluster::cluster::common_lb_config::LocalityConfigSpecifier {
+    use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, ZoneAwareLbConfig};
+    LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+        routing_enabled: (!zones.enabled).then_some(envoy_type::Percent { value: 0.0 }),
+        min_cluster_size: zones.min_cluster_size.and_then(u64_value),
+        ..Default::default()
+    })
+}
+
 /// The load-balancing policy and whether localities have weights.
 pub(crate) fn apply_load_balancer(
     draft: &mut Draft,
@@ -411,7 +468,9 @@ pub(crate) fn apply_load_balancer(
     locality: Option<&LocalityPolicy>,
 ) {
     use cluster::cluster::LbPolicy;
-    if let Some(policy) = locality {
+    if let Some(zones) = locality.and_then(|policy| policy.zone_aware) {
+        draft.common_lb().locality_config_specifier = Some(zone_aware(zones));
+    } else if let Some(policy) = locality {
         let failover = policy.force || draft.cluster.outlier_detection.is_some();
         let setting = &policy.setting;
         let targets = !setting.failover.is_empty() || !setting.failover_priority.is_empty();

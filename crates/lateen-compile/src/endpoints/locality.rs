@@ -66,6 +66,15 @@ pub(super) fn apply(
     outlier_detection: bool,
 ) {
     let setting = &policy.setting;
+    if let Some(zones) = policy.zone_aware {
+        if zones.is_enabled() {
+            if !setting.failover_priority.is_empty() {
+                prefer_labels(groups, &place.labels, &setting.failover_priority);
+            }
+            by_region(groups, &place.locality, &setting.failover);
+        }
+        return;
+    }
     if !setting.distribute.is_empty() {
         distribute(groups, &place.locality, &setting.distribute);
         return;
@@ -143,6 +152,21 @@ fn fail_over(groups: &mut [Group<'_>], client: &Locality, rules: &[LocalityFailo
             distance = 4;
         }
         group.priority = group.priority * 5 + distance;
+    }
+    close_gaps(groups);
+}
+
+/// The client's region first, then the one the rule names for it, then all others: within a region proxies weigh zones themselves.
+fn by_region(groups: &mut [Group<'_>], client: &Locality, rules: &[LocalityFailover]) {
+    let rule = rules.iter().find(|rule| rule.from == client.region);
+    for group in groups.iter_mut() {
+        let region = &group.locality.region;
+        let distance = match rule {
+            _ if *region == client.region => 0,
+            Some(rule) if rule.to == *region => 1,
+            _ => 2,
+        };
+        group.priority = group.priority * 3 + distance;
     }
     close_gaps(groups);
 }
@@ -243,6 +267,7 @@ mod tests {
         LocalityPolicy {
             setting,
             force: false,
+            zone_aware: None,
         }
     }
 
@@ -280,6 +305,34 @@ mod tests {
             false,
         );
         assert!(groups.iter().all(|group| group.priority == 0));
+    }
+
+    #[test]
+    fn zone_aware_clients_are_told_regions_apart_and_no_zones() {
+        let endpoints = ["r1/z1", "r1/z2", "r2/z1", "r3/z1"].map(endpoint);
+        let lb = |enabled| lateen_api::networking::LoadBalancerSettings {
+            zone_aware_lb_setting: Some(lateen_api::networking::ZoneAwareLoadBalancerSetting {
+                enabled,
+                failover: vec![lateen_api::networking::ZoneAwareFailover {
+                    from: "r1".to_owned(),
+                    to: "r3".to_owned(),
+                }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mesh = crate::mesh::Mesh::default();
+        let priorities = |enabled| {
+            let mut groups = groups(&endpoints);
+            let policy = LocalityPolicy::of(&mesh, Some(&lb(enabled)), None).unwrap();
+            apply(&mut groups, &policy, &place("r1/z1"), false);
+            groups
+                .iter()
+                .map(|group| group.priority)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(priorities(None), [0, 0, 2, 1]);
+        assert_eq!(priorities(Some(false)), [0, 0, 0, 0]);
     }
 
     #[test]

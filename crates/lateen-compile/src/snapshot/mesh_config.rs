@@ -75,6 +75,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         default_http_retry: config.default_http_retry_policy.clone(),
         default_connection_pool: traffic.and_then(|policy| policy.connection_pool.clone()),
         default_outlier_detection: traffic.and_then(|policy| policy.outlier_detection.clone()),
+        zone_aware_lb: config.zone_aware_lb_setting.clone(),
         locality_lb: config.locality_lb_setting.clone().or_else(|| {
             Some(lateen_api::networking::LocalityLoadBalancerSetting {
                 enabled: Some(true),
