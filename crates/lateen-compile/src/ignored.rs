@@ -267,7 +267,7 @@ spec:
   subsets:
   - name: v1
     trafficPolicy:
-      tunnel: {protocol: CONNECT, targetHost: a.example.com, targetPort: 443}
+      outlierDetection: {consecutiveErrors: 7}
 ---
 apiVersion: networking.istio.io/v1alpha3
 kind: WorkloadGroup
@@ -281,7 +281,13 @@ spec: {template: {serviceAccount: vm}}
             .collect();
         assert_eq!(
             lines,
-            [("spec.subsets[0].trafficPolicy.tunnel", 10), ("", 13)]
+            [
+                (
+                    "spec.subsets[0].trafficPolicy.outlierDetection.consecutiveErrors",
+                    10
+                ),
+                ("", 13)
+            ]
         );
         assert!(
             found
@@ -294,13 +300,14 @@ spec: {template: {serviceAccount: vm}}
     fn what_only_our_own_proxy_ignores_is_not_said_of_an_envoy() {
         let yaml = "
 apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: reviews}
+kind: Gateway
+metadata: {name: gateway}
 spec:
-  hosts: [reviews]
-  http:
-  - match: [{statPrefix: reviews}]
-    route: [{destination: {host: reviews}}]
+  selector: {app: gateway}
+  servers:
+  - port: {number: 443, name: https, protocol: HTTPS}
+    hosts: [a.example.com]
+    tls: {mode: SIMPLE, credentialName: a, cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384]}
 ";
         assert_eq!(find(yaml, true).len(), 1);
         assert_eq!(find(yaml, false), []);

@@ -14,9 +14,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::response::Parts;
 use lateen_telemetry::metrics::envoy::ClusterStats;
 use lateen_telemetry::metrics::{Gauge, Shard};
-use lateen_traffic::cluster::{CircuitBreaker, Discovery, TransportSocket};
+use lateen_traffic::cluster::{CircuitBreaker, Discovery, OutlierDetection, TransportSocket};
 use lateen_traffic::endpoint::{Endpoint, EndpointAddress, Locality};
 use lateen_traffic::lb::{HostHealth, HostSet, LbState, PickRequest};
 use lateen_traffic::tls::UpstreamTls;
@@ -28,6 +29,7 @@ use self::breaker::{Breakers, Permit, Resource};
 use self::host::HostState;
 use self::outlier::{Ended, Outliers, count, uncount};
 use crate::clock;
+use crate::http::grpc;
 use crate::level::Level;
 use crate::net::HostAddress;
 use crate::net::socket::{ConnectOptions, Keepalive};
@@ -334,14 +336,50 @@ impl ClusterState {
 
     /// Counts how a request to a host ended, for outlier detection.
     pub(crate) fn record(&self, cluster: &Cluster, host: &HostState, ended: Ended, random: u64) {
-        count(match ended {
-            Ended::Status(..500) => &host.counts.rq_success,
-            Ended::Status(_) | Ended::LocalFailure => &host.counts.rq_error,
+        match ended {
+            Ended::Status(..500) => count(&host.counts.rq_success),
+            Ended::Status(_) | Ended::LocalFailure | Ended::Timeout => count(&host.counts.rq_error),
+            Ended::Connected { .. } => {}
+        }
+        self.judge(cluster, host, ended, random);
+    }
+
+    /// Counts a response. Which ones are errors is the cluster's to say; of gRPC it is the status the response's head tells.
+    pub(crate) fn answered(&self, cluster: &Cluster, host: &HostState, answer: &Parts) {
+        let status = answer.status.as_u16();
+        count(match status {
+            ..500 => &host.counts.rq_success,
+            _ => &host.counts.rq_error,
         });
+        if cluster.outlier_detection.is_none() {
+            return;
+        }
+        let judged = match &cluster.http.error_matcher {
+            Some(matcher) if matcher.matches(status, &answer.headers) => 500,
+            Some(_) => 200,
+            None => grpc::status_in(&answer.headers).map_or(status, grpc::http_of_status),
+        };
+        self.judge(cluster, host, Ended::Status(judged), rand::random());
+    }
+
+    /// Notes that a host was reached, where that is judged apart from what it answers.
+    pub(crate) fn reached(&self, cluster: &Cluster, host: &HostState) {
+        let split = |settings: &OutlierDetection| settings.split_external_local_origin_errors;
+        if cluster.outlier_detection.as_ref().is_some_and(split) {
+            self.judge(
+                cluster,
+                host,
+                Ended::Connected { last: false },
+                rand::random(),
+            );
+        }
+    }
+
+    fn judge(&self, cluster: &Cluster, host: &HostState, ended: Ended, random: u64) {
         if let Some(settings) = &cluster.outlier_detection {
             let size = self.hosts.borrow().len();
-            self.outliers
-                .record(&host.record, ended, settings, size, random);
+            let host = (&*host.record, &*host.counts);
+            self.outliers.record(host, ended, settings, size, random);
         }
     }
 

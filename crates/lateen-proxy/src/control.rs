@@ -9,6 +9,7 @@ mod files;
 mod resident;
 mod source;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use lateen_telemetry::metrics::Snapshot;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::apply::{Dump, DumpEntry};
@@ -27,7 +28,7 @@ use crate::cluster::outlier;
 use crate::config::ProxyConfig;
 use crate::handle::{StartError, State};
 use crate::net::HostAddress;
-use crate::shared::Shared;
+use crate::shared::{Live, Shared};
 use crate::worker::{self, Orders};
 
 /// How often a draining proxy looks whether connections are left.
@@ -192,31 +193,23 @@ async fn attend(shared: Arc<Shared>, source: source::Source, ports: Ports, order
     tokio::join!(applying, serving, tick(&shared, &orders), trimming);
 }
 
-/// Once a second: lets ejected hosts back in, keeps gauges current, forgets what is gone.
+/// Once a second: keeps gauges current, forgets what is gone; as often as clusters want it: looks after ejected hosts.
 async fn tick(shared: &Shared, orders: &Orders) {
-    let mut interval = tokio::time::interval(outlier::TICK);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let started = Instant::now();
     let mut ticks = 0_u64;
+    let mut next = started;
     loop {
-        interval.tick().await;
-        ticks += 1;
+        tokio::time::sleep_until(next).await;
+        let now = Instant::now();
         let live = shared.live();
-        for (name, outliers) in shared.all_outliers() {
-            let endpoints = live
-                .program
-                .cluster(&name)
-                .and_then(|cluster| live.endpoints_of(cluster));
-            let members: std::collections::BTreeSet<HostAddress> = endpoints
-                .iter()
-                .flat_map(|set| &set.endpoints)
-                .filter_map(|endpoint| HostAddress::of(&endpoint.address))
-                .collect();
-            let by_destination = endpoints.is_none();
-            outliers.tick(Instant::now(), |address| {
-                by_destination || members.contains(address)
-            });
+        let due = look_after_hosts(shared, &live, now);
+        let whole = started + outlier::TICK * u32::try_from(ticks).unwrap_or(u32::MAX);
+        next = due.map_or(whole + outlier::TICK, |due| due.min(whole + outlier::TICK));
+        next = next.max(now + outlier::SHORTEST_TICK);
+        if now < whole {
+            continue;
         }
+        ticks = now.duration_since(started).as_secs() + 1;
         if ticks.is_multiple_of(30) {
             shared.forget_clusters(|name| live.program.cluster(name).is_none());
             shared.stats.registry.sweep(std::time::Instant::now());
@@ -225,7 +218,28 @@ async fn tick(shared: &Shared, orders: &Orders) {
     }
 }
 
-fn gauges(shared: &Shared, orders: &Orders, live: &crate::shared::Live, started: Instant) {
+/// Lets ejected hosts back in, ejects those that do worse than others; when that is due again.
+fn look_after_hosts(shared: &Shared, live: &Live, now: Instant) -> Option<Instant> {
+    let mut next: Option<Instant> = None;
+    for (name, outliers) in shared.all_outliers() {
+        let cluster = live.program.cluster(&name);
+        let endpoints = cluster.and_then(|cluster| live.endpoints_of(cluster));
+        let members: Option<BTreeSet<HostAddress>> = endpoints.map(|set| {
+            let addresses = set.endpoints.iter().map(|endpoint| &endpoint.address);
+            addresses.filter_map(HostAddress::of).collect()
+        });
+        let settings = cluster.and_then(|cluster| cluster.outlier_detection.as_ref());
+        let due = outliers.tick(now, settings, |address, host| match &members {
+            Some(members) => !members.contains(address),
+            // Hosts that only requests name are members as long as a worker knows them.
+            None => Arc::strong_count(host) == 1,
+        });
+        next = next.into_iter().chain(due).min();
+    }
+    next
+}
+
+fn gauges(shared: &Shared, orders: &Orders, live: &Live, started: Instant) {
     let server = &shared.stats.server;
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     let state = shared.state_now();

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use lateen_telemetry::metrics::Registry;
 use lateen_telemetry::metrics::envoy::{
-    ClusterFamilies, HttpFamilies, ListenerFamilies, ServerStats, TcpFamilies,
+    ClusterFamilies, HttpFamilies, ListenerFamilies, OutlierFamilies, RouteFamilies, ServerStats,
+    TcpFamilies,
 };
 use lateen_telemetry::metrics::istio::IstioMetrics;
 use lateen_traffic::cluster::Discovery;
@@ -95,6 +96,8 @@ pub(crate) struct Shared {
 pub(crate) struct Families {
     pub(crate) registry: Registry,
     pub(crate) cluster: ClusterFamilies,
+    pub(crate) outlier: OutlierFamilies,
+    pub(crate) route: RouteFamilies,
     pub(crate) http: HttpFamilies,
     pub(crate) listener: ListenerFamilies,
     pub(crate) tcp: TcpFamilies,
@@ -106,6 +109,8 @@ impl Families {
     fn new(registry: Registry) -> Self {
         Self {
             cluster: ClusterFamilies::new(&registry),
+            outlier: OutlierFamilies::new(&registry),
+            route: RouteFamilies::new(&registry),
             http: HttpFamilies::new(&registry),
             listener: ListenerFamilies::new(&registry),
             tcp: TcpFamilies::new(&registry),
@@ -216,7 +221,8 @@ impl Shared {
     /// The outlier state of a cluster's hosts, which holds for all workers together.
     pub(crate) fn outliers(&self, cluster: &Arc<str>) -> Arc<Outliers> {
         let mut all = self.outliers.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(all.entry(Arc::clone(cluster)).or_default())
+        let make = || Arc::new(Outliers::new(&self.stats.outlier, cluster));
+        Arc::clone(all.entry(Arc::clone(cluster)).or_insert_with(make))
     }
 
     /// Every cluster that has an outlier state.

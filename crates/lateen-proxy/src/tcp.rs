@@ -1,6 +1,7 @@
 //! The TCP proxy: bytes both ways between a client and an upstream host.
 
 mod report;
+mod tunnel;
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use self::report::{Report, Upstream};
+use self::tunnel::{Tunnel, TunnelError};
 use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::outlier::{Ended as HostEnded, count};
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
@@ -33,6 +35,7 @@ use crate::net::copy::{self, Ended, Transferred};
 use crate::net::{HostAddress, Stream};
 use crate::upstream::connect;
 use crate::upstream::h1::ConnectionFacts;
+use crate::upstream::pipe::Pipe;
 use crate::upstream::target::{self, Wish};
 
 /// A connection that is to be proxied.
@@ -56,11 +59,21 @@ pub(crate) enum Speculation {
 
 #[derive(Debug)]
 struct Connected {
-    stream: Stream,
+    stream: Pipe,
     host: Host,
     facts: Rc<ConnectionFacts>,
     _active: ActiveRequest,
-    _permit: Permit,
+    _held: Held,
+}
+
+/// What a connection holds for as long as it is open.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, never looked at")]
+enum Held {
+    /// A place among the cluster's connections.
+    Connection(Permit),
+    /// A tunnel's.
+    Tunnel(Box<tunnel::Held>),
 }
 
 /// What is remembered of a connection for statistics and logs.
@@ -219,11 +232,6 @@ async fn connect(
     outcome: &mut Outcome,
 ) -> Option<Connected> {
     let connection = &ready.connection;
-    let Some(permit) = state.permit(cluster, false, Resource::Connections) else {
-        state.stats.upstream_cx_overflow.inc();
-        outcome.flags.insert(ResponseFlag::UpstreamOverflow);
-        return None;
-    };
     let original_dst = destination(connection, cluster).await;
     let mut tried = Vec::new();
     for _ in 0..ready.proxy.max_connect_attempts.max(1) {
@@ -243,31 +251,30 @@ async fn connect(
         outcome.attempts += 1;
         outcome.host = Some(host.state.address.clone());
         outcome.tried = Some(host.clone());
-        match open(connection, state, cluster, &host).await {
-            Ok(stream) => {
-                state.stats.upstream_cx_total.inc();
-                count(&host.state.counts.cx_total);
-                let facts = ConnectionFacts::of(&stream, None);
+        match open(ready, state, cluster, &host).await {
+            Ok((stream, facts, held)) => {
+                let reached = HostEnded::Connected { last: true };
+                state.record(cluster, &host.state, reached, rand::random());
                 let active = ActiveRequest::begin(&host.state, &state.stats.upstream_cx_active);
                 return Some(Connected {
                     stream,
                     host,
                     facts,
                     _active: active,
-                    _permit: permit,
+                    _held: held,
                 });
             }
-            Err(error) => {
-                tracing::debug!(cluster = %state.name, %error, "cannot connect");
-                state.stats.upstream_cx_connect_fail.inc();
-                count(&host.state.counts.cx_connect_fail);
-                state.record(
-                    cluster,
-                    &host.state,
-                    HostEnded::LocalFailure,
-                    rand::random(),
-                );
-                outcome.failure = error.transport_failure_reason();
+            Err(OpenError::Overflow) => {
+                outcome.flags.insert(ResponseFlag::UpstreamOverflow);
+                return None;
+            }
+            Err(OpenError::Failed { timed_out, reason }) => {
+                let ended = match timed_out {
+                    true => HostEnded::Timeout,
+                    false => HostEnded::LocalFailure,
+                };
+                state.record(cluster, &host.state, ended, rand::random());
+                outcome.failure = reason;
                 tried.push(host.index);
             }
         }
@@ -281,7 +288,84 @@ async fn connect(
     None
 }
 
+/// Why a host did not take a connection.
+enum OpenError {
+    /// A circuit breaker is open: no other host would take it either.
+    Overflow,
+    /// The host cannot be reached.
+    Failed {
+        timed_out: bool,
+        /// For the log.
+        reason: Option<String>,
+    },
+}
+
+type Opened = (Pipe, Rc<ConnectionFacts>, Held);
+
 async fn open(
+    ready: &Ready,
+    state: &ClusterState,
+    cluster: &Arc<Cluster>,
+    host: &Host,
+) -> Result<Opened, OpenError> {
+    let connection = &ready.connection;
+    let Some(tunneling) = &ready.proxy.tunneling else {
+        return open_plain(connection, state, cluster, host).await;
+    };
+    let opened = tunnel::open(connection, tunneling, state, cluster, host).await;
+    let failed = |error: TunnelError| {
+        tracing::debug!(cluster = %state.name, %error, "cannot open a tunnel");
+        match error {
+            TunnelError::Overflow => OpenError::Overflow,
+            TunnelError::Connect(error) => OpenError::of(&error),
+            _ => OpenError::Failed {
+                timed_out: false,
+                reason: None,
+            },
+        }
+    };
+    let Tunnel { pipe, facts, held } = opened.map_err(failed)?;
+    Ok((pipe, facts, Held::Tunnel(Box::new(held))))
+}
+
+impl OpenError {
+    fn of(error: &connect::ConnectError) -> Self {
+        Self::Failed {
+            timed_out: matches!(error, connect::ConnectError::Timeout { .. }),
+            reason: error.transport_failure_reason(),
+        }
+    }
+}
+
+/// A connection of the client's own to a host.
+async fn open_plain(
+    connection: &Connection,
+    state: &ClusterState,
+    cluster: &Cluster,
+    host: &Host,
+) -> Result<Opened, OpenError> {
+    let Some(permit) = state.permit(cluster, false, Resource::Connections) else {
+        state.stats.upstream_cx_overflow.inc();
+        return Err(OpenError::Overflow);
+    };
+    count(&host.state.counts.cx_total);
+    match dial(connection, state, cluster, host).await {
+        Ok(stream) => {
+            state.stats.upstream_cx_total.inc();
+            state.stats.upstream_rq_total.inc(); // a connection is what is asked for
+            let facts = ConnectionFacts::of(&stream, None);
+            Ok((Pipe::Connection(stream), facts, Held::Connection(permit)))
+        }
+        Err(error) => {
+            tracing::debug!(cluster = %state.name, %error, "cannot connect");
+            state.stats.upstream_cx_connect_fail.inc();
+            count(&host.state.counts.cx_connect_fail);
+            Err(OpenError::of(&error))
+        }
+    }
+}
+
+async fn dial(
     connection: &Connection,
     state: &ClusterState,
     cluster: &Cluster,

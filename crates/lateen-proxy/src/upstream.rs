@@ -7,11 +7,12 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod mux;
 pub(crate) mod names;
+pub(crate) mod pipe;
 mod pool;
 pub(crate) mod target;
 
 pub(crate) use body::{SendError, Upgraded, UpstreamBody, UpstreamError};
-pub(crate) use pool::{AcquireError, Lease, Protocol, Route, acquire};
+pub(crate) use pool::{AcquireError, Lease, Protocol, Route, acquire, connection};
 
 use std::cell::Cell;
 use std::future::Future;

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lateen_telemetry::access_log::LogWriter;
-use lateen_telemetry::metrics::envoy::{ExchangeStats, TcpStats};
+use lateen_telemetry::metrics::envoy::{ExchangeStats, RouteStats, TcpStats};
 use lateen_telemetry::metrics::istio::{
     DestinationService, PeerId, PrincipalId, ServiceId, WorkerMetrics,
 };
@@ -66,6 +66,9 @@ impl std::ops::Deref for Now {
 /// What tells a filter's counters apart: two prefixes, and what is counted.
 pub(crate) type CounterKey = (Arc<str>, Arc<str>, &'static str);
 
+/// What tells routes with statistics apart: the virtual host and the prefix.
+type RouteKey = (Arc<str>, Arc<str>);
+
 /// The service a cluster was found to stand for.
 type KnownService = (Arc<Cluster>, ServiceId);
 
@@ -94,6 +97,7 @@ pub(crate) struct Worker {
     services: RefCell<Map<Arc<str>, KnownService>>,
     managers: RefCell<Map<usize, Rc<Manager>>>,
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
+    route_stats: RefCell<Map<RouteKey, Rc<RouteStats>>>,
     counters: RefCell<Map<CounterKey, Counter>>,
     logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,
     /// Names that requests asked for.
@@ -169,6 +173,7 @@ impl Worker {
             services: RefCell::default(),
             managers: RefCell::default(),
             tcp_stats: RefCell::default(),
+            route_stats: RefCell::default(),
             counters: RefCell::default(),
             logs: RefCell::default(),
             names: Names::default(),
@@ -251,6 +256,15 @@ impl Worker {
         let mut all = self.tcp_stats.borrow_mut();
         let make = || Rc::new(self.shared.stats.tcp.handles(self.shard, prefix));
         Rc::clone(all.entry(Arc::clone(prefix)).or_insert_with(make))
+    }
+
+    /// Statistics of a route.
+    pub(crate) fn route_stats(&self, virtual_host: &Arc<str>, prefix: &Arc<str>) -> Rc<RouteStats> {
+        let mut all = self.route_stats.borrow_mut();
+        let key = (Arc::clone(virtual_host), Arc::clone(prefix));
+        let families = &self.shared.stats.route;
+        let make = || Rc::new(families.handles(self.shard, virtual_host, prefix));
+        Rc::clone(all.entry(key).or_insert_with(make))
     }
 
     /// The service a cluster stands for, by the `istio` metadata the control plane writes, else by the cluster's name.

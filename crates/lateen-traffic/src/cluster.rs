@@ -1,8 +1,14 @@
 //! Clusters: how hosts are found, how one is picked and how it is spoken to (`envoy.config.cluster.v3.Cluster`).
 
+mod outlier;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use outlier::{
+    Enforcing, ErrorMatcher, FailurePercentage, OutlierDetection, Rate, SuccessRate,
+};
 
 use crate::endpoint::EndpointSet;
 use crate::filter::NetworkFilter;
@@ -268,69 +274,8 @@ impl CircuitBreaker {
     }
 }
 
-/// Ejection of failing hosts; the proxy counts and ejects by it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OutlierDetection {
-    /// Server errors in a row that eject; 0 or an enforcement of 0 never does. 5 by default.
-    pub consecutive_5xx: u32,
-    /// Gateway errors (502, 503, 504) in a row that eject; 5 by default.
-    pub consecutive_gateway_failure: u32,
-    /// Failures of this side (connect failure, reset) in a row that eject; 5 by default.
-    pub consecutive_local_origin_failure: u32,
-    /// Whether failures of this side are counted apart.
-    pub split_external_local_origin_errors: bool,
-    /// Chance that `consecutive_5xx` ejects, percent; 100 by default.
-    pub enforcing_consecutive_5xx: u32,
-    /// Chance that `consecutive_gateway_failure` ejects, percent; 0 by default.
-    pub enforcing_consecutive_gateway_failure: u32,
-    /// Chance that `consecutive_local_origin_failure` ejects, percent; 100 by default.
-    pub enforcing_consecutive_local_origin_failure: u32,
-    /// Time between sweeps; 10 s by default.
-    pub interval: Duration,
-    /// Time of a first ejection, multiplied by the number of ejections; 30 s by default.
-    pub base_ejection_time: Duration,
-    /// Longest ejection; 300 s by default (or the base if longer).
-    pub max_ejection_time: Duration,
-    /// Random addition to an ejection, at most.
-    pub max_ejection_time_jitter: Duration,
-    /// Percent of hosts that may be ejected; 10 by default, but one host always may.
-    pub max_ejection_percent: u32,
-    /// One host may be ejected even if that exceeds the percentage.
-    pub always_eject_one_host: bool,
-    /// Success-rate ejection.
-    pub success_rate: Option<SuccessRate>,
-    /// Failure-percentage ejection.
-    pub failure_percentage: Option<FailurePercentage>,
-}
-
-/// Success-rate ejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SuccessRate {
-    /// Chance that it ejects, percent; 100 by default.
-    pub enforcing: u32,
-    /// Hosts with enough requests there must be; 5 by default.
-    pub minimum_hosts: u32,
-    /// Requests of a host in an interval to be counted; 100 by default.
-    pub request_volume: u32,
-    /// Thousandths of the standard deviation below the mean that eject; 1900 by default.
-    pub stdev_factor: u32,
-}
-
-/// Failure-percentage ejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FailurePercentage {
-    /// Percent of failures that ejects; 85 by default.
-    pub threshold: u32,
-    /// Chance that it ejects, percent; 0 by default.
-    pub enforcing: u32,
-    /// Hosts with enough requests there must be; 5 by default.
-    pub minimum_hosts: u32,
-    /// Requests of a host in an interval to be counted; 50 by default.
-    pub request_volume: u32,
-}
-
 /// The HTTP side of a cluster: `HttpProtocolOptions`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct UpstreamHttp {
     /// Which protocol is spoken.
     pub protocol: UpstreamProtocol,
@@ -350,6 +295,8 @@ pub struct UpstreamHttp {
     pub auto_sni: bool,
     /// The SAN is verified against the server name.
     pub auto_san_validation: bool,
+    /// Which responses outlier detection takes for errors; without, those from 500 on.
+    pub error_matcher: Option<ErrorMatcher>,
 }
 
 /// Which HTTP version a cluster speaks.

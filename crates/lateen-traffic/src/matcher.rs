@@ -250,6 +250,11 @@ impl Fraction {
         denominator: 100,
     };
 
+    /// Whether it is everything.
+    pub const fn is_all(self) -> bool {
+        self.numerator >= self.denominator
+    }
+
     /// Whether a random number falls into the share, by Envoy's rule (`random % denominator < numerator`).
     pub fn hit(self, random: u64) -> bool {
         random % u64::from(self.denominator.max(1)) < u64::from(self.numerator)

@@ -16,9 +16,9 @@ mod times;
 mod types;
 
 pub use action::{
-    DirectResponse, Forward, HostRewrite, MirrorPolicy, PathRewrite, Redirect, RedirectPath,
-    RouteAction, RouteTimeouts, RouteUpgrade, Target, WeightedCluster, WeightedClusters,
-    WeightedTarget,
+    DirectResponse, Forward, HostRewrite, InternalRedirects, MirrorPolicy, PathRewrite, Redirect,
+    RedirectPath, RouteAction, RouteTimeouts, RouteUpgrade, Target, WeightedCluster,
+    WeightedClusters, WeightedTarget,
 };
 pub use decision::{RouteDecision, RouteOutcome};
 pub use explain::{RejectedRoute, RouteTrace, VhostTrace};

@@ -64,6 +64,8 @@ pub struct Tunneling {
     pub hostname: crate::format::Format,
     /// POST is used in place of CONNECT.
     pub use_post: bool,
+    /// The path of a POST; `/` by default.
+    pub post_path: Arc<str>,
     /// Headers of the request.
     pub headers: crate::headers::HeaderMutations,
 }

@@ -49,32 +49,14 @@ pub(super) const ROWS: &[Row] = &[
     of(WorkloadGroup, Both, "", "no workload is registered or probed for it"),
 
     // Security.
-    of(Gateway, Lateen, "spec.servers[].tls.verifyCertificateSpki", "any client certificate of the CA is accepted"),
-    of(Gateway, Lateen, "spec.servers[].tls.verifyCertificateHash", "any client certificate of the CA is accepted"),
-    of(Gateway, Lateen, "spec.servers[].tls.caCrl", "revoked certificates are accepted"),
     of(Gateway, Lateen, "spec.servers[].tls.cipherSuites", "the proxy offers its own suites"),
-    of(Gateway, Both, "spec.servers[].tls.ecdhCurves", "the proxy offers its own curves"),
-    of(Gateway, Both, "spec.servers[].tls.serverCertificate", "nothing serves files to the gateway: TLS connections to the server fail"),
-    of(Gateway, Both, "spec.servers[].tls.privateKey", "nothing serves files to the gateway: TLS connections to the server fail"),
-    of(Gateway, Both, "spec.servers[].tls.caCertificates", "nothing serves files to the gateway: TLS connections to the server fail"),
-    of(Gateway, Both, "spec.servers[].tls.tlsCertificates", "nothing serves files to the gateway: TLS connections to the server fail"),
+    of(Gateway, Lateen, "spec.servers[].tls.ecdhCurves", "the proxy offers its own curves"),
     of(Sidecar, Both, "spec.ingress[].tls", "nothing serves certificates by file: connections to the port fail"),
-    of(Sidecar, Lateen, "spec.**.caCrl", "revoked certificates are accepted"),
-    of(DestinationRule, Lateen, "spec.**.tls.caCrl", "revoked certificates are accepted"),
-    of(DestinationRule, Lateen, "spec.**.tls{mode=SIMPLE,!sni,!subjectAltNames}", "the server's chain is verified, and not that the certificate is for the host"),
-    of(DestinationRule, Both, "spec.**.tls{mode=SIMPLE,!credentialName,!insecureSkipVerify}", "nothing serves the system's certificates, or those of a file: connections fail"),
-    of(DestinationRule, Both, "spec.**.tls{mode=MUTUAL}.clientCertificate", "nothing serves certificates by file: connections fail"),
-    of(Secret, Lateen, r#"data["ca.crl"]"#, "revoked certificates are accepted"),
-    of(Secret, Lateen, r#"stringData["ca.crl"]"#, "revoked certificates are accepted"),
 
     // Traffic.
-    of(VirtualService, Lateen, "spec.http[].match[].statPrefix", "there are no statistics of the route"),
     of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
-    of(DestinationRule, Lateen, "spec.**.tunnel", "connections are not tunnelled"),
-    of(DestinationRule, Both, "spec.**.zoneAwareLbSetting", "zones are not weighed"),
     of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
     of(DestinationRule, Both, "spec.**.consecutiveErrors", "write `consecutive5xxErrors`; this one counts nothing"),
-    of(DestinationRule, Lateen, "spec.**.outlierDetectionHttpErrorCodes", "other answers than 5xx do not eject a host"),
 
     // The mesh.
     mesh(Both, "enableTracing", "no spans are made"),
@@ -105,7 +87,6 @@ pub(super) const ROWS: &[Row] = &[
     mesh(Both, "serviceEntryVisibility", "`exportTo` alone decides"),
     mesh(Both, "discoverySelectors", "every namespace is read"),
     mesh(Both, "configSources", "only the files given are read"),
-    mesh(Both, "zoneAwareLbSetting", "zones are not weighed"),
     mesh(Both, "inboundClusterStatName", "clusters keep their names in statistics"),
     mesh(Both, "outboundClusterStatName", "clusters keep their names in statistics"),
     mesh(Both, "hboneIdleTimeout", "there is no HBONE"),

@@ -1,101 +1,141 @@
 //! Outlier detection: hosts that fail are left out for a while, over all workers.
 //!
-//! Consecutive failures eject at once; a tick of the control runtime lets hosts back in. At most `max_ejection_percent` of the
-//! hosts are out at a time, and one host always may be if the cluster says so. Source: Envoy's "Outlier detection".
+//! Failures in a row eject at once. Every `interval` a sweep of the control runtime lets hosts back in whose time is over, and ejects
+//! those that did worse than the others. Source: Envoy's "Outlier detection" and `outlier_detection_impl.cc`.
+
+mod counts;
+mod record;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use lateen_traffic::cluster::OutlierDetection;
+use lateen_telemetry::metrics::envoy::{OutlierFamilies, OutlierStats};
+use lateen_telemetry::metrics::{Counter, Shard};
+use lateen_traffic::cluster::{OutlierDetection, Rate};
 use tokio::time::Instant;
+
+pub(crate) use self::counts::{HostCounts, Waiting, count, uncount};
+pub(crate) use self::record::HostRecord;
 
 use crate::net::HostAddress;
 
 /// The hosts of one cluster.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Outliers {
     /// Changes whenever a host goes out or comes back: workers then build their host set again.
     epoch: AtomicU64,
     ejected: AtomicU32,
     hosts: Mutex<HashMap<HostAddress, Arc<HostRecord>>>,
+    due: Mutex<Option<Instant>>,
+    families: OutlierFamilies,
+    cluster: Arc<str>,
+    /// Made with the first host that stands out: most clusters have none.
+    stats: OnceLock<OutlierStats>,
 }
 
-/// One host's record.
-#[derive(Debug, Default)]
-pub(crate) struct HostRecord {
-    consecutive_5xx: AtomicU32,
-    consecutive_gateway: AtomicU32,
-    consecutive_local: AtomicU32,
-    out: AtomicBool,
-    times_out: AtomicU32,
-    until: Mutex<Option<Instant>>,
-    /// What each worker counted, and counted before its state of the host was made anew.
-    shards: Mutex<Vec<Arc<HostCounts>>>,
-}
-
-/// What one worker counts of a host, for the admin interface. Only that worker writes.
-#[derive(Debug, Default)]
-pub(crate) struct HostCounts {
-    /// Connections made or tried.
-    pub(crate) cx_total: AtomicU64,
-    /// Connections that could not be made.
-    pub(crate) cx_connect_fail: AtomicU64,
-    /// Connections open.
-    pub(crate) cx_active: AtomicU64,
-    /// Requests sent.
-    pub(crate) rq_total: AtomicU64,
-    /// Requests under way.
-    pub(crate) rq_active: AtomicU64,
-    /// Requests that wait for a connection.
-    pub(crate) rq_pending_active: AtomicU64,
-    /// Requests answered with less than 500.
-    pub(crate) rq_success: AtomicU64,
-    /// Requests answered with 500 or more, or not at all.
-    pub(crate) rq_error: AtomicU64,
-    /// Requests whose try took too long.
-    pub(crate) rq_timeout: AtomicU64,
-}
-
-/// A request that waits for a connection to a host.
-#[derive(Debug)]
-pub(crate) struct Waiting(Arc<HostCounts>);
-
-impl Waiting {
-    /// Counts one for as long as it exists.
-    pub(crate) fn begin(counts: &Arc<HostCounts>) -> Self {
-        count(&counts.rq_pending_active);
-        Self(Arc::clone(counts))
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        uncount(&self.0.rq_pending_active);
-    }
-}
-
-/// Counts one more.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Counts one less.
-pub(crate) fn uncount(counter: &AtomicU64) {
-    counter.fetch_sub(1, Ordering::Relaxed);
-}
-
-/// How a request to a host ended.
+/// How a request or connection to a host ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
     /// With this HTTP status.
     Status(u16),
     /// Without a response: no connection, or one that broke.
     LocalFailure,
+    /// Without a response in time.
+    Timeout,
+    /// The host was reached; `last` if nothing else is known of how it does (TCP).
+    Connected {
+        /// Nothing follows that would be judged.
+        last: bool,
+    },
+}
+
+/// Why a host stands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detected {
+    /// Server errors in a row.
+    Consecutive5xx,
+    /// Gateway errors in a row.
+    ConsecutiveGatewayFailure,
+    /// Failures of this side in a row.
+    ConsecutiveLocalOriginFailure,
+    /// A success rate far below the mean.
+    SuccessRate,
+    /// The same, of connections.
+    LocalOriginSuccessRate,
+    /// A high percentage of failures.
+    FailurePercentage,
+    /// The same, of connections.
+    LocalOriginFailurePercentage,
+}
+
+impl Detected {
+    /// The chance, in percent, that this ejects.
+    const fn enforcing(self, settings: &OutlierDetection) -> u32 {
+        let enforcing = &settings.enforcing;
+        match self {
+            Self::Consecutive5xx => enforcing.consecutive_5xx,
+            Self::ConsecutiveGatewayFailure => enforcing.consecutive_gateway_failure,
+            Self::ConsecutiveLocalOriginFailure => enforcing.consecutive_local_origin_failure,
+            Self::SuccessRate => enforcing.success_rate,
+            Self::LocalOriginSuccessRate => enforcing.local_origin_success_rate,
+            Self::FailurePercentage => enforcing.failure_percentage,
+            Self::LocalOriginFailurePercentage => enforcing.failure_percentage_local_origin,
+        }
+    }
+
+    /// What counts that it was detected, and that it was enforced.
+    const fn counters(self, stats: &OutlierStats) -> (&Counter, &Counter) {
+        match self {
+            Self::Consecutive5xx => (
+                &stats.ejections_detected_consecutive_5xx,
+                &stats.ejections_enforced_consecutive_5xx,
+            ),
+            Self::ConsecutiveGatewayFailure => (
+                &stats.ejections_detected_consecutive_gateway_failure,
+                &stats.ejections_enforced_consecutive_gateway_failure,
+            ),
+            Self::ConsecutiveLocalOriginFailure => (
+                &stats.ejections_detected_consecutive_local_origin_failure,
+                &stats.ejections_enforced_consecutive_local_origin_failure,
+            ),
+            Self::SuccessRate => (
+                &stats.ejections_detected_success_rate,
+                &stats.ejections_enforced_success_rate,
+            ),
+            Self::LocalOriginSuccessRate => (
+                &stats.ejections_detected_local_origin_success_rate,
+                &stats.ejections_enforced_local_origin_success_rate,
+            ),
+            Self::FailurePercentage => (
+                &stats.ejections_detected_failure_percentage,
+                &stats.ejections_enforced_failure_percentage,
+            ),
+            Self::LocalOriginFailurePercentage => (
+                &stats.ejections_detected_local_origin_failure_percentage,
+                &stats.ejections_enforced_local_origin_failure_percentage,
+            ),
+        }
+    }
 }
 
 impl Outliers {
+    /// The hosts of a cluster nothing is known of.
+    pub(crate) fn new(families: &OutlierFamilies, cluster: &Arc<str>) -> Self {
+        Self {
+            epoch: AtomicU64::new(0),
+            ejected: AtomicU32::new(0),
+            hosts: Mutex::default(),
+            due: Mutex::default(),
+            families: families.clone(),
+            cluster: Arc::clone(cluster),
+            stats: OnceLock::new(),
+        }
+    }
+
     /// The number that changes with every ejection and return.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
@@ -107,161 +147,160 @@ impl Outliers {
         Arc::clone(hosts.entry(address.clone()).or_default())
     }
 
-    /// Counts how a request ended and ejects the host if that was one failure too many. `random` decides partial enforcement,
+    /// Counts how something ended and ejects the host if that was one failure too many. `random` decides partial enforcement,
     /// `hosts` is the cluster's size.
     pub(crate) fn record(
         &self,
-        host: &HostRecord,
+        (host, counts): (&HostRecord, &HostCounts),
         ended: Ended,
         settings: &OutlierDetection,
         hosts: usize,
         random: u64,
     ) {
-        if host.count(ended, settings, random)
-            && !host.out.load(Ordering::Relaxed)
-            && self.may_eject(settings, hosts)
-        {
-            self.eject(host, settings);
+        for detected in host.count(counts, ended, settings).into_iter().flatten() {
+            if !host.is_out() {
+                self.eject(host, detected, settings, (hosts, random), Instant::now());
+                host.begin_anew(detected);
+            }
         }
     }
 
-    fn may_eject(&self, settings: &OutlierDetection, hosts: usize) -> bool {
-        let out = self.ejected.load(Ordering::Relaxed) as usize;
-        let allowed = hosts * settings.max_ejection_percent as usize / 100;
-        out < allowed || (out == 0 && settings.always_eject_one_host)
+    fn stats(&self) -> &OutlierStats {
+        let make = || self.families.handles(Shard::CONTROL, &self.cluster);
+        self.stats.get_or_init(make)
     }
 
-    fn eject(&self, host: &HostRecord, settings: &OutlierDetection) {
-        if host.out.swap(true, Ordering::AcqRel) {
+    fn eject(
+        &self,
+        host: &HostRecord,
+        detected: Detected,
+        settings: &OutlierDetection,
+        (hosts, random): (usize, u64),
+        now: Instant,
+    ) {
+        let stats = self.stats();
+        let (found, enforced) = detected.counters(stats);
+        found.inc();
+        let out = self.ejected.load(Ordering::Relaxed) as usize;
+        if !settings.may_eject(out, hosts) {
+            stats.ejections_overflow.inc();
             return;
         }
-        let times = host.times_out.fetch_add(1, Ordering::Relaxed) + 1;
-        let longest = settings.max_ejection_time.max(settings.base_ejection_time);
-        let time = settings
-            .base_ejection_time
-            .saturating_mul(times)
-            .min(longest);
-        *host.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + time);
-        self.ejected.fetch_add(1, Ordering::Relaxed);
+        if random % 100 >= u64::from(detected.enforcing(settings)) {
+            return;
+        }
+        if host.put_out(settings, now, jitter(settings, random)) {
+            tracing::info!(cluster = %self.cluster, ?detected, "a host is ejected");
+            stats.ejections_enforced_total.inc();
+            enforced.inc();
+            self.moved(1);
+        }
+    }
+
+    /// Notes that a host went out (1) or came back (-1).
+    fn moved(&self, by: i32) {
+        let out = if by > 0 {
+            self.ejected.fetch_add(1, Ordering::Relaxed) + 1
+        } else {
+            self.ejected.fetch_sub(1, Ordering::Relaxed) - 1
+        };
+        self.stats().ejections_active.set(i64::from(out));
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
-    /// Lets hosts back in whose time is over, and forgets hosts that are gone.
-    pub(crate) fn tick(&self, now: Instant, is_member: impl Fn(&HostAddress) -> bool) {
+    /// Forgets hosts that are gone and, if a sweep is due, makes it; when the next one is. Without settings nobody is out.
+    pub(crate) fn tick(
+        &self,
+        now: Instant,
+        settings: Option<&OutlierDetection>,
+        is_gone: impl Fn(&HostAddress, &Arc<HostRecord>) -> bool,
+    ) -> Option<Instant> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
         hosts.retain(|address, host| {
-            let gone = !is_member(address);
-            if host.out.load(Ordering::Relaxed) && (gone || host.is_due(now)) {
-                host.come_back();
-                self.ejected.fetch_sub(1, Ordering::Relaxed);
-                self.epoch.fetch_add(1, Ordering::Release);
+            let gone = is_gone(address, host);
+            if host.is_out() && (gone || settings.is_none()) {
+                host.come_back(now);
+                self.moved(-1);
             }
             !gone
         });
-    }
-}
-
-fn sum(shards: &[Arc<HostCounts>]) -> HostCounts {
-    let of = |field: fn(&HostCounts) -> &AtomicU64| {
-        let values = shards
-            .iter()
-            .map(|shard| field(shard).load(Ordering::Relaxed));
-        AtomicU64::new(values.fold(0, u64::wrapping_add))
-    };
-    HostCounts {
-        cx_total: of(|c| &c.cx_total),
-        cx_connect_fail: of(|c| &c.cx_connect_fail),
-        cx_active: of(|c| &c.cx_active),
-        rq_total: of(|c| &c.rq_total),
-        rq_active: of(|c| &c.rq_active),
-        rq_pending_active: of(|c| &c.rq_pending_active),
-        rq_success: of(|c| &c.rq_success),
-        rq_error: of(|c| &c.rq_error),
-        rq_timeout: of(|c| &c.rq_timeout),
-    }
-}
-
-impl HostRecord {
-    /// Counters for one worker.
-    pub(crate) fn shard(&self) -> Arc<HostCounts> {
-        let counts = Arc::<HostCounts>::default();
-        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        // A host that comes and goes would add shards without end; those that nobody writes any more are added up.
-        if shards.len() >= 64 {
-            let sum = sum(&shards);
-            if shards.iter().all(|shard| Arc::strong_count(shard) == 1) {
-                *shards = vec![Arc::new(sum)];
-            }
-        }
-        shards.push(Arc::clone(&counts));
-        counts
-    }
-
-    /// The sum of what all workers counted.
-    pub(crate) fn counts(&self) -> HostCounts {
-        sum(&self.shards.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether the host is out.
-    pub(crate) fn is_out(&self) -> bool {
-        self.out.load(Ordering::Relaxed)
-    }
-
-    /// Counts; whether a limit was reached that is to be enforced.
-    fn count(&self, ended: Ended, settings: &OutlierDetection, random: u64) -> bool {
-        let (is_5xx, is_gateway, is_local) = match ended {
-            Ended::Status(status) => (status >= 500, matches!(status, 502..=504), false),
-            // Without a split Envoy counts failures of its own side as gateway errors and as 5xx.
-            Ended::LocalFailure if settings.split_external_local_origin_errors => {
-                (false, false, true)
-            }
-            Ended::LocalFailure => (true, true, false),
+        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(settings) = settings else {
+            *due = None;
+            return None;
         };
-        let enforce = |percent: u32| random % 100 < u64::from(percent);
-        let reached = [
-            bump(&self.consecutive_5xx, is_5xx, settings.consecutive_5xx)
-                && enforce(settings.enforcing_consecutive_5xx),
-            bump(
-                &self.consecutive_gateway,
-                is_gateway,
-                settings.consecutive_gateway_failure,
-            ) && enforce(settings.enforcing_consecutive_gateway_failure),
-            bump(
-                &self.consecutive_local,
-                is_local,
-                settings.consecutive_local_origin_failure,
-            ) && enforce(settings.enforcing_consecutive_local_origin_failure),
-        ];
-        reached.contains(&true)
+        match *due {
+            Some(at) if at > now => return Some(at),
+            // The first interval begins with the cluster.
+            None => {}
+            Some(_) => {
+                let mut all: Vec<_> = hosts.iter().collect();
+                all.sort_by_key(|(address, _)| *address);
+                let all: Vec<&HostRecord> = all.iter().map(|(_, host)| &***host).collect();
+                self.sweep(&all, settings, now);
+            }
+        }
+        *due = Some(now + settings.interval);
+        *due
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        self.until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none_or(|until| until <= now)
+    fn sweep(&self, hosts: &[&HostRecord], settings: &OutlierDetection, now: Instant) {
+        for host in hosts {
+            if host.is_out() && host.is_due(settings, now) {
+                host.come_back(now);
+                self.moved(-1);
+            }
+        }
+        if settings.compares_rates() {
+            let rates: Vec<(Rate, Rate)> = hosts.iter().map(|host| host.take_rates()).collect();
+            let external = [Detected::SuccessRate, Detected::FailurePercentage];
+            let local = [
+                Detected::LocalOriginSuccessRate,
+                Detected::LocalOriginFailurePercentage,
+            ];
+            self.compare(hosts, settings, now, external, |at| rates[at].0);
+            self.compare(hosts, settings, now, local, |at| rates[at].1);
+        }
+        for host in hosts {
+            host.forgive(settings, now);
+        }
     }
 
-    fn come_back(&self) {
-        self.out.store(false, Ordering::Relaxed);
-        for count in [
-            &self.consecutive_5xx,
-            &self.consecutive_gateway,
-            &self.consecutive_local,
-        ] {
-            count.store(0, Ordering::Relaxed);
+    /// Ejects hosts that did worse than the others, by their rates.
+    fn compare(
+        &self,
+        hosts: &[&HostRecord],
+        settings: &OutlierDetection,
+        now: Instant,
+        [below, failing]: [Detected; 2],
+        rate: impl Fn(usize) -> Rate,
+    ) {
+        let inside = (0..hosts.len()).filter(|at| !hosts[*at].is_out());
+        let (at, rates): (Vec<usize>, Vec<Rate>) = inside.map(|at| (at, rate(at))).unzip();
+        let found = settings.below_the_mean(&rates).into_iter();
+        let found = found.map(|index| (index, below)).chain(
+            settings
+                .failing(&rates)
+                .into_iter()
+                .map(|index| (index, failing)),
+        );
+        for (index, detected) in found {
+            let host = hosts[at[index]];
+            if !host.is_out() {
+                let size = (hosts.len(), rand::random());
+                self.eject(host, detected, settings, size, now);
+            }
         }
     }
 }
 
-/// One more, or back to none; whether the limit is reached now. A limit of 0 is off.
-fn bump(count: &AtomicU32, failed: bool, limit: u32) -> bool {
-    if !failed {
-        count.store(0, Ordering::Relaxed);
-        return false;
-    }
-    limit > 0 && count.fetch_add(1, Ordering::Relaxed) + 1 >= limit
+/// A part of the largest jitter.
+fn jitter(settings: &OutlierDetection, random: u64) -> Duration {
+    let most = u64::try_from(settings.max_ejection_time_jitter.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis((random >> 8) % most.saturating_add(1))
 }
 
-/// How often hosts are looked at for a return.
+/// How often hosts are looked at, if no sweep is due before.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
+/// How often they are looked at, at most.
+pub(crate) const SHORTEST_TICK: Duration = Duration::from_millis(10);

@@ -2,6 +2,7 @@
 //!
 //! Nothing is buffered beyond that memory: a frame is asked for when the other side can take it, which is the back-pressure.
 
+mod piped;
 mod tee;
 
 use std::cell::{Cell, RefCell};
@@ -13,6 +14,8 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
+
+pub(crate) use self::piped::{PipeReader, PipeWriter, pipe};
 
 use self::tee::{CopyReader, CopyWriter};
 use super::client::ClientError;
@@ -177,6 +180,14 @@ impl Replayable {
         RequestBody::Copy(reader)
     }
 
+    /// All of the body, for a request that begins anew; `None` if it is not there whole.
+    pub(crate) fn whole(&self) -> Option<Source> {
+        let state = self.state.borrow();
+        let remembered = !state.overflowed || state.taken == 0;
+        (state.ended && remembered)
+            .then(|| Source::kept(&state.kept, state.trailers.clone(), &self.meter))
+    }
+
     /// Whether there is no body at all.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.state.borrow();
@@ -191,6 +202,8 @@ pub(crate) enum RequestBody {
     Empty,
     /// A copy for a mirror.
     Copy(CopyReader),
+    /// One that is written to like a stream.
+    Piped(PipeReader),
     /// One that is there already; none once it was handed out.
     Full(Option<Bytes>),
     /// The remembered part, then the rest.
@@ -229,6 +242,7 @@ impl Body for RequestBody {
         let (body, next, done) = match self.get_mut() {
             Self::Empty => return Poll::Ready(None),
             Self::Copy(copy) => return copy.poll(cx),
+            Self::Piped(pipe) => return pipe.poll(cx),
             Self::Full(bytes) => {
                 let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
                 return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
@@ -259,6 +273,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Copy(copy) => copy.is_end(),
+            Self::Piped(pipe) => pipe.is_end(),
             Self::Full(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Self::Stream { body, next, done } => {
                 let state = body.state.borrow();
@@ -272,7 +287,7 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Self::Stream { body, next: 0, .. } => body.state.borrow().hint,
-            Self::Copy(_) | Self::Stream { .. } => SizeHint::default(),
+            Self::Copy(_) | Self::Piped(_) | Self::Stream { .. } => SizeHint::default(),
         }
     }
 }

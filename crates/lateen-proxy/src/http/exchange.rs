@@ -24,7 +24,7 @@ use lateen_traffic::tls::CertificateSource;
 
 use super::client::{ClientBody, ClientUpgrade};
 use super::filters;
-use super::forward;
+use super::forward::{self, Redirected};
 use super::grpc;
 use super::grpc_web::Web;
 use super::head::Head;
@@ -61,6 +61,12 @@ pub(crate) struct Exchange {
     pub(crate) changes: Vec<Change>,
     request_id: Option<HeaderValue>,
     caller: Caller,
+    /// An HTTP/1 CONNECT: whatever follows its head is no request, so that its connection ends with it.
+    connect: bool,
+    /// Where an upstream's redirect leads that is followed in place of the client.
+    pub(super) redirected: Option<Box<Redirected>>,
+    /// Redirects that were followed.
+    pub(super) redirects: u32,
     /// A body is coming that nothing has taken.
     pub(super) body_waits: bool,
     /// The client speaks gRPC-Web.
@@ -95,11 +101,12 @@ pub(crate) async fn handle(
         .flatten();
     let mut exchange = Exchange::begin(connection, manager, now, (request.version(), is_grpc));
     exchange.caller = caller;
+    exchange.connect = request.method() == Method::CONNECT && request.version() != Version::HTTP_2;
     exchange.body_waits = !request.body().is_end_stream();
     let answered = match Head::take(request, exchange.connection.secure) {
         Ok((head, body)) => {
             let body = Source::new(body, Rc::clone(&exchange.record.request));
-            exchange.run(head, Inbound { body, upgrade }).await
+            exchange.follow(head, Inbound { body, upgrade }).await
         }
         Err((malformed, _)) => {
             exchange.connection.draining.set(true);
@@ -143,6 +150,9 @@ impl Exchange {
             changes: Vec::new(),
             request_id: None,
             caller: Caller::Other,
+            connect: false,
+            redirected: None,
+            redirects: 0,
             body_waits: false,
             web: None,
         }
@@ -157,7 +167,54 @@ impl Exchange {
         self.remember(&head);
         canonical?;
         self.request_id = head.headers.get(&headers::REQUEST_ID).cloned();
+        self.proceed(head, remote, inbound).await
+    }
 
+    /// Takes the request through, and again wherever a redirect leads that is followed in place of the client.
+    async fn follow(&mut self, head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
+        let mut answered = self.run(head, inbound).await;
+        while let Some(redirected) = self.redirected.take() {
+            let Redirected {
+                mut head,
+                body,
+                status,
+            } = *redirected;
+            self.redirects += 1;
+            self.begin_anew(status, &body);
+            let canonical = self.canonicalise(&mut head);
+            self.remember(&head);
+            let inbound = Inbound {
+                body,
+                upgrade: None,
+            };
+            answered = match canonical {
+                Ok(()) => self.proceed(head, self.record.remote, inbound).await,
+                Err(reply) => Err(reply),
+            };
+        }
+        answered
+    }
+
+    /// Ends the record of the request as it was and begins another, as for a request of its own.
+    fn begin_anew(&mut self, status: StatusCode, body: &Source) {
+        let old = &self.record;
+        let mut fresh = Record::begin(&self.connection, &self.manager, old.version, old.is_grpc);
+        fresh.remote = old.remote;
+        fresh.source = old.source;
+        fresh.request = Rc::clone(body.meter());
+        let mut old = std::mem::replace(&mut self.record, Box::new(fresh));
+        old.details = "internal_redirect".into();
+        old.status = status.as_u16();
+        old.complete();
+    }
+
+    /// From the route to the answer.
+    async fn proceed(
+        &mut self,
+        head: Head,
+        remote: SocketAddr,
+        inbound: Inbound,
+    ) -> Result<Answer, LocalReply> {
         let now = Rc::clone(&self.now);
         let connection = Rc::clone(&self.connection);
         let (info, peer) = (connection.facts.info(), connection.peer_tls());
@@ -221,10 +278,13 @@ impl Exchange {
                     reply
                 })
                 .and(Err(LocalReply::route_not_found())),
-            RouteOutcome::RequireTls(_) => Err(redirect(
-                StatusCode::MOVED_PERMANENTLY,
-                &https_location(&view),
-            )),
+            RouteOutcome::RequireTls(_) => {
+                self.manager.stats.rq_direct_response.inc();
+                Err(redirect(
+                    StatusCode::MOVED_PERMANENTLY,
+                    &https_location(&view),
+                ))
+            }
             RouteOutcome::NoRoute(_) | RouteOutcome::NoVirtualHost => {
                 self.manager.stats.no_route.inc();
                 Err(LocalReply::route_not_found())
@@ -507,7 +567,7 @@ impl Exchange {
                 .await
             }
             RouteAction::Redirect(action) => {
-                self.manager.stats.rq_redirect.inc();
+                self.manager.stats.rq_direct_response.inc(); // as Envoy counts it
                 let status =
                     StatusCode::from_u16(action.status).unwrap_or(StatusCode::MOVED_PERMANENTLY);
                 Err(redirect(status, &decision.redirect_location(action, view)))
@@ -568,6 +628,9 @@ impl Exchange {
         if let Some(web) = self.web {
             web.answer(&mut parts.headers);
         }
+        if self.connect && !parts.status.is_success() {
+            self.connection.draining.set(true);
+        }
         parts.version = Version::HTTP_11; // whoever writes it states the connection's own
         self.record.answered(parts.status.as_u16(), &parts.headers);
         let body = match source {
@@ -601,7 +664,8 @@ impl Exchange {
             web.answer(&mut parts.headers);
             parts.status = reply_status; // as Envoy's filter leaves it
         }
-        let unfinished = self.body_waits || reply_status == StatusCode::REQUEST_TIMEOUT;
+        let unfinished =
+            self.body_waits || self.connect || reply_status == StatusCode::REQUEST_TIMEOUT;
         if unfinished && self.record.version != Version::HTTP_2 {
             // What the client is still sending is not read: its connection cannot carry another request.
             self.connection.draining.set(true);

@@ -7,7 +7,9 @@
 mod attempt;
 mod mirror;
 mod offer;
+mod redirect;
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -17,12 +19,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, StatusCode};
 use lateen_telemetry::ResponseFlag;
+use lateen_telemetry::metrics::Counter;
+use lateen_telemetry::metrics::envoy::RouteStats;
 use lateen_traffic::retry::{Attempt, NoRetry, Outcome, Reset, RetryDecision, RetryPolicy};
 use lateen_traffic::route::{
     Forward, HashResult, RouteDecision, grpc_timeout, request_hash, try_timeout,
 };
 use lateen_traffic::{Cluster, RequestView};
 use tokio::time::{Instant, Sleep};
+
+pub(super) use self::redirect::Redirected;
 
 use self::attempt::{Failure, Response, Tried, Try};
 use super::body::{Meter, Replayable};
@@ -32,11 +38,13 @@ use super::head::Head;
 use super::headers;
 use super::local_reply::{LocalReply, ResetReason};
 use super::response::{Deadlines, Timer, Upstream};
-use super::upgrade::{self, Tunnel};
+use super::upgrade::{self, Tunnel, Upgrade};
 use crate::clock;
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::{Permit, Resource};
-use crate::cluster::outlier::Ended;
+use crate::cluster::host::HostState;
+use crate::cluster::outlier::{Ended, count};
+use crate::worker::Now;
 
 static TIMEOUT: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
 static ALTERNATIVE: http::HeaderName =
@@ -66,7 +74,12 @@ pub(super) struct Plan<'a> {
     policy: Option<Arc<RetryPolicy>>,
     try_timeout: Option<Duration>,
     timeout: Option<Duration>,
+    upgrade: Upgrade,
+    /// The route's own statistics, if it has any.
+    route: Option<Rc<RouteStats>>,
     began: Instant,
+    /// The host that is to answer now.
+    asked: RefCell<Option<Rc<HostState>>>,
 }
 
 /// Forwards a request.
@@ -99,7 +112,8 @@ pub(super) async fn forward(
     let hashed = request_hash(&action.hash_policy, view);
     set_cookie(exchange, &hashed);
     let policy = decision.retries_for(view);
-    let limit = if policy.as_ref().is_some_and(|policy| policy.num_retries > 0) {
+    let repeats = policy.as_ref().is_some_and(|policy| policy.num_retries > 0);
+    let limit = if repeats || action.internal_redirects.is_some() {
         replay_limit(exchange, decision)
     } else {
         0
@@ -110,6 +124,7 @@ pub(super) async fn forward(
         hash: hashed.hash,
         timeout: action.request_timeout(&head.headers),
         began: clock::now(),
+        asked: RefCell::default(),
         try_timeout: try_timeout(policy.as_deref(), &head.headers),
         body: Rc::new(Replayable::new(inbound.body, limit)),
         cluster: Arc::clone(cluster),
@@ -119,33 +134,57 @@ pub(super) async fn forward(
         action,
         state,
         policy,
+        upgrade,
+        route: route_stats(exchange, decision),
     };
-    let Some(permit) = plan
-        .state
-        .permit(cluster, action.high_priority, Resource::Requests)
-    else {
-        plan.state.stats.upstream_rq_pending_overflow.inc();
-        return Err(LocalReply::upstream_reset(
-            ResetReason::Overflow,
-            None,
-            false,
-        ));
-    };
-    if !upgrade {
+    let permit = admit(&now, &plan);
+    let permit = permit.inspect_err(|reply| plan.charge(reply.status))?;
+    if upgrade == Upgrade::None {
         mirror::start(exchange, &plan);
     }
     let limit = plan.timeout;
     let started = plan.began;
     let times = Times::of(exchange, &plan);
     let response = times.within(&plan, tries(exchange, &plan)).await?;
+    if let Some(redirected) = redirect::follow(exchange, &plan, &response) {
+        let status = redirected.status;
+        exchange.redirected = Some(Box::new(redirected));
+        return Err(LocalReply::new(status, "", "internal_redirect"));
+    }
     finish(
         exchange,
         &plan,
         response,
         permit,
         (started, limit, times.life),
-        inbound.upgrade.filter(|_| upgrade),
+        inbound.upgrade.filter(|_| upgrade != Upgrade::None),
     )
+}
+
+fn route_stats(exchange: &Exchange, decision: &RouteDecision<'_>) -> Option<Rc<RouteStats>> {
+    let prefix = decision.route.stat_prefix.as_ref()?;
+    let worker = &exchange.connection.worker;
+    let stats = worker.route_stats(&decision.vhost.name, prefix);
+    stats.upstream_rq_total.inc();
+    Some(stats)
+}
+
+/// A place among the cluster's requests, unless the control plane wants this one dropped.
+fn admit(now: &Now, plan: &Plan<'_>) -> Result<Permit, LocalReply> {
+    let cluster = &plan.cluster;
+    let shares = now
+        .endpoints_of(cluster)
+        .map(|set| set.drop_overloads.iter());
+    let mut shares = shares.into_iter().flatten();
+    if let Some((_, share)) = shares.find(|(_, share)| share.hit(rand::random())) {
+        return Err(LocalReply::drop_overload(share.is_all()));
+    }
+    let priority = plan.action.high_priority;
+    let permit = plan.state.permit(cluster, priority, Resource::Requests);
+    permit.ok_or_else(|| {
+        plan.state.stats.upstream_rq_pending_overflow.inc();
+        LocalReply::upstream_reset(ResetReason::Overflow, None, false)
+    })
 }
 
 /// The times a request has until its response begins.
@@ -239,8 +278,46 @@ impl Times {
             Poll::Pending
         })
         .await;
-        passed.unwrap_or_else(|passed| Err(passed.reply(plan)))
+        match passed {
+            Ok(response) => response.inspect_err(|reply| plan.charge(reply.status)),
+            Err(passed) => Err(passed.reply(plan)),
+        }
     }
+}
+
+/// What the router answers itself counts as the cluster's answer.
+fn charge(state: &ClusterState, status: StatusCode) {
+    state.stats.upstream_rq_completed.inc();
+    if let Some(class) = state.stats.response_class(status.as_u16()) {
+        class.inc();
+    }
+}
+
+impl Plan<'_> {
+    /// Counts an answer.
+    fn charge(&self, status: StatusCode) {
+        charge(&self.state, status);
+        if let Some(route) = &self.route {
+            route.answered(status.as_u16());
+        }
+    }
+
+    /// Counts in the route's own statistics, too.
+    fn at_route(&self, counter: impl Fn(&RouteStats) -> &Counter) {
+        if let Some(route) = &self.route {
+            counter(route).inc();
+        }
+    }
+}
+
+/// The host that did not answer in time is judged by that.
+fn blame(plan: &Plan<'_>) {
+    let Some(host) = plan.asked.take() else {
+        return; // between two tries, or the response has begun
+    };
+    count(&host.counts.rq_timeout);
+    plan.state
+        .record(&plan.cluster, &host, Ended::Timeout, rand::random());
 }
 
 impl Passed {
@@ -248,7 +325,11 @@ impl Passed {
         match self {
             Self::Overall => {
                 plan.state.stats.upstream_rq_timeout.inc();
-                timed_out(plan, LocalReply::response_timeout())
+                plan.at_route(|route| &route.upstream_rq_timeout);
+                blame(plan);
+                let reply = timed_out(plan, LocalReply::response_timeout());
+                plan.charge(reply.status);
+                reply
             }
             Self::Idle => LocalReply::stream_idle_timeout(plan.body.meter().has_ended()),
             Self::Life => LocalReply::max_stream_duration(),
@@ -291,19 +372,15 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
             Ok(Try::Response(response)) => match should_retry(plan, &response, retries) {
                 RetryDecision::Retry(_) => {
                     // What made the policy try again counts against the host, too.
-                    let status = response.parts.status.as_u16();
-                    plan.state.record(
-                        &plan.cluster,
-                        &response.host,
-                        Ended::Status(status),
-                        rand::random(),
-                    );
+                    plan.state
+                        .answered(&plan.cluster, &response.host, &response.parts);
                     Failed::Response(response)
                 }
                 RetryDecision::Stop(reason) => {
                     note_limit(exchange, plan, reason);
                     if retries > 0 && response.parts.status.is_success() {
                         plan.state.stats.upstream_rq_retry_success.inc();
+                        plan.at_route(|route| &route.upstream_rq_retry_success);
                     }
                     return Ok(response);
                 }
@@ -323,11 +400,13 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
                 .permit(&plan.cluster, plan.action.high_priority, Resource::Retries)
         else {
             plan.state.stats.upstream_rq_retry_overflow.inc();
+            plan.at_route(|route| &route.upstream_rq_retry_overflow);
             return failure.into_answer(retries > 0);
         };
         retry_permit = Some(permit);
         retries += 1;
         plan.state.stats.upstream_rq_retry.inc();
+        plan.at_route(|route| &route.upstream_rq_retry);
         tokio::time::sleep(failure.backoff(plan, retries)).await;
     }
 }
@@ -374,6 +453,7 @@ fn should_retry(plan: &Plan<'_>, response: &Response, retries: u32) -> RetryDeci
 fn note_limit(exchange: &mut Exchange, plan: &Plan<'_>, reason: NoRetry) {
     if reason == NoRetry::LimitExceeded {
         plan.state.stats.upstream_rq_retry_limit_exceeded.inc();
+        plan.at_route(|route| &route.upstream_rq_retry_limit_exceeded);
         exchange
             .record
             .flags
@@ -436,13 +516,17 @@ fn finish(
         host,
         upgrade: upstream_side,
     } = response;
-    let status = parts.status.as_u16();
-    plan.state
-        .record(&plan.cluster, &host, Ended::Status(status), rand::random());
-    plan.state.stats.upstream_rq_completed.inc();
+    let joined = upgrade.zip(upstream_side);
+    let status = match &joined {
+        // An upgrade is one in any version of HTTP, and counted and logged as such.
+        Some(_) if plan.head.protocol.is_some() => StatusCode::SWITCHING_PROTOCOLS,
+        _ => parts.status,
+    };
+    plan.state.answered(&plan.cluster, &host, &parts);
+    plan.charge(status);
     plan.state.stats.upstream_rq_time.record(service_time);
-    if let Some(class) = plan.state.stats.response_class(status) {
-        class.inc();
+    if let Some(route) = &plan.route {
+        route.upstream_rq_time.record(service_time);
     }
     exchange.record.service_time = Some(service_time);
     exchange.record.details = "via_upstream".into();
@@ -451,7 +535,8 @@ fn finish(
     {
         exchange.record.upstream.peer = host.introduce(&introduction, &exchange.connection.worker);
     }
-    if !exchange.manager.suppress_envoy_headers {
+    let complete = plan.upgrade == Upgrade::None && plan.body.meter().has_ended();
+    if complete && !exchange.manager.suppress_envoy_headers {
         parts
             .headers
             .insert(&headers::SERVICE_TIME, HeaderValue::from(service_time));
@@ -464,9 +549,12 @@ fn finish(
         plan.path.as_deref(),
         parts.status,
     );
-    if let (Some(client), Some(upstream)) = (upgrade, upstream_side) {
+    if let Some(joined) = joined {
         upgrade::answer(&mut parts, plan.head);
-        let tunnel = Tunnel::new(client, upstream, active, lease);
+        exchange.record.upgraded = plan.head.protocol.is_some();
+        let timeouts = &exchange.manager.config.timeouts;
+        let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
+        let tunnel = Tunnel::new(joined, active, lease, permit, idle);
         return Ok((parts, Source::Tunnel(tunnel)));
     }
     let deadlines = deadlines(exchange, plan, (started, limit), life);

@@ -72,6 +72,24 @@ pub(crate) const fn status_of_http(status: StatusCode) -> u32 {
     }
 }
 
+/// The HTTP status a gRPC status counts as where only HTTP's are judged. Source: Envoy, `Grpc::Utility::grpcToHttpStatus`.
+pub(crate) const fn http_of_status(status: u32) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,          // CANCELLED
+        3 | 9 | 11 => 400, // INVALID_ARGUMENT, FAILED_PRECONDITION, OUT_OF_RANGE
+        4 => 504,          // DEADLINE_EXCEEDED
+        5 => 404,          // NOT_FOUND
+        6 | 10 => 409,     // ALREADY_EXISTS, ABORTED
+        7 => 403,          // PERMISSION_DENIED
+        8 => 429,          // RESOURCE_EXHAUSTED
+        12 => 501,         // UNIMPLEMENTED
+        14 => 503,         // UNAVAILABLE
+        16 => 401,         // UNAUTHENTICATED
+        _ => 500,          // UNKNOWN, INTERNAL, DATA_LOSS
+    }
+}
+
 /// The status a finished stream carries: in its trailers, or in the headers of a trailers-only response.
 pub(crate) fn status_in(headers: &HeaderMap) -> Option<u32> {
     std::str::from_utf8(headers.get("grpc-status")?.as_bytes())

@@ -236,7 +236,7 @@ impl Server<'_> {
         keep_alive: bool,
     ) -> After {
         let (mut parts, body) = response.into_parts();
-        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+        let upgraded = parts.status == StatusCode::SWITCHING_PROTOCOLS || asked.opens(parts.status);
         let mut last = !keep_alive || self.session.is_last(&parts);
         if !upgraded {
             last |= std::future::poll_fn(|cx| Poll::Ready(self.ending.is_done(cx))).await;

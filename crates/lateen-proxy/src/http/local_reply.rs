@@ -152,6 +152,30 @@ impl LocalReply {
         .flagged(ResponseFlag::NoHealthyUpstream)
     }
 
+    /// The control plane wants a share of the requests dropped, or all of them.
+    pub(crate) fn drop_overload(all: bool) -> Self {
+        let (body, details, flag, header) = match all {
+            true => (
+                "unconditional drop overload",
+                "unconditional_drop_overload",
+                ResponseFlag::UnconditionalDropOverload,
+                "x-envoy-unconditional-drop-overload",
+            ),
+            false => (
+                "drop overload",
+                "drop_overload",
+                ResponseFlag::DropOverload,
+                "x-envoy-drop-overload",
+            ),
+        };
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, body, details)
+            .flagged(flag)
+            .with_header(
+                HeaderName::from_static(header),
+                HeaderValue::from_static("true"),
+            )
+    }
+
     /// A rule of access control refused the request; `policy` is the one that matched.
     pub(crate) fn rbac_denied(policy: Option<&str>) -> Self {
         let details = format!(

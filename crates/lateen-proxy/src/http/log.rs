@@ -275,6 +275,8 @@ impl LogContext for Line<'_> {
                 HeaderKey::Method => return Some(heads.method.as_str().as_bytes()),
                 HeaderKey::Scheme => return Some(heads.scheme.as_bytes()),
                 HeaderKey::Authority => return Some(heads.authority.as_bytes()),
+                // CONNECT has none.
+                HeaderKey::Path if heads.path.is_empty() => return None,
                 HeaderKey::Path => return Some(heads.path.as_bytes()),
                 HeaderKey::Protocol => return heads.protocol.as_deref().map(str::as_bytes),
                 HeaderKey::Status | HeaderKey::Name(_) => {}

@@ -74,6 +74,8 @@ pub(crate) struct Record {
     pub(crate) heads: Option<Box<Heads>>,
     /// What filters wrote and left, kept for the access log.
     pub(crate) noted: Option<Box<(Metadata, FilterState)>>,
+    /// The client's upgrade was accepted: the status is 101, whatever the client's version of HTTP makes of it.
+    pub(crate) upgraded: bool,
     response_head_bytes: u64,
     response_bytes: u64,
     response_messages: Option<MessageCounter>,
@@ -159,6 +161,7 @@ impl Record {
             source: connection.told_peer(),
             heads: None,
             noted: None,
+            upgraded: false,
             response_head_bytes: 0,
             response_bytes: 0,
             response_messages: is_grpc.then(MessageCounter::default),
@@ -178,7 +181,11 @@ impl Record {
 
     /// Notes the head of the answer as the client gets it.
     pub(crate) fn answered(&mut self, status: u16, headers: &HeaderMap) {
-        self.status = status;
+        self.status = if self.upgraded { 101 } else { status };
+        self.manager.stats.downstream_rq_completed.inc();
+        if let Some(class) = self.manager.stats.response_class(self.status) {
+            class.inc();
+        }
         self.response_head_bytes = headers
             .iter()
             .map(|(name, value)| (name.as_str().len() + value.len()) as u64)
@@ -235,7 +242,6 @@ impl Record {
     /// The answer was given whole.
     pub(crate) fn complete(&mut self) {
         self.ended.set(true);
-        self.manager.stats.downstream_rq_completed.inc();
     }
 
     /// The answer was cut off by the proxy.
@@ -298,9 +304,6 @@ impl Record {
         let elapsed = u64::try_from(clock::since(self.started).as_millis()).unwrap_or(u64::MAX);
         stats.downstream_rq_active.dec();
         stats.downstream_rq_time.record(elapsed);
-        if let Some(class) = stats.response_class(self.status) {
-            class.inc();
-        }
         if self.manager.reports_istio {
             self.report_istio(elapsed);
         }

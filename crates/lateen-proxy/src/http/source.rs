@@ -54,6 +54,25 @@ impl Source {
         }
     }
 
+    /// A body that was read before, and is there whole.
+    pub(crate) fn kept(data: &[Bytes], trailers: Option<HeaderMap>, meter: &Rc<Meter>) -> Self {
+        Self {
+            incoming: None,
+            ahead_bytes: data.iter().map(Bytes::len).sum(),
+            ahead: data.iter().cloned().collect(),
+            trailers,
+            meter: Rc::clone(meter),
+            decoder: None,
+        }
+    }
+
+    /// Leaves out what is there.
+    pub(crate) fn discard(&mut self) {
+        self.ahead.clear();
+        self.ahead_bytes = 0;
+        self.trailers = None;
+    }
+
     /// From here on the body is base64 and is decoded as it is read.
     pub(crate) fn decode_base64(&mut self) {
         self.decoder = Some(Decoder::default());

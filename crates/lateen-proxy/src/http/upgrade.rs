@@ -14,29 +14,45 @@ use super::head::Head;
 use super::local_reply::LocalReply;
 use super::record::Record;
 use crate::cluster::ActiveRequest;
+use crate::cluster::breaker::Permit;
 use crate::net::copy::{self, Carrier, Ended, Transferred};
 use crate::upstream::{Lease, Upgraded};
 
-/// Whether the request is an upgrade that may be made.
+/// What becomes of a request that asks for bytes both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Upgrade {
+    /// It does not ask for that.
+    None,
+    /// The host is asked in turn, by an upgrade or CONNECT.
+    Forwarded,
+    /// It ends here: its bytes go to the host as they are (`connect_config`).
+    Terminated,
+}
+
+/// Whether the request is an upgrade (or CONNECT) that may be made.
 ///
 /// # Errors
-/// It is one that may not, or a plain CONNECT, which needs a route that terminates it.
+/// It is one that may not.
 pub(super) fn permitted(
     exchange: &Exchange,
     head: &Head,
     decision: &RouteDecision<'_>,
-) -> Result<bool, LocalReply> {
+) -> Result<Upgrade, LocalReply> {
     let token = match &head.protocol {
         Some(token) => token.as_str(),
         None if head.method == Method::CONNECT => "CONNECT",
-        None => return Ok(false),
+        None => return Ok(Upgrade::None),
     };
     let upgrades = &exchange.manager.config.upgrades;
     let by_default = upgrades
         .iter()
         .any(|u| u.enabled && u.token.eq_ignore_ascii_case(token));
-    if decision.upgrade_allowed(token, by_default) && head.protocol.is_some() {
-        return Ok(true);
+    if decision.upgrade_allowed(token, by_default) {
+        let ends_here = head.protocol.is_none() && decision.terminates_connect();
+        return Ok(match ends_here {
+            true => Upgrade::Terminated,
+            false => Upgrade::Forwarded,
+        });
     }
     if head.version != Version::HTTP_2 {
         // What follows on the connection may be of the protocol that was refused.
@@ -47,6 +63,12 @@ pub(super) fn permitted(
 
 /// Makes the answer one that accepts the upgrade, in the client's version of HTTP.
 pub(super) fn answer(parts: &mut http::response::Parts, head: &Head) {
+    if head.protocol.is_none() {
+        // CONNECT: a success says it all, and nothing frames what follows (RFC 9110 section 9.3.6).
+        parts.headers.remove(header::CONTENT_LENGTH);
+        parts.headers.remove(header::TRANSFER_ENCODING);
+        return;
+    }
     if head.version == Version::HTTP_2 {
         parts.status = StatusCode::OK;
         parts.headers.remove(header::UPGRADE);
@@ -75,23 +97,26 @@ pub(super) struct Tunnel {
     upstream: Upgraded,
     active: ActiveRequest,
     lease: Lease,
+    permit: Permit,
     idle: Option<Duration>,
 }
 
 impl Tunnel {
-    /// Joins a client's and an upstream's side.
-    pub(super) const fn new(
-        client: ClientUpgrade,
-        upstream: Upgraded,
+    /// Joins a client's and an upstream's side, and ends them when nothing moves for `idle`. The rest is held meanwhile.
+    pub(super) fn new(
+        (client, upstream): (ClientUpgrade, Upgraded),
         active: ActiveRequest,
         lease: Lease,
+        permit: Permit,
+        idle: Option<Duration>,
     ) -> Self {
         Self {
             client,
             upstream,
             active,
             lease,
-            idle: None,
+            permit,
+            idle,
         }
     }
 
@@ -103,6 +128,7 @@ impl Tunnel {
                 upstream,
                 active,
                 lease,
+                permit,
                 idle,
             } = self;
             let moved = Transferred::default();
@@ -138,7 +164,7 @@ impl Tunnel {
                 }
                 Some(Ended::Closed) | None => record.complete(),
             }
-            drop((active, lease));
+            drop((active, lease, permit));
         });
     }
 }

@@ -18,6 +18,8 @@ use crate::net::Stream;
 /// The body of an upstream's response.
 #[derive(Debug)]
 pub(crate) enum UpstreamBody {
+    /// None.
+    Empty,
     /// Over HTTP/1.
     H1(h1::Body),
     /// By hyper, over HTTP/2.
@@ -92,6 +94,7 @@ impl Body for UpstreamBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::H1),
             Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Hyper),
             Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Mux),
@@ -100,6 +103,7 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::Empty => true,
             Self::H1(body) => body.is_end_stream(),
             Self::Hyper(body) => body.is_end_stream(),
             Self::Mux(body) => body.is_end_stream(),
@@ -108,6 +112,7 @@ impl Body for UpstreamBody {
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Empty => SizeHint::with_exact(0),
             Self::H1(body) => body.size_hint(),
             Self::Hyper(body) => body.size_hint(),
             Self::Mux(body) => body.size_hint(),

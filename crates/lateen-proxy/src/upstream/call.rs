@@ -118,13 +118,11 @@ async fn exchange(
         state.stats.upstream_cx_none_healthy.inc();
         return Err(CallError::NoHost);
     };
-    state.stats.upstream_rq_total.inc();
     let answer = send(worker, now, cluster, state, &host, call).await;
-    let ended = match &answer {
-        Ok(answer) => Ended::Status(answer.head.status.as_u16()),
-        Err(_) => Ended::LocalFailure,
-    };
-    state.record(cluster, &host.state, ended, rand::random());
+    match &answer {
+        Ok(answer) => state.answered(cluster, &host.state, &answer.head),
+        Err(_) => state.record(cluster, &host.state, Ended::LocalFailure, rand::random()),
+    }
     if let Ok(answer) = &answer {
         state.stats.upstream_rq_completed.inc();
         if let Some(class) = state.stats.response_class(answer.head.status.as_u16()) {
@@ -166,6 +164,7 @@ async fn send(
             AcquireError::Overflow => CallError::Overflow,
             AcquireError::Connect(error) => CallError::Connect(error),
         })?;
+        state.stats.upstream_rq_total.inc();
         let request = request(call, lease.is_h2()).ok_or(CallError::Head)?;
         match lease.send(request).await {
             Ok(response) => return read(response, lease, call.max_answer).await,

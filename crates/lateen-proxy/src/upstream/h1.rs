@@ -97,6 +97,18 @@ pub(crate) enum Error {
     Body(#[source] Option<BodyError>),
 }
 
+impl ConnectionFacts {
+    /// Of a connection nothing is known of.
+    pub(crate) fn unknown() -> Rc<Self> {
+        Rc::new(Self {
+            local: None,
+            peer: None,
+            requests: Cell::new(0),
+            _open: None,
+        })
+    }
+}
+
 impl Error {
     /// Whether the host does not keep to the protocol.
     pub(crate) const fn is_protocol(&self) -> bool {

@@ -14,6 +14,7 @@ use crate::cluster::breaker::Resource;
 use crate::cluster::host::{HostState, Pool, TransportKey};
 use crate::cluster::outlier::{Waiting, count};
 use crate::http::body::RequestBody;
+use crate::net::Stream;
 
 /// How long a request that waits for a connection sleeps before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
@@ -83,6 +84,8 @@ pub(crate) enum Lease {
     H2(h2::StreamPlace),
     /// HTTP/1 on a shared connection.
     Mux(mux::Place),
+    /// Bytes: a connection of the request's own.
+    Bytes(Rc<h1::ConnectionFacts>),
 }
 
 impl Lease {
@@ -102,6 +105,7 @@ impl Lease {
             },
             Self::H2(place) => SendError::of(place.sender().try_send_request(request).await),
             Self::Mux(place) => Ok(place.send(request).await?.map(UpstreamBody::Mux)),
+            Self::Bytes(_) => unreachable!("no request is sent where bytes are carried"),
         }
     }
 
@@ -111,6 +115,7 @@ impl Lease {
             Self::H1(checkout) => checkout.connection()?.upgrade(),
             Self::H2(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
             Self::Mux(_) => None,
+            Self::Bytes(_) => None,
         }
     }
 
@@ -122,6 +127,7 @@ impl Lease {
                 .is_some_and(|connection| connection.is_reused()),
             Self::H2(place) => place.is_reused(),
             Self::Mux(place) => place.is_reused(),
+            Self::Bytes(_) => false,
         }
     }
 
@@ -133,6 +139,7 @@ impl Lease {
                 .map(|connection| Rc::clone(&connection.info)),
             Self::H2(place) => Some(Rc::clone(place.info())),
             Self::Mux(place) => Some(Rc::clone(place.info())),
+            Self::Bytes(info) => Some(Rc::clone(info)),
         }
     }
 
@@ -161,6 +168,21 @@ pub(crate) async fn acquire(route: &Route<'_>) -> Result<Lease, AcquireError> {
         Protocol::Negotiated => Box::pin(negotiated(route, &pool)).await,
         Protocol::Shared => shared(route, &pool).await,
     }
+}
+
+/// A connection for bytes, which is nobody else's before or after.
+///
+/// # Errors
+/// As for [`acquire`].
+pub(crate) async fn connection(route: &Route<'_>) -> Result<(Stream, Lease), AcquireError> {
+    let pool = route.host.pool(&route.key);
+    let open = open_permit(route, &pool).ok_or(AcquireError::Overflow)?;
+    let made = connect::connect(route.target).await;
+    let stream = made.map_err(|error| failed(route, error))?;
+    route.state.stats.upstream_cx_total.inc();
+    count(&route.host.counts.cx_total);
+    let facts = h1::ConnectionFacts::of(&stream, Some(open));
+    Ok((stream, Lease::Bytes(facts)))
 }
 
 async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {

@@ -5,6 +5,10 @@
 //! `listener_address`, `tcp_prefix`, `response_code_class`).
 //! Source: Envoy 1.40 documentation of cluster, HTTP connection manager, listener, TCP proxy and server statistics.
 
+mod route;
+
+pub use route::{RouteFamilies, RouteStats};
+
 use super::{
     Counter, CounterFamily, DEFAULT_BUCKETS, Descriptor, Gauge, GaugeFamily, Histogram,
     HistogramFamily, Registry, Shard,
@@ -96,6 +100,7 @@ stats! {
             upstream_rq_per_try_timeout, upstream_rq_rx_reset, upstream_rq_tx_reset,
             upstream_rq_cancelled, upstream_rq_retry, upstream_rq_retry_success,
             upstream_rq_retry_limit_exceeded, upstream_rq_retry_overflow, lb_healthy_panic,
+            upstream_internal_redirect_succeeded_total, upstream_internal_redirect_failed_total,
             ssl_handshake, ssl_fail_verify_san, ssl_connection_error, update_attempt, update_success,
         }
         gauges {
@@ -104,6 +109,26 @@ stats! {
         }
         histograms { upstream_cx_connect_ms, upstream_cx_length_ms, upstream_rq_time }
         classes "upstream_rq_{response_code_class}"
+    }
+}
+
+stats! {
+    /// `cluster.<name>.outlier_detection.…`
+    OutlierFamilies / OutlierStats ("cluster.{cluster_name}.outlier_detection") {
+        counters {
+            ejections_enforced_total, ejections_overflow,
+            ejections_detected_consecutive_5xx, ejections_enforced_consecutive_5xx,
+            ejections_detected_consecutive_gateway_failure, ejections_enforced_consecutive_gateway_failure,
+            ejections_detected_consecutive_local_origin_failure,
+            ejections_enforced_consecutive_local_origin_failure,
+            ejections_detected_success_rate, ejections_enforced_success_rate,
+            ejections_detected_local_origin_success_rate, ejections_enforced_local_origin_success_rate,
+            ejections_detected_failure_percentage, ejections_enforced_failure_percentage,
+            ejections_detected_local_origin_failure_percentage,
+            ejections_enforced_local_origin_failure_percentage,
+        }
+        gauges { ejections_active }
+        histograms {}
     }
 }
 

@@ -299,6 +299,11 @@ fn tunneling(from: &tcp::tcp_proxy::TunnelingConfig) -> Result<Tunneling, XdsErr
     Ok(Tunneling {
         hostname: headers::format(&from.hostname).within("hostname")?,
         use_post: from.use_post,
+        post_path: if from.post_path.is_empty() {
+            "/".into()
+        } else {
+            from.post_path.as_str().into()
+        },
         headers: headers::mutations(&from.headers_to_add, &[], "headers")?,
     })
 }

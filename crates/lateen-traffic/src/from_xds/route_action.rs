@@ -18,9 +18,9 @@ use crate::access_log::LogFormat;
 use crate::cors::CorsPolicy;
 use crate::matcher::Fraction;
 use crate::route::{
-    DirectResponse, Forward, HashCookie, HashPolicy, HashPolicyKind, HostRewrite, MirrorPolicy,
-    PathRewrite, Redirect, RedirectPath, RouteTimeouts, RouteUpgrade, Target, WeightedCluster,
-    WeightedClusters, WeightedTarget,
+    DirectResponse, Forward, HashCookie, HashPolicy, HashPolicyKind, HostRewrite,
+    InternalRedirects, MirrorPolicy, PathRewrite, Redirect, RedirectPath, RouteTimeouts,
+    RouteUpgrade, Target, WeightedCluster, WeightedClusters, WeightedTarget,
 };
 use crate::tls::DataSource;
 
@@ -38,14 +38,12 @@ pub(super) fn forward(
         .iter()
         .enumerate()
         .map(|(index, policy)| hash_policy(policy).at("hash_policy", index));
-    let upgrades = from.upgrade_configs.iter().map(|upgrade| RouteUpgrade {
-        token: upgrade.upgrade_type.as_str().into(),
-        enabled: flag(upgrade.enabled.as_ref(), true),
-        terminate_connect: upgrade.connect_config.is_some(),
-    });
+    let upgrades = from.upgrade_configs.iter().enumerate();
+    let upgrades = upgrades.map(|(index, config)| upgrade(config).at("upgrade_configs", index));
     #[expect(deprecated, reason = "Istio still writes CORS policies into routes")]
     let cors = from.cors.as_ref().map(cors).transpose().within("cors")?;
     let redirects = from.internal_redirect_policy.as_ref();
+    let redirects = redirects.map(internal_redirects).transpose();
     Ok(Forward {
         target: target(from)?,
         cluster_not_found_status: match from.cluster_not_found_response_code() {
@@ -68,10 +66,53 @@ pub(super) fn forward(
         mirrors: mirrors(&from.request_mirror_policies)?,
         hash_policy: hash_policy.collect::<Result<_, _>>()?,
         cors: cors.map(Arc::new),
-        upgrades: upgrades.collect(),
+        upgrades: upgrades.collect::<Result<_, _>>()?,
         high_priority: from.priority() == core::RoutingPriority::High,
-        max_internal_redirects: redirects
-            .map(|policy| number(policy.max_internal_redirects.as_ref()).unwrap_or(1)),
+        internal_redirects: redirects.within("internal_redirect_policy")?,
+    })
+}
+
+fn internal_redirects(from: &rds::InternalRedirectPolicy) -> Result<InternalRedirects, XdsError> {
+    if !from.predicates.is_empty() {
+        return Err(XdsError::new("is not supported").within("predicates"));
+    }
+    let code = |(index, code): (usize, &u32)| match *code {
+        301 | 302 | 303 | 307 | 308 => Ok(u16::try_from(*code).unwrap_or_default()),
+        other => Err(XdsError::new(format!("{other} is no redirect")))
+            .at("redirect_response_codes", index),
+    };
+    let codes = from.redirect_response_codes.iter().enumerate().map(code);
+    let codes: Vec<u16> = codes.collect::<Result<_, _>>()?;
+    let copied = from.response_headers_to_copy.iter().enumerate();
+    let copied =
+        copied.map(|(index, name)| headers::name(name).at("response_headers_to_copy", index));
+    Ok(InternalRedirects {
+        most: number(from.max_internal_redirects.as_ref()).unwrap_or(1),
+        codes: if codes.is_empty() { vec![302] } else { codes },
+        cross_scheme: from.allow_cross_scheme_redirect,
+        copied_headers: copied.collect::<Result<_, _>>()?,
+    })
+}
+
+fn upgrade(from: &rds::route_action::UpgradeConfig) -> Result<RouteUpgrade, XdsError> {
+    if let Some(connect) = &from.connect_config {
+        let unsupported = [
+            (connect.allow_post, "allow_post"),
+            (
+                connect.proxy_protocol_config.is_some(),
+                "proxy_protocol_config",
+            ),
+        ];
+        if let Some((_, field)) = unsupported.into_iter().find(|(set, _)| *set) {
+            return Err(XdsError::new("is not supported")
+                .within(field)
+                .within("connect_config"));
+        }
+    }
+    Ok(RouteUpgrade {
+        token: from.upgrade_type.as_str().into(),
+        enabled: flag(from.enabled.as_ref(), true),
+        terminate_connect: from.connect_config.is_some(),
     })
 }
 

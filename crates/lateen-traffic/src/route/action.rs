@@ -60,8 +60,8 @@ pub struct Forward {
     pub upgrades: Vec<RouteUpgrade>,
     /// The circuit breaker of the high priority counts.
     pub high_priority: bool,
-    /// Redirects of the upstream are followed, at most so often.
-    pub max_internal_redirects: Option<u32>,
+    /// Redirects of the upstream that are followed in place of the client.
+    pub internal_redirects: Option<InternalRedirects>,
 }
 
 /// Which cluster.
@@ -187,6 +187,19 @@ pub struct RouteUpgrade {
     pub enabled: bool,
     /// CONNECT is terminated here and its payload goes upstream as TCP.
     pub terminate_connect: bool,
+}
+
+/// Redirects of the upstream that are followed in place of the client (`internal_redirect_policy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InternalRedirects {
+    /// How many of a request, at most; 1 by default.
+    pub most: u32,
+    /// Those with one of these statuses; 302 by default.
+    pub codes: Vec<u16>,
+    /// From `http` to `https` and back, too.
+    pub cross_scheme: bool,
+    /// Headers of the redirect that go into the new request.
+    pub copied_headers: Vec<HeaderName>,
 }
 
 /// A redirect.

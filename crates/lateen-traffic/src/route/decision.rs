@@ -146,6 +146,14 @@ impl<'a> RouteDecision<'a> {
             .map_or(by_default, |u| u.enabled)
     }
 
+    /// Whether CONNECT ends here, rather than being passed on.
+    pub fn terminates_connect(&self) -> bool {
+        let upgrades = self.forward().map(|forward| forward.upgrades.iter());
+        upgrades.into_iter().flatten().any(|upgrade| {
+            upgrade.terminate_connect && upgrade.token.eq_ignore_ascii_case("CONNECT")
+        })
+    }
+
     fn in_order(
         &self,
         levels: [Option<&'a HeaderMutations>; 4],

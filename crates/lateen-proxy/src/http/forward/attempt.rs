@@ -24,12 +24,14 @@ use crate::http::head::Head;
 use crate::http::headers;
 use crate::http::local_reply::{LocalReply, ResetReason};
 use crate::http::record::is_stream_reset;
+use crate::http::upgrade::Upgrade;
 use crate::mux;
 use crate::upstream::connect::{ConnectError, Target};
 use crate::upstream::h1;
 use crate::upstream::target::{self, Wish};
 use crate::upstream::{
     AcquireError, Lease, Route, SendError, Upgraded, UpstreamBody, UpstreamError, acquire,
+    connection,
 };
 
 /// How often another host is picked in place of one that was tried, if the policy does not say.
@@ -144,7 +146,7 @@ pub(super) async fn once(
         let worker = &exchange.connection.worker;
         exchange.record.upstream.peer = host.state.described(&host.endpoint, worker);
     }
-    plan.state.stats.upstream_rq_total.inc();
+    *plan.asked.borrow_mut() = Some(Rc::clone(&host.state));
     let send = send(exchange, plan, &host);
     let result = match plan.try_timeout {
         None => send.await,
@@ -160,15 +162,17 @@ pub(super) async fn once(
             }
         },
     };
+    plan.asked.take();
     result.map(|outcome| match outcome {
         Try::Failed(failure) => {
             if failure.reason != ResetReason::Overflow && !failure.is_race {
-                plan.state.record(
-                    &plan.cluster,
-                    &host.state,
-                    Ended::LocalFailure,
-                    rand::random(),
-                );
+                let ended = match failure.reason {
+                    _ if failure.per_try_timeout => Ended::Timeout,
+                    ResetReason::ConnectionTimeout => Ended::Timeout,
+                    _ => Ended::LocalFailure,
+                };
+                plan.state
+                    .record(&plan.cluster, &host.state, ended, rand::random());
             }
             exchange
                 .record
@@ -226,6 +230,9 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         high_priority: plan.action.high_priority,
     };
     let active = ActiveRequest::begin(&host.state, &plan.state.stats.upstream_rq_active);
+    if plan.upgrade == Upgrade::Terminated {
+        return Ok(terminate(exchange, plan, host, &route, active).await);
+    }
     let mut lease = match acquire(&route).await {
         Ok(lease) => lease,
         Err(AcquireError::Overflow) => {
@@ -233,6 +240,8 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         }
         Err(AcquireError::Connect(error)) => return Ok(Try::Failed(Failure::connect(&error))),
     };
+    plan.state.stats.upstream_rq_total.inc();
+    plan.state.reached(&plan.cluster, &host.state);
     note_upstream(exchange, &mut lease);
     let request = request(exchange, plan, host, lease.is_h2())?;
     let reused = lease.is_reused();
@@ -242,8 +251,9 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         Ok(response) => response,
         Err(failed) => return Ok(Try::Failed(Failure::of(plan, failed, reused, &lease))),
     };
+    let is_connect = plan.head.protocol.is_none() || lease.is_h2();
     let upgraded = response.status() == http::StatusCode::SWITCHING_PROTOCOLS
-        || (plan.head.protocol.is_some() && lease.is_h2() && response.status().is_success());
+        || (plan.upgrade == Upgrade::Forwarded && is_connect && response.status().is_success());
     let upgrade = upgraded.then(|| lease.upgraded(&mut response)).flatten();
     let (parts, body) = response.into_parts();
     let service_time = u64::try_from(clock::since(started).as_millis()).unwrap_or(u64::MAX);
@@ -256,6 +266,35 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         host: Rc::clone(&host.state),
         upgrade,
     }))
+}
+
+/// CONNECT ends here: once the host is reached, the client is told so and its bytes go there.
+async fn terminate(
+    exchange: &mut Exchange,
+    plan: &Plan<'_>,
+    host: &Host,
+    route: &Route<'_>,
+    active: ActiveRequest,
+) -> Try {
+    let (stream, mut lease) = match connection(route).await {
+        Ok(opened) => opened,
+        Err(AcquireError::Overflow) => {
+            return Try::Failed(Failure::unsent(ResetReason::Overflow));
+        }
+        Err(AcquireError::Connect(error)) => return Try::Failed(Failure::connect(&error)),
+    };
+    plan.state.stats.upstream_rq_total.inc();
+    plan.state.reached(&plan.cluster, &host.state);
+    note_upstream(exchange, &mut lease);
+    Try::Response(Response {
+        parts: http::Response::new(()).into_parts().0,
+        body: UpstreamBody::Empty,
+        lease,
+        active,
+        service_time: 0,
+        host: Rc::clone(&host.state),
+        upgrade: Some(Upgraded::Stream(Box::new(stream))),
+    })
 }
 
 fn transport(

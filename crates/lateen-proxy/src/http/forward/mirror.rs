@@ -9,15 +9,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use http_body_util::BodyExt;
 use lateen_traffic::Cluster;
 use lateen_traffic::cluster::Discovery;
 use lateen_traffic::route::MirrorPolicy;
 
-use super::Plan;
 use super::attempt::{build, outgoing};
-use super::offer;
+use super::{Plan, charge, offer};
 use crate::cluster::breaker::Resource;
 use crate::cluster::outlier::Ended;
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
@@ -138,6 +137,7 @@ impl Mirror {
             .permit(&self.cluster, self.high_priority, Resource::Requests);
         let Some(_permit) = permit else {
             stats.upstream_rq_pending_overflow.inc();
+            charge(&self.state, StatusCode::SERVICE_UNAVAILABLE);
             return;
         };
         let wanted = Wanted {
@@ -150,15 +150,16 @@ impl Mirror {
         };
         let Some(host) = self.state.pick(&self.cluster, &self.now, wanted) else {
             stats.upstream_cx_none_healthy.inc();
+            charge(&self.state, StatusCode::SERVICE_UNAVAILABLE);
             return;
         };
-        stats.upstream_rq_total.inc();
         let limit = self.limit.unwrap_or(PAUSE);
         if tokio::time::timeout(limit, self.exchange(&host))
             .await
             .is_err()
         {
             self.state.stats.upstream_rq_timeout.inc();
+            charge(&self.state, StatusCode::GATEWAY_TIMEOUT);
         }
     }
 
@@ -197,31 +198,31 @@ impl Mirror {
         };
         let _active = ActiveRequest::begin(&host.state, &self.state.stats.upstream_rq_active);
         let Ok(mut lease) = acquire(&route).await else {
-            self.record(host, Ended::LocalFailure);
+            self.failed(host);
             return;
         };
+        self.state.stats.upstream_rq_total.inc();
         let body = std::mem::replace(&mut self.body, RequestBody::Empty);
         let Some(request) = build(self.head.clone(), body, lease.is_h2()) else {
             return;
         };
         let Ok(response) = lease.send(request).await else {
-            self.record(host, Ended::LocalFailure);
+            self.failed(host);
             return;
         };
-        let status = response.status().as_u16();
-        self.record(host, Ended::Status(status));
-        self.state.stats.upstream_rq_completed.inc();
-        if let Some(class) = self.state.stats.response_class(status) {
-            class.inc();
-        }
-        if drain(response.into_body()).await {
+        let (parts, answer) = response.into_parts();
+        self.state.answered(&self.cluster, &host.state, &parts);
+        charge(&self.state, parts.status);
+        if drain(answer).await {
             lease.finish();
         }
     }
 
-    fn record(&self, host: &Host, ended: Ended) {
+    fn failed(&self, host: &Host) {
+        let ended = Ended::LocalFailure;
         self.state
             .record(&self.cluster, &host.state, ended, rand::random());
+        charge(&self.state, StatusCode::SERVICE_UNAVAILABLE);
     }
 }
 

@@ -14,6 +14,8 @@ use crate::codec::spelling::Spelling;
 pub(super) struct Asked {
     /// HEAD: an answer without a body, whatever its head says.
     pub(super) head: bool,
+    /// CONNECT: a success is followed by the tunnel's bytes.
+    pub(super) connect: bool,
     /// The version the client speaks.
     pub(super) version: Version,
     /// The version the answer says it has.
@@ -27,10 +29,16 @@ impl Asked {
     pub(super) fn of(method: &Method, version: Version, old: bool, cased: bool) -> Self {
         Self {
             head: *method == Method::HEAD,
+            connect: *method == Method::CONNECT,
             version,
             answer_version: if old { version } else { Version::HTTP_11 },
             cased,
         }
+    }
+
+    /// Whether an answer with this status opens a tunnel that CONNECT asked for.
+    pub(super) fn opens(&self, status: StatusCode) -> bool {
+        self.connect && status.is_success()
     }
 }
 
@@ -122,7 +130,7 @@ fn state_framing(out: &mut Vec<u8>, parts: &response::Parts, framing: Framing, a
 }
 
 fn framing<B: Body<Data = Bytes>>(parts: &response::Parts, body: &B, asked: &Asked) -> Framing {
-    if asked.head || bodiless(parts.status) {
+    if asked.head || bodiless(parts.status) || asked.opens(parts.status) {
         return Framing::None;
     }
     let length = stated(&parts.headers).or_else(|| body.size_hint().exact());

@@ -21,6 +21,8 @@ pub(super) struct Asked {
     pub(super) head: bool,
     /// An upgrade was asked for.
     pub(super) upgrade: bool,
+    /// CONNECT: a success is no message, but the beginning of a tunnel (RFC 9112 section 6.3).
+    pub(super) connect: bool,
 }
 
 impl Asked {
@@ -29,6 +31,7 @@ impl Asked {
         Self {
             head: method == Method::HEAD,
             upgrade: headers.contains_key(header::UPGRADE),
+            connect: method == Method::CONNECT,
         }
     }
 }
@@ -196,6 +199,9 @@ impl Fields {
                 Err(Error::Framing)
             };
         }
+        if asked.connect && status.is_success() {
+            return Ok(Framing::Upgrade);
+        }
         if self.chunked && (self.length.is_some() || version == Version::HTTP_10) {
             return Err(Error::Framing);
         }
@@ -223,6 +229,7 @@ mod tests {
     const GET: Asked = Asked {
         head: false,
         upgrade: false,
+        connect: false,
     };
 
     fn read(text: &str, asked: Asked) -> Result<Option<Head>, Error> {
@@ -251,6 +258,7 @@ mod tests {
         let asked = Asked {
             head: true,
             upgrade: false,
+            connect: false,
         };
         let head = read("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", asked)
             .unwrap()

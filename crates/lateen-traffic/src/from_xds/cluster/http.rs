@@ -29,13 +29,22 @@ pub(super) fn compile(from: &cds::Cluster) -> Result<UpstreamHttp, XdsError> {
 
 fn typed(from: &upstream::HttpProtocolOptions) -> Result<UpstreamHttp, XdsError> {
     let (protocol, http1, http2) = protocols(from)?;
-    build(
+    let mut http = build(
         from.common_http_protocol_options.as_ref(),
         from.upstream_http_protocol_options.as_ref(),
         protocol,
         http1,
         http2,
-    )
+    )?;
+    let matcher = from
+        .outlier_detection
+        .as_ref()
+        .and_then(|detection| detection.error_matcher.as_ref());
+    http.error_matcher = matcher
+        .map(super::outlier::error_matcher)
+        .transpose()
+        .within("outlier_detection.error_matcher")?;
+    Ok(http)
 }
 
 type Protocols = (
@@ -124,6 +133,7 @@ fn build(
         http2: http2_options(http2.as_ref())?,
         auto_sni: upstream.is_some_and(|upstream| upstream.auto_sni),
         auto_san_validation: upstream.is_some_and(|upstream| upstream.auto_san_validation),
+        error_matcher: None,
     })
 }
 
