@@ -153,6 +153,10 @@ pub(crate) struct Send {
     pub(crate) body_bytes: Option<usize>,
     /// Trailer lines.
     pub(crate) trailers: Vec<String>,
+    /// `:protocol` of HTTP/2's extended CONNECT.
+    pub(crate) protocol: Option<String>,
+    /// Bytes to send in the tunnel that the answer opens; what comes back is the reply's body.
+    pub(crate) tunnel: Option<String>,
     /// HTTP version: 1 or 2.
     pub(crate) http: Option<u8>,
     /// Bytes to send instead; what comes back is compared. `\r\n` is written as a new line if `lines` is set.

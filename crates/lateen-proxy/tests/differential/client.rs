@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,7 +54,10 @@ pub(crate) async fn exchange(
         let sender = connection.as_mut().unwrap();
         let sent = tokio::time::timeout(LONGEST, sender.send(build(request, key, address))).await;
         replies.push(match sent {
-            Ok(Ok(response)) => read(response).await,
+            Ok(Ok(response)) => match &request.tunnel {
+                Some(bytes) if response.status().as_u16() == 200 => tunnel(response, bytes).await,
+                _ => read(response).await,
+            },
             Ok(Err(error)) => failure(&kind(&error)),
             Err(_) => failure("no answer"),
         });
@@ -65,7 +69,10 @@ pub(crate) async fn exchange(
 async fn dial(address: SocketAddr, from: Ipv4Addr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
-    socket.connect(address).await.unwrap()
+    socket
+        .connect(address)
+        .await
+        .expect("a proxy that has not died takes connections")
 }
 
 enum Sender {
@@ -110,7 +117,10 @@ fn build(from: &Send, key: &str, address: SocketAddr) -> Request<Body> {
     let h2 = from.http == Some(2);
     let path = from.path.as_deref().unwrap_or("/");
     let host = from.host.as_deref().unwrap_or("test.example");
-    let uri = if h2 {
+    let connects = from.method.as_deref() == Some("CONNECT") && from.protocol.is_none();
+    let uri = if h2 && connects {
+        host.to_owned()
+    } else if h2 {
         format!("http://{host}{path}")
     } else {
         path.to_owned()
@@ -134,6 +144,10 @@ fn build(from: &Send, key: &str, address: SocketAddr) -> Request<Body> {
             value.trim().parse().unwrap(),
         );
     }
+    if let Some(protocol) = &from.protocol {
+        let protocol = Protocol::from(protocol.as_str());
+        request = request.extension(protocol);
+    }
     request.body(body(from)).unwrap()
 }
 
@@ -156,6 +170,23 @@ fn body(from: &Send) -> Body {
     }
     let frames = vec![Ok(Frame::data(bytes)), Ok(Frame::trailers(trailers))];
     StreamBody::new(futures_util::stream::iter(frames)).boxed()
+}
+
+/// Sends bytes in a tunnel, closes it and returns what came back.
+async fn tunnel(response: Response<Incoming>, bytes: &str) -> Reply {
+    let (status, headers) = (response.status().as_u16(), lines(response.headers()));
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    let _ = stream.write_all(bytes.as_bytes()).await;
+    let _ = stream.shutdown().await;
+    let mut got = Vec::new();
+    let ended = tokio::time::timeout(QUIET, stream.read_to_end(&mut got)).await;
+    let text = String::from_utf8_lossy(&got).into_owned();
+    Reply {
+        status,
+        host: None,
+        what: json!({"status": status, "headers": headers, "body": text, "ended": ended.is_ok()}),
+        body: text,
+    }
 }
 
 async fn read(response: Response<Incoming>) -> Reply {

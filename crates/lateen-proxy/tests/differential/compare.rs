@@ -16,6 +16,7 @@ pub(crate) struct Observed {
     pub(crate) seen: Vec<Seen>,
     pub(crate) log: Vec<Vec<String>>,
     pub(crate) milliseconds: u64,
+    pub(crate) counted: Value,
 }
 
 /// One thing that differs.
@@ -40,6 +41,7 @@ pub(crate) fn differences(case: &Case, envoy: &Observed, lateen: &Observed) -> V
             "seen_by": case.same_host.then(|| hosts_in_order(observed, case).into_iter().map(|seen| seen.host.clone()).collect::<Vec<_>>()),
             "hosts": case.same_host.then(|| list(observed.replies.iter().map(|reply| json!(reply.host)), case)),
             "log": list(observed.log.iter().map(|line| log_line(line)), case),
+            "stats": observed.counted,
         })
     };
     walk("", &tell(envoy), &tell(lateen), &mut out);

@@ -21,6 +21,7 @@ mod envoy;
 mod generated;
 mod resources;
 mod run;
+mod stats;
 #[path = "../support/mod.rs"]
 mod support;
 mod upstream;

@@ -48,7 +48,7 @@ pub(crate) fn listeners(files: &[File], log: &str) -> Vec<Value> {
 fn listener(file: &File, name: &str, from: &Listener, log: &str) -> Value {
     let filters = match &from.filters {
         Some(filters) => with_logs(filters.clone(), log),
-        None => json!([manager(name, from, log)]),
+        None => json!([manager(file, name, from, log)]),
     };
     let mut value = json!({
         "name": scoped(&file.name, name),
@@ -60,7 +60,7 @@ fn listener(file: &File, name: &str, from: &Listener, log: &str) -> Value {
     value
 }
 
-fn manager(name: &str, from: &Listener, log: &str) -> Value {
+fn manager(file: &File, name: &str, from: &Listener, log: &str) -> Value {
     let mut vhost =
         json!({"name": "all", "domains": ["*"], "routes": from.routes.clone().unwrap_or_default()});
     merge(&mut vhost, from.virtual_host.clone());
@@ -71,7 +71,7 @@ fn manager(name: &str, from: &Listener, log: &str) -> Value {
     filters.push(json!({"name": "envoy.filters.http.router", "typed_config": {"@type": ROUTER}}));
     let mut manager = json!({
         "@type": HCM,
-        "stat_prefix": name,
+        "stat_prefix": scoped(&file.name, name),
         "route_config": routes,
         "http_filters": filters,
         "access_log": access_log(log),

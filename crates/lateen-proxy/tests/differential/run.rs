@@ -9,17 +9,25 @@ use std::time::{Duration, Instant};
 use lateen_proxy::resources_from_json;
 use lateen_traffic::Program;
 use lateen_traffic::program::Change;
+use serde_json::Value;
 
 use super::case::{Case, File};
 use super::client::{Reply, exchange};
 use super::compare::{Observed, differences, unexpected};
 use super::envoy::Envoy;
 use super::resources;
+use super::stats::{self, Counters};
 use super::support::start_with;
 use super::upstream::Upstream;
 
 /// How long hosts may still see requests (mirrors) after the last answer.
 const SETTLE: Duration = Duration::from_millis(300);
+
+/// Cases of a file up to which statistics are compared.
+const MOST_COUNTED: usize = 120;
+/// How often statistics that differ are looked at again, and after how long: copies and counters follow the answer.
+const LOOKS: usize = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(60);
 
 /// What came out.
 #[derive(Debug, Default)]
@@ -34,6 +42,13 @@ struct Asked {
     replies: Vec<Reply>,
     from: Ipv4Addr,
     milliseconds: u64,
+    counted: Value,
+}
+
+/// Where a proxy listens, and where its admin interface does.
+struct Ports {
+    listeners: HashMap<String, SocketAddr>,
+    admin: SocketAddr,
 }
 
 /// Runs all files.
@@ -78,7 +93,8 @@ pub(crate) async fn all(binary: &Path, files: Vec<File>) -> Report {
         .into_iter()
         .map(|(name, address)| (name.to_string(), address))
         .collect();
-    let asked = ask_all(files, &at_envoy, &at_lateen, &mut report).await;
+    let admins = (envoy.admin(), lateen.handle.admin_address().unwrap());
+    let asked = ask_all(files, (&at_envoy, &at_lateen), admins, &mut report).await;
     tokio::time::sleep(SETTLE).await;
     // Flushes what workers still hold.
     lateen.handle.shutdown().await;
@@ -92,6 +108,7 @@ pub(crate) async fn all(binary: &Path, files: Vec<File>) -> Report {
                 .cloned()
                 .unwrap_or_default(),
             milliseconds: asked.milliseconds,
+            counted: asked.counted,
         };
         let envoy = observe(envoy, "envoy", &logs[0]);
         let lateen = observe(lateen, "lateen", &logs[1]);
@@ -133,8 +150,8 @@ type AskedOfBoth = (String, Case, Asked, Asked);
 
 async fn ask_all(
     files: Vec<File>,
-    at_envoy: &BTreeMap<String, SocketAddr>,
-    at_lateen: &BTreeMap<String, SocketAddr>,
+    (at_envoy, at_lateen): (&BTreeMap<String, SocketAddr>, &BTreeMap<String, SocketAddr>),
+    admins: (SocketAddr, SocketAddr),
     report: &mut Report,
 ) -> Vec<AskedOfBoth> {
     let mut tasks = Vec::new();
@@ -154,6 +171,8 @@ async fn ask_all(
                 .push(format!("FAIL {}: our proxy refuses a listener", file.name));
             continue;
         }
+        let ports = |listeners, admin| Ports { listeners, admin };
+        let (envoy, lateen) = (ports(envoy, admins.0), ports(lateen, admins.1));
         tasks.push(tokio::spawn(ask_file(file, number, envoy, lateen)));
     }
     let mut asked = Vec::new();
@@ -163,37 +182,65 @@ async fn ask_all(
     asked
 }
 
-async fn ask_file(
-    file: File,
-    number: u8,
-    envoy: HashMap<String, SocketAddr>,
-    lateen: HashMap<String, SocketAddr>,
-) -> Vec<AskedOfBoth> {
+async fn ask_file(file: File, number: u8, envoy: Ports, lateen: Ports) -> Vec<AskedOfBoth> {
     let mut asked = Vec::new();
     let first = match file.listeners.contains_key("main") {
         true => "main".to_owned(),
         false => file.listeners.keys().next().unwrap().clone(),
     };
+    // Reading statistics costs more than most cases; files of hundreds go without.
+    let counts = file.cases.len() < MOST_COUNTED;
+    let mut counted = read_both(&envoy, &lateen, &file.name).await;
     for (index, case) in file.cases.into_iter().enumerate() {
         let from = Ipv4Addr::new(127, 100, number, u8::try_from(index + 1).unwrap());
         let listener = case.listener.as_ref().unwrap_or(&first);
-        let (a, b) = tokio::join!(
+        let (mut a, mut b) = tokio::join!(
             ask(
-                envoy[listener],
+                envoy.listeners[listener],
                 &case,
                 key("envoy", &file.name, &case),
                 from
             ),
             ask(
-                lateen[listener],
+                lateen.listeners[listener],
                 &case,
                 key("lateen", &file.name, &case),
                 from
             ),
         );
+        if counts {
+            let now = settled(&envoy, &lateen, &file.name, &counted).await;
+            a.counted = stats::between(&counted.0, &now.0);
+            b.counted = stats::between(&counted.1, &now.1);
+            counted = now;
+        }
         asked.push((file.name.clone(), case, a, b));
     }
     asked
+}
+
+/// The statistics once both have counted the same, or a while later.
+async fn settled(
+    envoy: &Ports,
+    lateen: &Ports,
+    file: &str,
+    before: &(Counters, Counters),
+) -> (Counters, Counters) {
+    for _ in 0..LOOKS {
+        let now = read_both(envoy, lateen, file).await;
+        if stats::between(&before.0, &now.0) == stats::between(&before.1, &now.1) {
+            return now;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    read_both(envoy, lateen, file).await
+}
+
+async fn read_both(envoy: &Ports, lateen: &Ports, file: &str) -> (Counters, Counters) {
+    tokio::join!(
+        stats::read(envoy.admin, file),
+        stats::read(lateen.admin, file)
+    )
 }
 
 fn key(who: &str, file: &str, case: &Case) -> String {
@@ -227,6 +274,7 @@ async fn ask(address: SocketAddr, case: &Case, key: String, from: Ipv4Addr) -> A
         replies,
         from,
         milliseconds: u64::try_from(began.elapsed().as_millis()).unwrap(),
+        counted: Value::Null,
     }
 }
 
