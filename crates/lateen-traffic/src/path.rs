@@ -231,15 +231,18 @@ fn escape(byte: u8) -> [u8; 3] {
 }
 
 /// RFC 3986, section 5.2.4. A path never climbs above its root.
+///
+/// Servers that have parameters in segments take `..;x` for `..`, so it is that here (Envoy since CVE-2026-73551, which leaves
+/// alone those that were escaped, as `%2e%2e;x`).
 fn remove_dot_segments(path: &[u8]) -> Vec<u8> {
     let path = path.strip_prefix(b"/").unwrap_or(path);
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut segments = path.split(|byte| *byte == b'/').peekable();
     while let Some(segment) = segments.next() {
         let last = segments.peek().is_none();
-        match segment {
-            b"." | b".." => {
-                if segment == b".." {
+        match segment.split(|byte| *byte == b';').next() {
+            Some(dots @ (b"." | b"..")) => {
+                if dots == b".." {
                     kept.pop();
                 }
                 // A dot segment at the end leaves its slash.
