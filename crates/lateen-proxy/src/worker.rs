@@ -64,7 +64,7 @@ impl std::ops::Deref for Now {
 }
 
 /// What tells a filter's counters apart: two prefixes, and what is counted.
-pub(crate) type CounterKey = (Arc<str>, Arc<str>, &'static str);
+pub(crate) type CounterKey = (Arc<str>, Arc<str>, &'static str, &'static str);
 
 /// What tells routes with statistics apart: the virtual host and the prefix.
 type RouteKey = (Arc<str>, Arc<str>);
@@ -290,7 +290,7 @@ impl Worker {
         })
     }
 
-    /// A counter of a filter, by two prefixes and what it counts; `name` gives its template and label when it is first needed.
+    /// A counter of a filter, by two prefixes, the filter and what it counts; `name` gives its template and label when it is first needed.
     pub(crate) fn counter(
         &self,
         key: CounterKey,

@@ -302,6 +302,16 @@ async fn an_authorizer_that_cannot_be_asked_denies_unless_it_is_told_otherwise()
             "{who}: {body}"
         );
     }
+    for (who, counted) in twins
+        .counters(|line| line.starts_with("http.test.ext_authz."))
+        .await
+    {
+        let expected = [
+            "http.test.ext_authz.error: 5",
+            "http.test.ext_authz.failure_mode_allowed: 1",
+        ];
+        assert_eq!(counted, expected, "{who}");
+    }
     twins.ours.handle.shutdown().await;
 }
 

@@ -39,6 +39,8 @@ pub struct ExtAuthz {
     pub metadata_namespaces: Vec<Arc<str>>,
     /// The authorizer is told the server name of the connection (gRPC).
     pub include_tls_session: bool,
+    /// What counters' names have before what they count; ends with a dot unless it is empty.
+    pub stat_prefix: Arc<str>,
 }
 
 /// `envoy.filters.network.ext_authz`.
@@ -54,6 +56,8 @@ pub struct NetworkExtAuthz {
     pub metadata_namespaces: Vec<Arc<str>>,
     /// The authorizer is told the server name of the connection.
     pub include_tls_session: bool,
+    /// The label of its counters.
+    pub stat_prefix: Arc<str>,
 }
 
 /// What a route says of the filter (`ExtAuthzPerRoute.check_settings`).

@@ -139,9 +139,12 @@ async fn authorize(
     settings: &NetworkExtAuthz,
     metadata: &Metadata,
 ) -> Result<(), Refused> {
+    let count = |what| network::count_authorizer(connection, &settings.stat_prefix, what);
     if !settings.when.holds(metadata, rand::random()) {
+        count("disabled");
         return Ok(());
     }
+    count("total");
     let (info, peer) = (connection.facts.info(), connection.peer_tls());
     let subject = ConnectionSubject {
         connection: &info,
@@ -157,9 +160,21 @@ async fn authorize(
         worker: &connection.worker,
         now: &connection.now,
     };
-    match asker.connection(settings, &subject).await {
+    let verdict = asker.connection(settings, &subject).await;
+    count(match &verdict {
+        Verdict::Allowed(_) => "ok",
+        Verdict::Denied(_) => "denied",
+        Verdict::Failed => "error",
+    });
+    match verdict {
         Verdict::Allowed(_) => Ok(()),
-        Verdict::Failed if settings.failure_mode_allow => Ok(()),
-        Verdict::Denied(_) | Verdict::Failed => Err(Refused::Denied),
+        Verdict::Failed if settings.failure_mode_allow => {
+            count("failure_mode_allowed");
+            Ok(())
+        }
+        Verdict::Denied(_) | Verdict::Failed => {
+            count("cx_closed");
+            Err(Refused::Denied)
+        }
     }
 }

@@ -154,13 +154,20 @@ pub(super) fn count_access(
     }
 }
 
+/// Counts what an authorizer said of a connection, under Envoy's names.
+pub(super) fn count_authorizer(connection: &Connection, prefix: &Arc<str>, what: &'static str) {
+    count(connection, (prefix, &Arc::from("")), what, || {
+        format!("ext_authz.{{tcp_ext_authz_prefix}}.{what}")
+    });
+}
+
 fn count(
     connection: &Connection,
     (prefix, inner): (&Arc<str>, &Arc<str>),
     what: &'static str,
     template: impl FnOnce() -> String,
 ) {
-    let key = (Arc::clone(prefix), Arc::clone(inner), what);
+    let key = (Arc::clone(prefix), Arc::clone(inner), "", what);
     let name = || (template(), Arc::clone(prefix));
     connection.worker.counter(key, name).inc();
 }

@@ -8,6 +8,7 @@ use super::RequestSubject;
 use crate::http::head::{Head, Verbatim};
 
 static PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
+static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
 static INTERNAL: HeaderName = HeaderName::from_static("x-envoy-internal");
 
 /// The head; none if the method is none that HTTP has.
@@ -32,6 +33,8 @@ pub(super) fn head(service: &HttpService, request: &RequestSubject<'_>) -> Optio
         headers.insert(&PARTIAL_BODY, HeaderValue::from_static(partial));
     }
     headers.insert(&INTERNAL, HeaderValue::from_static("true"));
+    let timeout = u64::try_from(service.timeout.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(&EXPECTED_TIMEOUT, HeaderValue::from(timeout));
     for (name, format) in &service.headers_to_add {
         let values = RequestValues {
             request: view,

@@ -11,6 +11,7 @@ use lateen_traffic::ext_authz::{
 use lateen_traffic::value::Value;
 
 use super::exchange::Exchange;
+use super::filters::count_authorizer;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
 use super::source::Ahead;
@@ -32,6 +33,7 @@ pub(super) async fn check(
     passage: &mut Passage<'_>,
 ) -> Result<(), LocalReply> {
     if !settings.when.holds(&passage.metadata, rand::random()) {
+        count_authorizer(exchange, &settings.stat_prefix, "disabled");
         return if settings.deny_at_disable {
             Err(error_reply(settings))
         } else {
@@ -40,6 +42,12 @@ pub(super) async fn check(
     }
     let body = sent_body(settings, route, passage).await?;
     let verdict = ask(exchange, settings, route, passage, body.as_ref()).await;
+    let said = match &verdict {
+        Verdict::Allowed(_) => "ok",
+        Verdict::Denied(_) => "denied",
+        Verdict::Failed => "error",
+    };
+    count_authorizer(exchange, &settings.stat_prefix, said);
     match verdict {
         Verdict::Allowed(allowance) => {
             go_on(exchange, settings, passage, allowance);
@@ -50,6 +58,7 @@ pub(super) async fn check(
             Err(denied(denial).denied_by(cause(settings)))
         }
         Verdict::Failed if settings.failure_mode_allow => {
+            count_authorizer(exchange, &settings.stat_prefix, "failure_mode_allowed");
             if settings.failure_mode_allow_header {
                 let value = HeaderValue::from_static("true");
                 passage.head.headers.insert(&FAILURE_ALLOWED, value);

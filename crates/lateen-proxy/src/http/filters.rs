@@ -5,7 +5,7 @@
 mod local_rate_limit;
 mod small;
 
-pub(super) use small::mutate_response;
+pub(super) use small::{count_authorizer, mutate_response};
 
 use std::fmt::Write;
 use std::sync::Arc;

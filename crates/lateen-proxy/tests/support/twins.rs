@@ -16,7 +16,7 @@ use super::{Running, get, start};
 /// A real Envoy, killed when dropped.
 pub(crate) struct Envoy {
     child: Child,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
     listeners: BTreeMap<String, SocketAddr>,
 }
 
@@ -57,6 +57,25 @@ impl Twins {
         }
         out
     }
+
+    /// The counters of both whose names fit, those that counted something, by who runs them.
+    pub(crate) async fn counters(
+        &self,
+        fits: impl Fn(&str) -> bool,
+    ) -> Vec<(&'static str, Vec<String>)> {
+        let ours = self.ours.handle.admin_address().unwrap();
+        let mut admins = vec![("lateen", ours)];
+        admins.extend(self.envoy.as_ref().map(|envoy| ("envoy", envoy.admin())));
+        let mut out = Vec::new();
+        for (who, admin) in admins {
+            let (_, _, text) = get(admin, "/stats").await;
+            let counted = text
+                .lines()
+                .filter(|line| fits(line) && !line.ends_with(": 0"));
+            out.push((who, counted.map(str::to_owned).collect()));
+        }
+        out
+    }
 }
 
 /// The binary, if there is one.
@@ -72,6 +91,11 @@ fn find() -> Option<PathBuf> {
 }
 
 impl Envoy {
+    fn admin(&self) -> SocketAddr {
+        let text = std::fs::read_to_string(self.directory.path().join("admin")).unwrap();
+        text.trim().parse().unwrap()
+    }
+
     async fn start(binary: &PathBuf, list: &[Value]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let of = |kind: &str| -> Vec<Value> {
@@ -109,7 +133,7 @@ impl Envoy {
             .unwrap();
         let mut envoy = Self {
             child,
-            _directory: directory,
+            directory,
             listeners: BTreeMap::new(),
         };
         let end = std::time::Instant::now() + Duration::from_secs(30);

@@ -67,6 +67,10 @@ pub(super) fn http(from: &http_authz::ExtAuthz) -> Result<ExtAuthz, XdsError> {
         body: from.with_request_body.as_ref().map(body).transpose()?,
         metadata_namespaces: texts(&from.metadata_context_namespaces),
         include_tls_session: from.include_tls_session,
+        stat_prefix: match from.stat_prefix.as_str() {
+            "" => Arc::from(""),
+            prefix => format!("{prefix}.").into(),
+        },
     })
 }
 
@@ -86,6 +90,7 @@ pub(super) fn network(from: &network_authz::ExtAuthz) -> Result<NetworkExtAuthz,
         failure_mode_allow: from.failure_mode_allow,
         metadata_namespaces: texts(&from.metadata_context_namespaces),
         include_tls_session: from.include_tls_session,
+        stat_prefix: from.stat_prefix.as_str().into(),
     })
 }
 

@@ -145,7 +145,7 @@ fn seconds(bucket: BucketState) -> HeaderValue {
 
 fn count(exchange: &Exchange, limit: &LocalRateLimit, what: &'static str) {
     let prefix = &limit.stat_prefix;
-    let key = (Arc::clone(prefix), Arc::clone(prefix), what);
+    let key = (Arc::clone(prefix), Arc::clone(prefix), "", what);
     let counter = exchange.connection.worker.counter(key, || {
         let name = format!("{{local_http_ratelimit_prefix}}.http_local_rate_limit.{what}");
         (name, Arc::clone(prefix))

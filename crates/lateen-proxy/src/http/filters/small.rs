@@ -108,7 +108,16 @@ pub(super) fn set_state(exchange: &Exchange, values: &[SetFilterState], passage:
 /// Counts what access rules decided.
 pub(super) fn count_access(exchange: &Exchange, rbac: &RbacConfig, allowed: bool) {
     let what = if allowed { "allowed" } else { "denied" };
-    count(exchange, &rbac.rules_stat_prefix, what);
+    count(exchange, &rbac.rules_stat_prefix, what, "rbac");
+}
+
+/// Counts what an authorizer said, under Envoy's names.
+pub(in crate::http) fn count_authorizer(
+    exchange: &Exchange,
+    prefix: &Arc<str>,
+    what: &'static str,
+) {
+    count(exchange, prefix, what, "ext_authz");
 }
 
 /// Counts and logs what access rules that are not enforced would have decided.
@@ -119,7 +128,7 @@ pub(super) fn note_dry_run(exchange: &Exchange, rbac: &RbacConfig, verdict: &Rba
     } else {
         "shadow_denied"
     };
-    count(exchange, prefix, what);
+    count(exchange, prefix, what, "rbac");
     tracing::debug!(
         connection = exchange.connection.facts.id,
         %prefix,
@@ -129,11 +138,11 @@ pub(super) fn note_dry_run(exchange: &Exchange, rbac: &RbacConfig, verdict: &Rba
     );
 }
 
-fn count(exchange: &Exchange, prefix: &Arc<str>, what: &'static str) {
+fn count(exchange: &Exchange, prefix: &Arc<str>, what: &'static str, filter: &'static str) {
     let manager = &exchange.manager.config.stat_prefix;
-    let key = (Arc::clone(manager), Arc::clone(prefix), what);
+    let key = (Arc::clone(manager), Arc::clone(prefix), filter, what);
     let counter = exchange.connection.worker.counter(key, || {
-        let name = format!("http.{{http_conn_manager_prefix}}.rbac.{prefix}{what}");
+        let name = format!("http.{{http_conn_manager_prefix}}.{filter}.{prefix}{what}");
         (name, Arc::clone(manager))
     });
     counter.inc();
