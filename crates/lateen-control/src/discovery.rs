@@ -1,24 +1,30 @@
 //! Which proxy gets what: authentication of streams, and one compile loop for each.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use lateen_api::Diagnostic;
 use lateen_compile::{Compiled, Compiler, ProxyNode};
-use lateen_envoy::ResourceSet;
 use lateen_envoy::pb::envoy::config::core::v3::Node;
+use lateen_envoy::{ResourceSet, TypeUrl};
 use lateen_identity::SpiffeId;
-use lateen_identity::grpc::{Authenticators, Credentials};
-use lateen_xds::grpc::{ConnectRequest, Connection, Discovery, StreamEvent};
+use lateen_identity::grpc::Authenticators;
+use lateen_identity::spiffe::TrustDomains;
+use lateen_xds::grpc::{ConnectRequest, Connection, Discovery, PeerInfo, StreamEvent};
 use lateen_xds::server::{SessionStatus, SyncState, TypeStatus};
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tracing::{error, info, warn};
 
+use self::admittance::{Admittance, may_be, may_have_secrets};
 use crate::mesh::Published;
 use crate::metrics::Metrics;
+
+mod admittance;
 
 /// A connected proxy.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct Proxy {
     pub node: ProxyNode,
     /// Who it proved to be.
     pub identity: Option<SpiffeId>,
+    /// Where from.
+    pub remote: Option<SocketAddr>,
     /// When it connected.
     pub connected_at: SystemTime,
     /// How far it has got.
@@ -87,7 +95,7 @@ pub struct Proxies {
     compiling: Arc<Semaphore>,
     connected: Mutex<BTreeMap<u64, Arc<Proxy>>>,
     next: AtomicU64,
-    authenticators: Authenticators,
+    admittance: Admittance,
     pub(crate) metrics: Metrics,
 }
 
@@ -101,7 +109,11 @@ impl std::fmt::Debug for Proxies {
 
 impl Proxies {
     /// Serves what is published.
-    pub fn new(published: watch::Receiver<Arc<Published>>, authenticators: Authenticators) -> Self {
+    pub fn new(
+        published: watch::Receiver<Arc<Published>>,
+        authenticators: Authenticators,
+        domains: TrustDomains,
+    ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             published,
@@ -109,7 +121,7 @@ impl Proxies {
             compiling: Arc::new(Semaphore::new(cores)),
             connected: Mutex::default(),
             next: AtomicU64::new(1),
-            authenticators,
+            admittance: Admittance::new(authenticators, domains),
             metrics: Metrics::default(),
         }
     }
@@ -146,31 +158,20 @@ impl Proxies {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn authenticate(&self, request: &ConnectRequest) -> Result<SpiffeId, Status> {
-        if let Some(identity) = request.peer.identity.as_deref() {
-            return SpiffeId::parse(identity).map_err(|error| {
-                warn!(%error, "a peer's verified identity is no SPIFFE id");
-                Status::unauthenticated("authentication failed")
-            });
-        }
-        let bearer = request
-            .metadata
-            .get("authorization")
-            .and_then(|v| v.to_str().ok()?.strip_prefix("Bearer "))
-            .map(str::to_owned);
-        let credentials = Credentials {
-            bearer,
-            address: request.peer.remote,
-            ..Credentials::default()
+    /// Whether a workload has streams left: each costs a compilation with every change.
+    fn may_open_another(&self, id: &SpiffeId, remote: Option<SocketAddr>) -> Result<(), Status> {
+        let ip = remote.map(|address| address.ip());
+        let same = |proxy: &&Arc<Proxy>| {
+            proxy.identity.as_ref() == Some(id) && proxy.remote.map(|a| a.ip()) == ip
         };
-        let caller = self
-            .authenticators
-            .authenticate(&credentials, SystemTime::now())
-            .await;
-        caller.map(|caller| caller.id).map_err(|error| {
-            warn!(%error, peer = ?request.peer.remote, "a stream was refused");
-            Status::unauthenticated("authentication failed")
-        })
+        let open = self.lock().values().filter(same).count();
+        if open < admittance::MAX_STREAMS {
+            return Ok(());
+        }
+        warn!(%id, ?ip, open, "a workload has too many streams");
+        Err(Status::resource_exhausted(
+            "the workload has too many streams; close some",
+        ))
     }
 
     fn open(
@@ -183,7 +184,8 @@ impl Proxies {
             Status::invalid_argument(format!("node: {error}"))
         })?;
         if let Some(id) = &identity {
-            may_be(id, &node)?;
+            may_be(id, &node, &self.published().snapshot)?;
+            self.may_open_another(id, request.peer.remote)?;
         }
         let (resources, resources_seen) = watch::channel(None);
         let (status, status_seen) = watch::channel(SessionStatus::default());
@@ -192,6 +194,7 @@ impl Proxies {
             raw: request.node,
             node,
             identity,
+            remote: request.peer.remote,
             connected_at: SystemTime::now(),
             status: status_seen,
             resources: resources_seen.clone(),
@@ -219,13 +222,21 @@ impl Proxies {
         let mut published = self.published.clone();
         let mut status = proxy.status.clone();
         let mut last: Option<Compiled> = None;
+        let mut entitled = false;
         loop {
             let newest = published.borrow_and_update().clone();
             let known = last.as_mut();
-            let holds = known.is_some_and(|k| k.also_holds_for(&newest.snapshot, &proxy.node));
+            // Whether a node is a known pod does not show in what was compiled for it.
+            let before = entitled;
+            entitled = may_have_secrets(proxy.identity.as_ref(), &proxy.node, &newest.snapshot);
+            let holds = entitled == before
+                && known.is_some_and(|k| k.also_holds_for(&newest.snapshot, &proxy.node));
             if holds {
                 proxy.generation.store(newest.generation, Ordering::Relaxed);
-            } else if let Some(compiled) = self.compile(&newest, &proxy.node).await {
+            } else if let Some(mut compiled) = self.compile(&newest, &proxy.node).await {
+                if !entitled {
+                    compiled.resources.set(TypeUrl::Secret, Arc::default());
+                }
                 diagnostics.send_if_modified(|known| {
                     let differ = *known != compiled.diagnostics;
                     known.clone_from(&compiled.diagnostics);
@@ -269,19 +280,6 @@ async fn closed(status: &mut watch::Receiver<SessionStatus>) {
     while status.changed().await.is_ok() {}
 }
 
-/// A proxy gets configuration and secrets only for the namespace and service account that it proved to have.
-fn may_be(id: &SpiffeId, node: &ProxyNode) -> Result<(), Status> {
-    let own_account =
-        node.service_account.is_empty() || node.service_account == id.service_account();
-    if id.namespace() == node.namespace && own_account {
-        return Ok(());
-    }
-    warn!(%id, node = node.id, "an identity asked for another's configuration");
-    Err(Status::permission_denied(
-        "the node is of another namespace or service account than its identity",
-    ))
-}
-
 /// ADS for streams of one level of trust.
 #[derive(Debug)]
 pub struct Door {
@@ -293,9 +291,23 @@ pub struct Door {
 
 #[tonic::async_trait]
 impl Discovery for Door {
+    async fn authenticate(
+        &self,
+        peer: PeerInfo,
+        metadata: &MetadataMap,
+    ) -> Result<PeerInfo, Status> {
+        match self.trust {
+            Trust::Authenticated => self.proxies.admittance.admit(peer, metadata).await,
+            Trust::Anyone => Ok(PeerInfo {
+                identity: None,
+                ..peer
+            }),
+        }
+    }
+
     async fn connect(&self, request: ConnectRequest) -> Result<Connection, Status> {
         let identity = match self.trust {
-            Trust::Authenticated => Some(self.proxies.authenticate(&request).await?),
+            Trust::Authenticated => Some(admittance::identity(&request.peer)?),
             Trust::Anyone => None,
         };
         self.proxies.clone().open(request, identity)

@@ -38,8 +38,8 @@ use crate::metrics::Counters;
 use crate::reply::{self, Answer, Reply};
 use crate::{debug, expiry, secure};
 
-/// Plain-text ADS.
-pub const PLAIN_PORT: u16 = 15010;
+/// Plain-text ADS, where Istio has it, on loopback.
+pub const PLAIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15010);
 /// ADS and CA over TLS.
 pub const SECURE_PORT: u16 = 15012;
 /// Metrics.
@@ -62,6 +62,8 @@ pub struct Config {
     pub token_key: PathBuf,
     /// Addresses that proxies reach us at; metrics and TLS are served there.
     pub listen: Vec<IpAddr>,
+    /// Where ADS is served in plain text, to whoever asks and without Secrets; `None` for nowhere. It has to be on loopback.
+    pub plain: Option<SocketAddr>,
     /// Where debug answers are served.
     pub debug_socket: PathBuf,
     /// What the installation fixes.
@@ -99,6 +101,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// Plain text would be served to others.
+    #[error("plain-text ADS on {0}: it proves nobody's identity, so it has to be on loopback")]
+    PlainAddress(SocketAddr),
     /// The trust domain is not one.
     #[error("`{0}` is not a trust domain")]
     TrustDomain(String),
@@ -138,9 +143,9 @@ impl ControlPlane {
         let key = TokenKey::open(&config.token_key).map_err(StartError::TokenKey)?;
         let authenticators = Authenticators::new(vec![
             Box::new(WorkloadToken::new(key, domains.clone())),
-            Box::new(PeerCertificate::new(domains)),
+            Box::new(PeerCertificate::new(domains.clone())),
         ]);
-        let proxies = Arc::new(Proxies::new(published, authenticators.clone()));
+        let proxies = Arc::new(Proxies::new(published, authenticators.clone(), domains));
         let service = CertificateService::new(
             ca.clone(),
             authenticators,
@@ -160,7 +165,9 @@ impl ControlPlane {
         let proxies = plane.proxies.clone();
         plane.tasks.spawn(expiry::warn_ahead(warned, proxies));
         plane.debug(&config)?;
-        plane.plain().await?;
+        if let Some(address) = config.plain {
+            plane.plain(address).await?;
+        }
         for ip in &config.listen {
             plane.secure(*ip, &tls, service.clone()).await?;
             let counters = Counters {
@@ -201,8 +208,11 @@ impl ControlPlane {
     }
 
     /// Plain text carries no proof of who asks, so it is for this machine alone.
-    async fn plain(&mut self) -> Result<(), StartError> {
-        let listener = listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PLAIN_PORT)).await?;
+    async fn plain(&mut self, address: SocketAddr) -> Result<(), StartError> {
+        if !address.ip().is_loopback() {
+            return Err(StartError::PlainAddress(address));
+        }
+        let listener = listen(address).await?;
         let server = ServerConfig::default()
             .transport()
             .add_service(self.ads(Trust::Anyone).into_service())

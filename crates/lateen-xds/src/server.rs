@@ -52,6 +52,8 @@ pub struct SessionConfig {
     pub max_names: usize,
     /// Bytes of one resource name. Istio's longest are below 400.
     pub max_name_bytes: usize,
+    /// Bytes of all names one client may subscribe to per type.
+    pub max_names_bytes: usize,
     /// How long listeners and routes wait for the clusters they may refer to to be ACKed and to have their endpoints. After it
     /// only the order of sending protects them.
     pub make_wait: Duration,
@@ -65,6 +67,7 @@ impl Default for SessionConfig {
             identifier: "".into(),
             max_names: 100_000,
             max_name_bytes: 4096,
+            max_names_bytes: 16 << 20,
             make_wait: Duration::from_secs(3),
             break_wait: Duration::from_secs(10),
         }
@@ -123,6 +126,16 @@ pub enum RequestError {
         /// Its length.
         bytes: usize,
         /// What it may be.
+        max: usize,
+    },
+    /// Longer names than [`SessionConfig::max_names_bytes`], together.
+    #[error("subscription to names of {ty} of {bytes} bytes together; {max} are allowed")]
+    NamesTooLong {
+        /// The type.
+        ty: TypeUrl,
+        /// What they have.
+        bytes: usize,
+        /// What they may have.
         max: usize,
     },
     /// A request of the other protocol.
@@ -255,7 +268,9 @@ impl ServerSession {
             resubscribed = true;
             self.claim(ty, request);
         }
-        self.check_subscribed(ty)?;
+        if !subscribe.is_empty() {
+            self.check_subscribed(ty)?;
+        }
         Ok(Received {
             ty: Some(ty),
             answer,
@@ -306,16 +321,26 @@ impl ServerSession {
                 max,
             });
         }
-        self.check_count(ty, names.len())
+        self.check_count(ty, names.len())?;
+        self.check_bytes(ty, names.iter().map(String::len).sum())
     }
 
     fn check_subscribed(&self, ty: TypeUrl) -> Result<(), RequestError> {
-        self.check_count(
-            ty,
-            self.types
-                .get(&ty)
-                .map_or(0, |state| state.status.names.len()),
-        )
+        let Some(state) = self.types.get(&ty) else {
+            return Ok(());
+        };
+        let names = &state.status.names;
+        self.check_count(ty, names.len())?;
+        self.check_bytes(ty, names.iter().map(|name| name.len()).sum())
+    }
+
+    fn check_bytes(&self, ty: TypeUrl, bytes: usize) -> Result<(), RequestError> {
+        let max = self.config.max_names_bytes;
+        if bytes > max {
+            Err(RequestError::NamesTooLong { ty, bytes, max })
+        } else {
+            Ok(())
+        }
     }
 
     fn check_count(&self, ty: TypeUrl, count: usize) -> Result<(), RequestError> {

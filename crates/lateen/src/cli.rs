@@ -673,6 +673,14 @@ pub(crate) struct IstiodArgs {
     /// Addresses to serve on, beside loopback.
     #[arg(long)]
     pub(crate) listen: Vec<std::net::IpAddr>,
+    /// Where ADS is served in plain text: to this machine alone, and without Secrets. Empty for nowhere.
+    #[arg(
+        long,
+        alias = "grpcAddr",
+        value_name = "[ADDR]:PORT",
+        default_value = "127.0.0.1:15010"
+    )]
+    pub(crate) grpc_addr: String,
     /// The trust domain of identities; by default what the mesh's configuration says.
     #[arg(long, value_name = "DOMAIN")]
     pub(crate) trust_domain: Option<String>,

@@ -77,7 +77,7 @@ impl Admission {
 
 /// A token bucket, kept as the time at which it would be full again (the "generic cell rate algorithm").
 #[derive(Debug)]
-struct Rate {
+pub(super) struct Rate {
     interval: Duration,
     tolerance: Duration,
     /// When the next stream would arrive if all came exactly at the rate.
@@ -85,7 +85,7 @@ struct Rate {
 }
 
 impl Rate {
-    fn new(per_second: f64, burst: u32) -> Self {
+    pub(super) fn new(per_second: f64, burst: u32) -> Self {
         // A rate of nothing would let in nobody ever, which no configuration can mean.
         let interval = Duration::from_secs_f64(1.0 / per_second.clamp(0.01, 1e6));
         Self {
@@ -96,7 +96,7 @@ impl Rate {
     }
 
     /// Takes a turn and says how long to wait for it; takes none if that were longer than `max_wait`.
-    fn reserve(&mut self, now: Instant, max_wait: Duration) -> Option<Duration> {
+    pub(super) fn reserve(&mut self, now: Instant, max_wait: Duration) -> Option<Duration> {
         let next = self.next.map_or(now, |next| next.max(now));
         let wait = next
             .saturating_duration_since(now)

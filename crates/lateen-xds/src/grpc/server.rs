@@ -32,6 +32,19 @@ use stream::{Opening, State};
 /// Where streams get their resources from.
 #[tonic::async_trait]
 pub trait Discovery: Send + Sync + 'static {
+    /// Who opens a stream, before a byte of it is read and before it takes a turn: whoever may not have one costs others nothing.
+    /// What is known then (`peer`, completed) is handed to [`connect`](Self::connect).
+    ///
+    /// # Errors
+    /// The status ends the stream.
+    async fn authenticate(
+        &self,
+        peer: PeerInfo,
+        _metadata: &MetadataMap,
+    ) -> Result<PeerInfo, Status> {
+        Ok(peer)
+    }
+
     /// A client has opened a stream and was admitted. Check that the peer may be this node; begin to compile for it.
     ///
     /// # Errors
@@ -94,6 +107,11 @@ pub struct ServerConfig {
     pub admission: AdmissionConfig,
     /// Largest request in bytes. A delta client that reconnects names every resource it holds.
     pub max_request_bytes: usize,
+    /// Requests a second that are read of one stream in the long run, and at once. More are left in the connection's window: a
+    /// client that floods waits, and no other does. A healthy one answers each response once.
+    pub request_rate: (f64, u32),
+    /// Streams at a time on one connection. A proxy and its agent use one each.
+    pub streams_per_connection: u32,
     /// How long a new stream may stay silent.
     pub first_request_timeout: Duration,
     /// How often an idle connection is asked whether it is still there, and how long it has to answer.
@@ -108,6 +126,8 @@ impl Default for ServerConfig {
             session: SessionConfig::default(),
             admission: AdmissionConfig::default(),
             max_request_bytes: 16 << 20,
+            request_rate: (100.0, 1000),
+            streams_per_connection: 32,
             first_request_timeout: Duration::from_secs(15),
             keep_alive: (Duration::from_secs(30), Duration::from_secs(10)),
             drain: CancellationToken::new(),
@@ -121,6 +141,7 @@ impl ServerConfig {
         tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(self.keep_alive.0))
             .http2_keepalive_timeout(Some(self.keep_alive.1))
+            .max_concurrent_streams(self.streams_per_connection)
             .tcp_nodelay(true)
     }
 }

@@ -1,5 +1,6 @@
 //! `lateen istiod`: the control plane.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -36,6 +37,7 @@ pub(crate) fn run(
         ca: ca_source(state, args.cacerts.clone()),
         token_key: state.token_key(),
         listen: args.listen.clone(),
+        plain: plain(&args.grpc_addr)?,
         debug_socket: state.istiod_socket(),
         settings: Settings {
             trust_domain,
@@ -56,6 +58,19 @@ pub(crate) fn run(
         .build()
         .context("starting the runtime")?;
     runtime.block_on(serve(config))
+}
+
+/// The address of plain-text ADS. Without a host it is loopback, which is all that may be named.
+fn plain(text: &str) -> Result<Option<SocketAddr>> {
+    let address = match text.strip_prefix(':') {
+        _ if text.is_empty() => return Ok(None),
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    let address = address
+        .parse()
+        .with_context(|| format!("`--grpc-addr {text}` is not an address and a port"))?;
+    Ok(Some(address))
 }
 
 async fn serve(config: Config) -> Result<ExitCode> {

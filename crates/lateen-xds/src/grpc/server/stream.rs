@@ -2,16 +2,16 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use lateen_envoy::TypeUrl;
 use prost::Message;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{Instant as TokioInstant, sleep_until, timeout};
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 
 use super::{ConnectRequest, Connection, PeerInfo, Protocol, Shared, StreamEvent};
-use crate::grpc::admission::Permit;
+use crate::grpc::admission::{Permit, Rate};
 use crate::server::ServerSession;
 
 /// Where a stream is in its life. Each step gives one response.
@@ -38,6 +38,9 @@ pub(super) struct Open<P> {
     connection: Connection,
     /// Until the first resources are there.
     permit: Option<Permit>,
+    /// How fast requests are read, and when the next one may be.
+    pace: Rate,
+    read_from: TokioInstant,
 }
 
 impl<P: Protocol> State<P> {
@@ -69,6 +72,9 @@ impl<P: Protocol> State<P> {
 impl<P: Protocol> Opening<P> {
     /// `None` if the client went away without a word.
     async fn open(mut self: Box<Self>) -> Result<Option<Open<P>>, Status> {
+        let peer = std::mem::take(&mut self.peer);
+        let discovery = &self.shared.discovery;
+        let peer = discovery.authenticate(peer, &self.metadata).await?;
         let config = &self.shared.config;
         let Ok(first) = timeout(config.first_request_timeout, self.inbound.message()).await else {
             return Err(Status::deadline_exceeded(
@@ -84,13 +90,14 @@ impl<P: Protocol> Opening<P> {
         let permit = self.shared.admission.admit().await?;
         let node_id = node.id.clone();
         let request = ConnectRequest {
-            peer: self.peer,
+            peer,
             node,
             metadata: self.metadata,
             variant: P::VARIANT,
         };
         let connection = self.shared.discovery.connect(request).await?;
         let session = ServerSession::new(P::VARIANT, config.session.clone());
+        let (per_second, burst) = config.request_rate;
         let mut open = Open {
             shared: self.shared.clone(),
             node_id,
@@ -98,6 +105,8 @@ impl<P: Protocol> Opening<P> {
             session,
             connection,
             permit: Some(permit),
+            pace: Rate::new(per_second, burst),
+            read_from: TokioInstant::now(),
         };
         open.take_resources();
         open.feed(&first)?;
@@ -157,8 +166,13 @@ impl<P: Protocol> Open<P> {
                 None => pending().await,
             }
         };
+        let (inbound, read_from) = (&mut self.inbound, self.read_from);
+        let request = async move {
+            sleep_until(read_from).await;
+            inbound.message().await
+        };
         tokio::select! {
-            request = self.inbound.message() => Wake::Request(request),
+            request = request => Wake::Request(request),
             changed = self.connection.resources.changed() => Wake::Resources(changed.is_ok()),
             () = wait => Wake::Deadline,
             () = self.shared.config.drain.cancelled() => Wake::Drain,
@@ -174,6 +188,9 @@ impl<P: Protocol> Open<P> {
     }
 
     fn feed(&mut self, request: &P) -> Result<(), Status> {
+        let now = TokioInstant::now();
+        let wait = self.pace.reserve(now, Duration::MAX).unwrap_or_default();
+        self.read_from = now + wait;
         let received = request
             .feed(&mut self.session, Instant::now())
             .map_err(|error| {
