@@ -22,6 +22,8 @@ pub(crate) const BAD_CREDENTIAL: &str = "LAT3006";
 pub(crate) const DUPLICATE_SERVICE: &str = "LAT3007";
 /// A credential that the proxy may not read.
 pub(crate) const SIDECAR_CREDENTIAL: &str = "LAT3008";
+/// A host that belongs to another namespace, where ownership is strict.
+pub(crate) const HOST_OWNER: &str = "LAT3009";
 
 /// A part of an Ingress that cannot be served.
 pub(crate) const INGRESS: &str = "LAT3020";

@@ -89,6 +89,15 @@ impl Visibility {
         }
     }
 
+    /// The part of it that is one namespace.
+    pub(crate) fn within(&self, namespace: &str) -> Self {
+        if self.includes(namespace) {
+            Self::Namespaces(BTreeSet::from([namespace.to_owned()]))
+        } else {
+            Self::None
+        }
+    }
+
     /// Whether a namespace may see it.
     pub(crate) fn includes(&self, namespace: &str) -> bool {
         match self {

@@ -9,6 +9,7 @@ mod http_route;
 mod ingress;
 mod live;
 mod mesh_config;
+mod ownership;
 mod policies;
 mod request_authentication;
 mod services;
@@ -43,6 +44,7 @@ use derived::Aged;
 use endpoints::{Context, Directory};
 pub use live::PodChange;
 use live::{Behind, Live};
+use ownership::Owners;
 pub(crate) use policies::{
     applies as policy_applies, in_order as policies_in_order, is_dry_run as policy_is_dry_run,
 };
@@ -649,7 +651,8 @@ impl<'a> Builder<'a> {
     }
 
     fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
-        let (services, found) = services::services(&self.inputs, &self.mesh);
+        let owners = Owners::new(&self.inputs);
+        let (services, found) = services::services(&self.inputs, &self.mesh, &owners);
         self.diagnostics.extend(found);
         let last = self.last.map(|(last, _)| &*last.inner.config);
         let services = shared(last.map(|last| &last.services), services);
@@ -659,7 +662,7 @@ impl<'a> Builder<'a> {
         );
         let derived = derived::derive(&self.inputs);
         self.diagnostics.extend(derived.diagnostics);
-        let (written, found) = virtual_services::configs(&self.inputs);
+        let (written, found) = virtual_services::configs(&self.inputs, &owners);
         self.diagnostics.extend(found);
         let virtual_services = derived::in_order(
             written

@@ -11,6 +11,7 @@ use crate::model::{Distribution, Port, Registry, Resolution, Service, Visibility
 use crate::protocol::Protocol;
 use crate::shared::Shared;
 
+use super::ownership::Owners;
 use super::{SnapshotInputs, reference, sorted};
 
 /// `.`-separated annotation and label names this file reads.
@@ -24,19 +25,29 @@ const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 pub(super) fn services(
     inputs: &SnapshotInputs,
     mesh: &Mesh,
+    owners: &Owners,
 ) -> (Vec<Shared<Service>>, Vec<Diagnostic>) {
     let mut found: Vec<(&Resource, Service)> = Vec::new();
     for (resource, service) in sorted::<kube::Service>(&inputs.resources) {
         found.push((resource, kubernetes(resource, service, inputs, mesh)));
     }
+    let mut narrowed = Vec::new();
     for (resource, entry) in sorted::<ServiceEntry>(&inputs.resources) {
+        let visibility = Visibility::parse(
+            &entry.export_to,
+            resource.namespace(),
+            &inputs.mesh.default_service_export_to,
+        );
+        let hosts: Vec<String> = entry.hosts.iter().map(|host| host.to_lowercase()).collect();
+        let visibility = owners.visibility(resource, &hosts, visibility, &mut narrowed);
         found.extend(
-            external(resource, entry, inputs)
+            external(resource, entry, &visibility)
                 .into_iter()
                 .map(|s| (resource, s)),
         );
     }
-    let diagnostics = drop_duplicates(&mut found);
+    let mut diagnostics = drop_duplicates(&mut found);
+    diagnostics.append(&mut narrowed);
     found.sort_by(|(a, x), (b, y)| order(a, x).cmp(&order(b, y)));
     let mut services: Vec<Service> = found.into_iter().map(|(_, service)| service).collect();
     allocate(&mut services, inputs.settings.dual_stack);
@@ -230,7 +241,7 @@ fn accounts(resource: &Resource, namespace: &str, mesh: &Mesh) -> Vec<String> {
 }
 
 /// One service per host of a ServiceEntry.
-fn external(resource: &Resource, entry: &ServiceEntry, inputs: &SnapshotInputs) -> Vec<Service> {
+fn external(resource: &Resource, entry: &ServiceEntry, visibility: &Visibility) -> Vec<Service> {
     let namespace = resource.namespace();
     let resolution = match entry.resolution {
         EntryResolution::None => Resolution::Passthrough,
@@ -271,11 +282,7 @@ fn external(resource: &Resource, entry: &ServiceEntry, inputs: &SnapshotInputs) 
             },
             resolution,
             mesh_external: entry.location == Location::MeshExternal,
-            visibility: Visibility::parse(
-                &entry.export_to,
-                namespace,
-                &inputs.mesh.default_service_export_to,
-            ),
+            visibility: visibility.clone(),
             labels: resource.meta.labels.clone(),
             external_name: None,
             aliases: Vec::new(),

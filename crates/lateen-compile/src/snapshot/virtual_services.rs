@@ -13,6 +13,7 @@ use crate::model::Visibility;
 use crate::names::{MESH_GATEWAY, ObjectRef};
 
 use super::derived::Aged;
+use super::ownership::Owners;
 use super::{SnapshotInputs, reference, sorted};
 
 /// A virtual service ready to be used.
@@ -109,6 +110,7 @@ impl RouteSource {
 /// Every virtual service that has hosts, in order of precedence.
 pub(super) fn configs(
     inputs: &SnapshotInputs,
+    owners: &Owners,
 ) -> (Vec<Aged<VirtualServiceConfig>>, Vec<Diagnostic>) {
     let resolved: Vec<(&Resource, VirtualService)> = sorted::<VirtualService>(&inputs.resources)
         .into_iter()
@@ -144,8 +146,13 @@ pub(super) fn configs(
             } else {
                 spec.gateways.clone()
             };
+            let mut visible = visibility(resource, spec);
+            // Gateways say themselves whose hosts they take.
+            if gateways.iter().any(|gateway| gateway == MESH_GATEWAY) {
+                visible = owners.visibility(resource, &spec.hosts, visible, &mut diagnostics);
+            }
             let item = VirtualServiceConfig {
-                visibility: visibility(resource, spec),
+                visibility: visible,
                 semantics: semantics(resource),
                 from_tls_route: is_from_tls_route(resource),
                 spec: VirtualService {
