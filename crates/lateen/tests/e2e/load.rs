@@ -125,6 +125,44 @@ fn edits_scaling_a_rotated_certificate_and_a_killed_control_plane_lose_no_reques
     mesh.down();
 }
 
+/// Mutual TLS goes from permissive to strict and back: workloads of the mesh speak it already, so nobody notices, and probes, which
+/// do not, are answered by the agent.
+#[test]
+fn turning_mutual_tls_strict_under_load_loses_no_request_and_no_probe() {
+    let _turn = my_turn();
+    if !available(DataPlane::Lateen) {
+        return;
+    }
+    let files = canary();
+    let borrowed: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(n, t)| (n.as_str(), t.as_str()))
+        .collect();
+    let mesh = Mesh::up(&borrowed, DataPlane::Lateen);
+    let load = Load::start(&mesh, 15);
+    for mode in ["PERMISSIVE", "STRICT", "PERMISSIVE", "STRICT"] {
+        let policy = format!(
+            "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: istio-system}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+        );
+        mesh.write("mtls.yaml", &policy);
+        std::thread::sleep(Duration::from_secs(3));
+    }
+    let result = load.finish();
+    assert_eq!(result["failed"], 0, "{result:#}");
+    assert!(result["ok"].as_u64().unwrap() >= 2_000, "{result:#}");
+    let pods = mesh.pods();
+    assert!(pods.iter().all(crate::mesh::settled), "{pods:#?}");
+    let restarts = |pod: &Value| {
+        let containers = pod["status"]["containerStatuses"].as_array();
+        let counts = containers.into_iter().flatten();
+        counts
+            .filter_map(|one| one["restartCount"].as_u64())
+            .sum::<u64>()
+    };
+    assert_eq!(pods.iter().map(restarts).sum::<u64>(), 0, "{pods:#?}");
+    mesh.down();
+}
+
 #[test]
 fn a_change_of_weights_reaches_the_proxies_within_half_a_second() {
     let _turn = my_turn();
