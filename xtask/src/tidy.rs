@@ -66,9 +66,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "lateen-testkit",
         &[
+            "lateen-agent",
             "lateen-api",
             "lateen-compile",
             "lateen-envoy",
+            "lateen-proxy",
             "lateen-traffic",
         ],
     ),

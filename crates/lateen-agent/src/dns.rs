@@ -13,7 +13,7 @@ mod server;
 mod table;
 mod upstream;
 
-pub use query::{Answered, answer};
+pub use query::{Answered, Protocol, answer};
 pub use server::{DnsCounters, DnsError, DnsServer};
 pub use table::{Found, Scope, Table};
 pub use upstream::{Upstream, UpstreamOptions};

@@ -1,10 +1,13 @@
-//! Feeds changed manifests to the front end and to the compiler, and keeps the ones that break something.
+//! Feeds changed inputs to what reads them, and keeps the ones that break something: manifests to the front end and to the compiler,
+//! bytes to the parsers that face the network.
 //!
 //! An input breaks something if a step panics, takes longer than a second, or makes the traffic engine refuse what the compiler
 //! made of it: a proxy must be able to use everything that validation lets through.
 
 mod compile;
+mod jwt;
 mod mutate;
+pub mod network;
 mod yaml;
 
 use std::collections::BTreeSet;
@@ -13,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use mutate::Random;
 
@@ -23,12 +26,12 @@ const SLOW: Duration = Duration::from_secs(1);
 /// How to fuzz.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
-    /// What gets the inputs.
-    #[arg(value_enum)]
-    pub target: Target,
-    /// The directory of manifests that inputs are made of.
-    pub corpus: PathBuf,
-    /// For how long.
+    /// What gets the inputs: `yaml` (parsing, validating and rendering what is found), `compile` (the same, then compiling for a
+    /// sidecar and a gateway, then the traffic engine), a parser of the network by its name, or `network` for each of these.
+    pub target: String,
+    /// The directory of files that inputs are made of; parsers of the network have their own in `corpus`.
+    pub corpus: Option<PathBuf>,
+    /// For how long, over all targets.
     #[arg(long, default_value_t = 60)]
     pub seconds: u64,
     /// The same seed gives the same inputs.
@@ -39,18 +42,18 @@ pub struct Options {
     pub found: PathBuf,
 }
 
-/// What gets the inputs.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum Target {
-    /// Parsing, validating and rendering what is found.
+/// What gets manifests.
+#[derive(Clone, Copy, Debug)]
+enum Target {
     Yaml,
-    /// The same, then compiling for a sidecar and a gateway, then the traffic engine.
     Compile,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
 pub struct Outcome {
+    /// What got the inputs.
+    pub target: String,
     /// How many inputs there were.
     pub inputs: u64,
     /// How many broke something.
@@ -69,26 +72,38 @@ struct Seen {
     broken: Option<String>,
 }
 
-/// Feeds inputs until the time is over.
+/// Feeds inputs until the time is over, to one target after the other.
 ///
 /// # Errors
-/// The corpus cannot be read, or a finding cannot be kept.
-pub fn run(options: &Options) -> Result<Outcome> {
-    let corpus = read_corpus(&options.corpus)?;
+/// There is no such target, its corpus cannot be read, or a finding cannot be kept.
+pub fn run(options: &Options) -> Result<Vec<Outcome>> {
+    match options.target.as_str() {
+        "yaml" => Ok(vec![manifests(options, Target::Yaml)?]),
+        "compile" => Ok(vec![manifests(options, Target::Compile)?]),
+        name => network::run(options, name),
+    }
+}
+
+fn manifests(options: &Options, target: Target) -> Result<Outcome> {
+    let directory = options.corpus.as_deref();
+    let corpus = read_corpus(directory.context("name the directory of a corpus of manifests")?)?;
     let mut random = Random::new(options.seed);
-    let mut outcome = Outcome::default();
+    let mut outcome = Outcome {
+        target: options.target.clone(),
+        ..Outcome::default()
+    };
     let end = Instant::now() + Duration::from_secs(options.seconds);
     while Instant::now() < end {
-        let input = match options.target {
+        let input = match target {
             Target::Compile if random.below(8) > 0 => mutate::lines(&corpus, &mut random),
-            _ => mutate::bytes(&corpus, &mut random),
+            _ => mutate::manifest(&corpus, &mut random),
         };
         let text = String::from_utf8_lossy(&input).into_owned();
         let name = format!("{}-{}", options.seed, outcome.inputs);
-        if let Some(why) = one(options.target, &text, &mut outcome) {
+        if let Some(why) = one(target, &text, &mut outcome) {
             outcome.broken += 1;
             println!("{name}: {why}");
-            keep(&options.found, &name, &text)?;
+            keep(&options.found, &format!("{name}.yaml"), &text)?;
         }
         outcome.inputs += 1;
     }
@@ -128,7 +143,7 @@ fn read_corpus(dir: &Path) -> Result<Vec<Vec<u8>>> {
 }
 
 fn keep(dir: &Path, name: &str, text: &str) -> Result<()> {
-    let file = dir.join(format!("{name}.yaml"));
+    let file = dir.join(name);
     std::fs::create_dir_all(dir)
         .and_then(|()| std::fs::write(&file, text))
         .with_context(|| format!("writing {}", file.display()))

@@ -1,4 +1,4 @@
-//! `fuzz yaml|compile CORPUS [--seconds N] [--seed N] [--found DIR]`: exit status 1 if an input broke something.
+//! `fuzz yaml|compile CORPUS`, `fuzz network|NAME` `[--seconds N] [--seed N] [--found DIR]`: exit status 1 if an input broke something.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Parser;
 use lateen_testkit::fuzz::{self, Options};
 
-/// Changes manifests and feeds them to the front end or the compiler.
+/// Changes manifests and feeds them to the front end or the compiler, or bytes to the parsers that face the network.
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
@@ -15,10 +15,13 @@ struct Cli {
 
 fn main() -> Result<ExitCode> {
     let options = Cli::parse().options;
-    let outcome = fuzz::run(&options)?;
-    println!(
-        "{:?}: {} inputs, {} broke something, slowest {:?}, codes {:?}",
-        options.target, outcome.inputs, outcome.broken, outcome.slowest, outcome.codes
-    );
-    Ok(ExitCode::from(u8::from(outcome.broken > 0)))
+    let outcomes = fuzz::run(&options)?;
+    for outcome in &outcomes {
+        println!(
+            "{}: {} inputs, {} broke something, slowest {:?}, codes {:?}",
+            outcome.target, outcome.inputs, outcome.broken, outcome.slowest, outcome.codes
+        );
+    }
+    let broken = outcomes.iter().any(|outcome| outcome.broken > 0);
+    Ok(ExitCode::from(u8::from(broken)))
 }

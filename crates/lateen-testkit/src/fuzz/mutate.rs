@@ -1,4 +1,4 @@
-//! Makes inputs out of a corpus: the same seed gives the same inputs.
+//! Makes inputs out of a corpus: the same seed gives the same inputs. The one home of it, for manifests and for bytes of the network.
 
 /// Inputs grow no larger than this, in bytes: small ones find more per second.
 const MAX_INPUT: usize = 16 << 10;
@@ -59,13 +59,18 @@ const TOKENS: &[&str] = &[
     "outbound_.80_._.a.b",
 ];
 
-/// One input of `corpus`, changed in a few places, byte by byte.
-pub(super) fn bytes(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+/// One input of `corpus`, changed in a few places: manifests.
+pub(crate) fn manifest(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    bytes(corpus, TOKENS, random)
+}
+
+/// One input of `corpus`, changed in a few places byte by byte, with words that its parser knows.
+pub(crate) fn bytes(corpus: &[Vec<u8>], words: &[&str], random: &mut Random) -> Vec<u8> {
     let mut input = random.pick(corpus).clone();
     for _ in 0..random.below(8) + 1 {
         let at = random.below(input.len() + 1);
         let end = at + random.below((input.len() - at).min(64) + 1);
-        match random.below(7) {
+        match random.below(10) {
             0 => {
                 input.drain(at..end);
             }
@@ -75,10 +80,10 @@ pub(super) fn bytes(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 input.splice(to..to, piece);
             }
             2 => {
-                input.splice(at..end, random.pick(TOKENS).bytes());
+                input.splice(at..end, random.word(words).bytes());
             }
             3 => {
-                input.splice(at..at, random.pick(TOKENS).bytes());
+                input.splice(at..at, random.word(words).bytes());
             }
             4 if at < input.len() => input[at] = random.next() as u8,
             5 => {
@@ -87,9 +92,13 @@ pub(super) fn bytes(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
                 let to = from + random.below((other.len() - from).min(256) + 1);
                 input.splice(at..at, other[from..to].iter().copied());
             }
+            6 => input.truncate(at),
+            7 if at < input.len() => input[at] ^= 1 << random.below(8),
+            // Lengths and numbers at their edges.
+            8 if at < input.len() => input[at] = *random.pick(&[0, 0x7f, 0x80, 0xff]),
             _ => {
                 let times = random.below(40);
-                let piece = random.pick(TOKENS).repeat(times);
+                let piece = random.word(words).repeat(times);
                 input.splice(at..at, piece.bytes());
             }
         }
@@ -101,7 +110,7 @@ pub(super) fn bytes(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
 /// One input of `corpus`, changed in a few places, line by line: most of what comes out still parses.
 ///
 /// A line takes the value that some other line has under the same key, or a token; lines go, and come twice.
-pub(super) fn lines(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+pub(crate) fn lines(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
     let text = String::from_utf8_lossy(random.pick::<Vec<u8>>(corpus)).into_owned();
     let donor = String::from_utf8_lossy(random.pick::<Vec<u8>>(corpus)).into_owned();
     let donors: Vec<&str> = donor.lines().collect();
@@ -183,10 +192,10 @@ const NUMBERS: &[&str] = &[
 ];
 
 /// xorshift64*: repeatable, and good enough to choose with.
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
@@ -197,11 +206,16 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
         (self.next() >> 33) as usize % bound.max(1)
     }
 
-    pub(super) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+    /// One of some words; the empty one if there are none.
+    fn word<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words.get(self.below(words.len())).copied().unwrap_or("")
+    }
+
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
 }

@@ -1,14 +1,9 @@
-//! Mutates tokens, key sets and the places tokens are in, and has them judged: `fuzz_jwt SECONDS [SEED] [FOUND]`.
+//! Tokens, key sets and the places tokens are in: nothing may panic, and nothing may be accepted that was not signed.
 //!
-//! Nothing may panic, and nothing may be accepted that was not signed: a token passes only if header, payload and signature are
-//! those of a token that the run's own key made. The same seed gives the same mutations (keys differ). An input that breaks a
-//! rule is written to the directory `FOUND` (else `fuzz-found`).
+//! A token passes only if header, payload and signature are those of a token that the run's own key made. The same seed gives the
+//! same mutations; keys differ.
 
 use std::collections::BTreeSet;
-use std::panic::AssertUnwindSafe;
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -19,69 +14,23 @@ use lateen_traffic::request::{ConnectionInfo, FilterState, PeerTls, RequestView}
 use lateen_traffic::value::Metadata;
 use serde_json::json;
 
+use super::mutate::{self, Random};
+
 /// The time of every request.
 const NOW: u64 = 1_800_000_000;
 /// Inputs grow no larger than this, in bytes.
 const MAX_INPUT: usize = 8 << 10;
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [seconds, rest @ ..] = arguments.as_slice() else {
-        eprintln!("usage: fuzz_jwt SECONDS [SEED] [FOUND]");
-        return ExitCode::from(2);
-    };
-    let Ok(seconds) = seconds.parse() else {
-        eprintln!("`{seconds}` is not a number of seconds");
-        return ExitCode::from(2);
-    };
-    let seed = rest.first().and_then(|text| text.parse().ok()).unwrap_or(1);
-    let found = rest.get(1).map_or("fuzz-found", String::as_str);
-    run(Duration::from_secs(seconds), seed, Path::new(found))
-}
-
-fn run(time: Duration, seed: u64, found: &Path) -> ExitCode {
-    let target = Target::new();
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let (mut inputs, mut accepted, mut breaches) = (0_u64, 0_u64, 0_u64);
-    let mut slowest = Duration::ZERO;
-    let mut statuses = BTreeSet::new();
-    let started = Instant::now();
-    while started.elapsed() < time {
-        let input = mutate(&target.corpus, &mut random);
-        let before = Instant::now();
-        match std::panic::catch_unwind(AssertUnwindSafe(|| target.check(&input))) {
-            Ok(Ok(None)) => accepted += 1,
-            Ok(Ok(Some(status))) => {
-                statuses.insert(status);
-            }
-            Ok(Err(_)) | Err(_) => {
-                breaches += 1;
-                save(found, &format!("breach-{seed}-{inputs}"), &input);
-            }
-        }
-        slowest = slowest.max(before.elapsed());
-        inputs += 1;
-    }
-    println!(
-        "fuzz-jwt: {inputs} inputs, {accepted} accepted, {breaches} breaches, slowest {slowest:?}, {} outcomes",
-        statuses.len()
-    );
-    ExitCode::from(u8::from(breaches > 0))
-}
-
 /// The filter, and what its key signed.
-struct Target {
+pub(super) struct Judge {
     config: JwtAuthn,
     corpus: Vec<Vec<u8>>,
     /// What decodes to these was signed.
     signed: BTreeSet<[Vec<u8>; 3]>,
 }
 
-/// A token that nobody signed was accepted.
-struct Forged;
-
-impl Target {
-    fn new() -> Self {
+impl Judge {
+    pub(super) fn new() -> Self {
         let pair = Ed25519KeyPair::generate().expect("keys can be made");
         let jwk = json!({"kty": "OKP", "crv": "Ed25519", "x": BASE64URL.encode(pair.public_key())});
         let set = json!({"keys": [jwk, {"kty": "oct", "k": "c2VjcmV0"}]}).to_string();
@@ -114,24 +63,24 @@ impl Target {
         }
     }
 
-    /// Judges an input in every place. `None` if it was accepted somewhere, else the last refusal.
-    fn check(&self, input: &[u8]) -> Result<Option<String>, Forged> {
-        let _ = KeySet::parse(&String::from_utf8_lossy(input));
-        let mut last = Some("not a header".to_owned());
-        for place in ["authorization", "cookie", "x-jwt", "path"] {
-            if let Some(outcome) = self.judge(place, input) {
-                match outcome {
-                    Ok(()) if !self.was_signed(input, place) => return Err(Forged),
-                    Ok(()) => last = None,
-                    Err(status) => last = Some(status),
-                }
-            }
-        }
-        Ok(last)
+    /// A key set, and tokens that its key signed.
+    pub(super) fn seeds(&self) -> Vec<Vec<u8>> {
+        self.corpus.clone()
     }
 
-    /// What comes of a token in a place; `None` if it cannot be there or was not found there.
-    fn judge(&self, place: &str, input: &[u8]) -> Option<Result<(), String>> {
+    /// Judges an input in every place.
+    pub(super) fn check(&self, input: &[u8]) -> Result<(), &'static str> {
+        let _ = KeySet::parse(&String::from_utf8_lossy(input));
+        for place in ["authorization", "cookie", "x-jwt", "path"] {
+            if self.judge(place, input) == Some(true) && !self.was_signed(input, place) {
+                return Err("a token that nobody signed was accepted");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a token in a place is accepted; `None` if it cannot be there.
+    fn judge(&self, place: &str, input: &[u8]) -> Option<bool> {
         let mut headers = HeaderMap::new();
         let mut path = "/".to_owned();
         let prefixed = |prefix: &[u8]| HeaderValue::from_bytes(&[prefix, input].concat()).ok();
@@ -171,7 +120,7 @@ impl Target {
             outcome.verdict, explained.verdict,
             "an explanation says what happens"
         );
-        Some(outcome.verdict.map_err(|refusal| refusal.details))
+        Some(outcome.verdict.is_ok())
     }
 
     /// Whether what was accepted is in what the key signed. Escapes in a path and text around the token count as the token's own.
@@ -216,13 +165,6 @@ fn config(set: &str) -> JwtAuthn {
         .expect("the configuration compiles")
 }
 
-fn save(dir: &Path, name: &str, input: &[u8]) {
-    let written = std::fs::create_dir_all(dir).and_then(|()| std::fs::write(dir.join(name), input));
-    if let Err(error) = written {
-        eprintln!("{}: {error}", dir.join(name).display());
-    }
-}
-
 /// What tokens, JSON and places are sensitive to.
 const TOKENS: &[&str] = &[
     ".",
@@ -265,39 +207,13 @@ const TOKENS: &[&str] = &[
     "\u{e9}",
 ];
 
-fn mutate(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
-    let mut input = random.pick(corpus).clone();
-    for _ in 0..random.below(4) {
-        let at = random.below(input.len() + 1);
-        let end = at + random.below((input.len() - at).min(64) + 1);
-        match random.below(7) {
-            0 => {
-                input.drain(at..end);
-            }
-            1 => {
-                let piece = input[at..end].to_vec();
-                let to = random.below(input.len() + 1);
-                input.splice(to..to, piece);
-            }
-            2 => {
-                input.splice(at..end, random.pick(TOKENS).bytes());
-            }
-            3 => {
-                input.splice(at..at, random.pick(TOKENS).bytes());
-            }
-            4 if at < input.len() => input[at] = random.byte(),
-            5 => {
-                let other = random.pick(corpus);
-                let from = random.below(other.len() + 1);
-                input.splice(at.., other[from..].iter().copied());
-            }
-            _ => {
-                // Changes inside a part, as somebody would who decodes it.
-                input = within_a_part(&input, random);
-            }
-        }
-        input.truncate(MAX_INPUT);
+/// One input of the corpus, changed as bytes or, as somebody would who decodes it, inside a part.
+pub(super) fn mutate(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let mut input = mutate::bytes(corpus, TOKENS, random);
+    for _ in 0..random.below(3) {
+        input = within_a_part(&input, random);
     }
+    input.truncate(MAX_INPUT);
     input
 }
 
@@ -307,32 +223,8 @@ fn within_a_part(input: &[u8], random: &mut Random) -> Vec<u8> {
     let index = random.below(parts.len());
     if let Ok(mut inner) = BASE64URL.decode(&parts[index]) {
         let at = random.below(inner.len() + 1);
-        inner.splice(at..at, random.pick(TOKENS).bytes());
+        inner.splice(at..at, random.pick::<&str>(TOKENS).bytes());
         parts[index] = BASE64URL.encode(inner).into_bytes();
     }
     parts.join(&b'.')
-}
-
-/// xorshift64*: repeatable, and good enough to choose with.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.next() >> 33).unwrap_or(0) % bound.max(1)
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.next().to_be_bytes()[0]
-    }
-
-    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len())]
-    }
 }

@@ -1,0 +1,360 @@
+//! The parsers that face the network: no bytes panic, take long, or pass for something that nobody signed.
+//!
+//! A parser's corpus is `corpus/NAME`: files of hexadecimal digits, so that they can be read and reviewed; what follows a `#` is a
+//! remark. No instrumentation guides the inputs: the parsers are small, and millions of inputs reach them well.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use lateen_agent::dns::{self, Protocol, Scope, Table};
+use lateen_envoy::istio::nds::NameTable;
+use lateen_envoy::istio::nds::name_table::NameInfo;
+
+use super::jwt::Judge;
+use super::mutate::{self, Random};
+use super::{Options, Outcome, SLOW, keep};
+
+/// Mutations between looks at the clock.
+const BATCH: u64 = 100;
+
+type Check = Box<dyn Fn(&[u8]) -> Result<(), &'static str>>;
+type Mutate = Box<dyn Fn(&[Vec<u8>], &mut Random) -> Vec<u8>>;
+
+/// A parser, and what its inputs are made of.
+pub struct Parser {
+    /// Its name, and its corpus' directory.
+    pub name: &'static str,
+    seeds: Vec<Vec<u8>>,
+    check: Check,
+    mutate: Mutate,
+}
+
+impl std::fmt::Debug for Parser {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parser")
+            .field("name", &self.name)
+            .field("seeds", &self.seeds.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// All of them.
+///
+/// # Errors
+/// A corpus is missing, empty or unreadable.
+pub fn parsers() -> Result<Vec<Parser>> {
+    let mut out = Vec::new();
+    for (name, target) in lateen_proxy::fuzzing::TARGETS {
+        let check = move |bytes: &[u8]| {
+            target(bytes);
+            Ok(())
+        };
+        let words = words(name);
+        out.push(Parser {
+            name,
+            seeds: corpus(name)?,
+            check: Box::new(check),
+            mutate: Box::new(move |seeds, random| mutate::bytes(seeds, words, random)),
+        });
+    }
+    out.push(Parser {
+        name: "dns",
+        seeds: corpus("dns")?,
+        check: Box::new(query(known())),
+        mutate: Box::new(|seeds, random| mutate::bytes(seeds, &[], random)),
+    });
+    let judge = Judge::new();
+    let mut seeds = corpus("jwt")?;
+    seeds.extend(judge.seeds());
+    out.push(Parser {
+        name: "jwt",
+        seeds,
+        check: Box::new(move |bytes| judge.check(bytes)),
+        mutate: Box::new(super::jwt::mutate),
+    });
+    Ok(out)
+}
+
+/// Words that parsers look for.
+const WORDS: &[(&[&str], &[&str])] = &[
+    (
+        &["http1_request", "http1_response"],
+        &[
+            "\r\n",
+            "\n",
+            "\r",
+            "\r\n\r\n",
+            " ",
+            "\t",
+            ":",
+            ": ",
+            ",",
+            ";",
+            "0\r\n\r\n",
+            "HTTP/1.1",
+            "HTTP/1.0",
+            "GET ",
+            "POST / ",
+            "CONNECT a:1 ",
+            "content-length: 5",
+            "content-length: 5, 5",
+            "transfer-encoding: chunked",
+            "transfer-encoding: identity, chunked",
+            "connection: close",
+            "connection: upgrade",
+            "upgrade: websocket",
+            "host: a",
+            "expect: 100-continue",
+            "5\r\nhello",
+            "ffffffffffffffff",
+            ";a=\"b\"",
+            "HTTP/1.1 101 ",
+            "HTTP/1.1 100 ",
+            "HTTP/1.1 204 ",
+        ],
+    ),
+    (
+        &["proxy_protocol"],
+        &[
+            "PROXY ",
+            "TCP4 ",
+            "TCP6 ",
+            "UNKNOWN",
+            "\r\n",
+            "255.255.255.255",
+            "65536",
+            "::ffff:1.2.3.4",
+        ],
+    ),
+    (
+        &["path"],
+        &[
+            "/", "..", ".", ";", "%2f", "%5c", "%2e", "%00", "\\", "//", "?", "#", "%25", "..;",
+            "\u{e9}",
+        ],
+    ),
+    (
+        &["authority"],
+        &[
+            ":",
+            "[",
+            "]",
+            "@",
+            ".",
+            "%",
+            "::1",
+            "65536",
+            "fe80::1%eth0",
+            "\u{e9}",
+            " ",
+        ],
+    ),
+    (
+        &["spiffe"],
+        &[
+            "spiffe://",
+            "/ns/",
+            "/sa/",
+            "/",
+            "%",
+            "?",
+            "#",
+            "@",
+            ":1",
+            "\0",
+        ],
+    ),
+    (
+        &["access_log_format"],
+        &[
+            "%",
+            "%REQ(",
+            ")%",
+            ":",
+            "?",
+            "%START_TIME(",
+            "%%",
+            "\\n",
+            ":9999999",
+            "%DYNAMIC_METADATA(",
+        ],
+    ),
+    (
+        &["cel"],
+        &[
+            "(",
+            ")",
+            "[",
+            "]",
+            "!",
+            "&&",
+            "||",
+            "?",
+            ":",
+            ".",
+            "'",
+            "has(",
+            "in ",
+            "request.headers[",
+            "1e999",
+            "\\x",
+            "-",
+        ],
+    ),
+];
+
+/// The words of a parser.
+fn words(name: &str) -> &'static [&'static str] {
+    let own = WORDS.iter().find(|(names, _)| names.contains(&name));
+    own.map_or(&[], |(_, words)| words)
+}
+
+/// A question to the agent's name server.
+fn query(table: Table) -> impl Fn(&[u8]) -> Result<(), &'static str> {
+    move |bytes| {
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            let _ = dns::answer(bytes, Some(&table), protocol, &mut |_| 0);
+        }
+        Ok(())
+    }
+}
+
+/// The table of a pod that knows one service.
+fn known() -> Table {
+    let info = NameInfo {
+        ips: vec!["10.96.0.1".to_owned(), "fd00::1".to_owned()],
+        shortname: "reviews".to_owned(),
+        namespace: "default".to_owned(),
+        ..NameInfo::default()
+    };
+    let names = NameTable {
+        table: [("reviews.default.svc.cluster.local".to_owned(), info)].into(),
+    };
+    let search = vec!["default.svc.cluster.local".to_owned()];
+    Table::new(
+        &names,
+        Scope::of_pod("default", "default.svc.cluster.local", search),
+    )
+}
+
+/// Feeds inputs to one parser, or to each.
+pub(super) fn run(options: &Options, name: &str) -> Result<Vec<Outcome>> {
+    let all = parsers()?;
+    let names: Vec<&str> = all.iter().map(|parser| parser.name).collect();
+    if name != "network" && !names.contains(&name) {
+        bail!(
+            "no target `{name}`; there are yaml, compile, network, {}",
+            names.join(", ")
+        );
+    }
+    let chosen: Vec<Parser> = all
+        .into_iter()
+        .filter(|parser| name == "network" || parser.name == name)
+        .collect();
+    let share = Duration::from_secs(options.seconds) / u32::try_from(chosen.len()).unwrap_or(1);
+    chosen
+        .iter()
+        .map(|parser| {
+            let outcome = parser.fuzz(options, share)?;
+            println!(
+                "{}: {} inputs, slowest {:?}",
+                outcome.target, outcome.inputs, outcome.slowest
+            );
+            Ok(outcome)
+        })
+        .collect()
+}
+
+impl Parser {
+    fn fuzz(&self, options: &Options, time: Duration) -> Result<Outcome> {
+        let mut random = Random::new(options.seed);
+        let mut outcome = Outcome {
+            target: self.name.to_owned(),
+            ..Outcome::default()
+        };
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            for _ in 0..BATCH {
+                let input = (self.mutate)(&self.seeds, &mut random);
+                if let Some(why) = self.breaks(&input, &mut outcome.slowest) {
+                    outcome.broken += 1;
+                    let name = format!("{}-{}-{}", self.name, options.seed, outcome.inputs);
+                    println!("{name}: {why}");
+                    keep(&options.found, &name, &hex(&input))?;
+                }
+                outcome.inputs += 1;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Feeds one input; says what it broke.
+    fn breaks(&self, input: &[u8], slowest: &mut Duration) -> Option<String> {
+        let before = Instant::now();
+        let checked = catch_unwind(AssertUnwindSafe(|| (self.check)(input)));
+        let took = before.elapsed();
+        *slowest = (*slowest).max(took);
+        match checked {
+            Err(_) => Some("a panic".to_owned()),
+            Ok(Err(why)) => Some(why.to_owned()),
+            Ok(Ok(())) => (took > SLOW).then(|| format!("took {took:?}")),
+        }
+    }
+
+    /// Feeds the corpus, every beginning of its inputs, and mutations, so many or for so long. For tests: the first thing that breaks.
+    ///
+    /// # Errors
+    /// What broke, and the input in hexadecimal digits.
+    pub fn exercise(&self, mutations: u64, time: Duration) -> Result<(), String> {
+        let mut slowest = Duration::ZERO;
+        let mut feed = |input: &[u8]| match self.breaks(input, &mut slowest) {
+            Some(why) => Err(format!("{}: {why}:\n{}", self.name, hex(input))),
+            None => Ok(()),
+        };
+        for seed in &self.seeds {
+            feed(seed)?;
+            for end in 0..seed.len().min(512) {
+                feed(&seed[..end])?;
+            }
+        }
+        let mut random = Random::new(1);
+        let end = Instant::now() + time;
+        for _ in 0..mutations {
+            if Instant::now() > end {
+                break;
+            }
+            feed(&(self.mutate)(&self.seeds, &mut random))?;
+        }
+        Ok(())
+    }
+}
+
+/// The files of a parser.
+fn corpus(name: &str) -> Result<Vec<Vec<u8>>> {
+    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")).join(name);
+    let files = super::read_corpus(&directory).with_context(|| format!("the corpus of {name}"))?;
+    Ok(files
+        .iter()
+        .map(|file| unhex(&String::from_utf8_lossy(file)))
+        .collect())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let lines = text
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default());
+    let digits: Vec<u8> = lines
+        .flat_map(str::chars)
+        .filter_map(|c| u8::try_from(c.to_digit(16)?).ok())
+        .collect();
+    digits
+        .chunks_exact(2)
+        .map(|pair| pair[0] << 4 | pair[1])
+        .collect()
+}
