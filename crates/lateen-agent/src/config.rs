@@ -137,6 +137,12 @@ pub struct AgentConfig {
     pub discovery_address: String,
     /// `CA_ADDR`: where certificates come from.
     pub ca_address: String,
+    /// The name that the authority's certificate must have: istiod's, unless `CA_ADDR` names another server.
+    pub ca_name: String,
+    /// `CA_ROOT_CA`: the roots that the authority's certificate is verified with, if they are not istiod's.
+    pub ca_roots: CaRoots,
+    /// `CA_HEADER_…`: headers of requests to the authority, by name.
+    pub ca_headers: BTreeMap<String, String>,
     /// `ISTIOD_SAN`: the name istiod's certificate must have.
     pub istiod_name: String,
     /// The file of the workload's token.
@@ -169,6 +175,17 @@ pub struct AgentConfig {
     pub run_dir: PathBuf,
     /// The rest of the environment, which the node's metadata is made of.
     pub environment: Environment,
+}
+
+/// What the authority's certificate is verified with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CaRoots {
+    /// The roots of the mesh, as istiod's.
+    Mesh,
+    /// The machine's (`SYSTEM`).
+    System,
+    /// Those of a file.
+    File(PathBuf),
 }
 
 /// How names are answered.
@@ -213,7 +230,14 @@ impl AgentConfig {
         let istiod_name = env
             .text("ISTIOD_SAN")
             .unwrap_or_else(|| host_of(&discovery_address));
+        let ca_address = env
+            .text("CA_ADDR")
+            .unwrap_or_else(|| discovery_address.clone());
         Ok(Self {
+            ca_name: env.ca_name(&ca_address, &discovery_address, &istiod_name),
+            ca_roots: env.ca_roots(),
+            ca_headers: env.ca_headers(),
+            ca_address,
             node_type: options.node_type,
             data_plane: options.data_plane,
             pod_name: env.required("POD_NAME")?,
@@ -223,9 +247,6 @@ impl AgentConfig {
             instance_ips: env.instance_ips()?,
             app_probers: env.text("ISTIO_KUBE_APP_PROBERS"),
             prometheus_annotations: env.text("ISTIO_PROMETHEUS_ANNOTATIONS"),
-            ca_address: env
-                .text("CA_ADDR")
-                .unwrap_or_else(|| discovery_address.clone()),
             token_file: env.path("LATEEN_TOKEN_FILE", "/var/run/secrets/tokens/istio-token"),
             root_file: env.path("LATEEN_ROOT_FILE", "/var/run/secrets/istio/root-cert.pem"),
             certificate_ttl: env.duration("SECRET_TTL", Duration::from_secs(24 * 3600))?,
@@ -281,6 +302,31 @@ impl Reader<'_> {
 
     fn required(&self, name: &'static str) -> Result<String, ConfigError> {
         self.text(name).ok_or(ConfigError::Missing(name))
+    }
+
+    /// istiod goes by its own name wherever it is reached; another authority is who its address says.
+    fn ca_name(&self, address: &str, discovery_address: &str, istiod: &str) -> String {
+        let host = host_of(address);
+        if address == discovery_address || host == host_of(discovery_address) {
+            istiod.to_owned()
+        } else {
+            host
+        }
+    }
+
+    fn ca_roots(&self) -> CaRoots {
+        match self.text("CA_ROOT_CA").as_deref() {
+            None => CaRoots::Mesh,
+            Some("SYSTEM") => CaRoots::System,
+            Some(path) => CaRoots::File(PathBuf::from(path)),
+        }
+    }
+
+    fn ca_headers(&self) -> BTreeMap<String, String> {
+        let named = |(name, value): (&String, &String)| {
+            Some((name.strip_prefix("CA_HEADER_")?.to_owned(), value.clone()))
+        };
+        self.0.iter().filter_map(named).collect()
     }
 
     fn path(&self, name: &'static str, default: &str) -> PathBuf {

@@ -1,5 +1,7 @@
-//! How the agent reaches istiod: verified by the pod's root file, proved by a token first and a certificate from then on.
+//! How the agent reaches istiod: verified by the pod's root file, proved by a token first and a certificate from then on. Certificates may
+//! come from another authority (`CA_ADDR`), which is verified by its own name and, if there are (`CA_ROOT_CA`), its own roots.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,14 +11,15 @@ use lateen_identity::grpc::client::TokenSource;
 use lateen_identity::grpc::{ChannelOptions, IssuerClient, channel};
 use lateen_identity::rotation::{IdentityHandle, IdentityManager, RotationOptions};
 use lateen_identity::tls::{
-    ALPN_H2, CertifiedKeyPair, ClientSettings, ClientVerification, HostnameCheck, TlsVersions,
-    client_config,
+    ALPN_H2, CertifiedKeyPair, ClientSettings, ClientVerification, HostnameCheck, RootsError,
+    TlsVersions, client_config, system_roots,
 };
 use lateen_identity::{Clock, TrustBundle, WorkloadIdentity};
 use tokio::sync::watch;
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap};
 use tonic::transport::Channel;
 
-use crate::config::AgentConfig;
+use crate::config::{AgentConfig, CaRoots};
 
 /// How long connecting to istiod may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -46,8 +49,14 @@ pub enum IstiodError {
         #[source]
         source: BundleError,
     },
+    /// The machine has no roots, and those were asked for.
+    #[error("reading the machine's roots, which CA_ROOT_CA=SYSTEM asks for")]
+    SystemRoots(#[source] RootsError),
+    /// A header for the authority is none.
+    #[error("`CA_HEADER_{0}` cannot be a header of HTTP/2")]
+    CaHeader(String),
     /// The name cannot be a host.
-    #[error("`{name}` cannot be the name of istiod")]
+    #[error("`{name}` cannot be the name of a server")]
     Name {
         /// The name.
         name: String,
@@ -73,6 +82,7 @@ pub struct Istiod {
 pub struct IstiodTasks {
     manager: IdentityManager<IssuerClient>,
     roots: RootFile,
+    ca_roots: Option<RootFile>,
 }
 
 impl IstiodTasks {
@@ -81,6 +91,7 @@ impl IstiodTasks {
         tokio::select! {
             () = self.manager.run(shutdown) => {}
             () = self.roots.watch() => {}
+            () = watch_if_any(self.ca_roots) => {}
         }
     }
 }
@@ -92,12 +103,15 @@ impl IstiodTasks {
 pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodError> {
     let (root_file, roots) = RootFile::open(config.root_file.clone())?;
     let (known, identity) = watch::channel(None);
-    let ca = channel_to(config, &config.ca_address, ca_tls(roots.clone(), identity))?;
+    let (ca_file, own) = ca_roots(&config.ca_roots)?;
+    let tls = ca_tls(roots.clone(), own, identity);
+    let ca = channel_to(config, &config.ca_address, &config.ca_name, tls)?;
     let issuer = IssuerClient::new(
         ca,
         TokenSource::File(config.token_file.clone()),
         Some(config.certificate_ttl),
-    );
+    )
+    .with_headers(ca_headers(&config.ca_headers)?);
     let options = RotationOptions {
         grace_ratio: config.grace_ratio,
         jitter: config.grace_jitter,
@@ -105,7 +119,8 @@ pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodErro
         ..RotationOptions::new(config.identity.clone())
     };
     let (manager, handle) = IdentityManager::new(options, issuer, Clock::system());
-    let xds = channel_to(config, &config.discovery_address, xds_tls(handle.watch()))?;
+    let tls = xds_tls(handle.watch());
+    let xds = channel_to(config, &config.discovery_address, &config.istiod_name, tls)?;
     // The authority's channel was made before there was a handle to read the identity from.
     known.send_replace(Some(handle.clone()));
     Ok((
@@ -117,22 +132,65 @@ pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodErro
         IstiodTasks {
             manager,
             roots: root_file,
+            ca_roots: ca_file,
         },
     ))
 }
 
 type TlsSource = lateen_identity::grpc::transport::ClientConfigSource;
 
-fn channel_to(config: &AgentConfig, address: &str, tls: TlsSource) -> Result<Channel, IstiodError> {
+/// The roots of an authority that has its own, and the file they are read from again when it changes.
+fn ca_roots(
+    roots: &CaRoots,
+) -> Result<(Option<RootFile>, Option<watch::Receiver<Arc<TrustBundle>>>), IstiodError> {
+    match roots {
+        CaRoots::Mesh => Ok((None, None)),
+        CaRoots::System => {
+            let system = system_roots(None).map_err(IstiodError::SystemRoots)?;
+            Ok((None, Some(watch::channel(Arc::new(system)).1)))
+        }
+        CaRoots::File(path) => {
+            let (file, roots) = RootFile::open(path.clone())?;
+            Ok((Some(file), Some(roots)))
+        }
+    }
+}
+
+async fn watch_if_any(file: Option<RootFile>) {
+    match file {
+        Some(file) => file.watch().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn ca_headers(named: &BTreeMap<String, String>) -> Result<MetadataMap, IstiodError> {
+    let mut headers = MetadataMap::new();
+    for (name, value) in named {
+        let key = AsciiMetadataKey::from_bytes(name.to_ascii_lowercase().as_bytes());
+        let (Ok(key), Ok(mut value)) = (key, value.parse::<AsciiMetadataValue>()) else {
+            return Err(IstiodError::CaHeader(name.clone()));
+        };
+        value.set_sensitive(true);
+        headers.insert(key, value);
+    }
+    Ok(headers)
+}
+
+fn channel_to(
+    config: &AgentConfig,
+    address: &str,
+    name: &str,
+    tls: TlsSource,
+) -> Result<Channel, IstiodError> {
     let options = ChannelOptions {
         address: address.to_owned(),
-        server_name: config.istiod_name.clone(),
+        server_name: name.to_owned(),
         tls: Some(tls),
         mark: config.mark,
         connect_timeout: CONNECT,
     };
     channel(options).map_err(|source| IstiodError::Name {
-        name: config.istiod_name.clone(),
+        name: name.to_owned(),
         source,
     })
 }
@@ -141,14 +199,16 @@ fn channel_to(config: &AgentConfig, address: &str, tls: TlsSource) -> Result<Cha
 /// the token may still be good.
 fn ca_tls(
     roots: watch::Receiver<Arc<TrustBundle>>,
+    own: Option<watch::Receiver<Arc<TrustBundle>>>,
     handle: watch::Receiver<Option<IdentityHandle>>,
 ) -> TlsSource {
     Arc::new(move || {
         let identity = handle.borrow().as_ref().and_then(IdentityHandle::current);
         let valid = identity.filter(|one| one.facts().is_valid_at(SystemTime::now()));
-        let bundle = match &valid {
-            Some(identity) => identity.bundle().clone(),
-            None => roots.borrow().clone(),
+        let bundle = match (&own, &valid) {
+            (Some(own), _) => own.borrow().clone(),
+            (None, Some(identity)) => identity.bundle().clone(),
+            (None, None) => roots.borrow().clone(),
         };
         tls(valid.map(|identity| identity.pair().clone()), bundle)
     })

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod external_ca;
 mod own_proxy;
 mod support;
 mod with_envoy;

@@ -47,6 +47,8 @@ pub(super) struct Istiod {
     address: SocketAddr,
     /// A runtime of its own: when it ends, so does every connection.
     server: Option<tokio::runtime::Runtime>,
+    /// Whether it goes by its address, as an authority outside the mesh, and not by istiod's name.
+    external: bool,
     dir: tempfile::TempDir,
 }
 
@@ -60,6 +62,19 @@ impl Drop for Istiod {
 
 impl Istiod {
     pub(super) fn start() -> Self {
+        Self::start_with(TokenKey::ephemeral(), false)
+    }
+
+    /// An authority of its own that knows this one's workloads by their tokens.
+    pub(super) fn external(&self) -> Self {
+        Self::start_with(self.tokens.clone(), true)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn start_with(tokens: TokenKey, external: bool) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let source = CaSource::SelfMade {
             dir: dir.path().join("ca"),
@@ -71,9 +86,10 @@ impl Istiod {
         let mut istiod = Self {
             ca,
             resources: watch::Sender::new(Some(resources)),
-            tokens: TokenKey::ephemeral(),
+            tokens,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             server: None,
+            external,
             dir,
         };
         istiod.serve();
@@ -126,9 +142,15 @@ impl Istiod {
     }
 
     fn tls(&self) -> Arc<rustls::ServerConfig> {
-        let names = ServerNames {
-            dns: vec![NAME.to_owned()],
-            ..ServerNames::default()
+        let names = match self.external {
+            true => ServerNames {
+                ips: vec![self.address.ip()],
+                ..ServerNames::default()
+            },
+            false => ServerNames {
+                dns: vec![NAME.to_owned()],
+                ..ServerNames::default()
+            },
         };
         let (issued, key) = self.ca.issue_server(&names, SystemTime::now()).unwrap();
         server_config(ServerSettings {

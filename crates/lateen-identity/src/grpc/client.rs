@@ -6,7 +6,7 @@ use std::time::Duration;
 use lateen_envoy::istio::ca as pb;
 use pb::istio_certificate_service_client::IstioCertificateServiceClient;
 use rustls_pki_types::CertificateDer;
-use tonic::metadata::{Ascii, MetadataValue};
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
@@ -76,14 +76,36 @@ pub async fn fetch_certificate(
     token: Option<&str>,
     ttl: Option<Duration>,
 ) -> Result<FetchedCertificate, FetchError> {
-    let seconds = ttl.unwrap_or_default().as_secs();
+    let request = CertificateRequest {
+        csr_pem,
+        token,
+        ttl,
+        headers: MetadataMap::new(),
+    };
+    fetch(channel, request).await
+}
+
+/// What is asked for, and how.
+struct CertificateRequest<'a> {
+    csr_pem: String,
+    token: Option<&'a str>,
+    ttl: Option<Duration>,
+    headers: MetadataMap,
+}
+
+async fn fetch(
+    channel: Channel,
+    asked: CertificateRequest<'_>,
+) -> Result<FetchedCertificate, FetchError> {
+    let seconds = asked.ttl.unwrap_or_default().as_secs();
     let mut request = Request::new(pb::IstioCertificateRequest {
-        csr: csr_pem,
+        csr: asked.csr_pem,
         validity_duration: i64::try_from(seconds).unwrap_or(i64::MAX),
         metadata: None,
     });
+    *request.metadata_mut() = asked.headers;
     request.set_timeout(TIMEOUT);
-    if let Some(token) = token {
+    if let Some(token) = asked.token {
         let value = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
         let mut value = value.map_err(|_| FetchError::TokenContent(PathBuf::new()))?;
         value.set_sensitive(true);
@@ -142,6 +164,7 @@ pub struct IssuerClient {
     channel: Channel,
     token: TokenSource,
     ttl: Option<Duration>,
+    headers: MetadataMap,
 }
 
 impl IssuerClient {
@@ -151,7 +174,15 @@ impl IssuerClient {
             channel,
             token,
             ttl,
+            headers: MetadataMap::new(),
         }
+    }
+
+    /// Sends these headers with every request, for an authority that wants them.
+    #[must_use]
+    pub fn with_headers(mut self, headers: MetadataMap) -> Self {
+        self.headers = headers;
+        self
     }
 
     async fn token(&self) -> Result<Option<String>, FetchError> {
@@ -178,7 +209,13 @@ impl CertificateIssuer for IssuerClient {
     fn issue(&self, csr_pem: String) -> BoxFuture<'_, Result<FetchedCertificate, FetchError>> {
         Box::pin(async move {
             let token = self.token().await?;
-            fetch_certificate(self.channel.clone(), csr_pem, token.as_deref(), self.ttl).await
+            let request = CertificateRequest {
+                csr_pem,
+                token: token.as_deref(),
+                ttl: self.ttl,
+                headers: self.headers.clone(),
+            };
+            fetch(self.channel.clone(), request).await
         })
     }
 }

@@ -119,7 +119,6 @@ fn written(plan: &PodPlan) -> Option<&kube::Container> {
 fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static str, String)> {
     let mut env = vec![
         ("PILOT_CERT_PROVIDER", "istiod".to_owned()),
-        ("CA_ADDR", "istiod.istio-system.svc:15012".to_owned()),
         ("POD_NAME", plan.name.clone()),
         ("POD_NAMESPACE", plan.namespace.clone()),
         ("INSTANCE_IP", plan.ipv4.to_string()),
@@ -143,6 +142,14 @@ fn istio_environment(plan: &PodPlan, around: &Surroundings<'_>) -> Vec<(&'static
         ("ISTIO_METAJSON_ANNOTATIONS", json_of(&plan.annotations)),
         ("PROXY_CONFIG", proxy_config(plan)),
     ];
+    // Another authority may be named in `proxyMetadata`.
+    let authority = plan
+        .settings
+        .field("proxyMetadata")
+        .and_then(|all| all.get("CA_ADDR").cloned());
+    if authority.is_none() {
+        env.push(("CA_ADDR", "istiod.istio-system.svc:15012".to_owned()));
+    }
     env.extend(scraped(plan).map(|json| ("ISTIO_PROMETHEUS_ANNOTATIONS", json)));
     if let Some(probers) = probes::app_probers(plan) {
         env.push(("ISTIO_KUBE_APP_PROBERS", probers));
