@@ -662,3 +662,40 @@ async fn a_grpc_authorizer_decides_about_connections() {
     }
     twins.ours.handle.shutdown().await;
 }
+
+/// The class of CVE-2026-47205 and CVE-2026-50572: a client that goes away while somebody is asked about it leaves nothing behind.
+#[tokio::test]
+async fn a_client_that_leaves_while_its_authorizer_thinks_leaves_nothing_behind() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let authz = silent.local_addr().unwrap();
+    let slow = json!({"http_service": {"server_uri": {"uri": "http://a", "cluster": "silent", "timeout": "60s"}}});
+    let proxy = start(resources_of(
+        vec![("in", vec![http_filter("silent", slow)])],
+        vec![
+            cluster("up", &[mirror().await], json!({})),
+            cluster("silent", &[authz], json!({})),
+        ],
+    ))
+    .await;
+    let address = proxy.address("in");
+    for patience in 0..20 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf";
+        stream.write_all(request).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(patience * 3)).await;
+    }
+    let admin = proxy.handle.admin_address().unwrap();
+    let stats = || async move { get(admin, "/stats").await.2 };
+    wait_for(|| async move {
+        let stats = stats().await;
+        let active = |name: &str| stats.contains(&format!("{name}: 0\n"));
+        active("http.test.downstream_rq_active") && active("http.test.downstream_cx_active")
+    })
+    .await;
+    let stats = stats().await;
+    assert!(
+        !stats.contains("cluster.up.upstream_rq_total: 1"),
+        "{stats}"
+    );
+    proxy.handle.shutdown().await;
+}
