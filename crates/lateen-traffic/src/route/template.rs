@@ -8,7 +8,7 @@ use std::sync::Arc;
 use regex::Regex;
 
 /// Characters of a path that wildcards match: RFC 3986's `pchar` without `*`. Source: Envoy's `uri_template_lib`.
-const WILDCARD_CHARACTERS: &str = r"a-zA-Z0-9\-._~%!$&'()+,;:@=";
+const WILDCARD_CHARACTERS: &str = r"a-zA-Z0-9\-._~%!$&'()*+,;:@=";
 /// Variables one template may have, as in Envoy.
 const MAX_VARIABLES: usize = 5;
 
