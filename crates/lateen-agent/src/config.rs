@@ -307,7 +307,8 @@ impl Reader<'_> {
     /// istiod goes by its own name wherever it is reached; another authority is who its address says.
     fn ca_name(&self, address: &str, discovery_address: &str, istiod: &str) -> String {
         let host = host_of(address);
-        if address == discovery_address || host == host_of(discovery_address) {
+        let named = host.parse::<IpAddr>().is_err() && host == host_of(discovery_address);
+        if named || address == discovery_address {
             istiod.to_owned()
         } else {
             host

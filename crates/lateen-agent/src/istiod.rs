@@ -138,11 +138,10 @@ pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodErro
 }
 
 type TlsSource = lateen_identity::grpc::transport::ClientConfigSource;
+type Roots = watch::Receiver<Arc<TrustBundle>>;
 
 /// The roots of an authority that has its own, and the file they are read from again when it changes.
-fn ca_roots(
-    roots: &CaRoots,
-) -> Result<(Option<RootFile>, Option<watch::Receiver<Arc<TrustBundle>>>), IstiodError> {
+fn ca_roots(roots: &CaRoots) -> Result<(Option<RootFile>, Option<Roots>), IstiodError> {
     match roots {
         CaRoots::Mesh => Ok((None, None)),
         CaRoots::System => {

@@ -66,13 +66,13 @@ fn is_taken(world: &World, namespace: &str, domain: &str) -> bool {
 #[test]
 fn a_virtual_service_for_anothers_host_holds_in_its_own_namespace_alone() {
     for hosts in [
-        "reviews.default.svc.cluster.local",
+        "ratings.default.svc.cluster.local",
         "'*.default.svc.cluster.local'",
         "'*.svc.cluster.local'",
         "'*'",
     ] {
         let taken = virtual_service("evil", hosts);
-        let domain = "reviews.default.svc.cluster.local";
+        let domain = "ratings.default.svc.cluster.local";
         let lax = world(&[&taken]);
         assert!(
             is_taken(&lax, "default", domain),
@@ -94,12 +94,12 @@ fn a_virtual_service_for_anothers_host_holds_in_its_own_namespace_alone() {
 #[test]
 fn owners_and_the_root_namespace_speak_for_all() {
     for (namespace, hosts) in [
-        ("default", "reviews"),
-        ("istio-system", "reviews.default.svc.cluster.local"),
+        ("default", "ratings"),
+        ("istio-system", "ratings.default.svc.cluster.local"),
     ] {
         let own = world(&[STRICT, &virtual_service(namespace, hosts)]);
         assert!(
-            is_taken(&own, "other", "reviews.default.svc.cluster.local"),
+            is_taken(&own, "other", "ratings.default.svc.cluster.local"),
             "{namespace}"
         );
         assert!(codes(&own).is_empty());
@@ -135,7 +135,7 @@ fn an_external_host_is_whose_entry_declared_it_first() {
 
 #[test]
 fn who_exports_to_nobody_else_is_told_nothing() {
-    let modest = virtual_service("evil", "reviews.default.svc.cluster.local")
+    let modest = virtual_service("evil", "ratings.default.svc.cluster.local")
         .replace("spec: {", "spec: {exportTo: ['.'], ");
     assert!(codes(&world(&[STRICT, &modest])).is_empty());
 }

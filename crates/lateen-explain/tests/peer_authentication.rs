@@ -115,19 +115,19 @@ fn check(yaml: &str, url: &str, mode: &str, levels: &str) {
 fn the_narrowest_level_that_says_something_decides() {
     for workload in MODES {
         for port in MODES {
-            let yaml = with("STRICT", "DISABLE", workload, port);
+            let yaml = with("STRICT", "PERMISSIVE", workload, port);
             let levels = format!("workload {workload}, port {port}");
             check(
                 &yaml,
                 "http://web/",
-                effective(&[port, workload, "DISABLE"]),
+                effective(&[port, workload, "PERMISSIVE"]),
                 &levels,
             );
             // A port of which nothing is said is the workload's.
             check(
                 &yaml,
                 "http://web:81/",
-                effective(&[workload, "DISABLE"]),
+                effective(&[workload, "PERMISSIVE"]),
                 &levels,
             );
         }
@@ -164,11 +164,23 @@ fn a_client_follows_each_endpoint() {
     ]
     .concat();
     let explanation = ask(&mesh(&yaml), "deploy/client", "http://mixed/");
+    // One of the two takes mutual TLS alone and the other plain text alone, and both are reached.
+    assert_eq!(explanation.branches.len(), 2, "{}", text(&explanation));
     assert!(explanation.succeeds(), "{}", text(&explanation));
-    let text = text(&explanation);
-    let mutual = text.matches("mutual TLS: the peer is").count();
+}
+
+/// Whether clients use mutual TLS for a service at all follows its namespace, as in Istio: a workload that wants it in a namespace that
+/// has it turned off is not reached by them.
+#[test]
+fn a_workload_cannot_have_what_its_namespace_turned_off() {
+    let yaml = with("UNSET", "DISABLE", "STRICT", "UNSET");
+    let mesh = mesh(&yaml);
+    assert!(!ask(&mesh, "deploy/client", "http://web/").succeeds());
+    let yaml = with("UNSET", "DISABLE", "PERMISSIVE", "UNSET");
+    let inside = ask(&common::mesh(&yaml), "deploy/client", "http://web/");
     assert!(
-        mutual == 1,
-        "one of two endpoints takes mutual TLS:\n{text}"
+        inside.succeeds() && !text(&inside).contains("mutual TLS: the peer"),
+        "{}",
+        text(&inside)
     );
 }

@@ -51,8 +51,8 @@ async fn certificates_come_from_the_authority_that_is_named() {
     .await;
 }
 
-#[test]
-fn a_header_that_is_none_is_said() {
+#[tokio::test]
+async fn a_header_that_is_none_is_said() {
     let mesh = Istiod::start();
     let config = mesh.agent(
         DataPlaneKind::Lateen,
