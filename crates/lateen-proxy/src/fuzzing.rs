@@ -2,6 +2,7 @@
 //!
 //! A target must never panic, whatever the bytes; what it returns is of no interest here.
 
+use bytes::{Buf, BytesMut};
 use http::HeaderValue;
 use lateen_identity::SpiffeId;
 use lateen_telemetry::access_log::{Environment, TextFormat};
@@ -10,14 +11,18 @@ use lateen_traffic::headers::{StripPort, normalize_authority};
 use lateen_traffic::path::{EscapedSlashes, PathOptions};
 use rustls_pki_types::CertificateDer;
 
+use crate::codec::chunked::{Chunked, Step};
+use crate::codec::outgoing::Length;
 use crate::inspect::{client_hello, http as http_inspector, proxy_protocol};
 use crate::tls::{PeerCertificate, revocation_list};
+use crate::upstream::h1 as client;
 
 /// A parser.
 pub type Target = fn(&[u8]);
 
 /// The parsers by name; the name is also the directory of a corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
+    ("http1_response", responses),
     ("client_hello", |bytes| {
         let _ = client_hello::parse(bytes);
     }),
@@ -58,6 +63,42 @@ pub const TARGETS: [(&str, Target); 13] = [
         });
     }),
 ];
+
+/// A host's bytes as responses to requests of each kind.
+fn responses(bytes: &[u8]) {
+    for (head, upgrade) in [(false, false), (true, false), (false, true)] {
+        let mut buffer = BytesMut::from(bytes);
+        while let Some(framing) = client::parse_response(&mut buffer, head, upgrade) {
+            if framing.is_some_and(|length| !skip(&mut buffer, length)) {
+                break;
+            }
+        }
+    }
+}
+
+/// Takes a body out of a buffer; whether it was whole.
+fn skip(buffer: &mut BytesMut, length: Length) -> bool {
+    match length {
+        Length::Exact(bytes) => match usize::try_from(bytes) {
+            Ok(bytes) if bytes <= buffer.len() => {
+                buffer.advance(bytes);
+                true
+            }
+            _ => false,
+        },
+        Length::Chunked => {
+            let mut body = Chunked::new();
+            loop {
+                match body.decode(buffer) {
+                    Ok(Step::Data(_)) => {}
+                    Ok(Step::End(_)) => return true,
+                    Ok(Step::NeedMore) | Err(_) => return false,
+                }
+            }
+        }
+        Length::UntilClose => false,
+    }
+}
 
 fn with_text(bytes: &[u8], parse: impl FnOnce(&str)) {
     if let Ok(text) = std::str::from_utf8(bytes) {

@@ -31,6 +31,26 @@ use crate::clock;
 use crate::http::body::{BodyError, RequestBody};
 use crate::net::Stream;
 
+/// Takes a response's head out of a buffer, and says how its body ends: `None` if there is none. For fuzzing.
+pub(crate) fn parse_response(
+    buffer: &mut bytes::BytesMut,
+    asked_head: bool,
+    upgrade: bool,
+) -> Option<Option<crate::codec::outgoing::Length>> {
+    use crate::codec::outgoing::Length;
+    let asked = head::Asked {
+        head: asked_head,
+        upgrade,
+    };
+    let head = head::take(buffer, (100, asked_head), asked).ok()??;
+    Some(match head.framing {
+        head::Framing::None | head::Framing::Upgrade => None,
+        head::Framing::Length(bytes) => Some(Length::Exact(bytes)),
+        head::Framing::Chunked => Some(Length::Chunked),
+        head::Framing::UntilClose => Some(Length::UntilClose),
+    })
+}
+
 /// Idle connections kept per host and transport; more than that were a burst.
 const MAX_IDLE: usize = 256;
 

@@ -18,6 +18,8 @@ use super::{Options, Outcome, SLOW, keep};
 
 /// Mutations between looks at the clock.
 const BATCH: u64 = 100;
+/// How often an input that takes long is tried.
+const TRIES: usize = 5;
 
 type Check = Box<dyn Fn(&[u8]) -> Result<(), &'static str>>;
 type Mutate = Box<dyn Fn(&[Vec<u8>], &mut Random) -> Vec<u8>>;
@@ -290,17 +292,22 @@ impl Parser {
         Ok(outcome)
     }
 
-    /// Feeds one input; says what it broke.
+    /// Feeds one input; says what it broke. What takes long is fed again: on a busy machine it may have waited for its turn.
     fn breaks(&self, input: &[u8], slowest: &mut Duration) -> Option<String> {
-        let before = Instant::now();
-        let checked = catch_unwind(AssertUnwindSafe(|| (self.check)(input)));
-        let took = before.elapsed();
-        *slowest = (*slowest).max(took);
-        match checked {
-            Err(_) => Some("a panic".to_owned()),
-            Ok(Err(why)) => Some(why.to_owned()),
-            Ok(Ok(())) => (took > SLOW).then(|| format!("took {took:?}")),
+        let mut least = Duration::MAX;
+        for _ in 0..TRIES {
+            let before = Instant::now();
+            let checked = catch_unwind(AssertUnwindSafe(|| (self.check)(input)));
+            least = least.min(before.elapsed());
+            match checked {
+                Err(_) => return Some("a panic".to_owned()),
+                Ok(Err(why)) => return Some(why.to_owned()),
+                Ok(Ok(())) if least <= SLOW => break,
+                Ok(Ok(())) => {}
+            }
         }
+        *slowest = (*slowest).max(least);
+        (least > SLOW).then(|| format!("took {least:?}"))
     }
 
     /// Feeds the corpus, every beginning of its inputs, and mutations, so many or for so long. For tests: the first thing that breaks.
