@@ -14,6 +14,7 @@ use lateen_compile::Settings;
 use lateen_control::discovery::{Door, Proxies, Trust};
 use lateen_control::mesh::{Debounce, Published, Sources, publish};
 use lateen_identity::grpc::Authenticators;
+use lateen_identity::spiffe::{TrustDomain, TrustDomains};
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::PodState;
 use lateen_sources::pods::PodStates;
@@ -83,12 +84,17 @@ impl Plane {
         let sources = Sources::new(files_seen, states_seen, Settings::default());
         let published = publish(sources, Debounce::default()).await;
         let authenticators = Authenticators::new(Vec::new());
-        let proxies = Arc::new(Proxies::new(published.clone(), authenticators));
+        let domains = TrustDomains::new(TrustDomain::cluster_local(), []);
+        let proxies = Arc::new(Proxies::new(published.clone(), authenticators, domains));
         let door = Door {
             proxies: Arc::clone(&proxies),
             trust: Trust::Anyone,
         };
-        let config = ServerConfig::default();
+        // Simulated proxies may share a connection.
+        let config = ServerConfig {
+            streams_per_connection: 100_000,
+            ..ServerConfig::default()
+        };
         let listener = tokio::net::TcpListener::bind(listen)
             .await
             .with_context(|| format!("listening on {listen}"))?;
