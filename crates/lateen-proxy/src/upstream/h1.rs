@@ -41,6 +41,7 @@ pub(crate) fn parse_response(
     let asked = head::Asked {
         head: asked_head,
         upgrade,
+        connect: asked_head && upgrade,
     };
     let head = head::take(buffer, (100, asked_head), asked).ok()??;
     Some(match head.framing {
