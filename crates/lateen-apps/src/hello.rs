@@ -1,4 +1,4 @@
-//! Applications that say hello: Google's `hello-app`, Istio's `helloworld`, and a plain web page.
+//! Applications that say hello: Google's `hello-app`, Istio's `helloworld` and `health`, and a plain web page.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -161,5 +161,30 @@ impl Service for Page {
         let html = "<!DOCTYPE html>\n<html><head><title>Welcome</title></head>\
                     <body><h1>It works!</h1></body></html>\n";
         reply(StatusCode::OK, "text/html", html)
+    }
+}
+
+/// Istio's `health:example`: two ports, each with two paths to probe.
+struct Health(u16);
+
+pub(crate) async fn health(arguments: &[String], stop: CancellationToken) -> Result<u8, RunError> {
+    Options::parse(arguments, &[], &[])?;
+    let (first, second) = (server::listen(8001)?, server::listen(8002)?);
+    tokio::join!(
+        server::serve(first, Arc::new(Health(8001)), stop.clone()),
+        server::serve(second, Arc::new(Health(8002)), stop),
+    );
+    Ok(0)
+}
+
+impl Service for Health {
+    async fn call(&self, request: Request<Incoming>, _peer: SocketAddr) -> Response<Body> {
+        match request.uri().path() {
+            path @ ("/foo" | "/bar") => {
+                let told = format!("Listening on {}: {} ", self.0, &path[1..]);
+                text(StatusCode::OK, told)
+            }
+            _ => text(StatusCode::NOT_FOUND, "404 page not found\n"),
+        }
     }
 }

@@ -96,6 +96,7 @@ pub fn find(image: &str) -> Option<StandIn> {
         "tornado-websocket-example" => StandIn::new("websocket-echo").arguments(["--port", "8888"]),
         "app" if reference.repository.ends_with("testing/app") => StandIn::new("echo"),
         "ext-authz" => StandIn::new("ext-authz"),
+        "health" if reference.tag == "example" => StandIn::new("health"),
         "curl" | "curl-ssl" => StandIn::new("exec").arguments(["--default", "http-get"]),
         "nginx" | "httpd" | "nginx-unprivileged" => {
             let port = if name == "nginx-unprivileged" {
@@ -206,6 +207,7 @@ mod tests {
             ("registry.istio.io/release/tcp-echo-server:1.3", "tcp-echo"),
             ("registry.istio.io/testing/app:latest", "echo"),
             ("registry.istio.io/testing/ext-authz:latest", "ext-authz"),
+            ("registry.istio.io/release/health:example", "health"),
             (
                 "docker.io/hiroakis/tornado-websocket-example",
                 "websocket-echo",

@@ -139,6 +139,9 @@ pub struct ContainerState {
     pub status: String,
     /// The exit status of the last run that ended.
     pub exit_code: Option<i32>,
+    /// Why it cannot run, and what to do; empty if it can.
+    #[serde(default)]
+    pub message: String,
 }
 
 /// What the supervisor knows of a pod; `run/pods.json` is a list of these.

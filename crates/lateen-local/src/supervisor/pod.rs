@@ -313,12 +313,17 @@ impl ContainerView {
             }
             ContainerStatus::Running { .. } => "Running".to_owned(),
         };
+        let message = match &self.status {
+            ContainerStatus::Waiting { message, .. } => message.clone(),
+            _ => String::new(),
+        };
         ContainerState {
             name: self.name.clone(),
             ready: self.ready,
             restarts: self.restarts,
             status,
             exit_code: self.exit_code,
+            message,
         }
     }
 }

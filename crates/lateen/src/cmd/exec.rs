@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use lateen_local::exec::{self, PodProcesses};
+use lateen_local::exec::{self, ExecError, PodProcesses};
 
 use crate::cli::ExecArgs;
 use crate::state::StateDir;
@@ -12,6 +12,8 @@ use crate::up::images;
 
 /// Exit status for a command that was ended by a signal, as shells have it: 128 and the signal's number.
 const SIGNALLED: i32 = 128;
+/// Exit status for a command that is not there, as shells have it.
+const NOT_FOUND: u8 = 127;
 
 pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &ExecArgs) -> Result<ExitCode> {
     state.expect_running()?;
@@ -31,7 +33,13 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &ExecArgs) ->
         argv.extend(arguments.iter().cloned());
         argv
     });
-    let status = exec::run(processes, container, &args.command, instead.as_deref())?;
+    let status = match exec::run(processes, container, &args.command, instead.as_deref()) {
+        Err(error @ ExecError::NoProgram(_)) => {
+            super::report_error(&error.into());
+            return Ok(ExitCode::from(NOT_FOUND));
+        }
+        other => other?,
+    };
     let code = status.code().unwrap_or_else(|| {
         SIGNALLED + std::os::unix::process::ExitStatusExt::signal(&status).unwrap_or(0)
     });

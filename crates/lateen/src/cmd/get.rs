@@ -1,12 +1,14 @@
 //! `lateen get`: pods, services and every configured object, in kubectl's tables.
 
+mod workloads;
+
 use anyhow::{Context, Result, bail};
 use lateen_api::kube::Service;
 use lateen_api::meta::Kind;
 use lateen_api::{Resource, Spec, nearest};
 use lateen_sources::defaults;
 use lateen_sources::files::Reader;
-use lateen_sources::plan::{PodState, plan};
+use lateen_sources::plan::{ContainerState, PodState, plan};
 use serde_json::{Value, json};
 
 use crate::cli::{GetArgs, GetOutput};
@@ -63,6 +65,8 @@ fn kinds(text: &str) -> Result<Vec<Kind>> {
                     Kind::Service,
                     Kind::Deployment,
                     Kind::StatefulSet,
+                    Kind::DaemonSet,
+                    Kind::CronJob,
                     Kind::Job,
                 ];
             }
@@ -158,13 +162,21 @@ impl Object<'_> {
                         .map(|ip| json!({"ip": ip}))
                         .collect::<Vec<_>>(),
                     "conditions": [{"type": "Ready", "status": if pod.ready { "True" } else { "False" }}],
-                    "containerStatuses": pod.containers.iter().map(|c| json!({
-                        "name": c.name, "ready": c.ready, "restartCount": c.restarts, "state": c.status,
-                    })).collect::<Vec<_>>(),
+                    "containerStatuses": pod.containers.iter().map(container_status).collect::<Vec<_>>(),
                 },
             }),
         }
     }
+}
+
+fn container_status(container: &ContainerState) -> Value {
+    let mut status = json!({
+        "name": container.name, "ready": container.ready, "restartCount": container.restarts, "state": container.status,
+    });
+    if !container.message.is_empty() {
+        status["message"] = container.message.clone().into();
+    }
+    status
 }
 
 fn list(mut objects: Vec<Value>, single: bool) -> Value {
@@ -278,9 +290,6 @@ impl<'a> View<'a> {
         let mut cells = vec![resource.meta.name.clone()];
         match &*resource.spec {
             Spec::Service(service) => cells.extend(self.service_cells(resource, service)),
-            Spec::Deployment(d) => {
-                cells.extend(self.deployment_cells(resource, d.spec.replicas.unwrap_or(1)))
-            }
             Spec::VirtualService(vs) => cells.extend([join(&vs.gateways), join(&vs.hosts)]),
             Spec::DestinationRule(dr) => cells.push(dr.host.clone()),
             Spec::ServiceEntry(se) => cells.extend([
@@ -289,7 +298,7 @@ impl<'a> View<'a> {
                 format!("{:?}", se.resolution),
             ]),
             Spec::Namespace(_) => cells.push("Active".to_owned()),
-            _ => {}
+            _ => cells.extend(workloads::cells(resource, &self.pods)),
         }
         cells.push(age(self.age));
         if wide && let Spec::Service(service) = &*resource.spec {
@@ -340,24 +349,6 @@ impl<'a> View<'a> {
             .collect();
         [kind.to_owned(), ip, external, ports.join(",")]
     }
-
-    fn deployment_cells(&self, resource: &Resource, wanted: u32) -> [String; 3] {
-        let pods = self.pods.iter().filter(|p| {
-            p.namespace == resource.meta.namespace
-                && p.owner.kind == "Deployment"
-                && p.owner.name == resource.meta.name
-        });
-        let (mut current, mut ready) = (0_u32, 0_u32);
-        for pod in pods {
-            current += u32::from(!pod.terminating);
-            ready += u32::from(pod.ready);
-        }
-        [
-            format!("{ready}/{wanted}"),
-            current.to_string(),
-            ready.to_string(),
-        ]
-    }
 }
 
 fn columns(kind: Kind, wide: bool) -> Vec<&'static str> {
@@ -365,12 +356,11 @@ fn columns(kind: Kind, wide: bool) -> Vec<&'static str> {
     columns.extend(match kind {
         Kind::Pod => &["READY", "STATUS", "RESTARTS"] as &[&str],
         Kind::Service => &["TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)"],
-        Kind::Deployment => &["READY", "UP-TO-DATE", "AVAILABLE"],
         Kind::VirtualService => &["GATEWAYS", "HOSTS"],
         Kind::DestinationRule => &["HOST"],
         Kind::ServiceEntry => &["HOSTS", "LOCATION", "RESOLUTION"],
         Kind::Namespace => &["STATUS"],
-        _ => &[],
+        workload => workloads::columns(workload),
     });
     columns.push("AGE");
     match kind {

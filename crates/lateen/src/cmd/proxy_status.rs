@@ -1,6 +1,6 @@
 //! `lateen proxy-status`: who is connected to the control plane, and what they have.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::cli::{ProxyStatusArgs, Structured};
@@ -41,6 +41,9 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &ProxyStatusA
         .filter(|proxy| namespace.is_none_or(|n| proxy["namespace"] == n))
         .filter(|proxy| args.target.as_deref().is_none_or(|t| names(proxy, t)))
         .collect();
+    if let (Some(target), true) = (&args.target, wanted.is_empty()) {
+        bail!("no proxy `{target}` is connected; `lateen proxy-status` lists those that are");
+    }
     match args.output {
         Some(Structured::Json) => print_json(&wanted.into()),
         Some(Structured::Yaml) => print_yaml(&wanted.into()),

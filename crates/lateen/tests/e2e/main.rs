@@ -8,6 +8,7 @@ mod changes;
 mod clients;
 mod decisions;
 mod differential;
+mod kinds;
 mod lifecycle;
 mod load;
 mod mesh;

@@ -80,6 +80,9 @@ fn httpbin_helloworld_and_the_clients_run_unmodified() {
             "curl/curl.yaml",
             "sleep/sleep.yaml",
             "health-check/liveness-command.yaml",
+            "health-check/liveness-http-same-port.yaml",
+            "extauthz/ext-authz.yaml",
+            "grpc-echo/grpc-echo.yaml",
         ],
         "
 | ingress | GET /status/418 | 418 |
@@ -88,6 +91,10 @@ fn httpbin_helloworld_and_the_clients_run_unmodified() {
 | deploy/curl | GET http://httpbin:8000/headers | 200 body contains \"sa/curl\" |
 | deploy/sleep | GET http://httpbin.default.svc.cluster.local:8000/status/204 | 204 |
 | deploy/sleep | GET http://helloworld:5000/hello | 200 body contains \"Hello version\" |
+| deploy/curl | GET http://liveness-http:8001/bar | 200 body contains \"Listening on 8001\" |
+| deploy/curl | GET http://ext-authz:8000/ -H 'x-ext-authz: allow' | 200 |
+| deploy/curl | GET http://ext-authz:8000/ | 403 |
+| deploy/curl | GET http://echo.echo-grpc/ | 200 body contains \"StatusCode=200\" |
 ",
     );
 }
@@ -109,6 +116,21 @@ fn tcp_echo_runs_unmodified() {
         &["tcp-echo/tcp-echo.yaml", "curl/curl.yaml"],
         "
 | deploy/curl | TELNET telnet://tcp-echo:9000 | tcp \"hello world\" |
+",
+    );
+}
+
+#[test]
+fn tcp_echos_versions_run_unmodified() {
+    hold(
+        &[
+            "tcp-echo/tcp-echo-services.yaml",
+            "tcp-echo/tcp-echo-all-v1.yaml",
+            "curl/curl.yaml",
+        ],
+        "
+| deploy/curl | TELNET telnet://istio-ingressgateway.istio-system:31400 | tcp \"one world\" |
+| deploy/curl | TELNET telnet://tcp-echo:9001 | tcp \"world\" |
 ",
     );
 }

@@ -1,20 +1,31 @@
-//! One line on a terminal that says what is being waited for, while the mesh takes more than a second to get ready.
+//! What is being waited for, while the mesh takes more than a second to get ready: one line on a terminal, now and then one in a log.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use lateen_sources::plan::{Phase, PodState};
+
+use super::report;
+use crate::output::print;
 
 /// Nothing is said of what is done sooner.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// When the first line goes to a log; the next comes when twice the time has passed.
+const FIRST_LOGGED: Duration = Duration::from_secs(10);
 /// How many pods are named.
 const NAMED: usize = 2;
 
-/// The line. Nothing is written where standard error is no terminal.
+/// The line.
 pub(super) struct Progress {
     since: Instant,
     terminal: bool,
+    /// When the next line goes to a log.
+    logged: Duration,
     shown: String,
+    /// What was said of containers that cannot run.
+    blocked: BTreeSet<String>,
 }
 
 impl Progress {
@@ -22,14 +33,24 @@ impl Progress {
         Self {
             since,
             terminal: std::io::stderr().is_terminal(),
+            logged: FIRST_LOGGED,
             shown: String::new(),
+            blocked: BTreeSet::new(),
         }
     }
 
     /// Writes the line anew, if it has anything new to say.
     pub(super) fn show(&mut self, pods: &[PodState], planned: usize) {
         let waited = self.since.elapsed();
-        if !self.terminal || waited < PATIENCE {
+        if !self.terminal {
+            if waited >= self.logged {
+                self.logged = waited * 2;
+                // As below: there may be nobody to read it.
+                let _ = writeln!(std::io::stderr(), "{}", line(pods, planned, waited));
+            }
+            return;
+        }
+        if waited < PATIENCE {
             return;
         }
         let line = line(pods, planned, waited);
@@ -38,6 +59,17 @@ impl Progress {
             let _ = write!(std::io::stderr(), "\r\x1b[K{line}");
             self.shown = line;
         }
+    }
+
+    /// Says once of each container that cannot run why that is so.
+    pub(super) fn tell_blocked(&mut self, pods: &[PodState]) -> Result<()> {
+        let blocked = report::blocked(pods);
+        for line in blocked.difference(&self.blocked.clone()) {
+            self.clear();
+            print(line)?;
+        }
+        self.blocked = blocked;
+        Ok(())
     }
 
     /// Takes the line away, so that something else can be printed.

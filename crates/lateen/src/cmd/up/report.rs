@@ -1,5 +1,6 @@
 //! What `lateen up` tells about its pods.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lateen_sources::plan::{Phase, PodRole, PodState};
@@ -30,6 +31,25 @@ pub(crate) fn ready(pods: &[PodState], took: Duration) -> String {
         count(PodRole::Plain),
         count(PodRole::Gateway),
     )
+}
+
+/// A line for each container that cannot run until somebody changes something, with what to change.
+pub(crate) fn blocked(pods: &[PodState]) -> BTreeSet<String> {
+    let containers = pods
+        .iter()
+        .filter(|pod| !pod.terminating)
+        .flat_map(|pod| pod.containers.iter().map(move |c| (pod, c)));
+    containers
+        .filter(|(_, container)| !container.message.is_empty())
+        .map(|(pod, container)| {
+            // Replicas have the same to say.
+            let (kind, name) = (pod.owner.kind.to_ascii_lowercase(), &pod.owner.name);
+            format!(
+                "{}/{kind}/{name}: container {} cannot run ({}): {}\n",
+                pod.namespace, container.name, container.status, container.message
+            )
+        })
+        .collect()
 }
 
 /// A line for each pod that is not ready, with the container that holds it up.
