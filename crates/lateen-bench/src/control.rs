@@ -261,7 +261,7 @@ impl Bench {
             let ready = numbers(&report["ready"]);
             if ready.len() == case.proxies {
                 let last = ready.iter().copied().max().unwrap_or(self.begun);
-                self.settle()?;
+                self.settle(0.0)?;
                 let mut figures = self.figures()?;
                 let took = last.saturating_sub(self.begun);
                 figures.insert("converged_ms_max", took as f64 / 1e6);
@@ -278,10 +278,11 @@ impl Bench {
     fn change(&mut self, kind: &str, index: usize) -> Result<Figures> {
         self.before = self.done()?;
         self.clients.ask("mark")?;
+        let generation = number(&self.plane.ask("stats")?["generation"]);
         let at = self.plane.ask(&format!("{kind} {index}"))?["at_ns"]
             .as_u64()
             .context("the time of the change")?;
-        self.settle()?;
+        self.settle(generation)?;
         let mut figures = self.figures()?;
         let report = self.clients.ask("report")?;
         let latencies = numbers(&report["last"]);
@@ -296,7 +297,7 @@ impl Bench {
         self.clients.ask("note")?;
         let begun = Instant::now();
         let answer = self.plane.ask(&format!("storm {} {seconds}", STORM.0))?;
-        self.settle()?;
+        self.settle(0.0)?;
         let took = begun.elapsed().as_secs_f64();
         let mut figures = self.figures()?;
         figures.insert("cpu_percent", figures["cpu_ms"] / took / 10.0);
@@ -326,8 +327,8 @@ impl Bench {
         Ok(figures)
     }
 
-    /// Waits until every proxy has acknowledged what there is and nothing more is sent.
-    fn settle(&mut self) -> Result<()> {
+    /// Waits until there is a later snapshot than `after`, every proxy has acknowledged what there is, and nothing more is sent.
+    fn settle(&mut self, after: f64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut last = (0.0, 0.0);
         let mut since = Instant::now();
@@ -335,7 +336,7 @@ impl Bench {
             std::thread::sleep(Duration::from_millis(50));
             let stats = self.plane.ask("stats")?;
             let now = (number(&stats["bytes"]), number(&stats["generation"]));
-            if now != last || number(&stats["behind"]) > 0.0 {
+            if now != last || now.1 <= after || number(&stats["behind"]) > 0.0 {
                 (last, since) = (now, Instant::now());
             }
             if since.elapsed() > QUIET {

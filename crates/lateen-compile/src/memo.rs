@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::fast::FixedState;
 
-/// Entries unused for this many generations are dropped. Proxies are not all compiled at once, so one is too few.
-const KEEP_GENERATIONS: u64 = 3;
+/// Entries unused for this many generations are dropped. A change of the configuration begins one and asks for little of what it does not
+/// concern, which is not to be made again for that.
+const KEEP_GENERATIONS: u64 = 64;
 /// Above this many entries the oldest generations go early, whatever their age.
 const MAX_ENTRIES: usize = 262_144;
 
