@@ -3,6 +3,7 @@
 //! What a head means, and what its connection does next, is each side's own: [`crate::http::h1`] and [`crate::upstream::h1`].
 
 pub(crate) mod chunked;
+pub(crate) mod names;
 pub(crate) mod outgoing;
 pub(crate) mod spelling;
 
@@ -62,6 +63,18 @@ pub(crate) fn decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// The line that begins a chunk: its size in hexadecimal digits.
+pub(crate) fn chunk_size(size: usize) -> Vec<u8> {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
+    let mut out = Vec::with_capacity(digits as usize + 2);
+    for at in (0..digits).rev() {
+        out.push(DIGITS[(size >> (at * 4)) & 0xf]);
+    }
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +86,13 @@ mod tests {
         assert_eq!(end_of_head(b"a\n\r\n", 0), Some(4));
         assert_eq!(end_of_head(b"a\r\nb\r\n\r", 0), None);
         assert_eq!(end_of_head(b"a\r\nb\r\n\r\n", 4), Some(8));
+    }
+
+    #[test]
+    fn a_chunk_says_its_size_in_hexadecimal() {
+        for size in [0, 1, 15, 16, 4096, 65_535, usize::MAX] {
+            assert_eq!(chunk_size(size), format!("{size:x}\r\n").as_bytes());
+        }
     }
 
     #[test]

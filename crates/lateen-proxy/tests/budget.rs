@@ -108,6 +108,37 @@ fn per_exchange(proxy: SocketAddr, question: &[u8], end: &[u8]) -> f64 {
     (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / f64::from(MANY)
 }
 
+/// Allocations of the proxy for each of many requests on one HTTP/2 connection, the first ones left out.
+fn per_request_h2(proxy: SocketAddr) -> f64 {
+    const MANY: u32 = 500;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, async {
+        let stream = tokio::net::TcpStream::connect(proxy).await.unwrap();
+        let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let mut before = 0;
+        for at in 0..MANY + 50 {
+            if at == 50 {
+                before = ALLOCATIONS.load(Ordering::Relaxed);
+            }
+            let request = http::Request::get("http://a.example/path")
+                .header("user-agent", "test")
+                .body(())
+                .unwrap();
+            let (response, _) = sender.send_request(request, true).unwrap();
+            let mut body = response.await.unwrap().into_body();
+            while let Some(data) = body.data().await {
+                let data = data.unwrap();
+                body.flow_control().release_capacity(data.len()).unwrap();
+            }
+        }
+        (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / f64::from(MANY)
+    })
+}
+
 /// Holds a cost to its budget, and says so when there is room for a smaller one.
 fn hold(what: &str, cost: f64, budget: f64) {
     println!("{what}: {cost:.1} allocations, budget {budget}");
@@ -136,26 +167,35 @@ async fn hot_paths_stay_within_their_budgets() {
             "web",
             json!([{"filters": [hcm(route_to("web", json!({"timeout": "15s"})), json!({"codec_type": "HTTP1"}))]}]),
         ),
+        listener(
+            "web2",
+            json!([{"filters": [hcm(route_to("web", json!({"timeout": "15s"})), json!({"codec_type": "HTTP2"}))]}]),
+        ),
         listener("tcp", json!([{"filters": [proxy]}])),
         cluster("web", &[web], json!({})),
         cluster("echo", &[echo], json!({})),
     ];
     let proxy = start_with(list, None, |config| config.concurrency = 1).await;
     let (web, tcp) = (proxy.address("web"), proxy.address("tcp"));
-    let (http1, bytes) = tokio::task::spawn_blocking(move || {
+    let web2 = proxy.address("web2");
+    let (http1, http2, bytes) = tokio::task::spawn_blocking(move || {
         UNCOUNTED.set(true);
         let question =
             b"GET /path HTTP/1.1\r\nhost: a.example\r\nuser-agent: test\r\naccept: */*\r\n\r\n";
         let http1 = per_exchange(web, question, b"hello");
-        (http1, per_exchange(tcp, b"question", b"question"))
+        let http2 = per_request_h2(web2);
+        (http1, http2, per_exchange(tcp, b"question", b"question"))
     })
     .await
     .unwrap();
     hold("an HTTP/1.1 request", http1, HTTP1);
+    hold("an HTTP/2 request", http2, HTTP2);
     hold("a TCP message", bytes, TCP);
 }
 
 /// Allocations of an HTTP/1.1 request and its answer, on kept connections.
-const HTTP1: f64 = 30.0;
+const HTTP1: f64 = 26.0;
+/// Allocations of an HTTP/2 request to an HTTP/1.1 host and its answer.
+const HTTP2: f64 = 26.0;
 /// Allocations of a message each way on a TCP connection.
 const TCP: f64 = 0.1;

@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
+use crate::codec;
 use crate::net::Stream;
 
 /// A body's first part goes out with the head if it is there already and the head is no longer than this.
@@ -135,7 +136,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
                     .ok_or(WriteError::Length)?;
             }
             Length::Chunked => {
-                self.append(format!("{:x}\r\n", data.len()).as_bytes());
+                self.append(codec::chunk_size(data.len()));
                 self.tail = Bytes::from_static(b"\r\n");
             }
             Length::UntilClose => {}
@@ -160,11 +161,11 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         }
     }
 
-    fn append(&mut self, bytes: &[u8]) {
+    fn append(&mut self, bytes: Vec<u8>) {
         self.frame = if self.frame.is_empty() {
-            Bytes::copy_from_slice(bytes)
+            bytes.into()
         } else {
-            [&self.frame[..], bytes].concat().into()
+            [&self.frame[..], &bytes].concat().into()
         };
     }
 

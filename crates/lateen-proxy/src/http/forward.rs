@@ -145,7 +145,11 @@ pub(super) async fn forward(
     let limit = plan.timeout;
     let started = plan.began;
     let times = Times::of(exchange, &plan);
-    let response = times.within(&plan, tries(exchange, &plan)).await?;
+    let response = {
+        // Pinned here: a future that is handed on by value has room where it came from and where it goes.
+        let tries = pin!(tries(exchange, &plan));
+        times.within(&plan, tries).await?
+    };
     if let Some(redirected) = redirect::follow(exchange, &plan, &response) {
         let status = redirected.status;
         exchange.redirected = Some(Box::new(redirected));
@@ -246,11 +250,10 @@ impl Times {
     async fn within(
         self,
         plan: &Plan<'_>,
-        tries: impl Future<Output = Result<Response, LocalReply>>,
+        mut tries: Pin<&mut impl Future<Output = Result<Response, LocalReply>>>,
     ) -> Result<Response, LocalReply> {
         let request = Rc::clone(plan.body.meter());
         let began = clock::now();
-        let mut tries = pin!(tries);
         let mut timer: Pin<&mut Option<Sleep>> = pin!(None);
         let passed = std::future::poll_fn(|cx| {
             if let Poll::Ready(response) = tries.as_mut().poll(cx) {
@@ -539,7 +542,7 @@ fn finish(
     if complete && !exchange.manager.suppress_envoy_headers {
         parts
             .headers
-            .insert(&headers::SERVICE_TIME, HeaderValue::from(service_time));
+            .insert(&headers::SERVICE_TIME, headers::number(service_time));
     }
     exchange.count_attempts(&mut parts.headers, plan.decision);
     exchange.mutate_response(

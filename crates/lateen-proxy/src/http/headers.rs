@@ -5,6 +5,7 @@
 
 mod client_cert;
 
+use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use http::header::{self, HeaderName, HeaderValue};
@@ -316,6 +317,29 @@ pub(crate) fn prepare_response(
     {
         headers.insert(&REQUEST_ID, id.clone());
     }
+}
+
+/// Numbers whose values are remembered by a thread. A power of two.
+const NUMBERS: usize = 64;
+
+thread_local! {
+    static KNOWN: RefCell<[Option<(u64, HeaderValue)>; NUMBERS]> =
+        const { RefCell::new([const { None }; NUMBERS]) };
+}
+
+/// A number as a value. Times in milliseconds are mostly one of a few, which are then not written and allocated again.
+pub(crate) fn number(number: u64) -> HeaderValue {
+    KNOWN.with_borrow_mut(|known| {
+        let place = &mut known[(number % NUMBERS as u64) as usize];
+        if let Some((there, value)) = place
+            && *there == number
+        {
+            return value.clone();
+        }
+        let value = HeaderValue::from(number);
+        *place = Some((number, value.clone()));
+        value
+    })
 }
 
 /// Sets a header, leaving out a value that is not one.

@@ -369,7 +369,7 @@ pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>
     if tells_about_itself && let Some(expected) = expected_timeout(plan) {
         let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
         head.headers
-            .insert(&EXPECTED_TIMEOUT, HeaderValue::from(milliseconds));
+            .insert(&EXPECTED_TIMEOUT, headers::number(milliseconds));
     }
     if let Some(Some(life)) = stream_life(plan.action, plan.head) {
         // The next hop is told what it has, not what the client asked for.

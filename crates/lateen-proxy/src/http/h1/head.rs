@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 
 use super::Refusal;
 use crate::codec::spelling::Spelling;
-use crate::codec::{content_length, end_of_head};
+use crate::codec::{content_length, end_of_head, names};
 
 /// Headers for which there is room on the stack.
 const USUAL_HEADERS: usize = 100;
@@ -69,27 +69,40 @@ pub(super) fn take(
     if *scanned == 0 {
         skip_empty_lines(buffer);
     }
-    let Some(end) = end_of_head(buffer, scanned.saturating_sub(3)) else {
+    // Most heads come whole. One that does not is looked through once, not parsed again with each byte that comes.
+    if *scanned > 0 && end_of_head(buffer, scanned.saturating_sub(3)).is_none() {
         *scanned = buffer.len();
-        return if buffer.len() > limits.bytes {
-            Err(Refusal::TooLarge)
-        } else if begins_as_no_request(buffer) {
-            Err(Refusal::Malformed)
-        } else {
-            Ok(None)
-        };
+        return unfinished(buffer, limits);
+    }
+    let block = buffer.split().freeze();
+    let (head, end) = if limits.headers <= USUAL_HEADERS {
+        let mut room = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+        parse(&block, &mut room[..limits.headers], limits)?
+    } else {
+        let mut room = vec![MaybeUninit::uninit(); limits.headers];
+        parse(&block, &mut room, limits)?
+    };
+    let Some(head) = head else {
+        *scanned = block.len();
+        *buffer = BytesMut::from(block); // nobody else has a part of it, so this copies nothing
+        return unfinished(buffer, limits);
     };
     *scanned = 0;
-    if end > limits.bytes {
-        return Err(Refusal::TooLarge);
+    if end < block.len() {
+        buffer.extend_from_slice(&block[end..]);
     }
-    let block = buffer.split_to(end).freeze();
-    if limits.headers <= USUAL_HEADERS {
-        let mut room = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
-        return parse(&block, &mut room[..limits.headers], limits).map(Some);
+    Ok(Some(head))
+}
+
+/// What a head that is not complete yet comes to.
+fn unfinished(buffer: &[u8], limits: &Limits) -> Result<Option<Head>, Refusal> {
+    if buffer.len() > limits.bytes {
+        Err(Refusal::TooLarge)
+    } else if begins_as_no_request(buffer) {
+        Err(Refusal::Malformed)
+    } else {
+        Ok(None)
     }
-    let mut room = vec![MaybeUninit::uninit(); limits.headers];
-    parse(&block, &mut room, limits).map(Some)
 }
 
 /// Empty lines before a request are left over from a body that was longer than it said (RFC 9112 section 2.2).
@@ -107,18 +120,22 @@ fn begins_as_no_request(buffer: &[u8]) -> bool {
     method.take(64).any(|byte| !byte.is_ascii_graphic())
 }
 
+/// Parses a head and says where it ends; no head if it is not complete.
 fn parse<'b>(
     block: &'b Bytes,
     room: &mut [MaybeUninit<httparse::Header<'b>>],
     limits: &Limits,
-) -> Result<Head, Refusal> {
+) -> Result<(Option<Head>, usize), Refusal> {
     let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(block, room) {
-        // Anything else means that it ends elsewhere than where it was cut.
-        Ok(httparse::Status::Complete(n)) if n == block.len() => {}
+    let end = match request.parse_with_uninit_headers(block, room) {
+        Ok(httparse::Status::Complete(end)) => end,
+        Ok(httparse::Status::Partial) => return Ok((None, 0)),
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::TooMany),
         Err(httparse::Error::Version) => return Err(Refusal::Version),
-        _ => return Err(Refusal::Malformed),
+        Err(_) => return Err(Refusal::Malformed),
+    };
+    if end > limits.bytes {
+        return Err(Refusal::TooLarge);
     }
     let (Some(method), Some(path), Some(version)) = (request.method, request.path, request.version)
     else {
@@ -129,7 +146,7 @@ fn parse<'b>(
     let mut spelling = limits.cased.then(Spelling::default);
     let mut headers = HeaderMap::with_capacity(request.headers.len() + SPARE);
     for field in request.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Refusal::Malformed)?;
+        let name = names::name(field.name.as_bytes()).ok_or(Refusal::Malformed)?;
         let value = HeaderValue::from_maybe_shared(block.slice_ref(field.value))
             .map_err(|_| Refusal::Malformed)?;
         if fields.note(&name, &value)? {
@@ -148,7 +165,7 @@ fn parse<'b>(
     if fields.codings > 0 {
         headers.remove(header::CONTENT_LENGTH);
     }
-    Ok(Head {
+    let head = Head {
         method: Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed)?,
         uri: uri.map_err(|_| Refusal::Malformed)?,
         version,
@@ -157,7 +174,8 @@ fn parse<'b>(
         framing,
         keep_alive: fields.keep_alive(version) && framing != Framing::Unknown,
         waits: fields.waits && version == Version::HTTP_11,
-    })
+    };
+    Ok((Some(head), end))
 }
 
 /// The fields that say how a message is framed and what becomes of its connection.

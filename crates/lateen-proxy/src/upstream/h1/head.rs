@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 
 use super::Error;
 use crate::codec::spelling::Spelling;
-use crate::codec::{content_length, end_of_head};
+use crate::codec::{content_length, end_of_head, names};
 
 /// Bytes of a response's head. Envoy: 60 KiB.
 pub(super) const MOST_BYTES: usize = 60 * 1024;
@@ -117,7 +117,7 @@ fn parse<'b>(
     let mut spelling = cased.then(Spelling::default);
     let mut headers = HeaderMap::with_capacity(response.headers.len() + SPARE);
     for field in response.headers.iter() {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| Error::Head)?;
+        let name = names::name(field.name.as_bytes()).ok_or(Error::Head)?;
         let value = HeaderValue::from_maybe_shared(block.slice_ref(field.value))
             .map_err(|_| Error::Head)?;
         if fields.note(&name, &value)? {
