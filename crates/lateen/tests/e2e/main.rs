@@ -12,6 +12,7 @@ mod kinds;
 mod lifecycle;
 mod load;
 mod mesh;
+mod metrics;
 mod peers;
 mod samples;
 mod scenario;
