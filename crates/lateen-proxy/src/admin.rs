@@ -39,8 +39,6 @@ pub(crate) struct Context {
     dump: Arc<Mutex<Dump>>,
     orders: Orders,
     started: Instant,
-    /// `/healthcheck/fail` was asked for.
-    failing: std::sync::atomic::AtomicBool,
 }
 
 impl Context {
@@ -51,7 +49,6 @@ impl Context {
             dump,
             orders,
             started: Instant::now(),
-            failing: false.into(),
         }
     }
 }

@@ -129,15 +129,17 @@ impl fmt::Debug for XdsSource {
 /// How connections end.
 #[derive(Clone, Copy, Debug)]
 pub struct DrainSettings {
-    /// How long connections of a removed listener, or of a stopping proxy, may go on. Istio's `drainDuration` and
-    /// `terminationDrainDuration` are 45 s and 5 s.
-    pub time: Duration,
+    /// How long connections of a stopping proxy may go on. Istio: `terminationDrainDuration`, 5 s.
+    pub termination: Duration,
+    /// How long those of a listener that was removed, or asked to drain, may. Istio: `drainDuration`, 45 s.
+    pub listener: Duration,
 }
 
 impl Default for DrainSettings {
     fn default() -> Self {
         Self {
-            time: Duration::from_secs(45),
+            termination: Duration::from_secs(5),
+            listener: Duration::from_secs(45),
         }
     }
 }

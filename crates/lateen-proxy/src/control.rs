@@ -10,12 +10,15 @@ mod resident;
 mod source;
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use lateen_telemetry::metrics::Snapshot;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,13 +29,18 @@ pub(crate) use self::apply::{Dump, DumpEntry};
 use crate::admin::{self, Ports};
 use crate::cluster::outlier;
 use crate::config::ProxyConfig;
+use crate::drains::Scope;
 use crate::handle::{StartError, State};
 use crate::net::HostAddress;
+use crate::panic;
 use crate::shared::{Live, Shared};
 use crate::worker::{self, Orders};
 
 /// How often a draining proxy looks whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+
+/// A pause before what a bug ended begins anew, so that one that shows at once does not spin.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a source of configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,9 +86,7 @@ impl Control {
         for index in 0..workers {
             let (shared, orders) = (Arc::clone(&self.shared), self.orders.clone());
             self.spawn(format!("wrk:{index}"), move || {
-                if let Err(error) = worker::run(shared, index, orders) {
-                    tracing::error!(%error, "a worker cannot run");
-                }
+                work(&shared, index, &orders);
             })?;
         }
         Ok(())
@@ -97,11 +103,13 @@ impl Control {
             let local = tokio::task::LocalSet::new();
             local.block_on(&runtime, async {
                 tokio::select! {
-                    () = attend(shared, source, ports, orders) => {}
+                    () = attend(Arc::clone(&shared), source, ports, orders) => {}
                     () = stop.cancelled() => {}
                 }
             });
             drop(local);
+            stop.cancel();
+            shared.advance(State::Stopped);
             // A name resolution may hang in the system's resolver; it must not keep the process.
             runtime.shutdown_background();
         })
@@ -145,7 +153,8 @@ impl Control {
     /// Drains: returns when no connection is left or the drain time is over.
     pub(crate) async fn drain(&self) {
         self.shared.advance(State::Draining);
-        let end = Instant::now() + self.shared.config.drain.time;
+        self.shared.drains.drain(Scope::All);
+        let end = Instant::now() + self.shared.config.drain.termination;
         while self.orders.open.load(Ordering::Relaxed) > 0 && Instant::now() < end {
             tokio::time::sleep(DRAIN_LOOK).await;
         }
@@ -173,6 +182,40 @@ impl Drop for Control {
     }
 }
 
+/// Runs a worker, again if a bug ends it: its connections are lost, but not its share of those to come.
+fn work(shared: &Arc<Shared>, index: u16, orders: &Orders) {
+    while !orders.stop.is_cancelled() {
+        let run = || worker::run(Arc::clone(shared), index, orders.clone());
+        // Nothing of a worker outlives its run but counters, which are atomic.
+        match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a worker cannot run");
+                return;
+            }
+            Err(panic) => {
+                let reason = panic::reason(&*panic);
+                tracing::error!(
+                    worker = index,
+                    reason,
+                    "a bug ended a worker; it begins anew"
+                );
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+/// Runs a task of the control runtime again and again if a bug ends it.
+async fn again<F: Future<Output = ()>>(name: &str, mut task: impl FnMut() -> F) {
+    // What the tasks share is read and written whole, in calls that do not panic in between.
+    while let Err(panic) = AssertUnwindSafe(task()).catch_unwind().await {
+        let reason = panic::reason(&*panic);
+        tracing::error!(task = name, reason, "a bug ended a task; it begins anew");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
 fn worker_count(config: &ProxyConfig) -> u16 {
     let wanted = match config.concurrency {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -185,12 +228,24 @@ fn worker_count(config: &ProxyConfig) -> u16 {
 async fn attend(shared: Arc<Shared>, source: source::Source, ports: Ports, orders: Orders) {
     let dump = Arc::new(Mutex::new(Dump::default()));
     let applying = apply::Applier::new(Arc::clone(&shared), Arc::clone(&dump)).run(source);
+    let applying = async {
+        if let Err(panic) = AssertUnwindSafe(applying).catch_unwind().await {
+            // Without configuration a proxy would go stale with nobody knowing; whoever watches it starts it again.
+            let reason = panic::reason(&*panic);
+            tracing::error!(
+                reason,
+                "a bug ended the configuration's task, and the proxy with it"
+            );
+            orders.stop.cancel();
+        }
+    };
     let serving = admin::serve(
         ports,
         admin::Context::new(Arc::clone(&shared), dump, orders.clone()),
     );
-    let trimming = resident::trim(Arc::clone(&shared));
-    tokio::join!(applying, serving, tick(&shared, &orders), trimming);
+    let ticking = again("tick", || tick(&shared, &orders));
+    let trimming = again("trim", || resident::trim(Arc::clone(&shared)));
+    tokio::join!(applying, serving, ticking, trimming);
 }
 
 /// Once a second: keeps gauges current, forgets what is gone; as often as clusters want it: looks after ejected hosts.
@@ -246,11 +301,12 @@ fn gauges(shared: &Shared, orders: &Orders, live: &Live, started: Instant) {
     server
         .uptime
         .set(i64::try_from(started.elapsed().as_secs()).unwrap_or(i64::MAX));
-    server.live.set(i64::from(state == State::Live));
+    let failing = shared.fails_health_checks();
+    server.live.set(i64::from(state == State::Live && !failing));
     // Envoy: 0 live, 1 draining, 2 pre-initializing, 3 initializing.
     server.state.set(match state {
-        State::Live => 0,
-        State::Draining | State::Stopped => 1,
+        State::Live if !failing => 0,
+        State::Live | State::Draining | State::Stopped => 1,
         State::Initializing => 3,
     });
     server

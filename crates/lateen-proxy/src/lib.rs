@@ -16,6 +16,7 @@ mod connection;
 mod control;
 mod decisions;
 mod doze;
+mod drains;
 mod ext_authz;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -27,6 +28,7 @@ mod metadata_exchange;
 mod mux;
 mod net;
 mod node;
+mod panic;
 mod rate_limit;
 mod secrets;
 mod shared;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -24,6 +24,7 @@ use crate::cluster::outlier::Outliers;
 use crate::config::ProxyConfig;
 use crate::connection::ConnectionCounts;
 use crate::decisions::{DecisionIds, Decisions};
+use crate::drains;
 use crate::handle::State;
 use crate::http::log::LogSinks;
 use crate::node::Identity;
@@ -83,6 +84,10 @@ pub(crate) struct Shared {
     version: AtomicU64,
     changed: watch::Sender<u64>,
     state: watch::Sender<State>,
+    /// What listeners were asked to do.
+    pub(crate) drains: drains::Orders,
+    /// Health checks are to fail.
+    failing: AtomicBool,
     breakers: Mutex<HashMap<Arc<str>, Arc<Breakers>>>,
     outliers: Mutex<HashMap<Arc<str>, Arc<Outliers>>>,
     bound: Mutex<BTreeMap<(Arc<str>, SocketAddr), SocketAddr>>,
@@ -141,6 +146,8 @@ impl Shared {
             version: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             state: watch::Sender::new(State::Initializing),
+            drains: drains::Orders::default(),
+            failing: AtomicBool::new(false),
             breakers: Mutex::default(),
             outliers: Mutex::default(),
             bound: Mutex::default(),
@@ -210,6 +217,16 @@ impl Shared {
     /// The state now.
     pub(crate) fn state_now(&self) -> State {
         *self.state.borrow()
+    }
+
+    /// Has health checks fail, or pass again.
+    pub(crate) fn fail_health_checks(&self, fail: bool) {
+        self.failing.store(fail, Ordering::Relaxed);
+    }
+
+    /// Whether health checks are to fail.
+    pub(crate) fn fails_health_checks(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     /// The circuit breakers of a cluster, which hold for all workers together.

@@ -32,7 +32,6 @@ pub(crate) use listeners::ListenerHandle;
 use self::listeners::Listeners;
 use crate::clock;
 use crate::cluster::ClusterState;
-use crate::handle::State;
 use crate::http::manager::Manager;
 use crate::metadata_exchange;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
@@ -185,7 +184,7 @@ impl Worker {
     /// The worker's main loop: keeps listeners as configured, sweeps, drains.
     async fn attend(self: Rc<Self>) {
         let mut changes = self.shared.changes();
-        let mut state = self.shared.state();
+        let mut drains = self.shared.drains.watch();
         let mut sweep = tokio::time::interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut listeners = Listeners::new(&self);
@@ -197,9 +196,11 @@ impl Worker {
                     Ok(()) => listeners.reconcile(),
                     Err(_) => return,
                 },
-                changed = state.changed() => match changed {
-                    Ok(()) if *state.borrow_and_update() >= State::Draining => listeners.drain(),
-                    Ok(()) => {}
+                changed = drains.changed() => match changed {
+                    Ok(()) => {
+                        let drains = *drains.borrow_and_update();
+                        listeners.obey(drains);
+                    }
                     Err(_) => return,
                 },
                 _ = sweep.tick() => {

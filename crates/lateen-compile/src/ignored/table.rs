@@ -92,7 +92,6 @@ pub(super) const ROWS: &[Row] = &[
     mesh(Both, "hboneIdleTimeout", "there is no HBONE"),
 
     // Proxies.
-    proxy(Lateen, "drainDuration", "the proxy drains within `terminationDrainDuration`"),
     proxy(Lateen, "configPath", "the proxy keeps no files"),
     proxy(Lateen, "runtimeValues", "the proxy has no runtime flags"),
     proxy(Lateen, "proxyStatsMatcher", "the proxy's statistics stay as they are"),

@@ -1,8 +1,7 @@
 //! The pages of the admin interface, but for the two large ones.
 
 use std::fmt::Write;
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use http::{Method, StatusCode};
 use lateen_envoy::json;
@@ -16,6 +15,7 @@ use lateen_traffic::listener::ListenAddress;
 use regex::Regex;
 
 use super::{Context, Page, Query, clusters, config_dump, logging};
+use crate::drains::Scope;
 use crate::handle::State;
 use crate::secrets::{self, Material};
 use crate::tls::PeerCertificate;
@@ -76,7 +76,7 @@ pub(super) fn admin(context: &Context, method: &Method, path: &str, query: &Quer
         "/certs" => certs(context),
         "/clusters" => clusters::page(context, query),
         "/config_dump" => config_dump::page(context, query),
-        "/drain_listeners" => drain(context),
+        "/drain_listeners" => drain(context, query),
         "/healthcheck/fail" => health(context, true),
         "/healthcheck/ok" => health(context, false),
         // There is no other process to hand over to.
@@ -140,37 +140,58 @@ fn index() -> Page {
 
 /// `LIVE` with 200, else the state with 503.
 pub(super) fn ready(context: &Context) -> Page {
-    let state = context.shared.state_now();
-    if state == State::Live && !context.failing.load(Ordering::Relaxed) {
+    let state = server_state(context);
+    if state == server_info::State::Live {
         return Page::text("LIVE\n".to_owned());
     }
     Page::refused(
         StatusCode::SERVICE_UNAVAILABLE,
-        format!("{}\n", state_name(state)),
+        format!("{}\n", state.as_str_name()),
     )
 }
 
-const fn state_name(state: State) -> &'static str {
-    match state {
-        State::Initializing => "PRE_INITIALIZING",
-        State::Live => "LIVE",
-        State::Draining | State::Stopped => "DRAINING",
+/// Envoy's name for the state: a proxy whose health checks are to fail is draining, whatever it does otherwise.
+fn server_state(context: &Context) -> server_info::State {
+    match context.shared.state_now() {
+        State::Initializing => server_info::State::PreInitializing,
+        State::Live if !context.shared.fails_health_checks() => server_info::State::Live,
+        State::Live | State::Draining | State::Stopped => server_info::State::Draining,
     }
 }
 
-fn drain(context: &Context) -> Page {
-    context.shared.advance(State::Draining);
+/// Source: Envoy 1.40 administration interface, `/drain_listeners`.
+fn drain(context: &Context, query: &Query) -> Page {
+    let (graceful, skip_exit) = (query.has("graceful"), query.has("skip_exit"));
+    if skip_exit && !graceful {
+        return Page::refused(StatusCode::BAD_REQUEST, "skip_exit requires graceful\n");
+    }
+    let scope = if query.has("inboundonly") {
+        Scope::Inbound
+    } else {
+        Scope::All
+    };
+    let shared = Arc::clone(&context.shared);
+    if !graceful {
+        shared.drains.stop(scope);
+    } else if shared.drains.drain(scope) && !skip_exit {
+        // It ends with the runtime, like everything else here.
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(shared.config.drain.listener).await;
+            shared.drains.stop(scope);
+        });
+    }
     ok()
 }
 
 fn health(context: &Context, fail: bool) -> Page {
-    context.failing.store(fail, Ordering::Relaxed);
+    context.shared.fail_health_checks(fail);
     ok()
 }
 
 fn quit(context: &Context) -> Page {
     let stop = context.orders.stop.clone();
     context.shared.advance(State::Draining);
+    context.shared.drains.drain(Scope::All);
     // The answer goes out first.
     tokio::task::spawn_local(async move {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -395,11 +416,7 @@ fn server_info(context: &Context) -> Page {
         seconds: i64::try_from(elapsed.as_secs()).unwrap_or(0),
         nanos: 0,
     });
-    let state = match context.shared.state_now() {
-        State::Initializing => server_info::State::PreInitializing,
-        State::Live => server_info::State::Live,
-        State::Draining | State::Stopped => server_info::State::Draining,
-    };
+    let state = server_state(context);
     let info = ServerInfo {
         version: format!(
             "lateen/{}/Clean/RELEASE/aws-lc-rs",
@@ -426,7 +443,7 @@ fn server_info(context: &Context) -> Page {
 /// What Envoy shows as its command line, as far as it has a counterpart.
 fn command_line(context: &Context) -> CommandLineOptions {
     let config = &context.shared.config;
-    let drain = config.drain.time;
+    let drain = config.drain.listener;
     CommandLineOptions {
         concurrency: u32::try_from(config.concurrency).unwrap_or(u32::MAX),
         service_cluster: config.node.cluster.clone(),

@@ -16,7 +16,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use lateen_telemetry::metrics::envoy::ListenerStats;
 use lateen_traffic::Listener;
-use lateen_traffic::listener::ListenAddress;
+use lateen_traffic::listener::{ListenAddress, TrafficDirection};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,9 @@ use tokio_util::sync::CancellationToken;
 use super::Worker;
 use crate::connection;
 use crate::doze::Doze;
+use crate::drains::Drains;
 use crate::net::socket;
+use crate::panic;
 
 /// A pause after an accept that failed for want of file descriptors or memory, so that the worker does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +53,7 @@ pub(super) struct Listeners {
 struct Open {
     handle: Rc<ListenerHandle>,
     accepting: JoinHandle<()>,
+    direction: TrafficDirection,
 }
 
 impl Listeners {
@@ -85,8 +88,11 @@ impl Listeners {
             self.close(address);
         }
         for (address, listener) in wanted {
-            match self.open.get(&address) {
-                Some(open) => *open.handle.name.borrow_mut() = Arc::clone(&listener.name),
+            match self.open.get_mut(&address) {
+                Some(open) => {
+                    *open.handle.name.borrow_mut() = Arc::clone(&listener.name);
+                    open.direction = listener.direction;
+                }
                 None => self.open(address, listener),
             }
         }
@@ -97,6 +103,10 @@ impl Listeners {
 
     fn open(&mut self, wanted: SocketAddr, listener: &Arc<Listener>) {
         let shared = &self.worker.shared;
+        let drains = shared.drains.now();
+        if drains.stopped.covers(listener.direction) {
+            return; // as in Envoy, what comes later does not begin
+        }
         // Envoy binds `::` for IPv6 only unless `ipv4_compat` is set; Istio has a second address for IPv4 then.
         let bound = shared.bind(&listener.name, wanted, |address| {
             let socket = socket::listen(address, listener.transparent)?;
@@ -123,7 +133,13 @@ impl Listeners {
         });
         let accepting =
             tokio::task::spawn_local(accept(Rc::clone(&self.worker), Rc::clone(&handle), socket));
-        self.open.insert(wanted, Open { handle, accepting });
+        let open = Open {
+            handle,
+            accepting,
+            direction: listener.direction,
+        };
+        open.obey(drains);
+        self.open.insert(wanted, open);
     }
 
     /// Stops accepting and lets connections end within the drain time.
@@ -136,7 +152,7 @@ impl Listeners {
             .shared
             .note_closed(&open.handle.name.borrow(), address);
         open.handle.drain.cancel();
-        let time = self.worker.shared.config.drain.time;
+        let time = self.worker.shared.config.drain.listener;
         let kill = open.handle.kill.clone();
         tokio::task::spawn_local(async move {
             tokio::time::sleep(time).await;
@@ -144,10 +160,21 @@ impl Listeners {
         });
     }
 
-    /// Tells clients to go elsewhere; the proxy stops soon.
-    pub(super) fn drain(&self) {
+    /// Does what all workers are asked to.
+    pub(super) fn obey(&self, drains: Drains) {
         for open in self.open.values() {
-            open.handle.drain.cancel();
+            open.obey(drains);
+        }
+    }
+}
+
+impl Open {
+    fn obey(&self, drains: Drains) {
+        if drains.draining.covers(self.direction) {
+            self.handle.drain.cancel();
+        }
+        if drains.stopped.covers(self.direction) {
+            self.accepting.abort(); // which closes its socket
         }
     }
 }
@@ -195,11 +222,7 @@ async fn accept(worker: Rc<Worker>, handle: Rc<ListenerHandle>, socket: TcpListe
 async fn isolated(remote: SocketAddr, serving: impl Future<Output = ()>) {
     // The worker's shared state is in cells whose borrows never outlive a call, so a panic leaves none of them borrowed.
     if let Err(panic) = AssertUnwindSafe(serving).catch_unwind().await {
-        let reason = panic
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no reason given");
+        let reason = panic::reason(&*panic);
         tracing::error!(%remote, reason, "a bug ended this connection");
     }
 }

@@ -113,16 +113,20 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     config.share_connections = shares_connections(&agent.config().proxy_config.proxy_metadata);
     let admin = agent.config().proxy_config.admin_port;
     config.admin = Some(std::net::SocketAddr::from(([127, 0, 0, 1], admin)));
-    config.drain.time = agent.config().proxy_config.termination_drain_duration;
+    config.drain.termination = agent.config().proxy_config.termination_drain_duration;
+    config.drain.listener = agent.config().proxy_config.drain_duration;
     let proxy = Arc::new(Proxy::start(config).context("starting the proxy")?);
     agent
         .serve_status(Arc::new(Beside(proxy.clone())))
         .await
         .context("serving the pod's status")?;
     let quit = agent.quit();
+    let mut state = proxy.state();
     tokio::select! {
         () = ended() => proxy.drain().await,
         () = quit.cancelled() => {}
+        // By its admin interface's `/quitquitquit`, or by a bug that its log tells of.
+        _ = state.wait_for(|state| *state == State::Stopped) => {}
     }
     drop(agent);
     if let Some(proxy) = Arc::into_inner(proxy) {
