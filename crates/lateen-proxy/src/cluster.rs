@@ -52,6 +52,7 @@ pub(crate) struct ClusterState {
     pub(crate) name: Arc<str>,
     /// Its statistics.
     pub(crate) stats: ClusterStats,
+    shard: Shard,
     /// Limits over all workers.
     pub(crate) breakers: Arc<Breakers>,
     outliers: Arc<Outliers>,
@@ -129,6 +130,7 @@ impl ClusterState {
         Self {
             name: Arc::clone(name),
             stats: shared.stats.cluster.handles(shard, name),
+            shard,
             breakers: shared.breakers(name),
             outliers: shared.outliers(name),
             hosts: RefCell::default(),
@@ -426,6 +428,9 @@ impl ClusterState {
             hosts.retain(|_, host| keeps(host));
         }
         drop(hosts);
+        if !self.outliers.speaks(self.shard) {
+            return;
+        }
         let (all, well) = self.membership();
         self.stats
             .membership_total

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use lateen_telemetry::access_log::TlsField;
 use lateen_telemetry::metrics::istio::{ConnectionSecurityPolicy, PeerId, PrincipalId};
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::{FilterChain, ListenerFilterKind, TrafficDirection};
@@ -45,7 +46,7 @@ use crate::net::socket::OriginalSource;
 use crate::net::{Prefixed, Stream, socket};
 use crate::rate_limit::RateLimits;
 use crate::tcp;
-use crate::tls::PeerCertificate;
+use crate::tls::{PeerCertificate, Session};
 use crate::worker::{ListenerHandle, Now, Worker};
 
 /// How long a client may say nothing before its connection is tried as one whose server speaks first. Longer than a round trip
@@ -73,6 +74,8 @@ pub(crate) struct Connection {
     pub(crate) validated: bool,
     /// Whether the connection is TLS.
     pub(crate) secure: bool,
+    /// What its session agreed on.
+    pub(crate) session: Option<Session>,
     /// What ALPN chose.
     pub(crate) alpn: Option<Vec<u8>>,
     /// The peer's identity, for metrics.
@@ -104,6 +107,18 @@ impl Connection {
     /// The proxy's identity on this connection, for metrics; unknown without mTLS.
     pub(crate) fn own_principal(&self) -> PrincipalId {
         self.own_principal
+    }
+
+    /// A field of an access log about the client's TLS session.
+    pub(crate) fn tls_text(&self, field: TlsField) -> Option<&str> {
+        match field {
+            TlsField::LocalUriSan => {
+                let own = self.now.own_principal.as_deref();
+                own.filter(|_| self.peer.is_some())
+            }
+            TlsField::Version | TlsField::Cipher => self.session.as_ref()?.text(field),
+            _ => self.peer.as_ref()?.text(field),
+        }
     }
 
     /// `connection_security_policy`, as the destination reports it.
@@ -349,6 +364,7 @@ async fn server_first(
         peer: None,
         validated: false,
         secure: false,
+        session: None,
         alpn: None,
         peer_principal: PrincipalId::default(),
         draining: Cell::new(false),
@@ -431,6 +447,7 @@ fn connection(
     Connection {
         validated: peer.is_some() && chain.tls.as_ref().is_some_and(|tls| verifies(tls)),
         secure: session.is_some(),
+        session: session.and_then(Session::of),
         alpn: session
             .and_then(|tls| tls.alpn_protocol())
             .map(<[u8]>::to_vec),

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use lateen_telemetry::access_log::{
-    Address, AddressField, LogContext, NumberField, TextField, TimePoint,
+    Address, AddressField, LogContext, NumberField, Side, TextField, TimePoint, TlsField,
 };
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::Cluster;
@@ -557,6 +557,8 @@ impl LogContext for Line<'_> {
             TextField::RequestedServerName => facts.server_name.as_deref(),
             TextField::ListenerName => Some(&facts.listener),
             TextField::FilterChainName => Some(&facts.chain),
+            TextField::Tls(Side::Downstream, field) => self.ready.connection.tls_text(field),
+            TextField::Tls(Side::Upstream, TlsField::PeerUriSan) => self.outcome.peer.as_deref(),
             _ => None,
         }
     }

@@ -35,6 +35,8 @@ pub(crate) struct Outliers {
     cluster: Arc<str>,
     /// Made with the first host that stands out: most clusters have none.
     stats: OnceLock<OutlierStats>,
+    /// The worker that says how many hosts there are: all see the same, and what they say is summed.
+    speaker: OnceLock<Shard>,
 }
 
 /// How a request or connection to a host ended.
@@ -133,7 +135,13 @@ impl Outliers {
             families: families.clone(),
             cluster: Arc::clone(cluster),
             stats: OnceLock::new(),
+            speaker: OnceLock::new(),
         }
+    }
+
+    /// Whether a worker is to say how many hosts there are: the first that asks.
+    pub(crate) fn speaks(&self, worker: Shard) -> bool {
+        *self.speaker.get_or_init(|| worker) == worker
     }
 
     /// The number that changes with every ejection and return.

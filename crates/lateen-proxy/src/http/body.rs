@@ -76,6 +76,11 @@ impl Meter {
         }
     }
 
+    /// When bytes were last read; `None` if there were none.
+    pub(crate) const fn last_moved(&self) -> Option<Instant> {
+        self.moved.get()
+    }
+
     /// Notes that the whole body was read from its source.
     pub(crate) fn end(&self) {
         self.ended.set(Some(clock::now()));

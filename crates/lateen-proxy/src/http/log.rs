@@ -10,7 +10,7 @@ use lateen_telemetry::ResponseFlags;
 use lateen_telemetry::access_log::{
     Address, AddressField, ENVOY_TEXT_FORMAT, Environment, FilterStateForm, Format, HeaderKey,
     HeaderSource, JsonFormat, LogContext, LogValue, LogWriter, MetadataSource, NumberField, Side,
-    Sink, SinkOptions, TextField, TextFormat, TimePoint, TlsField,
+    Sink, SinkOptions, TextField, TextFormat, TimePoint,
 };
 use lateen_traffic::access_log::{Finished, LogFilter, LogFormat, LogSink, More};
 use lateen_traffic::request::FilterState;
@@ -254,6 +254,30 @@ impl Line<'_> {
         look(view.as_ref())
     }
 
+    /// Sizes on the wire: heads and bodies as they were read and written, without what frames them.
+    fn size(&self, field: NumberField) -> Option<u64> {
+        let record = self.record;
+        let (request, response) = (record.head_bytes, record.response_head_bytes());
+        let (received, sent) = match field {
+            NumberField::WireBytesReceived(_) | NumberField::WireBytesSent(_) => (
+                request + record.request.bytes.get(),
+                response + record.response_bytes(),
+            ),
+            NumberField::HeaderBytesReceived(_) | NumberField::HeaderBytesSent(_) => {
+                (request, response)
+            }
+            _ => return None,
+        };
+        // What a client sends goes to the host, and the other way round.
+        match field {
+            NumberField::WireBytesReceived(Side::Downstream)
+            | NumberField::WireBytesSent(Side::Upstream)
+            | NumberField::HeaderBytesReceived(Side::Downstream)
+            | NumberField::HeaderBytesSent(Side::Upstream) => Some(received),
+            _ => Some(sent),
+        }
+    }
+
     fn heads(&self) -> Option<&Heads> {
         self.record.heads.as_deref()
     }
@@ -321,15 +345,17 @@ impl LogContext for Line<'_> {
             TextField::RouteName => record.route.as_deref(),
             TextField::ListenerName => Some(&facts.listener),
             TextField::FilterChainName => Some(&facts.chain),
-            TextField::Tls(Side::Downstream, tls) => {
-                record.connection.peer.as_ref().and_then(|peer| match tls {
-                    TlsField::PeerUriSan => peer.principal(),
-                    TlsField::PeerDnsSan => peer.dns_sans.first().map(String::as_str),
-                    TlsField::PeerSubject => Some(&peer.subject),
-                    TlsField::PeerFingerprint256 => Some(&peer.sha256_fingerprint),
-                    _ => None,
-                })
-            }
+            TextField::UpstreamHostName => record.upstream.host_name.as_deref(),
+            // Envoy gives every request an id: the one that it is traced by, where there is one.
+            TextField::StreamId => self.heads().and_then(|heads| {
+                heads
+                    .request
+                    .get(&super::headers::REQUEST_ID)?
+                    .to_str()
+                    .ok()
+            }),
+            TextField::Tls(Side::Downstream, field) => record.connection.tls_text(field),
+            TextField::Tls(Side::Upstream, field) => record.upstream.tls_text(field),
             _ => None,
         }
     }
@@ -345,7 +371,7 @@ impl LogContext for Line<'_> {
             NumberField::RequestHeadersBytes => Some(record.head_bytes),
             NumberField::ResponseHeadersBytes => Some(record.response_head_bytes()),
             NumberField::GrpcStatus => record.grpc_status.map(u64::from),
-            _ => None,
+            _ => self.size(field),
         }
     }
 
@@ -369,6 +395,7 @@ impl LogContext for Line<'_> {
     fn time_point(&self, point: TimePoint) -> Option<std::time::Duration> {
         match point {
             TimePoint::End | TimePoint::DownstreamTxEnd => Some(self.record.started.elapsed()),
+            TimePoint::DownstreamRxEnd => self.record.request_end(),
             TimePoint::UpstreamRxBegin | TimePoint::DownstreamTxBegin => self
                 .record
                 .service_time
@@ -379,6 +406,14 @@ impl LogContext for Line<'_> {
 
     fn response_flags(&self) -> ResponseFlags {
         self.record.flags
+    }
+
+    fn peer_cert_validity(&self, side: Side) -> Option<(SystemTime, SystemTime)> {
+        let record = self.record;
+        match side {
+            Side::Downstream => record.connection.peer.as_ref()?.validity,
+            Side::Upstream => record.upstream.certificate.as_ref()?.validity,
+        }
     }
 
     /// Texts, numbers and truth values of what filters wrote; lists and structs have no form here.

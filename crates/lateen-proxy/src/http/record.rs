@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, Method, Version};
+use lateen_telemetry::access_log::TlsField;
 use lateen_telemetry::metrics::istio::{
     ConnectionSecurityPolicy, PeerId, PrincipalId, Reporter, RequestKey, RequestProtocol,
     RequestSample, ServiceId,
@@ -28,6 +29,7 @@ use super::manager::Manager;
 use crate::clock;
 use crate::connection::Connection;
 use crate::net::HostAddress;
+use crate::tls::{PeerCertificate, Session};
 use crate::upstream::UpstreamError;
 
 /// How often messages of a gRPC stream are counted while it goes on. Source: the default of Istio's `istio.stats` filter.
@@ -98,6 +100,12 @@ pub(crate) struct UpstreamFacts {
     pub(crate) local: Option<SocketAddr>,
     /// The workload behind it.
     pub(crate) peer: PeerId,
+    /// Its name, if it has one.
+    pub(crate) host_name: Option<Arc<str>>,
+    /// Its certificate.
+    pub(crate) certificate: Option<Rc<PeerCertificate>>,
+    /// What the TLS session with it agreed on.
+    pub(crate) session: Option<Session>,
     /// Its mTLS identity.
     pub(crate) principal: PrincipalId,
     /// The proxy's own identity towards it.
@@ -121,6 +129,16 @@ pub(crate) struct Heads {
     pub(crate) request: HeaderMap,
     pub(crate) response: HeaderMap,
     pub(crate) trailers: HeaderMap,
+}
+
+impl UpstreamFacts {
+    /// A field of an access log about the TLS session with the host.
+    pub(crate) fn tls_text(&self, field: TlsField) -> Option<&str> {
+        match field {
+            TlsField::Version | TlsField::Cipher => self.session.as_ref()?.text(field),
+            _ => self.certificate.as_ref()?.text(field),
+        }
+    }
 }
 
 impl Record {
@@ -281,6 +299,14 @@ impl Record {
             .insert(ResponseFlag::DownstreamConnectionTermination);
         self.details = Cow::Borrowed("downstream_remote_disconnect");
         self.manager.stats.downstream_rq_rx_reset.inc();
+    }
+
+    /// When the whole request was there, counted from its head; `None` if it never was.
+    pub(crate) fn request_end(&self) -> Option<Duration> {
+        let last = self.request.last_moved();
+        self.request
+            .has_ended()
+            .then(|| last.map_or(Duration::ZERO, |last| last.duration_since(self.started)))
     }
 
     /// Bytes of the answer's body.

@@ -1,13 +1,15 @@
 //! What a peer's certificate says about it: its names, its subject, its fingerprint.
 
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use lateen_telemetry::access_log::TlsField;
 use lateen_traffic::PeerTls;
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 /// A peer's leaf certificate, read once per connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +22,12 @@ pub(crate) struct PeerCertificate {
     pub(crate) subject: String,
     /// SHA-256 of the DER, lower-case hex.
     pub(crate) sha256_fingerprint: String,
+    /// The issuer in RFC 2253 form.
+    pub(crate) issuer: String,
+    /// The serial number, lower-case hex.
+    pub(crate) serial: String,
+    /// From when and until when it is valid.
+    pub(crate) validity: Option<(SystemTime, SystemTime)>,
     /// The certificate and its chain as PEM, where applications are to be told them.
     pub(crate) pem: Option<(String, String)>,
 }
@@ -58,6 +66,19 @@ impl PeerCertificate {
         }
     }
 
+    /// A field of an access log. Of several names the first stands there.
+    pub(crate) fn text(&self, field: TlsField) -> Option<&str> {
+        match field {
+            TlsField::PeerUriSan => self.principal(),
+            TlsField::PeerDnsSan => self.dns_sans.first().map(String::as_str),
+            TlsField::PeerSubject => Some(&self.subject),
+            TlsField::PeerIssuer => Some(&self.issuer),
+            TlsField::PeerSerial => Some(&self.serial),
+            TlsField::PeerFingerprint256 => Some(&self.sha256_fingerprint),
+            _ => None,
+        }
+    }
+
     /// The first URI SAN: the SPIFFE identity of a mesh workload.
     pub(crate) fn principal(&self) -> Option<&str> {
         self.uri_sans.first().map(String::as_str)
@@ -69,7 +90,10 @@ pub(crate) fn all_sans(der: &CertificateDer<'_>) -> Option<AllSans> {
     let (_, parsed) = X509Certificate::from_der(der).ok()?;
     let mut all = AllSans {
         certificate: PeerCertificate {
-            subject: rfc2253(&parsed),
+            subject: rfc2253(parsed.subject()),
+            issuer: rfc2253(parsed.issuer()),
+            serial: hex(parsed.raw_serial()),
+            validity: validity(&parsed),
             sha256_fingerprint: hex(&Sha256::digest(der)),
             ..PeerCertificate::default()
         },
@@ -125,10 +149,18 @@ fn ip(bytes: &[u8]) -> Option<String> {
         .map(|v6| std::net::Ipv6Addr::from(v6).to_string())
 }
 
+fn validity(certificate: &X509Certificate<'_>) -> Option<(SystemTime, SystemTime)> {
+    let validity = certificate.validity();
+    let time = |seconds: i64| {
+        let seconds = u64::try_from(seconds).ok()?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    };
+    time(validity.not_before.timestamp()).zip(time(validity.not_after.timestamp()))
+}
+
 /// RFC 2253: the most specific part first, as Envoy writes subjects (`XN_FLAG_RFC2253`).
-fn rfc2253(certificate: &X509Certificate<'_>) -> String {
-    let mut parts: Vec<String> = certificate
-        .subject()
+fn rfc2253(name: &X509Name<'_>) -> String {
+    let mut parts: Vec<String> = name
         .iter_attributes()
         .filter_map(|attribute| {
             let key = short_name(&attribute.attr_type().to_id_string());

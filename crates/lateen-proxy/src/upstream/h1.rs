@@ -73,7 +73,9 @@ pub(crate) struct ConnectionFacts {
     /// The local address it was made from.
     pub(crate) local: Option<std::net::SocketAddr>,
     /// The peer's certificate, if TLS.
-    pub(crate) peer: Option<crate::tls::PeerCertificate>,
+    pub(crate) peer: Option<Rc<crate::tls::PeerCertificate>>,
+    /// What the TLS session agreed on.
+    pub(crate) session: Option<crate::tls::Session>,
     /// Requests it has carried.
     pub(crate) requests: Cell<u64>,
     /// Held while the connection exists, to count it.
@@ -88,7 +90,10 @@ impl ConnectionFacts {
             .and_then(|tls| tls.peer_certificates()?.first());
         Rc::new(Self {
             local: stream.local_addr(),
-            peer: leaf.and_then(crate::tls::PeerCertificate::read),
+            peer: leaf
+                .and_then(crate::tls::PeerCertificate::read)
+                .map(Rc::new),
+            session: stream.tls().and_then(crate::tls::Session::of),
             requests: Cell::new(0),
             _open: open,
         })
@@ -124,6 +129,7 @@ impl ConnectionFacts {
         Rc::new(Self {
             local: None,
             peer: None,
+            session: None,
             requests: Cell::new(0),
             _open: None,
         })

@@ -142,6 +142,9 @@ pub(super) async fn once(
     };
     tried.note(&host, policy);
     exchange.record.upstream.host = Some(host.state.address.clone());
+    if exchange.manager.logs_requests() && !host.endpoint.hostname.is_empty() {
+        exchange.record.upstream.host_name = Some(Arc::clone(&host.endpoint.hostname));
+    }
     if exchange.manager.reports_istio {
         let worker = &exchange.connection.worker;
         exchange.record.upstream.peer = host.state.described(&host.endpoint, worker);
@@ -325,6 +328,8 @@ fn note_upstream(exchange: &mut Exchange, lease: &mut Lease) {
     let worker = &exchange.connection.worker;
     let upstream = &mut exchange.record.upstream;
     upstream.local = info.local;
+    upstream.session = info.session;
+    upstream.certificate.clone_from(&info.peer);
     if let Some(peer) = &info.peer {
         upstream.principal = worker.principal(peer.principal());
         upstream.own_principal = worker.principal(exchange.now.own_principal.as_deref());

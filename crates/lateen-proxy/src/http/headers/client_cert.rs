@@ -120,6 +120,7 @@ mod tests {
             subject: "CN=b".to_owned(),
             sha256_fingerprint: "ab12".to_owned(),
             pem: Some(("A B+/=\n".to_owned(), "A B+/=\nC\n".to_owned())),
+            ..PeerCertificate::default()
         }
     }
 

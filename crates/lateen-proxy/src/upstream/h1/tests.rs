@@ -51,6 +51,7 @@ async fn connect(address: SocketAddr) -> Connection {
         info: Rc::new(ConnectionFacts {
             local: None,
             peer: None,
+            session: None,
             requests: Cell::new(0),
             _open: None,
         }),
