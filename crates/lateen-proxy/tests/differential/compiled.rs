@@ -179,8 +179,23 @@ fn request(set: &Set, line: &str, listener: &str, tokens: &Tokens) -> Value {
         "listener": listener,
         "send": send,
         "expect": {"status": status},
-        "differs": set.differs.get(line).cloned().unwrap_or_else(|| json!([])),
+        "differs": excuses(set, set.differs.get(line)),
     })
+}
+
+/// What may differ: what is written, and for every set with authorizers how their answers are counted.
+fn excuses(set: &Set, written: Option<&Value>) -> Value {
+    let mut out = written
+        .and_then(Value::as_array)
+        .cloned()
+        .unwrap_or_default();
+    if !set.mesh["extensionProviders"].is_null() {
+        out.push(json!({
+            "at": "stats.cluster", "sometimes": true,
+            "because": "Envoy counts a denial as an answer of the route's cluster, and an authorizer's silence as a 5xx of its own",
+        }));
+    }
+    Value::Array(out)
 }
 
 fn connect(set: &Set, connection: Connection, listener: &str) -> Value {
@@ -191,10 +206,11 @@ fn connect(set: &Set, connection: Connection, listener: &str) -> Value {
     // Envoy connects to the host and reads what the client says before it looks at policies; our proxy refuses before either.
     let refused_sooner = json!([
         {"at": "log", "because": "a connection is refused before its host is connected and anything is read, and has no line"},
+        {"at": "stats", "because": "a host that is not connected counts nothing", "sometimes": true},
         {"at": "replies[0].end", "because": "what the client said is not read, so its kernel is told so", "sometimes": true},
     ]);
     let differs = match connection {
-        Connection::Open => json!([]),
+        Connection::Open => excuses(set, None),
         Connection::Closed => refused_sooner,
     };
     let request = "GET / HTTP/1.1\nhost: a\nx-case: {case}\nconnection: close\n\n";
