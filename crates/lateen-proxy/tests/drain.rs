@@ -113,3 +113,23 @@ async fn failing_health_checks_show_as_draining_until_they_pass_again() {
     assert_eq!(ready(&proxy).await, (200, "LIVE\n".to_owned()));
     proxy.handle.shutdown().await;
 }
+
+#[tokio::test]
+async fn an_idle_connection_is_told_that_it_ends_before_it_is_closed() {
+    let proxy = proxy(Duration::from_secs(45)).await;
+    let mut idle = client(proxy.address("outbound")).await;
+    let ask = || {
+        let request = Request::get("/").header("host", "a");
+        request.body(Full::<Bytes>::default()).unwrap()
+    };
+    let first = idle.send_request(ask()).await.unwrap();
+    assert!(!first.headers().contains_key("connection"));
+    let _ = first.into_body().collect().await;
+    let handle = proxy.handle;
+    let drained = tokio::spawn(async move { handle.drain().await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    idle.ready().await.unwrap();
+    let last = idle.send_request(ask()).await.unwrap();
+    assert_eq!(last.headers()["connection"], "close");
+    drained.await.unwrap();
+}

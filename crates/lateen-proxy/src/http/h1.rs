@@ -39,6 +39,9 @@ use crate::net::Stream;
 
 /// A head has this long to be complete if nothing else is configured. Envoy has no limit; an hour is its limit for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
+/// How long an idle connection of a draining listener waits for one more request. Its client learns from the answer that the connection
+/// ends; one that is closed without a word may lose a request that is on its way. Envoy waits for the whole drain.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long what a client still sends is read after an answer that did not wait for it, so that it gets to see the answer: closing on
 /// bytes that were not read resets the connection. Envoy: `delayed_close_timeout`.
 const LINGER: Duration = Duration::from_secs(1);
@@ -162,6 +165,7 @@ impl Server<'_> {
     /// It is refused.
     async fn next(&mut self) -> Result<Option<Head>, Refusal> {
         let mut late: Option<Pin<Box<Sleep>>> = None;
+        let mut leave: Option<Pin<Box<Sleep>>> = None;
         std::future::poll_fn(|cx| {
             let mut wire = self.wire.borrow_mut();
             if let Poll::Ready(head) = wire.poll_head(cx, &self.limits) {
@@ -170,7 +174,11 @@ impl Server<'_> {
             let between = wire.is_between();
             drop(wire);
             if self.ending.is_done(cx) && between {
-                return Poll::Ready(Ok(None));
+                if !self.session.connection.is_ending() {
+                    return Poll::Ready(Ok(None));
+                }
+                let leave = leave.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_CALL)));
+                return leave.as_mut().poll(cx).map(|()| Ok(None));
             }
             if between {
                 return Poll::Pending;
