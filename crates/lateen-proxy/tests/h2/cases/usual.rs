@@ -373,8 +373,13 @@ fn unknown_reasons() -> Vec<Case> {
             "7",
             "GOAWAY for an unknown reason",
             [
-                send([frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xff])]),
-                Alive,
+                // With no stream under way the connection may end at once (section 6.8).
+                send([
+                    open(1, &post()),
+                    frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0xff]),
+                ]),
+                send([data(1, END_STREAM, b"x")]),
+                Answer(1),
             ],
         ),
         case(
