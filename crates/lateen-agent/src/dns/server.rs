@@ -184,11 +184,20 @@ impl Shared {
     }
 }
 
+/// Binds both protocols at one port. With port 0 the system picks it for TCP alone, and it may be taken for UDP; then another is tried.
 async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
-    let streams = TcpListener::bind(address).await?;
-    // With port 0 (tests) both protocols still share one port.
-    let address = SocketAddr::new(address.ip(), streams.local_addr()?.port());
-    Ok((UdpSocket::bind(address).await?, streams))
+    let tries = if address.port() == 0 { 16 } else { 1 };
+    let mut taken = io::ErrorKind::AddrInUse.into();
+    for _ in 0..tries {
+        let streams = TcpListener::bind(address).await?;
+        let address = SocketAddr::new(address.ip(), streams.local_addr()?.port());
+        match UdpSocket::bind(address).await {
+            Ok(datagrams) => return Ok((datagrams, streams)),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => taken = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(taken)
 }
 
 fn is_no_ipv6(error: &io::Error) -> bool {
