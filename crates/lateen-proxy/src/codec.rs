@@ -7,7 +7,7 @@ pub(crate) mod names;
 pub(crate) mod outgoing;
 pub(crate) mod spelling;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use self::spelling::{Speller, Spelling};
 
@@ -28,6 +28,16 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Whether answers with a status have no body (RFC 9110 section 6.4.1).
+pub(crate) fn is_bodiless(status: StatusCode) -> bool {
+    is_without_length(status) || status == StatusCode::NOT_MODIFIED
+}
+
+/// Whether answers with a status state no length (RFC 9110 section 8.6).
+pub(crate) fn is_without_length(status: StatusCode) -> bool {
+    status.is_informational() || status == StatusCode::NO_CONTENT
 }
 
 /// Encodes fields, spelt as they came if that is known. Names and values hold no line ends, by their types.

@@ -304,7 +304,7 @@ type Opened = (Pipe, Rc<ConnectionFacts>, Held);
 
 async fn open(
     ready: &Ready,
-    state: &ClusterState,
+    state: &Rc<ClusterState>,
     cluster: &Arc<Cluster>,
     host: &Host,
 ) -> Result<Opened, OpenError> {

@@ -6,6 +6,7 @@
 mod mtls;
 mod support;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use support::identity::Root;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 /// Requests at a time.
 const AT_ONCE: usize = 24;
@@ -41,7 +42,7 @@ impl Pair {
         })
         .await;
         let server = start_with(inbound(app), Some(root.workload("server")), change).await;
-        let outbound = outbound(&server, cluster);
+        let outbound = outbound(server.address("inbound"), cluster);
         let client = start_with(outbound, Some(root.workload("client")), |config| {
             config.concurrency = 1;
         })
@@ -51,22 +52,12 @@ impl Pair {
 
     /// Connections the client's proxy made to the server's.
     fn connections(&self) -> u64 {
-        let labels = [("cluster_name", "server")];
-        let metrics = self.client.handle.metrics();
-        metrics.counter("envoy_cluster_upstream_cx_total", &labels)
+        counted(&self.client, "envoy_cluster_upstream_cx_total")
     }
 
     async fn burst(&self) {
-        let address = self.client.address("outbound");
-        let asked = (0..AT_ONCE).map(|n| {
-            tokio::spawn(async move {
-                let path = format!("/{n}");
-                let (status, _, body) = get(address, &path).await;
-                assert_eq!((status, body), (200, path));
-            })
-        });
-        for asked in asked.collect::<Vec<_>>() {
-            asked.await.unwrap();
+        for (n, (status, body)) in burst(&self.client).await.into_iter().enumerate() {
+            assert_eq!((status, body), (200, format!("/{n}")));
         }
     }
 
@@ -76,9 +67,31 @@ impl Pair {
     }
 }
 
+/// A statistic of the client's cluster.
+fn counted(client: &Running, name: &str) -> u64 {
+    let labels = [("cluster_name", "server")];
+    client.handle.metrics().counter(name, &labels)
+}
+
+/// Asks for one path each, all at once.
+async fn burst(client: &Running) -> Vec<(u16, String)> {
+    let address = client.address("outbound");
+    let asked = (0..AT_ONCE).map(|n| {
+        tokio::spawn(async move {
+            let (status, _, body) = get(address, &format!("/{n}")).await;
+            (status, body)
+        })
+    });
+    let mut answers = Vec::new();
+    for asked in asked.collect::<Vec<_>>() {
+        answers.push(asked.await.unwrap());
+    }
+    answers
+}
+
 /// The client's side as Istio's control plane makes it: its ALPN filter, and upgrades.
-fn outbound(server: &Running, extra: Value) -> Vec<Value> {
-    let mut resources = mtls::outbound(server.address("inbound"), "server");
+fn outbound(server: SocketAddr, extra: Value) -> Vec<Value> {
+    let mut resources = mtls::outbound(server, "server");
     let manager = &mut resources[0]["filter_chains"][0]["filters"][0]["typed_config"];
     let alpn = filter(
         "istio.alpn",
@@ -205,4 +218,51 @@ async fn a_server_that_drains_loses_no_request() {
     pair.server.handle.drain().await;
     asked.await.unwrap();
     pair.end().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_is_counted_once_however_many_requests_wait_for_it() {
+    let root = Root::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let closer = tokio::spawn(async move {
+        let socket = listener.accept().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(socket); // in the midst of the handshake; whoever comes later is refused
+    });
+    let identity = Some(root.workload("client"));
+    let client = start_with(outbound(server, json!({})), identity, |config| {
+        config.concurrency = 1;
+    })
+    .await;
+    let answers = burst(&client).await;
+    assert!(answers.iter().all(|(status, _)| *status == 503));
+    closer.await.unwrap();
+    let failed = counted(&client, "envoy_cluster_upstream_cx_connect_fail");
+    assert_eq!(counted(&client, "envoy_cluster_upstream_cx_total"), failed);
+    assert!((1..=3).contains(&failed), "{failed} for {AT_ONCE} requests");
+    client.handle.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_server_that_closes_shared_connections_at_once_fails_the_request() {
+    let root = Root::new();
+    let mut refusing = inbound("127.0.0.1:9".parse().unwrap());
+    let nobody = filter(
+        "envoy.filters.network.rbac",
+        json!({
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC",
+            "stat_prefix": "tcp.",
+            "rules": {"action": "ALLOW"},
+        }),
+    );
+    let filters = &mut refusing[0]["filter_chains"][0]["filters"];
+    filters.as_array_mut().unwrap().insert(0, nobody);
+    let server = start_with(refusing, Some(root.workload("server")), |_| {}).await;
+    let resources = outbound(server.address("inbound"), json!({}));
+    let client = start_with(resources, Some(root.workload("client")), |_| {}).await;
+    let answers = tokio::time::timeout(Duration::from_secs(10), burst(&client)).await;
+    assert!(answers.unwrap().iter().all(|(status, _)| *status == 503));
+    client.handle.shutdown().await;
+    server.handle.shutdown().await;
 }

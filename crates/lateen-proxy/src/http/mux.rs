@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, header};
 use http_body::Body as _;
 use lateen_traffic::hcm::HttpConnectionManager;
 
@@ -15,6 +15,7 @@ use super::client::ClientBody;
 use super::h1::Refusal;
 use super::response::ResponseBody;
 use super::server::Session;
+use crate::codec;
 use crate::mux::Error;
 use crate::mux::head::{self, Malformed};
 use crate::mux::link::{Begun, Link, Outgoing, Side};
@@ -104,7 +105,7 @@ async fn answer(session: Rc<Session>, link: Rc<Link>, limits: Limits, begun: Beg
     if session.is_last(&parts) {
         link.go_away();
     }
-    let end = is_head || is_bodiless(parts.status) || body.is_end_stream();
+    let end = is_head || codec::is_bodiless(parts.status) || body.is_end_stream();
     if !end
         && !parts.headers.contains_key(header::CONTENT_LENGTH)
         && let Some(length) = body.size_hint().exact()
@@ -148,11 +149,6 @@ fn request(
     *request.version_mut() = head.version;
     *request.headers_mut() = head.headers;
     Ok(request)
-}
-
-/// Whether answers with a status have no body (RFC 9110 section 6.4.1).
-fn is_bodiless(status: StatusCode) -> bool {
-    status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED
 }
 
 /// Sends a body, as long as the client takes it.

@@ -68,7 +68,7 @@ pub(super) enum TunnelError {
 pub(super) async fn open(
     connection: &Connection,
     tunneling: &Tunneling,
-    state: &ClusterState,
+    state: &Rc<ClusterState>,
     cluster: &Arc<Cluster>,
     host: &Host,
 ) -> Result<Tunnel, TunnelError> {

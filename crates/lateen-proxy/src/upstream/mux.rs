@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::connect::{self, ConnectError, Target};
 use super::h1::{self, ConnectionFacts};
+use super::pool::{Protocol, Tally};
 use super::{OpenConnection, SendError, UpstreamError};
 use crate::http::body::RequestBody;
 use crate::mux::link::{Incoming, Link, Side};
@@ -72,6 +73,8 @@ pub(crate) struct Making<'a> {
     pub(crate) http: &'a UpstreamHttp,
     /// Where a connection goes that turns out to be HTTP/1.
     pub(crate) idle: &'a Rc<h1::Idle>,
+    /// Where it is counted: once, however many requests wait for it.
+    pub(super) tally: Tally,
 }
 
 impl Links {
@@ -86,6 +89,11 @@ impl Links {
         found.used.set(Instant::now());
         found.info.requests.set(found.info.requests.get() + 1);
         Some(Place(found.clone()))
+    }
+
+    /// Whether there is no connection.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.borrow().is_empty()
     }
 
     /// Whether all connections have enough to do and none is being made.
@@ -129,10 +137,12 @@ impl Links {
     fn start(self: &Rc<Self>, making: &Making<'_>, open: OpenConnection) -> Opening {
         let (links, target) = (Rc::clone(self), making.target.clone());
         let (http, idle) = (making.http.clone(), Rc::clone(making.idle));
+        let tally = making.tally.clone();
         let future = async move {
             let made = connect::connect(&target).await;
             *links.opening.borrow_mut() = None; // no later request is to meet an old failure
-            let stream = made?;
+            let stream = made.inspect_err(|error| tally.failed(error))?;
+            tally.made(Protocol::Shared);
             if is_agreed(&stream) {
                 links.adopt(stream, Some(open), &http);
             } else {

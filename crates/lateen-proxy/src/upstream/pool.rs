@@ -49,7 +49,7 @@ impl Protocol {
 #[derive(Debug)]
 pub(crate) struct Route<'a> {
     /// The cluster's state.
-    pub(crate) state: &'a ClusterState,
+    pub(crate) state: &'a Rc<ClusterState>,
     /// The cluster's settings.
     pub(crate) cluster: &'a Cluster,
     /// The host.
@@ -238,27 +238,25 @@ async fn shared(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireErro
         return Ok(Lease::Mux(place));
     }
     while pool.mux.waits() {
-        let open = || open_counted(route, pool);
+        let open = || open_permit(route, pool);
         let opened = Box::pin(pool.mux.open(&making(route, pool), open)).await;
-        opened
-            .map_err(|error| error.map_or(AcquireError::Overflow, |error| failed(route, error)))?;
+        opened.map_err(|error| error.map_or(AcquireError::Overflow, AcquireError::Connect))?;
         if let Some(place) = pool.mux.place() {
             return Ok(Lease::Mux(place));
+        }
+        // Others may have taken all there was to take; a connection that is gone already is a failure and no reason to spin.
+        if pool.mux.waits() && pool.mux.is_empty() {
+            let reason = "upstream closed the shared connection at once";
+            return Err(failed(route, ConnectError::Transport(reason.into())));
         }
     }
     http1(route, pool).await
 }
 
 fn open_beside(route: &Route<'_>, pool: &Rc<Pool>) {
-    if let Some(open) = open_counted(route, pool) {
+    if let Some(open) = open_permit(route, pool) {
         pool.mux.add(&making(route, pool), open);
     }
-}
-
-fn open_counted(route: &Route<'_>, pool: &Rc<Pool>) -> Option<OpenConnection> {
-    let open = open_permit(route, pool)?;
-    count_connection(route, Protocol::Shared);
-    Some(open)
 }
 
 fn making<'a>(route: &'a Route<'_>, pool: &'a Pool) -> mux::Making<'a> {
@@ -266,6 +264,7 @@ fn making<'a>(route: &'a Route<'_>, pool: &'a Pool) -> mux::Making<'a> {
         target: route.target,
         http: &route.cluster.http,
         idle: &pool.h1,
+        tally: Tally::of(route),
     }
 }
 
@@ -347,31 +346,59 @@ async fn wait(route: &Route<'_>, pool: &Rc<Pool>) -> Result<(), AcquireError> {
 }
 
 fn count_connection(route: &Route<'_>, protocol: Protocol) {
-    let stats = &route.state.stats;
-    stats.upstream_cx_total.inc();
-    count(&route.host.counts.cx_total);
-    match protocol {
-        Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
-        Protocol::Http1 | Protocol::Negotiated | Protocol::Shared => {
-            stats.upstream_cx_http1_total.inc();
-        }
-    }
-    if route.target.tls.is_some() {
-        stats.ssl_handshake.inc();
-    }
+    Tally::of(route).made(protocol);
 }
 
 fn failed(route: &Route<'_>, error: ConnectError) -> AcquireError {
-    let stats = &route.state.stats;
-    stats.upstream_cx_total.inc();
-    stats.upstream_cx_connect_fail.inc();
-    count(&route.host.counts.cx_total);
-    count(&route.host.counts.cx_connect_fail);
-    match &error {
-        ConnectError::Timeout { .. } => stats.upstream_cx_connect_timeout.inc(),
-        ConnectError::Tls { .. } => stats.ssl_connection_error.inc(),
-        ConnectError::Tcp { .. } | ConnectError::Http { .. } | ConnectError::Transport(_) => {}
-    }
-    tracing::debug!(cluster = %route.state.name, host = %route.host.address, %error, "cannot connect");
+    Tally::of(route).failed(&error);
     AcquireError::Connect(error)
+}
+
+/// What is counted of a host's connections as they are made.
+#[derive(Clone, Debug)]
+pub(super) struct Tally {
+    state: Rc<ClusterState>,
+    host: Rc<HostState>,
+    tls: bool,
+}
+
+impl Tally {
+    fn of(route: &Route<'_>) -> Self {
+        Self {
+            state: Rc::clone(route.state),
+            host: Rc::clone(route.host),
+            tls: route.target.tls.is_some(),
+        }
+    }
+
+    /// Counts a connection.
+    pub(super) fn made(&self, protocol: Protocol) {
+        let stats = &self.state.stats;
+        stats.upstream_cx_total.inc();
+        count(&self.host.counts.cx_total);
+        match protocol {
+            Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
+            Protocol::Http1 | Protocol::Negotiated | Protocol::Shared => {
+                stats.upstream_cx_http1_total.inc();
+            }
+        }
+        if self.tls {
+            stats.ssl_handshake.inc();
+        }
+    }
+
+    /// Counts an attempt that failed.
+    pub(super) fn failed(&self, error: &ConnectError) {
+        let stats = &self.state.stats;
+        stats.upstream_cx_total.inc();
+        stats.upstream_cx_connect_fail.inc();
+        count(&self.host.counts.cx_total);
+        count(&self.host.counts.cx_connect_fail);
+        match error {
+            ConnectError::Timeout { .. } => stats.upstream_cx_connect_timeout.inc(),
+            ConnectError::Tls { .. } => stats.ssl_connection_error.inc(),
+            ConnectError::Tcp { .. } | ConnectError::Http { .. } | ConnectError::Transport(_) => {}
+        }
+        tracing::debug!(cluster = %self.state.name, host = %self.host.address, %error, "cannot connect");
+    }
 }

@@ -69,7 +69,8 @@ pub(super) fn encode<B: Body<Data = Bytes>>(
     out.extend_from_slice(interim);
     status_line(&mut out, parts.status, asked.answer_version);
     let spelling = parts.extensions.get::<Spelling>().filter(|_| asked.cased);
-    let drops_length = without_length(parts.status) || framing == Framing::Some(Length::Chunked);
+    let drops_length =
+        codec::is_without_length(parts.status) || framing == Framing::Some(Length::Chunked);
     let kept = parts
         .headers
         .iter()
@@ -121,7 +122,7 @@ fn state_framing(out: &mut Vec<u8>, parts: &response::Parts, framing: Framing, a
         }
         // What GET would have been answered is not known here; a length that is made up would be wrong.
         Framing::None if asked.head && asked.version == Version::HTTP_11 => {
-            if !bodiless(parts.status) {
+            if !codec::is_bodiless(parts.status) {
                 out.extend_from_slice(b"transfer-encoding: chunked\r\n");
             }
         }
@@ -130,7 +131,7 @@ fn state_framing(out: &mut Vec<u8>, parts: &response::Parts, framing: Framing, a
 }
 
 fn framing<B: Body<Data = Bytes>>(parts: &response::Parts, body: &B, asked: &Asked) -> Framing {
-    if asked.head || bodiless(parts.status) || asked.opens(parts.status) {
+    if asked.head || codec::is_bodiless(parts.status) || asked.opens(parts.status) {
         return Framing::None;
     }
     let length = stated(&parts.headers).or_else(|| body.size_hint().exact());
@@ -143,16 +144,6 @@ fn framing<B: Body<Data = Bytes>>(parts: &response::Parts, body: &B, asked: &Ask
 
 fn stated(headers: &HeaderMap) -> Option<u64> {
     codec::content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())
-}
-
-/// Whether answers with a status have no body (RFC 9110 section 6.4.1).
-fn bodiless(status: StatusCode) -> bool {
-    without_length(status) || status == StatusCode::NOT_MODIFIED
-}
-
-/// Whether answers with a status state no length (RFC 9110 section 8.6).
-fn without_length(status: StatusCode) -> bool {
-    status.is_informational() || status == StatusCode::NO_CONTENT
 }
 
 #[cfg(test)]

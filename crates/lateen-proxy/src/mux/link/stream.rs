@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::super::frame::Frame;
 use super::super::{Error, WINDOW, head};
 use super::{Link, Side};
+use crate::codec;
 
 /// Data shorter than this is kept together while it waits, so that what it takes to keep it stays in proportion to its bytes.
 const SMALL: usize = 512;
@@ -206,11 +207,7 @@ impl Incoming {
         let Some(length) = stated.next() else {
             return Ok(());
         };
-        let length = std::str::from_utf8(length.as_bytes())
-            .ok()
-            .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|text| text.parse().ok())
-            .filter(|_| stated.next().is_none());
+        let length = codec::content_length(length.as_bytes()).filter(|_| stated.next().is_none());
         let Some(length) = length else {
             return Err(Error::Protocol("content-length"));
         };
