@@ -8,6 +8,7 @@ mod dns;
 mod files;
 mod resident;
 mod source;
+mod update;
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -182,12 +183,17 @@ impl Drop for Control {
     }
 }
 
-/// Runs a worker, again if a bug ends it: its connections are lost, but not its share of those to come.
 fn work(shared: &Arc<Shared>, index: u16, orders: &Orders) {
-    while !orders.stop.is_cancelled() {
-        let run = || worker::run(Arc::clone(shared), index, orders.clone());
+    persist(index, &orders.stop, || {
+        worker::run(Arc::clone(shared), index, orders.clone())
+    });
+}
+
+/// Runs a worker, again if a bug ends it: its connections are lost, but not its share of those to come.
+fn persist(index: u16, stop: &CancellationToken, mut run: impl FnMut() -> std::io::Result<()>) {
+    while !stop.is_cancelled() {
         // Nothing of a worker outlives its run but counters, which are atomic.
-        match std::panic::catch_unwind(AssertUnwindSafe(run)) {
+        match std::panic::catch_unwind(AssertUnwindSafe(&mut run)) {
             Ok(Ok(())) => return,
             Ok(Err(error)) => {
                 tracing::error!(%error, "a worker cannot run");
@@ -321,4 +327,45 @@ fn gauges(shared: &Shared, orders: &Orders, live: &Live, started: Instant) {
     server
         .clusters_active
         .set(number(live.program.clusters().len()));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_worker_that_a_bug_ends_begins_anew_until_the_proxy_stops() {
+        let (stop, runs) = (CancellationToken::new(), Cell::new(0));
+        persist(0, &stop, || {
+            runs.set(runs.get() + 1);
+            if runs.get() == 2 {
+                stop.cancel();
+            }
+            panic!("a bug")
+        });
+        assert_eq!(runs.get(), 2);
+    }
+
+    #[test]
+    fn a_worker_that_ends_as_it_should_does_not_begin_anew() {
+        let runs = Cell::new(0);
+        persist(0, &CancellationToken::new(), || {
+            runs.set(runs.get() + 1);
+            Ok(())
+        });
+        assert_eq!(runs.get(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_a_bug_ends_begins_anew() {
+        let runs = Cell::new(0);
+        again("test", || async {
+            runs.set(runs.get() + 1);
+            assert!(runs.get() > 1, "a bug");
+        })
+        .await;
+        assert_eq!(runs.get(), 2);
+    }
 }

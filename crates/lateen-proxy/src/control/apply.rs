@@ -5,7 +5,6 @@
 //! referred to holds changes back for [`PATIENCE`] once, Envoy's `initial_fetch_timeout`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -20,8 +19,8 @@ use tokio::time::Instant;
 use super::dns::Resolver;
 use super::files::{self, Files};
 use super::source::{Event, Running, Source};
+use super::update::updated;
 use crate::handle::State;
-use crate::panic;
 use crate::secrets::{self, Secrets, TRUST_BUNDLE, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
 
@@ -320,43 +319,6 @@ impl Applier {
             let version = self.shared.version();
             let _ = tokio::time::timeout(BIND_PATIENCE, self.shared.reconciled(version)).await;
             self.shared.advance(State::Live);
-        }
-    }
-}
-
-/// A program with changes applied. Where a bug breaks that off, each change is tried by itself, so that what it stumbles over is refused
-/// like any other bad resource, and the rest is applied.
-fn updated(program: &Program, changes: &[Change]) -> (Program, Vec<Rejection>) {
-    // A program is immutable, so one that was not finished is nowhere.
-    let apply = |program: &Program, changes: &[Change]| {
-        catch_unwind(AssertUnwindSafe(|| program.update(changes)))
-    };
-    if let Ok(updated) = apply(program, changes) {
-        return updated;
-    }
-    let (mut program, mut rejections) = (program.clone(), Vec::new());
-    for change in changes {
-        match apply(&program, std::slice::from_ref(change)) {
-            Ok((next, refused)) => {
-                program = next;
-                rejections.extend(refused);
-            }
-            Err(panic) => rejections.extend(stumbled(change, panic::reason(&*panic))),
-        }
-    }
-    (program, rejections)
-}
-
-fn stumbled(change: &Change, reason: &str) -> Option<Rejection> {
-    match change {
-        Change::Upsert(ty, resource) => Some(Rejection {
-            type_url: *ty,
-            name: Arc::clone(&resource.name),
-            reason: format!("a bug of the proxy: {reason}"),
-        }),
-        Change::Remove(ty, name) => {
-            tracing::error!(%ty, %name, reason, "a bug kept a resource that is gone");
-            None
         }
     }
 }
