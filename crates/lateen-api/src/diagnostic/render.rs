@@ -74,13 +74,10 @@ impl Paint {
 
 fn place(out: &mut String, span: &FileSpan, gutter: usize, paint: Paint) {
     let arrow = paint.with(BLUE, &format!("{:gutter$}-->", ""));
-    let _ = writeln!(
-        out,
-        "{arrow} {}:{}:{}",
-        printable(&span.path),
-        span.line,
-        span.column
-    );
+    let _ = match (span.line, span.column) {
+        (0, _) => writeln!(out, "{arrow} {}", printable(&span.path)), // all of a file
+        (line, column) => writeln!(out, "{arrow} {}:{line}:{column}", printable(&span.path)),
+    };
 }
 
 /// The line a span starts in.
@@ -225,6 +222,15 @@ error[LAT0102]: unknown field `circuitBreaker`
   = effect: the object is refused
 ";
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_whole_file_names_no_line() {
+        let mut diagnostic = at("spec:\n", "spec");
+        let span = diagnostic.span.as_mut().unwrap();
+        (span.line, span.column) = (0, 0);
+        let shown = render(&diagnostic, None, Style::default());
+        assert_eq!(shown.lines().nth(1), Some(" --> a.yaml"));
     }
 
     #[test]
