@@ -36,11 +36,12 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &ProxyStatusA
     let text = http::request(&socket, "GET", "/debug/syncz").context("asking the control plane")?;
     let all: Vec<Value> =
         serde_json::from_slice(&text).context("the control plane's answer is not JSON")?;
-    let wanted: Vec<Value> = all
+    let mut wanted: Vec<Value> = all
         .into_iter()
         .filter(|proxy| namespace.is_none_or(|n| proxy["namespace"] == n))
         .filter(|proxy| args.target.as_deref().is_none_or(|t| names(proxy, t)))
         .collect();
+    wanted.sort_by(|a, b| a["proxy"].as_str().cmp(&b["proxy"].as_str()));
     if let (Some(target), true) = (&args.target, wanted.is_empty()) {
         bail!("no proxy `{target}` is connected; `lateen proxy-status` lists those that are");
     }
