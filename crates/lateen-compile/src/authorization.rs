@@ -23,7 +23,7 @@ use extensions::filters::network::rbac::v3::Rbac as NetworkRbac;
 pub(crate) use provider::{Authorizer, resolve};
 use trust_domains::TrustDomains;
 
-const HTTP_RBAC: &str = "envoy.filters.http.rbac";
+pub(crate) const HTTP_RBAC: &str = "envoy.filters.http.rbac";
 const NETWORK_RBAC: &str = "envoy.filters.network.rbac";
 const HTTP_EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 const NETWORK_EXT_AUTHZ: &str = "envoy.filters.network.ext_authz";

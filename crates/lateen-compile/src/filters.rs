@@ -5,10 +5,11 @@
 
 use lateen_envoy::istio;
 
+use crate::mesh::{Mesh, Stats};
 use crate::node::IpMode;
 use crate::proto::{
-    Any, any, bool_value, extensions, hcm, http_filter, listener, listener_filter, network_filter,
-    u32_value,
+    Any, any, bool_value, duration, extensions, hcm, http_filter, listener, listener_filter,
+    network_filter, u32_value,
 };
 
 /// Transport protocol of connections that begin with a ClientHello.
@@ -121,22 +122,44 @@ pub(crate) fn alpn() -> hcm::HttpFilter {
     http_filter("istio.alpn", any(&config))
 }
 
-fn stats_config(class: Class) -> Any {
+fn stats_config(class: Class, stats: &Stats) -> Any {
+    let metrics = stats
+        .overrides
+        .iter()
+        .map(|own| istio::stats::MetricConfig {
+            name: own.name.clone(),
+            drop: own.disabled,
+            tags_to_remove: own.removed.clone(),
+            dimensions: own.dimensions.clone().into_iter().collect(),
+            ..Default::default()
+        });
     any(&istio::stats::PluginConfig {
         // Where clients choose the host header they must not choose label values. Source: Istio, `disableHostHeaderFallback`.
         disable_host_header_fallback: class != Class::SidecarOutbound,
+        tcp_reporting_duration: stats.interval.map(duration),
+        metrics: metrics.collect(),
         ..Default::default()
     })
 }
 
-/// Istio's metrics for HTTP.
-pub(crate) fn http_stats(class: Class) -> hcm::HttpFilter {
-    http_filter("istio.stats", stats_config(class))
+/// A gateway reports as a client does.
+fn stats_of(mesh: &Mesh, class: Class) -> &[Stats] {
+    match class {
+        Class::SidecarInbound => &mesh.stats.server,
+        Class::SidecarOutbound | Class::Gateway => &mesh.stats.client,
+    }
 }
 
-/// Istio's metrics for TCP.
-pub(crate) fn tcp_stats(class: Class) -> listener::Filter {
-    network_filter("istio.stats", stats_config(class))
+/// Istio's metrics for HTTP, for each provider.
+pub(crate) fn http_stats(mesh: &Mesh, class: Class) -> impl Iterator<Item = hcm::HttpFilter> {
+    let reports = stats_of(mesh, class).iter();
+    reports.map(move |stats| http_filter("istio.stats", stats_config(class, stats)))
+}
+
+/// Istio's metrics for TCP, for each provider.
+pub(crate) fn tcp_stats(mesh: &Mesh, class: Class) -> impl Iterator<Item = listener::Filter> {
+    let reports = stats_of(mesh, class).iter();
+    reports.map(move |stats| network_filter("istio.stats", stats_config(class, stats)))
 }
 
 /// Counts gRPC messages and statuses.
@@ -275,12 +298,12 @@ pub(crate) fn original_src() -> listener::ListenerFilter {
     )
 }
 
-/// The name of the request-ID extension, as Istio configures it.
-pub(crate) fn request_id() -> hcm::RequestIdExtension {
+/// The request-ID extension, as Istio configures it. `samples`: the id says which requests are traced.
+pub(crate) fn request_id(samples: bool) -> hcm::RequestIdExtension {
     use extensions::request_id::uuid::v3::UuidRequestIdConfig;
     hcm::RequestIdExtension {
         typed_config: Some(any(&UuidRequestIdConfig {
-            use_request_id_for_trace_sampling: bool_value(true),
+            use_request_id_for_trace_sampling: bool_value(samples),
             ..Default::default()
         })),
     }

@@ -40,6 +40,7 @@ mod security;
 mod shared;
 mod snapshot;
 mod telemetry;
+mod tracing;
 
 pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use dead_rules::dead_rules;

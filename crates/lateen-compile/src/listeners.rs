@@ -70,7 +70,7 @@ pub(crate) fn virtual_outbound(inputs: &VirtualOutboundInputs) -> listener::List
                 names::VIRTUAL_OUTBOUND_BLACKHOLE,
                 port,
                 Class::SidecarOutbound,
-                view,
+                (view, mesh),
             ),
             listener::FilterChain {
                 name: names::VIRTUAL_OUTBOUND_CATCH_ALL_TCP.to_owned(),
@@ -138,13 +138,18 @@ fn additional_addresses(addresses: &[&str], port: u32) -> Vec<listener::Addition
 }
 
 /// Stops connections to a port.
-fn blackhole(name: &str, port: u32, class: Class, view: &ListenerView) -> listener::FilterChain {
+fn blackhole(
+    name: &str,
+    port: u32,
+    class: Class,
+    (view, mesh): (&ListenerView, &Mesh),
+) -> listener::FilterChain {
     let mut filters = Vec::new();
     if view.native {
         if class == Class::SidecarInbound {
             filters.push(filters::metadata_exchange());
         }
-        filters.push(filters::tcp_stats(class));
+        filters.extend(filters::tcp_stats(mesh, class));
     }
     filters.push(network_filter(
         TCP_PROXY,
@@ -196,7 +201,7 @@ fn tcp_filters(
     }
     out.extend(policies);
     if view.native {
-        out.push(filters::tcp_stats(class));
+        out.extend(filters::tcp_stats(mesh, class));
     }
     proxy.access_log = accesslog::logs(mesh, class);
     if proxy.idle_timeout.is_none() {

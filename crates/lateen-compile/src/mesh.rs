@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::features::Features;
-use lateen_api::mesh::{ExtensionProvider, ForwardClientCertDetails, MeshTlsConfig};
+use lateen_api::mesh::{
+    ExtensionProvider, ForwardClientCertDetails, MeshTlsConfig, OpenTelemetryTracingProvider,
+    Tracing as LegacyTracing, ZipkinTracingProvider,
+};
 use lateen_api::networking::{
     ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
     ZoneAwareLoadBalancerSetting,
 };
+use lateen_api::value::Double;
 
 /// What the installation fixes, beside MeshConfig.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -89,6 +93,95 @@ pub(crate) struct ClassLogs {
     pub(crate) server: Vec<AccessLog>,
 }
 
+/// A report of Istio's metrics to one provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Stats {
+    /// How often counts of TCP connections are brought up to date while they are open.
+    pub(crate) interval: Option<Duration>,
+    /// What differs from the standard metrics, in Istio's order of metrics.
+    pub(crate) overrides: Vec<MetricOverride>,
+}
+
+/// What differs of one metric.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct MetricOverride {
+    /// The metric, as the filter names it: `requests_total`.
+    pub(crate) name: String,
+    pub(crate) disabled: bool,
+    /// Labels with expressions of their values.
+    pub(crate) dimensions: BTreeMap<String, String>,
+    pub(crate) removed: Vec<String>,
+}
+
+/// Metrics of what a workload sends and of what it gets: a report for each provider.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ClassStats {
+    pub(crate) client: Vec<Stats>,
+    pub(crate) server: Vec<Stats>,
+}
+
+impl Default for ClassStats {
+    fn default() -> Self {
+        Self {
+            client: vec![Stats::default()],
+            server: vec![Stats::default()],
+        }
+    }
+}
+
+/// Traces of what a workload sends and of what it gets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct ClassTracing {
+    pub(crate) client: Option<Tracing>,
+    pub(crate) server: Option<Tracing>,
+}
+
+/// How requests are traced.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Tracing {
+    /// None only marks requests (`x-request-id`), as Envoy does without a provider.
+    pub(crate) tracer: Option<Tracer>,
+    /// Share of requests, percent.
+    pub(crate) sampling: Double,
+    pub(crate) tags: BTreeMap<String, Tag>,
+    /// Zero: Envoy's default.
+    pub(crate) max_path_tag_length: u32,
+    /// Whether `x-request-id` says which requests are traced.
+    pub(crate) by_request_id: bool,
+}
+
+/// Where spans go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Collector {
+    pub(crate) hostname: String,
+    pub(crate) cluster: String,
+}
+
+/// What makes spans.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tracer {
+    Zipkin(Collector, ZipkinTracingProvider),
+    /// With the service's name in spans.
+    OpenTelemetry(Collector, OpenTelemetryTracingProvider, String),
+    /// With the service's name in spans.
+    Datadog(Collector, String),
+    Skywalking(Collector),
+}
+
+/// Where the value of a span's tag is from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Tag {
+    Literal(String),
+    /// A variable of the proxy's environment, and what stands for it.
+    Environment(String, String),
+    /// A header of the request, and what stands for it.
+    Header(String, String),
+    /// A format, as of access logs.
+    Formatter(String),
+    /// What access rules on trial left, by its key.
+    DryRun(String),
+}
+
 /// The lines of an access log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum LogFormat {
@@ -122,6 +215,7 @@ impl From<&TcpKeepalive> for Keepalive {
 pub(crate) struct Mesh {
     pub(crate) trust_domain: String,
     pub(crate) trust_domain_aliases: Vec<String>,
+    pub(crate) cluster_id: String,
     pub(crate) domain_suffix: String,
     pub(crate) root_namespace: String,
     pub(crate) listen_port: u32,
@@ -137,6 +231,15 @@ pub(crate) struct Mesh {
     pub(crate) log_format: LogFormat,
     /// The providers that log where no Telemetry names any.
     pub(crate) default_log_providers: Vec<String>,
+    /// The providers of metrics and of traces where no Telemetry names any.
+    pub(crate) default_metric_providers: Vec<String>,
+    pub(crate) default_tracing_providers: Vec<String>,
+    /// `enableTracing`.
+    pub(crate) traces: bool,
+    /// `defaultConfig.tracing`.
+    pub(crate) legacy_tracing: Option<LegacyTracing>,
+    pub(crate) tracing: ClassTracing,
+    pub(crate) stats: ClassStats,
     pub(crate) listener_log: bool,
     pub(crate) outbound: OutboundPolicy,
     /// Whether inbound connections go to the pod's address rather than to loopback.
@@ -168,6 +271,7 @@ impl Default for Mesh {
         Self {
             trust_domain: settings.trust_domain,
             trust_domain_aliases: Vec::new(),
+            cluster_id: settings.cluster_id,
             domain_suffix: settings.domain_suffix,
             root_namespace: settings.root_namespace,
             listen_port: 15001,
@@ -179,6 +283,12 @@ impl Default for Mesh {
             access_logs: ClassLogs::default(),
             log_format: LogFormat::Text(crate::accesslog::DEFAULT_TEXT.to_owned()),
             default_log_providers: Vec::new(),
+            default_metric_providers: Vec::new(),
+            default_tracing_providers: Vec::new(),
+            traces: false,
+            legacy_tracing: None,
+            tracing: ClassTracing::default(),
+            stats: ClassStats::default(),
             listener_log: true,
             outbound: OutboundPolicy::AllowAny,
             inbound_passthrough: true,

@@ -524,9 +524,14 @@ impl Snapshot {
         crate::authentication::rule_sources(self, &pod.workload())
     }
 
+    /// What is known of the keys of token issuers that policies do not hold themselves.
+    pub fn known_jwks(&self) -> &JwksStore {
+        &self.inner.config.jwks
+    }
+
     /// What is known of the keys at a source.
     pub(crate) fn jwks(&self, source: &JwksSource) -> Option<&Jwks> {
-        self.inner.config.jwks.get(source)
+        self.known_jwks().get(source)
     }
 
     /// Where a port of a host of the mesh is reached: the addresses of its ready endpoints. `None` if the mesh has no such host, or
@@ -571,13 +576,17 @@ impl Snapshot {
         Some(addresses.collect())
     }
 
-    /// The mesh's settings as a workload's listeners take them: with the access logs that Telemetry asks for.
+    /// The mesh's settings as a workload's listeners take them: with the logs, metrics and traces that Telemetry asks for.
     pub(crate) fn mesh_of(&self, workload: &Workload<'_>) -> Shared<Mesh> {
         let mesh = &self.inner.config.mesh;
-        match crate::telemetry::logs(&self.inner.config.telemetry, mesh, workload) {
+        let lookup = |service: &str| self.provider_service(service);
+        let objects = &self.inner.config.telemetry;
+        match crate::telemetry::of_workload(objects, mesh, workload, &lookup) {
             None => mesh.clone(),
-            Some(access_logs) => Shared::new(Mesh {
-                access_logs,
+            Some(found) => Shared::new(Mesh {
+                access_logs: found.logs.unwrap_or_else(|| mesh.access_logs.clone()),
+                stats: found.stats,
+                tracing: found.tracing,
                 ..(**mesh).clone()
             }),
         }

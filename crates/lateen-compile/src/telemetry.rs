@@ -1,6 +1,9 @@
-//! Access logs as Telemetry objects ask for them, merged mesh, namespace and workload.
+//! Telemetry objects: access logs, metrics and traces of a workload, merged mesh, namespace and workload.
 //!
-//! Source: Istio, `model/telemetry.go` (`mergeLogs`). Metrics and tracing are not read yet.
+//! Source: Istio, `model/telemetry.go` (`applicableTelemetries`, `mergeLogs`).
+
+mod metrics;
+mod tracing;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +12,7 @@ use lateen_api::telemetry::{AccessLogging, Telemetry, WorkloadMode};
 use lateen_api::value::Value;
 
 use crate::attachment::{Attachment, Workload};
-use crate::mesh::{AccessLog, ClassLogs, LogFormat, Mesh};
+use crate::mesh::{AccessLog, ClassLogs, ClassStats, ClassTracing, LogFormat, Mesh};
 use crate::shared::Shared;
 use crate::snapshot::Named;
 
@@ -20,13 +23,43 @@ const STDOUT: &str = "/dev/stdout";
 /// What the objects that concern a workload say, the mesh's first.
 type Levels<'a> = Vec<&'a [AccessLogging]>;
 
-/// The logs of a workload; none if no Telemetry and no default provider says anything, so that MeshConfig's own hold.
-pub(crate) fn logs(
+/// What Telemetry objects and MeshConfig's providers make of a workload.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Workloads {
+    /// None if no Telemetry and no default provider says anything, so that MeshConfig's own logs hold.
+    pub(crate) logs: Option<ClassLogs>,
+    pub(crate) stats: ClassStats,
+    pub(crate) tracing: ClassTracing,
+}
+
+/// What they make of a workload; none if that is what every workload has. `lookup` finds the host name of a service as a provider names it.
+pub(crate) fn of_workload(
     by_namespace: &BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
     mesh: &Mesh,
     workload: &Workload<'_>,
-) -> Option<ClassLogs> {
-    let levels = levels(by_namespace, &mesh.root_namespace, workload);
+    lookup: &dyn Fn(&str) -> Result<String, String>,
+) -> Option<Workloads> {
+    let objects = applicable(by_namespace, &mesh.root_namespace, workload);
+    let found = Workloads {
+        logs: logs(&objects, mesh),
+        stats: metrics::stats(&objects, mesh),
+        tracing: tracing::tracing(&objects, mesh, workload, lookup),
+    };
+    (found != Workloads::default()).then_some(found)
+}
+
+/// The provider of a name, which is found without regard to case. Source: Istio, `fetchProvider`.
+fn provider<'a>(mesh: &'a Mesh, name: &str) -> Option<&'a ExtensionProvider> {
+    let mut providers = mesh.extension_providers.iter();
+    providers.find(|provider| provider.name.eq_ignore_ascii_case(name))
+}
+
+fn logs(objects: &[&Telemetry], mesh: &Mesh) -> Option<ClassLogs> {
+    let levels: Levels<'_> = objects
+        .iter()
+        .map(|spec| spec.access_logging.as_slice())
+        .filter(|logging| !logging.is_empty())
+        .collect();
     if levels.is_empty() && mesh.default_log_providers.is_empty() {
         return None;
     }
@@ -42,11 +75,12 @@ pub(crate) fn logs(
     })
 }
 
-fn levels<'a>(
+/// The objects that concern a workload: the mesh's, its namespace's, and those that select it, in the order in which they count.
+fn applicable<'a>(
     by_namespace: &'a BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
     root: &str,
     workload: &Workload<'_>,
-) -> Levels<'a> {
+) -> Vec<&'a Telemetry> {
     let of = |namespace: &str| by_namespace.get(namespace).map_or(&[][..], Vec::as_slice);
     let wide = |namespace: &str| of(namespace).iter().find(|object| !selects(&object.spec));
     let own = (workload.namespace != root)
@@ -65,8 +99,7 @@ fn levels<'a>(
         .into_iter()
         .chain(own)
         .chain(selected)
-        .map(|object| object.spec.access_logging.as_slice())
-        .filter(|logging| !logging.is_empty())
+        .map(|object| &object.spec)
         .collect()
 }
 

@@ -7,6 +7,7 @@ use crate::proto::{
     PbDuration, ads, any, bool_value, core, duration, hcm, listener, network_filter,
 };
 use crate::protocol::Protocol;
+use crate::tracing;
 use lateen_api::mesh::ForwardClientCertDetails as Wanted;
 
 use super::ListenerView;
@@ -45,6 +46,7 @@ pub(super) fn filter(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> 
 
 fn manager(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> HttpConnectionManager {
     let class = options.class;
+    let traced = tracing::of_class(mesh, class);
     let mut out = HttpConnectionManager {
         // Statistics prefixes end in `;` so that dots in addresses do not confuse tag extraction (Istio's convention).
         stat_prefix: format!("{};", options.stat_prefix),
@@ -57,7 +59,10 @@ fn manager(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> HttpConnec
         }],
         // Streams may be silent as long as they like; what ends them is a timeout that somebody set.
         stream_idle_timeout: Some(PbDuration::default()),
-        request_id_extension: Some(filters::request_id()),
+        request_id_extension: Some(filters::request_id(
+            traced.is_none_or(|tracing| tracing.by_request_id),
+        )),
+        tracing: traced.map(|tracing| tracing::settings(tracing, class)),
         route_specifier: Some(match options.routes {
             Routes::Inline(routes) => RouteSpecifier::RouteConfig(*routes),
             Routes::Named(name) => RouteSpecifier::Rds(hcm::Rds {
@@ -85,7 +90,7 @@ fn manager(view: &ListenerView, mesh: &Mesh, options: HttpOptions) -> HttpConnec
         options.policies,
     ]
     .concat();
-    out.http_filters = http_filters(view, class, options.protocol, policies);
+    out.http_filters = http_filters((view, mesh), class, options.protocol, policies);
     out
 }
 
@@ -139,7 +144,7 @@ fn set_gateway(out: &mut HttpConnectionManager, mesh: &Mesh) {
 
 /// The order is Istio's; EnvoyFilters count on it.
 fn http_filters(
-    view: &ListenerView,
+    (view, mesh): (&ListenerView, &Mesh),
     class: Class,
     protocol: Protocol,
     policies: Vec<hcm::HttpFilter>,
@@ -159,7 +164,7 @@ fn http_filters(
     out.push(filters::fault());
     out.push(filters::cors());
     if view.native {
-        out.push(filters::http_stats(class));
+        out.extend(filters::http_stats(mesh, class));
     }
     if view.dynamic_dns && class == Class::SidecarOutbound {
         out.push(filters::dynamic_forward_proxy(view.ip_mode));

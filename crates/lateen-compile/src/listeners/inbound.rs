@@ -140,7 +140,7 @@ pub(crate) fn inbound(inputs: &InboundInputs) -> Vec<listener::Listener> {
             names::VIRTUAL_INBOUND_BLACKHOLE,
             mesh.inbound_port,
             Class::SidecarInbound,
-            view,
+            (view, mesh),
         )];
         for (port, mode, object) in &inputs.undeclared {
             chains.extend(passthrough_chains(inputs, *port, *mode, object.as_ref()));

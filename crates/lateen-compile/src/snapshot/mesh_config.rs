@@ -27,6 +27,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         .as_ref()
         .and_then(|c| c.gateway_topology.as_ref());
     let traffic = config.default_traffic_policy.as_ref();
+    let defaults = config.default_providers.clone().unwrap_or_default();
     let text_or = |text: &str, default: &str| {
         if text.is_empty() {
             default.to_owned()
@@ -37,6 +38,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
     Mesh {
         trust_domain: text_or(&config.trust_domain, &settings.trust_domain),
         trust_domain_aliases: config.trust_domain_aliases.clone(),
+        cluster_id: settings.cluster_id.clone(),
         domain_suffix: settings.domain_suffix.clone(),
         root_namespace: text_or(&config.root_namespace, &settings.root_namespace),
         listen_port: port(config.proxy_listen_port, default.listen_port),
@@ -47,10 +49,16 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         keepalive: config.tcp_keepalive.as_ref().map(Keepalive::from),
         access_logs: access_logs(config),
         log_format: log_format(config),
-        default_log_providers: config
-            .default_providers
+        default_log_providers: defaults.access_logging,
+        default_metric_providers: defaults.metrics,
+        default_tracing_providers: defaults.tracing,
+        traces: config.enable_tracing,
+        legacy_tracing: config
+            .default_config
             .as_ref()
-            .map_or_else(Vec::new, |providers| providers.access_logging.clone()),
+            .and_then(|c| c.tracing.clone()),
+        tracing: default.tracing,
+        stats: default.stats,
         listener_log: !config.disable_envoy_listener_log,
         outbound: outbound(config),
         inbound_passthrough: config
