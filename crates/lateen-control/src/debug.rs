@@ -1,6 +1,7 @@
 //! istiod's debug answers: who is connected, what they have, what is wrong. Served on a unix socket that only its owner can
 //! open, since they show every namespace's configuration.
 
+use lateen_compile::{Jwks, JwksSource};
 use lateen_envoy::{TypeUrl, json};
 use lateen_xds::server::TypeStatus;
 use serde_json::{Map, Value, json};
@@ -17,6 +18,7 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
         "/debug/syncz" => Reply::json(&syncz(proxies)),
         "/debug/config_dump" => config_dump(proxies, query),
         "/debug/diagnosticsz" => diagnostics(proxies),
+        "/debug/jwksz" => Reply::json(&jwks(proxies)),
         "/debug/snapshotz" => {
             let published = proxies.published();
             let connected = proxies.connected();
@@ -37,12 +39,13 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
     }
 }
 
-const PATHS: [&str; 6] = [
+const PATHS: [&str; 7] = [
     "/ready",
     "/version",
     "/debug/syncz",
     "/debug/config_dump?proxyID=POD.NAMESPACE",
     "/debug/diagnosticsz",
+    "/debug/jwksz",
     "/debug/snapshotz",
 ];
 
@@ -128,6 +131,20 @@ fn config_dump(proxies: &Proxies, query: Option<&str>) -> Reply {
         })
         .collect();
     Reply::json(&Value::Object(types))
+}
+
+/// The keys of token issuers that were fetched: public ones, as proxies have them.
+fn jwks(proxies: &Proxies) -> Value {
+    let published = proxies.published();
+    let known = published.snapshot.known_jwks().iter();
+    let line = |(source, jwks): (&JwksSource, &Jwks)| {
+        let (uri, issuer) = match source {
+            JwksSource::Uri(uri) => (Some(uri), None),
+            JwksSource::Discovery(issuer) => (None, Some(issuer)),
+        };
+        json!({"jwksUri": uri, "issuer": issuer, "jwks": jwks.keys, "problem": jwks.problem})
+    };
+    known.map(line).collect()
 }
 
 /// What is wrong with the snapshot, then what was found for single proxies, each finding once.

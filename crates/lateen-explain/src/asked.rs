@@ -63,6 +63,9 @@ pub enum AskedError {
     /// A `tcp` or `tls` URL without a port.
     #[error("`{0}` has no port, and {1} has no default one")]
     Port(String, &'static str),
+    /// A port that is none.
+    #[error("`{0}` has no port between 1 and 65535 after its colon")]
+    PortNumber(String),
     /// A header is not `name: value`.
     #[error("`{0}` is not a header; write 'name: value'")]
     Header(String),
@@ -93,7 +96,13 @@ impl Url {
             Payload::Https => Some(443),
             Payload::Tcp | Payload::Tls => None,
         };
-        let port = uri.port_u16().or(default);
+        let after_user = |at: &http::uri::Authority| at.as_str().rsplit('@').next().map(str::len);
+        let written = uri.authority().and_then(after_user) > Some(host.len());
+        let port = uri.port_u16().filter(|port| *port > 0);
+        if written && port.is_none() {
+            return Err(AskedError::PortNumber(text.to_owned()));
+        }
+        let port = port.or(default);
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         Ok(Self {
             payload,
@@ -228,6 +237,9 @@ mod tests {
         assert!(matches!(Url::parse("tcp://db"), Err(AskedError::Port(..))));
         assert!(matches!(Url::parse("ftp://x"), Err(AskedError::Scheme(_))));
         assert!(matches!(Url::parse("http:///x"), Err(AskedError::Url(_))));
+        for wrong in ["http://x:99999/", "http://x:0/"] {
+            assert!(matches!(Url::parse(wrong), Err(AskedError::PortNumber(_))));
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub enum CurlError {
     /// No URL.
     #[error("the curl line has no URL")]
     NoUrl,
+    /// More than one URL, or another command than curl.
+    #[error("`{0}` and `{1}` cannot both be the URL of a curl line")]
+    SecondUrl(String, String),
     /// The URL or a header is wrong.
     #[error("in the curl line")]
     Asked(#[from] AskedError),
@@ -90,7 +93,9 @@ pub fn parse(words: &[String]) -> Result<Asked, CurlError> {
             if option.starts_with('-') {
                 return Err(CurlError::Option(option));
             }
-            line.url = Some(option);
+            if let Some(first) = line.url.replace(option.clone()) {
+                return Err(CurlError::SecondUrl(first, option));
+            }
         }
     }
     line.finish()
@@ -264,6 +269,8 @@ mod tests {
         ));
         assert!(matches!(parse(&words("-H")), Err(CurlError::Value(_))));
         assert!(matches!(parse(&words("-s")), Err(CurlError::NoUrl)));
+        let other = parse(&words("wget http://x/"));
+        assert!(matches!(other, Err(CurlError::SecondUrl(..))));
     }
 
     #[test]

@@ -201,9 +201,14 @@ impl Mesh {
 
     /// The rule for tokens that a proxy knows by a provider's name.
     pub(crate) fn token_rule(&self, proxy: &Proxy, provider: &str) -> Option<Place> {
-        let number: usize = provider.strip_prefix("origins-")?.parse().ok()?;
         let own = |pod: &&Pod| pod.name == proxy.name && pod.ips == proxy.ips;
-        let rules = self.snapshot.token_rules(self.pods.iter().find(own)?);
+        self.token_rule_of(self.pods.iter().find(own)?, provider)
+    }
+
+    /// The rule for tokens that a pod's proxy knows by a provider's name.
+    pub fn token_rule_of(&self, pod: &Pod, provider: &str) -> Option<Place> {
+        let number: usize = provider.strip_prefix("origins-")?.parse().ok()?;
+        let rules = self.snapshot.token_rules(pod);
         let (object, index) = rules.get(number)?;
         let field = format!("spec.jwtRules[{index}]");
         Some(self.places.of(&object.to_string(), &field))

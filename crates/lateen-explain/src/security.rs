@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use lateen_compile::{Pod, PodRole};
+use lateen_compile::{Pod, PodRole, Protocol};
 use lateen_traffic::filter::{HttpFilterKind, NetworkFilterKind};
 use lateen_traffic::listener::{FilterChain, TrafficDirection};
 use lateen_traffic::rbac::{RbacAction, RbacConfig};
@@ -137,7 +137,9 @@ pub fn tls_check(mesh: &Mesh, client: &Pod) -> Vec<TlsCheck> {
     let services = mesh.snapshot().services();
     let mut out: Vec<TlsCheck> = services
         .iter()
-        .flat_map(|service| service.ports.iter().map(move |port| (service, port.number)))
+        .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
+        .filter(|(_, port)| port.protocol != Protocol::Udp)
+        .map(|(service, port)| (service, port.number))
         .filter_map(|(service, port)| {
             let name = format!("outbound|{port}||{}", service.hostname);
             let cluster = proxy.program.cluster(&name)?;

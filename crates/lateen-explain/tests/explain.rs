@@ -305,3 +305,12 @@ fn the_same_request_is_explained_the_same_every_time() {
     };
     assert_eq!(once(), once());
 }
+
+#[test]
+fn a_port_that_a_service_does_not_have_is_a_dead_end_and_not_the_world_outside() {
+    let mesh = mesh(SHOP);
+    let asked = ask(&mesh, "deploy/client", "GET http://web:81/");
+    assert!(!asked.succeeds());
+    let said = &asked.main().unwrap().outcome.summary;
+    assert!(said.contains("has no port 81, it has 80"), "{said}");
+}

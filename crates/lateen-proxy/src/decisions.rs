@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderName, HeaderValue};
+use lateen_traffic::jwt::TokenCheck;
 use lateen_traffic::rbac::{RbacAction, Rules, Subject};
 use lateen_traffic::{ConnectionInfo, PeerTls};
 use serde_json::{Value, json};
@@ -53,8 +54,8 @@ impl DecisionIds {
 pub(crate) enum Cause {
     /// Access rules, and the policy that matched, if one did.
     Rules(Arc<Rules>, Option<Arc<str>>),
-    /// A token, or that there is none.
-    Token,
+    /// A token, or that there is none; why, by the provider's name, if that was to be found out.
+    Token(Vec<(Arc<str>, String)>),
     /// An external authorizer, by its cluster.
     Authorizer(Arc<str>),
 }
@@ -113,16 +114,16 @@ impl Decisions {
     pub(crate) fn note(
         &self,
         worker: u16,
-        cause: Cause,
+        mut cause: Cause,
         denied: &Denied<'_>,
         subject: &Subject<'_>,
     ) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.map_or(0, |since| since.as_secs());
+        let now = seconds();
         let id = rand::random();
         let mut ring = self.ring(worker);
-        let reasons = match &cause {
+        let reasons = match &mut cause {
             Cause::Rules(rules, None) if ring.may_explain(now) => reasons(rules, subject),
+            Cause::Token(reasons) => std::mem::take(reasons),
             _ => Vec::new(),
         };
         if ring.last.len() == KEPT {
@@ -145,6 +146,11 @@ impl Decisions {
             reasons,
         });
         id
+    }
+
+    /// Whether a denial of this second may still be looked into. What does costs as much as the decision did.
+    pub(crate) fn may_explain(&self, worker: u16) -> bool {
+        self.ring(worker).may_explain(seconds())
     }
 
     fn ring(&self, worker: u16) -> MutexGuard<'_, Ring> {
@@ -187,12 +193,12 @@ impl Denial {
                     RbacAction::Log => "LOG",
                 }),
             ),
-            Cause::Token => ("token", None, None),
+            Cause::Token(_) => ("token", None, None),
             Cause::Authorizer(_) => ("authorizer", None, None),
         };
         let cluster = match &self.cause {
             Cause::Authorizer(cluster) => Some(&**cluster),
-            Cause::Rules(..) | Cause::Token => None,
+            Cause::Rules(..) | Cause::Token(_) => None,
         };
         let reasons = self.reasons.iter();
         json!({
@@ -223,6 +229,26 @@ fn reasons(rules: &Rules, subject: &Subject<'_>) -> Vec<(Arc<str>, String)> {
         (policy.name, unmet.join("; "))
     });
     each.collect()
+}
+
+/// Why tokens were not taken, by provider. `checks` are in the order in which they were made.
+pub(crate) fn token_reasons(checks: Vec<TokenCheck>) -> Vec<(Arc<str>, String)> {
+    let failed = checks.into_iter().filter(|check| check.result.is_err());
+    let each = failed.take(REASONS).map(|check| {
+        let provider = check.provider.unwrap_or_else(|| Arc::from(""));
+        let why = match check.location {
+            Some(location) => format!("{location}: {}", check.why),
+            None => check.why,
+        };
+        (provider, why)
+    });
+    each.collect()
+}
+
+/// Seconds since 1970.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs())
 }
 
 /// An id as clients see it.

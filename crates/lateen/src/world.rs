@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use lateen_api::Resource;
 use lateen_api::security::RequestAuthentication;
-use lateen_compile::{Jwks, JwksSource, JwksStore, Settings, public_set};
+use lateen_compile::{Jwks, JwksSource, JwksStore, Settings, jwks_sources, public_set};
 use lateen_envoy::{ResourceSet, TypeUrl, json};
 use lateen_explain::{Mesh, MeshInputs, Places, Proxy};
 use lateen_sources::files::{Loaded, Reader};
@@ -15,6 +16,7 @@ use lateen_sources::pods::compile_pods;
 use lateen_sources::{defaults, mesh as mesh_config};
 use serde_json::Value;
 
+use crate::http::{self, Admin};
 use crate::proxy_config::dump::ConfigDump;
 use crate::state::StateDir;
 
@@ -38,7 +40,37 @@ pub(crate) fn inputs(
         .context("no mesh is running here; give its files with -f DIR")?;
     let loaded = read(up.paths, &up.namespace)?;
     let pods = state.read_pods()?;
-    Ok(inputs_of_files(&loaded, Some(&pods)))
+    let mut inputs = inputs_of_files(&loaded, Some(&pods));
+    if !jwks_sources(&inputs.resources).is_empty() {
+        inputs.jwks = fetched(state);
+    }
+    Ok(inputs)
+}
+
+/// The keys of issuers that the running control plane fetched; none, which is told, if it does not answer.
+fn fetched(state: &StateDir) -> JwksStore {
+    let istiod = Admin::Unix(state.istiod_socket());
+    match http::request(&istiod, "GET", "/debug/jwksz").and_then(|answer| read_fetched(&answer)) {
+        Ok(known) => known,
+        Err(error) => {
+            eprintln!("note: istiod does not say which keys of token issuers it has: {error:#}");
+            JwksStore::new()
+        }
+    }
+}
+
+fn read_fetched(answer: &[u8]) -> Result<JwksStore> {
+    let list: Vec<Value> = serde_json::from_slice(answer).context("the answer is not JSON")?;
+    let entry = |entry: &Value| {
+        let text = |key: &str| entry[key].as_str().map(str::to_owned);
+        let source = text("jwksUri")
+            .map(JwksSource::Uri)
+            .or_else(|| text("issuer").map(JwksSource::Discovery))?;
+        let keys = text("jwks").map(Arc::from);
+        let problem = text("problem");
+        Some((source, Jwks { keys, problem }))
+    };
+    Ok(list.iter().filter_map(entry).collect())
 }
 
 /// The objects of these files. Files with errors are read as far as they go, which is told.
@@ -226,6 +258,19 @@ fn typed(value: &Value, ty: TypeUrl) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_that_the_control_plane_fetched_are_read_as_it_tells_them() {
+        let answer = r#"[{"jwksUri": "http://keys/jwks", "issuer": null, "jwks": "{}", "problem": null},
+            {"jwksUri": null, "issuer": "https://i", "jwks": null, "problem": "no answer"}]"#;
+        let known = read_fetched(answer.as_bytes()).unwrap();
+        let of = |source| &known[&source];
+        let fetched = of(JwksSource::Uri("http://keys/jwks".to_owned()));
+        assert_eq!(fetched.keys.as_deref(), Some("{}"));
+        let missing = of(JwksSource::Discovery("https://i".to_owned()));
+        assert_eq!(missing.problem.as_deref(), Some("no answer"));
+        assert!(read_fetched(b"<html>").is_err());
+    }
 
     #[test]
     fn a_path_that_is_not_there_is_told_from_one_without_objects() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use lateen_compile::{Pod, PodRole};
+use lateen_compile::{Pod, PodRole, Registry, Service};
 use lateen_traffic::cluster::{Discovery, LbPolicy};
 use lateen_traffic::endpoint::{EndpointAddress, LocalityGroup};
 use lateen_traffic::lb::{HostSet, LbState, PickRequest};
@@ -335,6 +335,10 @@ impl Walker<'_> {
         }
         let behind = self.behind_service(address);
         if behind.is_empty() {
+            if let Some(why) = self.dead_end(address) {
+                let step = Step::new("network", Stage::Workload, why.clone());
+                return self.stop(trail, step, Outcome::new(End::Failed, why));
+            }
             let summary = if self.mesh.is_some() {
                 format!("leaves the mesh for {address}")
             } else {
@@ -368,12 +372,7 @@ impl Walker<'_> {
         let Some(mesh) = self.mesh else {
             return Vec::new();
         };
-        let ip = address.ip().to_string();
-        let services = mesh.snapshot().services();
-        let Some(service) = services
-            .iter()
-            .find(|service| service.vips(false).contains(&ip))
-        else {
+        let Some(service) = self.service_at(address.ip()) else {
             return Vec::new();
         };
         let endpoints = mesh
@@ -400,6 +399,33 @@ impl Walker<'_> {
             .into_values()
             .map(|(pod, port, count)| (pod, port, share(count)))
             .collect()
+    }
+
+    fn service_at(&self, ip: IpAddr) -> Option<&Service> {
+        let ip = ip.to_string();
+        let services = self.mesh?.snapshot().services();
+        let mut found = services.iter().map(|service| &**service);
+        found.find(|service| service.vips(false).contains(&ip))
+    }
+
+    /// Why nothing answers at a service's own address, if the cluster's network would find nobody there.
+    fn dead_end(&self, address: SocketAddr) -> Option<String> {
+        let service = self.service_at(address.ip())?;
+        if service.registry != Registry::Kubernetes {
+            return None;
+        }
+        let port = u32::from(address.port());
+        let name = &service.hostname;
+        if service.ports.iter().all(|own| own.number != port) {
+            let own = service.ports.iter().map(|own| own.number.to_string());
+            let own = own.collect::<Vec<_>>().join(", ");
+            return Some(format!(
+                "nothing answers at {address}: {name} has no port {port}, it has {own}"
+            ));
+        }
+        service
+            .has_selector
+            .then(|| format!("nothing answers at {address}: {name} has no endpoint that is ready"))
     }
 
     fn reach_pod(

@@ -1,5 +1,6 @@
 //! The JWT filter on a request: the engine judges, this applies what comes of it.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{HeaderValue, StatusCode, header};
@@ -9,7 +10,7 @@ use lateen_traffic::value::{Metadata, Value};
 use super::exchange::Exchange;
 use super::local_reply::LocalReply;
 use super::passage::Passage;
-use crate::decisions::Cause;
+use crate::decisions::{Cause, token_reasons};
 
 /// Judges a request's tokens, and changes the request by what they say.
 ///
@@ -24,16 +25,25 @@ pub(super) fn authenticate(
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
+    let worker = &exchange.connection.worker;
     let outcome = {
-        let mut cache = exchange.connection.worker.tokens.borrow_mut();
+        let mut cache = worker.tokens.borrow_mut();
         config.authenticate(&passage.view(), route, (now, rand::random()), &mut cache)
+    };
+    // The request is still as it came: what is found out about it now is what it was refused for.
+    let explained = outcome.verdict.is_err() && worker.shared.decisions.may_explain(worker.index());
+    let reasons = if explained {
+        let (_, checks) = config.explain(&passage.view(), route, (now, rand::random()));
+        token_reasons(checks)
+    } else {
+        Vec::new()
     };
     let head = &mut passage.head;
     outcome.edits.apply(&mut head.headers, &mut head.path);
     if let Some(found) = outcome.metadata {
         merge(&mut passage.metadata, found);
     }
-    outcome.verdict.map_err(reply)?;
+    outcome.verdict.map_err(|refusal| reply(refusal, reasons))?;
     if outcome.clear_route_cache {
         passage.reroute();
         if let Some(decision) = passage.decision() {
@@ -51,9 +61,10 @@ fn merge(metadata: &mut Metadata, found: Value) {
     }
 }
 
-fn reply(refusal: Refusal) -> LocalReply {
+fn reply(refusal: Refusal, reasons: Vec<(Arc<str>, String)>) -> LocalReply {
     let status = StatusCode::from_u16(refusal.status).unwrap_or(StatusCode::UNAUTHORIZED);
-    let reply = LocalReply::new(status, refusal.body, refusal.details).denied_by(Cause::Token);
+    let reply = LocalReply::new(status, refusal.body, refusal.details);
+    let reply = reply.denied_by(Cause::Token(reasons));
     let challenge = refusal
         .www_authenticate
         .and_then(|text| HeaderValue::try_from(text).ok());

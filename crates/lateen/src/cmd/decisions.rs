@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use lateen_explain::{Place, Places, security};
+use lateen_compile::Pod;
+use lateen_explain::{Mesh, Place, security};
 use lateen_sources::plan::PodState;
 use serde_json::{Value, json};
 
@@ -43,8 +44,8 @@ pub(crate) fn explain(
              `lateen authz denials` lists what they know"
         );
     };
-    let places = places(state)?;
-    let value = located(&found, &places);
+    let mesh = world::mesh(state, None, &[])?;
+    let value = located(&found, &mesh);
     match output {
         None => output::print(&text(&found, &value)?)?,
         Some(Structured::Json) => print_json(&value)?,
@@ -62,8 +63,8 @@ pub(crate) fn list(
 ) -> Result<ExitCode> {
     let mut found = ask(state, namespace, pod, "/lateen/decisions")?;
     found.sort_by_key(|found| std::cmp::Reverse(found.denial["time"].as_u64()));
-    let places = places(state)?;
-    let all: Vec<Value> = found.iter().map(|found| located(found, &places)).collect();
+    let mesh = world::mesh(state, None, &[])?;
+    let all: Vec<Value> = found.iter().map(|found| located(found, &mesh)).collect();
     match output {
         Some(Structured::Json) => print_json(&json!(all))?,
         Some(Structured::Yaml) => print_yaml(&json!(all))?,
@@ -126,16 +127,15 @@ fn ask(
     Ok(found)
 }
 
-/// Where the running mesh's objects stand.
-fn places(state: &StateDir) -> Result<Places> {
-    let up = state.expect_running()?;
-    world::places(&up.paths, Some(&up.namespace))
-}
-
-/// A denial with the places of its rules.
-fn located(found: &Found, places: &Places) -> Value {
+/// A denial with the places of its rules: access rules say whose they are themselves, rules for tokens are numbered at each workload.
+fn located(found: &Found, mesh: &Mesh) -> Value {
     let mut value = found.denial.clone();
-    let place = |name: &Value| -> Option<Place> { security::rule_place(places, name.as_str()?) };
+    let own = |pod: &&Pod| pod.name == found.pod.name && pod.namespace == found.pod.namespace;
+    let pod = mesh.pods().iter().find(own);
+    let place = |name: &Value| -> Option<Place> {
+        let name = name.as_str()?;
+        security::rule_place(mesh.places(), name).or_else(|| mesh.token_rule_of(pod?, name))
+    };
     value["pod"] = json!(format!("{}.{}", found.pod.name, found.pod.namespace));
     value["place"] = json!(place(&value["policy"]));
     if let Some(rules) = value["rules"].as_array_mut() {
@@ -172,11 +172,12 @@ fn text(found: &Found, value: &Value) -> Result<String> {
     line(&mut out, "client", &text_of(&denial["client"]))?;
     line(&mut out, "why", &why(value))?;
     line(&mut out, "details", &text_of(&denial["details"]))?;
+    let verb = if value["cause"] == "rules" { "it " } else { "" };
     for rule in value["rules"].as_array().into_iter().flatten() {
         let name = rule_name(&rule["place"], &rule["rule"]);
         writeln!(
             out,
-            "    ~ {name}: it {}{}",
+            "    ~ {name}: {verb}{}{}",
             text_of(&rule["why"]),
             source(&rule["place"])
         )?;
@@ -199,11 +200,11 @@ fn asked(denial: &Value) -> String {
 
 /// What decided, in a line.
 fn why(value: &Value) -> String {
-    let source = source(&value["place"]);
+    let stands = source(&value["place"]);
     match (value["cause"].as_str(), value["policy"].as_str()) {
         (Some("rules"), Some(_)) => {
             format!(
-                "denied by {}{source}",
+                "denied by {}{stands}",
                 rule_name(&value["place"], &value["policy"])
             )
         }
@@ -212,7 +213,15 @@ fn why(value: &Value) -> String {
             Some(1) => "no ALLOW policy allows it: the only rule does not match".to_owned(),
             Some(count) => format!("no ALLOW policy allows it: none of {count} rules matches"),
         },
-        (Some("token"), _) => format!("its token: {}", text_of(&value["details"])),
+        (Some("token"), _) => match value["rules"].as_array().map(Vec::as_slice) {
+            Some([rule]) => format!(
+                "no good token for {}{}",
+                rule_name(&rule["place"], &rule["rule"]),
+                source(&rule["place"])
+            ),
+            Some([_, ..]) => "no good token for any of the rules".to_owned(),
+            _ => format!("its token: {}", text_of(&value["details"])),
+        },
         (Some("authorizer"), _) => {
             format!(
                 "the external authorizer {} refused it",
@@ -224,6 +233,9 @@ fn why(value: &Value) -> String {
 }
 
 fn rule_name(place: &Value, name: &Value) -> String {
+    if name == "" {
+        return "no rule".to_owned();
+    }
     match (place["object"].as_str(), place["field"].as_str()) {
         (Some(object), Some(field)) => {
             format!("{object} {}", field.trim_start_matches("spec."))
@@ -276,6 +288,14 @@ mod tests {
         assert_eq!(
             why(&denied),
             "denied by AuthorizationPolicy/shop/no rules[0]   a.yaml:7"
+        );
+        let rule = json!({"rule": "origins-0", "why": "header authorization: it expired 7 s ago",
+            "place": {"object": "RequestAuthentication/shop/jwt", "field": "spec.jwtRules[0]",
+            "source": {"file": "a.yaml", "line": 9}}});
+        let token = json!({"cause": "token", "rules": [rule], "details": "jwt_authn_access_denied{Jwt_is_expired}"});
+        assert_eq!(
+            why(&token),
+            "no good token for RequestAuthentication/shop/jwt jwtRules[0]   a.yaml:9"
         );
         let implicit = json!({"cause": "rules", "policy": null, "rules": [{}, {}]});
         assert_eq!(

@@ -66,7 +66,8 @@ pub(crate) fn run(
 /// The mesh, with the keys given, and one that takes described tokens if there is one.
 fn mesh(state: &StateDir, namespace: Option<&str>, args: &ExplainArgs) -> Result<Mesh> {
     let mut inputs = world::inputs(state, namespace, &args.filename)?;
-    inputs.jwks = world::jwks(&args.jwks, &inputs.resources)?;
+    let given = world::jwks(&args.jwks, &inputs.resources)?;
+    inputs.jwks.extend(given);
     if !args.claim.is_empty() {
         inputs = inputs.taking_described_tokens();
     }
