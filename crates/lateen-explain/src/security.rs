@@ -219,7 +219,7 @@ pub fn policies(proxy: &Proxy) -> Vec<Applied> {
     for config in inbound_chains(proxy).flat_map(rbac_of) {
         for (set, dry_run) in [(&config.rules, false), (&config.shadow_rules, true)] {
             let Some(set) = set else { continue };
-            for policy in &set.policies {
+            for policy in set.policies() {
                 let Some(name) = RuleName::parse(&policy.name) else {
                     continue;
                 };

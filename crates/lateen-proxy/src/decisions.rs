@@ -298,10 +298,7 @@ mod tests {
             dynamic_metadata: &metadata,
             filter_state: &state,
         };
-        let rules = Arc::new(Rules {
-            action: RbacAction::Allow,
-            policies: vec![],
-        });
+        let rules = Arc::new(Rules::new(RbacAction::Allow, vec![]));
         decisions.note(0, Cause::Rules(rules, None), &denied, &subject)
     }
 

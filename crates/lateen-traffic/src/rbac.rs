@@ -4,6 +4,7 @@
 //! is ever served with a looser policy than was written.
 
 mod explain;
+mod index;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 pub use explain::{Side, Topic, Unmet};
+
+use self::index::Index;
 
 use crate::matcher::{HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::request::{ConnectionInfo, FilterState, PeerTls, RequestView};
@@ -56,8 +59,8 @@ impl ShadowKeys {
 pub struct Rules {
     /// What a match means.
     pub action: RbacAction,
-    /// The policies, in name order. One match is enough.
-    pub policies: Vec<Policy>,
+    policies: Vec<Policy>,
+    index: Index,
 }
 
 /// What a match means.
@@ -202,6 +205,20 @@ impl RbacConfig {
 }
 
 impl Rules {
+    /// Rules by policies, in the order in which they are looked at: Envoy's is that of their names. One match is enough.
+    pub fn new(action: RbacAction, policies: Vec<Policy>) -> Self {
+        Self {
+            action,
+            index: Index::new(&policies),
+            policies,
+        }
+    }
+
+    /// The policies, in order.
+    pub fn policies(&self) -> &[Policy] {
+        &self.policies
+    }
+
     /// Evaluates the rules.
     pub fn decide(&self, subject: &Subject<'_>) -> RbacDecision<'_> {
         let matched = self.first_match(subject);
@@ -229,9 +246,7 @@ impl Rules {
 
     /// The one decision there is: the first policy that matches.
     fn first_match(&self, subject: &Subject<'_>) -> Option<usize> {
-        self.policies
-            .iter()
-            .position(|policy| policy.permits(subject) && policy.admits(subject))
+        self.index.first_match(&self.policies, subject)
     }
 
     fn decision<'r>(&self, matched: Option<&'r Policy>) -> RbacDecision<'r> {
@@ -249,6 +264,10 @@ impl Rules {
 }
 
 impl Policy {
+    fn matches(&self, subject: &Subject<'_>) -> bool {
+        self.permits(subject) && self.admits(subject)
+    }
+
     /// Whether what is asked for is in it.
     fn permits(&self, subject: &Subject<'_>) -> bool {
         self.permissions.iter().any(|rule| rule.matches(subject))

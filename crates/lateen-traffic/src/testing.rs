@@ -6,6 +6,7 @@ use crate::request::{ConnectionInfo, FilterState, PeerTls, RequestView};
 use crate::value::Metadata;
 
 /// A request that owns its parts.
+#[derive(Debug)]
 pub(crate) struct Request {
     method: String,
     authority: String,

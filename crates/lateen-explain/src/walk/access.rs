@@ -86,7 +86,7 @@ impl Walker<'_> {
             .map(|rules| self.enforced(at, rules, subject));
         // Those of CUSTOM policies are told by the authorizer they belong to.
         let on_trial = |rules: &&Rules| {
-            let first = rules.policies.first();
+            let first = rules.policies().first();
             !first.is_some_and(|policy| policy.name.starts_with(CUSTOM))
         };
         if let Some(shadow) = rbac.shadow_rules.as_deref().filter(on_trial) {
@@ -222,7 +222,7 @@ fn verdict(rules: &Rules, matched: Option<&str>) -> String {
         Some(rule) => format!("rule {} of {}.{}", rule.rule, rule.policy, rule.namespace),
         None => name.to_owned(),
     });
-    let count = match rules.policies.len() {
+    let count = match rules.policies().len() {
         1 => "the only rule does not match".to_owned(),
         count => format!("none of {count} rules matches"),
     };

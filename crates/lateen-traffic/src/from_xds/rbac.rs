@@ -71,10 +71,8 @@ fn rules(from: Option<&rbac::Rbac>, scope: Scope) -> Result<Option<Arc<Rules>>, 
     let policies = sorted
         .into_iter()
         .map(|(name, from)| policy(name, from, scope).within(&format!("policies[{name:?}]")));
-    Ok(Some(Arc::new(Rules {
-        action,
-        policies: policies.collect::<Result<_, _>>()?,
-    })))
+    let policies = policies.collect::<Result<_, _>>()?;
+    Ok(Some(Arc::new(Rules::new(action, policies))))
 }
 
 fn policy(name: &str, from: &rbac::Policy, scope: Scope) -> Result<Policy, XdsError> {

@@ -9,7 +9,7 @@ use super::StringMatcher;
 use crate::request::RequestView;
 
 /// Which header a matcher or a hash looks at. Pseudo-headers are not in the header map.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HeaderKey {
     /// `:method`.
     Method,

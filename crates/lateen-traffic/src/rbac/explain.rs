@@ -387,10 +387,8 @@ mod tests {
 
     #[test]
     fn the_reasons_agree_with_the_decision() {
-        let rules = Rules {
-            action: RbacAction::Allow,
-            policies: vec![policy(vec![method("GET")], vec![Condition::Any])],
-        };
+        let policies = vec![policy(vec![method("GET")], vec![Condition::Any])];
+        let rules = Rules::new(RbacAction::Allow, policies);
         for name in ["GET", "POST"] {
             let request = Request::new(name, "a", "/");
             request.with(|request| {

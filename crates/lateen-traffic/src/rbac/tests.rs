@@ -13,10 +13,7 @@ fn rules(action: RbacAction, permission: Condition, principal: Condition) -> Rul
         permissions: vec![permission],
         principals: vec![principal],
     };
-    Rules {
-        action,
-        policies: vec![policy],
-    }
+    Rules::new(action, vec![policy])
 }
 
 fn asks(permission: Condition, request: &Request) -> bool {
@@ -83,12 +80,9 @@ fn an_action_says_what_a_match_means() {
 fn without_policies_allow_denies_and_deny_allows() {
     Request::get().with(|request| {
         let decide = |action| {
-            Rules {
-                action,
-                policies: vec![],
-            }
-            .decide(&Subject::of_request(request))
-            .allowed
+            Rules::new(action, vec![])
+                .decide(&Subject::of_request(request))
+                .allowed
         };
         assert!(!decide(RbacAction::Allow));
         assert!(decide(RbacAction::Deny));
@@ -259,14 +253,12 @@ fn the_trace_says_how_each_policy_went() {
         permissions: vec![permission],
         principals: vec![principal],
     };
-    let rules = Rules {
-        action: RbacAction::Deny,
-        policies: vec![
-            policy("a", Condition::DestinationPort(81), Condition::Any),
-            policy("b", Condition::Any, Condition::Any),
-            policy("c", Condition::Any, Condition::Any),
-        ],
-    };
+    let policies = vec![
+        policy("a", Condition::DestinationPort(81), Condition::Any),
+        policy("b", Condition::Any, Condition::Any),
+        policy("c", Condition::Any, Condition::Any),
+    ];
+    let rules = Rules::new(RbacAction::Deny, policies);
     Request::get().with(|request| {
         let subject = Subject::of_request(request);
         let (decision, trace) = rules.explain(&subject);

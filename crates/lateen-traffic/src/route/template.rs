@@ -92,7 +92,7 @@ impl UriTemplate {
     }
 
     /// What every matching path begins with.
-    pub(super) fn literal_prefix(&self) -> &str {
+    pub(crate) fn literal_prefix(&self) -> &str {
         &self.source[..self.source.find(['*', '{']).unwrap_or(self.source.len())]
     }
 }
