@@ -272,7 +272,7 @@ async fn tick(shared: &Shared, orders: &Orders) {
         }
         ticks = now.duration_since(started).as_secs() + 1;
         if ticks.is_multiple_of(30) {
-            shared.forget_clusters(|name| live.program.cluster(name).is_none());
+            shared.forget_clusters(|name| !live.program.has_cluster(name));
             shared.stats.registry.sweep(std::time::Instant::now());
         }
         gauges(shared, orders, &live, started);

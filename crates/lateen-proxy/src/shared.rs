@@ -55,6 +55,14 @@ impl Live {
             _ => self.program.endpoints_of(cluster),
         }
     }
+
+    /// The same for a listing: nothing is compiled that nobody uses.
+    pub(crate) fn peek_endpoints_of(&self, cluster: &Cluster) -> Option<Arc<EndpointSet>> {
+        match &cluster.discovery {
+            Discovery::Eds { service_name } => self.program.peek_endpoints(service_name),
+            _ => self.endpoints_of(cluster).map(Arc::clone),
+        }
+    }
 }
 
 /// What all threads of one proxy share.
@@ -240,6 +248,12 @@ impl Shared {
         let mut all = self.outliers.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || Arc::new(Outliers::new(&self.stats.outlier, cluster));
         Arc::clone(all.entry(Arc::clone(cluster)).or_insert_with(make))
+    }
+
+    /// The outlier state of a cluster, if it has one: to look, without leaving a trace.
+    pub(crate) fn known_outliers(&self, cluster: &str) -> Option<Arc<Outliers>> {
+        let all = self.outliers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(cluster).map(Arc::clone)
     }
 
     /// Every cluster that has an outlier state.

@@ -347,7 +347,7 @@ impl Worker {
             });
         self.services
             .borrow_mut()
-            .retain(|name, _| now.program.cluster(name).is_some());
+            .retain(|name, _| now.program.has_cluster(name));
         self.managers.borrow_mut().retain(|_, manager| {
             // Held by this map, by its own `Rc`, and by the program as long as it is configured.
             Rc::strong_count(manager) > 1 || Arc::strong_count(&manager.config) > 1

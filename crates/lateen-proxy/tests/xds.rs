@@ -2,84 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "support/ads.rs"]
+mod ads;
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use lateen_envoy::ResourceSet;
+use ads::{Mesh, proxy, serve};
 use lateen_envoy::TypeUrl;
-use lateen_envoy::pb::envoy::config::core::v3::Node;
-use lateen_proxy::{ConfigSource, Proxy, ProxyConfig, ProxyHandle, XdsSource};
-use lateen_xds::grpc::client::{ClientConfig, endpoint};
-use lateen_xds::grpc::{
-    AdsServer, ConnectRequest, Connection, Discovery, KeepAlive, PeerInfo, PeerStream, ServerConfig,
-};
-use lateen_xds::server::SessionStatus;
 use serde_json::{Value, json};
 use support::*;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::AbortHandle;
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::Status;
-
-struct Mesh {
-    resources: watch::Sender<Option<ResourceSet>>,
-    status: Mutex<Vec<watch::Receiver<SessionStatus>>>,
-}
-
-#[tonic::async_trait]
-impl Discovery for Mesh {
-    async fn connect(&self, _: ConnectRequest) -> Result<Connection, Status> {
-        let (status, watched) = watch::channel(SessionStatus::default());
-        self.status.lock().unwrap().push(watched);
-        Ok(Connection {
-            resources: self.resources.subscribe(),
-            status,
-        })
-    }
-}
-
-async fn serve(mesh: &Arc<Mesh>) -> (SocketAddr, AbortHandle) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let config = ServerConfig::default();
-    let mut transport = config.transport();
-    let ads = AdsServer::new(mesh.clone(), config).into_service();
-    let incoming = TcpListenerStream::new(listener).map(|io| {
-        io.map(|io| {
-            let peer = PeerInfo {
-                remote: io.peer_addr().ok(),
-                identity: None,
-            };
-            PeerStream::new(io, peer)
-        })
-    });
-    let serving = transport.add_service(ads).serve_with_incoming(incoming);
-    let task = tokio::spawn(async move { serving.await.unwrap() }).abort_handle();
-    (address, task)
-}
-
-fn proxy(server: SocketAddr) -> ProxyHandle {
-    let uri: tonic::transport::Uri = format!("http://{server}").parse().unwrap();
-    let source = XdsSource {
-        connect: Box::new(move || {
-            let endpoint = endpoint(uri.clone(), KeepAlive::default());
-            Box::pin(async move { Ok(endpoint.connect().await?.into()) })
-        }),
-        client: ClientConfig::new(Node::default()),
-    };
-    let node = Node {
-        id: "sidecar~127.0.0.1~a.b~c".to_owned(),
-        ..Node::default()
-    };
-    let mut config = ProxyConfig::new(node, ConfigSource::xds(source), watch::channel(None).1);
-    config.admin = Some("127.0.0.1:0".parse().unwrap());
-    (config.prometheus, config.health) = (None, None);
-    Proxy::start(config).unwrap()
-}
 
 fn mesh(path: &str, host: SocketAddr) -> Vec<Value> {
     let ads = json!({"ads": {}, "resource_api_version": "V3"});
@@ -119,12 +52,9 @@ fn mesh(path: &str, host: SocketAddr) -> Vec<Value> {
 #[tokio::test]
 async fn the_proxy_follows_a_control_plane_and_outlives_it() {
     let host = backend(|_| async { text("ok") }).await;
-    let state = Arc::new(Mesh {
-        resources: watch::channel(None).0,
-        status: Mutex::default(),
-    });
+    let state = Mesh::new(None);
     let (server, serving) = serve(&state).await;
-    let handle = proxy(server);
+    let handle = proxy(server, None);
     assert!(
         tokio::time::timeout(std::time::Duration::from_millis(200), handle.ready())
             .await
@@ -174,12 +104,9 @@ async fn a_listener_waits_for_its_routes() {
     let mut set = resources(mesh("/", host));
     let routes = set.get(TypeUrl::RouteConfiguration);
     set.set(TypeUrl::RouteConfiguration, Arc::default());
-    let state = Arc::new(Mesh {
-        resources: watch::channel(Some(set.clone())).0,
-        status: Mutex::default(),
-    });
+    let state = Mesh::new(Some(set.clone()));
     let (server, serving) = serve(&state).await;
-    let handle = proxy(server);
+    let handle = proxy(server, None);
     // The server says that there are no such routes: that is an answer, and clients get 404 rather than nothing.
     assert!(
         tokio::time::timeout(std::time::Duration::from_secs(20), handle.ready())

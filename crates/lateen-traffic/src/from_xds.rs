@@ -26,6 +26,10 @@ mod route;
 mod route_action;
 mod tls;
 
+use std::sync::Arc;
+
+use bytes::Bytes;
+use lateen_envoy::TypeUrl;
 use lateen_envoy::pb::envoy::config::{
     cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,
 };
@@ -34,6 +38,7 @@ use lateen_envoy::pb::google::protobuf::{Any, Struct};
 
 pub use error::XdsError;
 
+use crate::route::VirtualHost;
 use crate::value::Value;
 use crate::{Cluster, EndpointSet, Listener, RouteConfig, Secret};
 
@@ -50,7 +55,30 @@ pub fn listener(any: &Any, name: &str) -> Result<Listener, XdsError> {
 /// # Errors
 /// It is not valid, or asks for something that is not supported.
 pub fn route_config(any: &Any) -> Result<RouteConfig, XdsError> {
-    route::compile(extension::message::<rds::RouteConfiguration>(any)?)
+    route::compile(extension::message::<rds::RouteConfiguration>(any)?, None)
+}
+
+/// Compiles a route configuration whose message is kept anyway: what is compiled later refers to it.
+///
+/// # Errors
+/// As [`route_config`].
+pub fn shared_route_config(any: &Arc<Any>) -> Result<RouteConfig, XdsError> {
+    /// A message's bytes, shared.
+    struct Body(Arc<Any>);
+    impl AsRef<[u8]> for Body {
+        fn as_ref(&self) -> &[u8] {
+            &self.0.value
+        }
+    }
+    let message = extension::message::<rds::RouteConfiguration>(any)?;
+    let encoded = Bytes::from_owner(Body(Arc::clone(any)));
+    let is_message = any.type_url == TypeUrl::RouteConfiguration.as_str();
+    route::compile(message, is_message.then_some(&encoded))
+}
+
+/// Compiles a virtual host again that compiled before.
+pub(crate) fn virtual_host(encoded: &[u8], max_body: u32) -> VirtualHost {
+    route::known_virtual_host(encoded, max_body)
 }
 
 /// Compiles a cluster.

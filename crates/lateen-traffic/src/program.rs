@@ -5,6 +5,7 @@
 
 mod dispatch;
 mod names;
+mod stored;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use lateen_envoy::{Resource, TypeUrl};
 
 pub use dispatch::{DispatchReason, Dispatched};
 pub use names::ByName;
+pub use stored::{Compile, Stored, StoredCluster};
 
 use crate::cluster::Discovery;
 use crate::filter::NetworkFilterKind;
@@ -26,10 +28,14 @@ use crate::{Cluster, EndpointSet, Listener, RouteConfig, Secret};
 pub struct Program {
     listeners: Arc<ByName<Listener>>,
     routes: Arc<ByName<RouteConfig>>,
-    clusters: Arc<ByName<Cluster>>,
-    endpoints: Arc<ByName<EndpointSet>>,
+    clusters: Arc<ByName<StoredCluster>>,
+    /// Those of them whose hosts are names.
+    dns_clusters: Arc<BTreeSet<Arc<str>>>,
+    endpoints: Arc<ByName<Stored<EndpointSet>>>,
     secrets: Arc<ByName<Secret>>,
     dispatch: Arc<dispatch::DispatchIndex>,
+    /// The secrets of some cluster, for others that refer to the same.
+    some_secrets: Option<Arc<[Arc<str>]>>,
 }
 
 /// One resource that changed.
@@ -88,7 +94,7 @@ impl Program {
         match type_url {
             TypeUrl::Listener => self.remove_listener(name),
             TypeUrl::RouteConfiguration => Arc::make_mut(&mut self.routes).remove(name),
-            TypeUrl::Cluster => Arc::make_mut(&mut self.clusters).remove(name),
+            TypeUrl::Cluster => self.remove_cluster(name),
             TypeUrl::ClusterLoadAssignment => Arc::make_mut(&mut self.endpoints).remove(name),
             TypeUrl::Secret => Arc::make_mut(&mut self.secrets).remove(name),
             // Neither is part of a decision: the agent has the name table, and filters by ECDS are refused.
@@ -104,16 +110,20 @@ impl Program {
                 self.insert_listener(name, listener)?;
             }
             TypeUrl::RouteConfiguration => {
-                let routes = Arc::new(from_xds::route_config(&resource.body)?);
+                let routes = Arc::new(from_xds::shared_route_config(&resource.body)?);
                 Arc::make_mut(&mut self.routes).insert(name, routes);
             }
             TypeUrl::Cluster => {
-                let cluster = Arc::new(from_xds::cluster(&resource.body)?);
-                Arc::make_mut(&mut self.clusters).insert(name, cluster);
+                let cluster = from_xds::cluster(&resource.body)?;
+                self.insert_cluster(name, cluster, resource);
             }
             TypeUrl::ClusterLoadAssignment => {
-                let endpoints = Arc::new(from_xds::endpoints(&resource.body)?);
-                Arc::make_mut(&mut self.endpoints).insert(name, endpoints);
+                let compiled = from_xds::endpoints(&resource.body)?;
+                let endpoints = Stored::new(&resource.body);
+                if self.endpoints.get(&name).is_some_and(|old| old.is_used()) {
+                    endpoints.keep(compiled);
+                }
+                Arc::make_mut(&mut self.endpoints).insert(name, Arc::new(endpoints));
             }
             TypeUrl::Secret => {
                 let secret = Arc::new(from_xds::secret(&resource.body)?);
@@ -122,6 +132,30 @@ impl Program {
             TypeUrl::NameTable | TypeUrl::TypedExtensionConfig => {}
         }
         Ok(())
+    }
+
+    fn remove_cluster(&mut self, name: &str) {
+        Arc::make_mut(&mut self.clusters).remove(name);
+        if self.dns_clusters.contains(name) {
+            Arc::make_mut(&mut self.dns_clusters).remove(name);
+        }
+    }
+
+    fn insert_cluster(&mut self, name: Arc<str>, compiled: Cluster, resource: &Resource) {
+        let secrets = self.some_secrets.clone().unwrap_or_default();
+        let cluster = StoredCluster::new(&name, &resource.body, &compiled, &secrets);
+        if !cluster.secrets.is_empty() {
+            self.some_secrets = Some(Arc::clone(&cluster.secrets));
+        }
+        if self.clusters.get(&name).is_some_and(|old| old.is_used()) {
+            cluster.keep(compiled);
+        }
+        match (cluster.is_dns, self.dns_clusters.contains(&name)) {
+            (true, false) => drop(Arc::make_mut(&mut self.dns_clusters).insert(name.clone())),
+            (false, true) => drop(Arc::make_mut(&mut self.dns_clusters).remove(&name)),
+            _ => {}
+        }
+        Arc::make_mut(&mut self.clusters).insert(name, Arc::new(cluster));
     }
 
     fn remove_listener(&mut self, name: &str) {
@@ -158,14 +192,10 @@ impl Program {
     }
 
     fn eds_names(&self) -> BTreeSet<Arc<str>> {
-        let names = self
-            .clusters
-            .iter()
-            .filter_map(|(_, cluster)| match &cluster.discovery {
-                Discovery::Eds { service_name } => Some(service_name.clone()),
-                _ => None,
-            });
-        names.collect()
+        let clusters = self.clusters.values();
+        clusters
+            .filter_map(|cluster| cluster.service_name.clone())
+            .collect()
     }
 
     fn rds_names(&self) -> BTreeSet<Arc<str>> {
@@ -191,16 +221,10 @@ impl Program {
             .iter()
             .flat_map(|(_, listener)| listener.all_chains());
         let downstream = chains.filter_map(|chain| Some(&chain.tls.as_ref()?.common));
-        let transports = self
-            .clusters
-            .iter()
-            .flat_map(|(_, cluster)| cluster.transports());
-        let upstream = transports.filter_map(|transport| Some(&transport.tls()?.common));
-        downstream
-            .chain(upstream)
-            .flat_map(|tls| tls.sds_names())
-            .cloned()
-            .collect()
+        let downstream = downstream.flat_map(|tls| tls.sds_names());
+        let upstream = self.clusters.values();
+        let upstream = upstream.flat_map(|cluster| cluster.secrets.iter());
+        downstream.chain(upstream).cloned().collect()
     }
 
     /// The listener for a connection that `accepting` accepted, by its original destination.
@@ -237,19 +261,40 @@ impl Program {
 
     /// A cluster.
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
-        self.clusters.get(name)
+        self.clusters.get(name).map(|cluster| cluster.get())
+    }
+
+    /// Whether there is a cluster, without compiling it.
+    pub fn has_cluster(&self, name: &str) -> bool {
+        self.clusters.get(name).is_some()
+    }
+
+    /// The clusters whose hosts are names to be resolved, in name order.
+    pub fn dns_clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        let names = self.dns_clusters.iter();
+        names.filter_map(|name| self.cluster(name))
     }
 
     /// An endpoint set that came by EDS.
     pub fn endpoints(&self, name: &str) -> Option<&Arc<EndpointSet>> {
-        self.endpoints.get(name)
+        self.endpoints.get(name).map(|endpoints| endpoints.get())
+    }
+
+    /// Whether EDS delivered an endpoint set, without compiling it.
+    pub fn has_endpoints(&self, name: &str) -> bool {
+        self.endpoints.get(name).is_some()
+    }
+
+    /// An endpoint set that came by EDS, for a listing.
+    pub fn peek_endpoints(&self, name: &str) -> Option<Arc<EndpointSet>> {
+        self.endpoints.get(name).map(|endpoints| endpoints.peek())
     }
 
     /// The endpoints of a cluster: its own, or what EDS delivered. `None` for ORIGINAL_DST, and before EDS delivered. Those of
     /// DNS clusters hold names: see [`EndpointSet::resolved`].
     pub fn endpoints_of<'a>(&'a self, cluster: &'a Cluster) -> Option<&'a Arc<EndpointSet>> {
         match &cluster.discovery {
-            Discovery::Eds { service_name } => self.endpoints.get(service_name),
+            Discovery::Eds { service_name } => self.endpoints(service_name),
             _ => cluster.own_endpoints(),
         }
     }
@@ -270,12 +315,12 @@ impl Program {
     }
 
     /// All clusters, in name order.
-    pub fn clusters(&self) -> &ByName<Cluster> {
+    pub fn clusters(&self) -> &ByName<StoredCluster> {
         &self.clusters
     }
 
     /// All endpoint sets that came by EDS, in name order.
-    pub fn endpoint_sets(&self) -> &ByName<EndpointSet> {
+    pub fn endpoint_sets(&self) -> &ByName<Stored<EndpointSet>> {
         &self.endpoints
     }
 

@@ -8,6 +8,7 @@ mod decision;
 mod explain;
 mod hash;
 mod host;
+mod lazy;
 mod matching;
 mod rewrite;
 mod table;
@@ -26,6 +27,7 @@ pub use hash::{
     HashCookie, HashPolicy, HashPolicyKind, HashResult, connection_hash_by, request_hash, xx_hash64,
 };
 pub use host::{Domain, HostIndex, HostMatch, HostMatchKind};
+pub use lazy::{LazyHost, VirtualHosts};
 pub use matching::Mismatch;
 pub use rewrite::https_location;
 pub use table::RouteTable;

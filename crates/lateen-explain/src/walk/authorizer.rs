@@ -46,7 +46,11 @@ impl Walker<'_> {
     pub(super) fn custom(&self, rbac: &RbacConfig, subject: &Subject<'_>) -> Option<Custom> {
         let rules = rbac.shadow_rules.as_deref()?;
         let is_custom = |name: &str| RuleName::parse(name).is_some_and(|rule| rule.is_custom());
-        if !rules.policies().iter().any(|policy| is_custom(&policy.name)) {
+        if !rules
+            .policies()
+            .iter()
+            .any(|policy| is_custom(&policy.name))
+        {
             return None;
         }
         let (decision, trace) = rules.explain(subject);

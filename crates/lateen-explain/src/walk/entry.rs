@@ -156,7 +156,7 @@ fn resolve(trail: &mut Trail, proxy: &Proxy, asked: &Asked) -> IpAddr {
 /// Without a name table: virtual hosts have their services' addresses among their domains.
 fn domain_address(proxy: &Proxy, host: &str) -> Option<IpAddr> {
     let configs = proxy.program.route_configs();
-    let mut vhosts = configs.iter().flat_map(|(_, config)| &config.vhosts);
+    let mut vhosts = configs.iter().flat_map(|(_, config)| config.vhosts.iter());
     let vhost = vhosts.find(|vhost| {
         let is = |domain: &Arc<str>| domain.eq_ignore_ascii_case(host);
         vhost.domains.iter().any(is)

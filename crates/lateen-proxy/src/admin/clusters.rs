@@ -1,6 +1,7 @@
 //! `/clusters`: every cluster with its hosts and their health, as text and as `envoy.admin.v3.Clusters`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use lateen_envoy::pb::envoy::admin::v3::{
@@ -14,7 +15,7 @@ use lateen_traffic::Cluster;
 use lateen_traffic::endpoint::{Endpoint, EndpointAddress, HealthStatus};
 
 use super::{Context, Page, Query};
-use crate::cluster::outlier::Outliers;
+use crate::cluster::outlier::{HostCounts, HostRecord, Outliers};
 use crate::net::HostAddress;
 use crate::shared::Live;
 
@@ -25,23 +26,21 @@ pub(super) fn page(context: &Context, query: &Query) -> Page {
             .program
             .clusters()
             .iter()
-            .map(|(_, cluster)| status(context, &live, cluster))
+            .map(|(_, cluster)| status(context, &live, &cluster.peek()))
             .collect();
         return Page::json(&json::to_value(&Clusters { cluster_statuses }));
     }
     let mut out = String::new();
     for (_, cluster) in live.program.clusters().iter() {
-        text(context, &live, cluster, &mut out);
+        text(context, &live, &cluster.peek(), &mut out);
     }
     Page::text(out)
 }
 
 fn status(context: &Context, live: &Live, cluster: &Cluster) -> ClusterStatus {
-    let outliers = context.shared.outliers(&cluster.name);
-    let endpoints = live
-        .endpoints_of(cluster)
-        .into_iter()
-        .flat_map(|set| &set.endpoints);
+    let outliers = context.shared.known_outliers(&cluster.name);
+    let set = live.peek_endpoints_of(cluster);
+    let endpoints = set.iter().flat_map(|set| &set.endpoints);
     ClusterStatus {
         name: cluster.name.to_string(),
         observability_name: cluster
@@ -51,13 +50,13 @@ fn status(context: &Context, live: &Live, cluster: &Cluster) -> ClusterStatus {
             .to_string(),
         added_via_api: true,
         host_statuses: endpoints
-            .map(|endpoint| host_status(endpoint, &outliers))
+            .map(|endpoint| host_status(endpoint, outliers.as_deref()))
             .collect(),
         ..ClusterStatus::default()
     }
 }
 
-fn host_status(endpoint: &Endpoint, outliers: &Outliers) -> HostStatus {
+fn host_status(endpoint: &Endpoint, outliers: Option<&Outliers>) -> HostStatus {
     let address = match &endpoint.address {
         EndpointAddress::Socket(address) => socket_address(address.ip(), address.port()),
         other => pipe_address(other.to_string()),
@@ -92,13 +91,13 @@ fn host_status(endpoint: &Endpoint, outliers: &Outliers) -> HostStatus {
 /// What workers counted of a host, by Envoy's names.
 fn counts_of(
     endpoint: &Endpoint,
-    outliers: &Outliers,
+    outliers: Option<&Outliers>,
 ) -> Vec<(&'static str, simple_metric::Type, u64)> {
     use simple_metric::Type::{Counter, Gauge};
-    let Some(address) = HostAddress::of(&endpoint.address) else {
+    if HostAddress::of(&endpoint.address).is_none() {
         return Vec::new();
-    };
-    let counts = outliers.host(&address).counts();
+    }
+    let counts = record_of(endpoint, outliers).map_or_else(HostCounts::default, |r| r.counts());
     let of = |counter: AtomicU64| counter.into_inner();
     vec![
         ("cx_active", Gauge, of(counts.cx_active)),
@@ -113,8 +112,13 @@ fn counts_of(
     ]
 }
 
-fn is_out(endpoint: &Endpoint, outliers: &Outliers) -> bool {
-    HostAddress::of(&endpoint.address).is_some_and(|address| outliers.host(&address).is_out())
+fn is_out(endpoint: &Endpoint, outliers: Option<&Outliers>) -> bool {
+    record_of(endpoint, outliers).is_some_and(|record| record.is_out())
+}
+
+/// What workers know of a host; none do of hosts that nobody has asked for anything.
+fn record_of(endpoint: &Endpoint, outliers: Option<&Outliers>) -> Option<Arc<HostRecord>> {
+    outliers?.known_host(&HostAddress::of(&endpoint.address)?)
 }
 
 const fn proto_health(health: HealthStatus) -> ProtoHealth {
@@ -130,7 +134,8 @@ const fn proto_health(health: HealthStatus) -> ProtoHealth {
 
 fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
     let name = &cluster.name;
-    let outliers = context.shared.outliers(name);
+    let outliers = context.shared.known_outliers(name);
+    let outliers = outliers.as_deref();
     let _ = writeln!(
         out,
         "{name}::observability_name::{}",
@@ -162,18 +167,18 @@ fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
         );
     }
     let _ = writeln!(out, "{name}::added_via_api::true");
-    let Some(set) = live.endpoints_of(cluster) else {
+    let Some(set) = live.peek_endpoints_of(cluster) else {
         return;
     };
     for (index, endpoint) in set.endpoints.iter().enumerate() {
         let host = &endpoint.address;
-        let flags = match (is_out(endpoint, &outliers), proto_health(endpoint.health)) {
+        let flags = match (is_out(endpoint, outliers), proto_health(endpoint.health)) {
             (true, _) => "/failed_outlier_check",
             (false, ProtoHealth::Healthy) => "healthy",
             (false, ProtoHealth::Degraded) => "/degraded_eds_health",
             _ => "/failed_eds_health",
         };
-        for (counter, _, value) in counts_of(endpoint, &outliers) {
+        for (counter, _, value) in counts_of(endpoint, outliers) {
             let _ = writeln!(out, "{name}::{host}::{counter}::{value}");
         }
         let _ = writeln!(out, "{name}::{host}::hostname::{}", endpoint.hostname);

@@ -155,6 +155,12 @@ impl Outliers {
         Arc::clone(hosts.entry(address.clone()).or_default())
     }
 
+    /// The record of a host, if anything is known of it: to look, without leaving a trace.
+    pub(crate) fn known_host(&self, address: &HostAddress) -> Option<Arc<HostRecord>> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.get(address).map(Arc::clone)
+    }
+
     /// Counts how something ended and ejects the host if that was one failure too many. `random` decides partial enforcement,
     /// `hosts` is the cluster's size.
     pub(crate) fn record(

@@ -62,6 +62,8 @@ pub(super) struct Applier {
     absent: BTreeSet<(TypeUrl, Arc<str>)>,
     held_since: Option<Instant>,
     dirty: bool,
+    /// Nothing that is referred to is missing, and nothing has happened since that could change that.
+    complete: bool,
 }
 
 impl Applier {
@@ -79,6 +81,7 @@ impl Applier {
             absent: BTreeSet::new(),
             held_since: None,
             dirty: false,
+            complete: false,
         }
     }
 
@@ -134,6 +137,10 @@ impl Applier {
         self.dirty = true;
         self.count(&changes);
         respond(answer, &rejections);
+        self.complete &= !changes.iter().any(may_lack);
+        if !changes.iter().any(refers) {
+            return;
+        }
         for ty in [
             TypeUrl::ClusterLoadAssignment,
             TypeUrl::RouteConfiguration,
@@ -244,7 +251,7 @@ impl Applier {
         for change in changes {
             match change {
                 Change::Upsert(TypeUrl::Cluster, resource)
-                    if live.program.cluster(&resource.name).is_some() =>
+                    if live.program.has_cluster(&resource.name) =>
                 {
                     server.cluster_modified.inc();
                 }
@@ -265,7 +272,7 @@ impl Applier {
         ] {
             for name in self.program.references(ty) {
                 let there = match ty {
-                    TypeUrl::ClusterLoadAssignment => self.program.endpoints(&name).is_some(),
+                    TypeUrl::ClusterLoadAssignment => self.program.has_endpoints(&name),
                     TypeUrl::RouteConfiguration => self.program.route_config(&name).is_some(),
                     _ => self.secrets.get(&name).is_some(),
                 };
@@ -281,6 +288,7 @@ impl Applier {
     }
 
     fn give_up_waiting(&mut self) {
+        self.complete = false;
         let mut missing = self.missing();
         // Without its own identity a workload is not ready, however long that takes.
         missing.retain(|(ty, name)| !is_local(*ty, name));
@@ -302,7 +310,8 @@ impl Applier {
             return; // half of a first configuration would answer 404 for the other half
         }
         self.resolver.follow(&self.program);
-        if !self.missing().is_empty() {
+        self.complete = self.complete || self.missing().is_empty();
+        if !self.complete {
             self.held_since.get_or_insert_with(Instant::now);
             return;
         }
@@ -321,6 +330,17 @@ impl Applier {
             self.shared.advance(State::Live);
         }
     }
+}
+
+/// Whether what a program refers to may be something else after a change: only clusters and listeners refer to anything.
+fn refers(change: &Change) -> bool {
+    let (Change::Upsert(ty, _) | Change::Remove(ty, _)) = change;
+    matches!(ty, TypeUrl::Cluster | TypeUrl::Listener)
+}
+
+/// Whether something may be missing after a change that was there before.
+fn may_lack(change: &Change) -> bool {
+    refers(change) || matches!(change, Change::Remove(..))
 }
 
 /// The workload's own identity comes from the embedder, certificates in files from there, neither by SDS.

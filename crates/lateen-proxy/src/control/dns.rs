@@ -41,7 +41,7 @@ impl Resolver {
     /// Begins to resolve the program's names, and stops for names that are gone.
     pub(super) fn follow(&mut self, program: &Program) {
         let mut wanted: BTreeMap<Arc<str>, Duration> = BTreeMap::new();
-        for (_, cluster) in program.clusters().iter() {
+        for cluster in program.dns_clusters() {
             let (Discovery::StrictDns(set, options) | Discovery::LogicalDns(set, options)) =
                 &cluster.discovery
             else {
@@ -87,7 +87,7 @@ impl Resolver {
     /// The endpoints of the program's DNS clusters, as far as they are known.
     pub(super) fn resolved(&self, program: &Program) -> BTreeMap<Arc<str>, Arc<EndpointSet>> {
         let mut all = BTreeMap::new();
-        for (name, cluster) in program.clusters().iter() {
+        for cluster in program.dns_clusters() {
             let (set, options, only_first) = match &cluster.discovery {
                 Discovery::StrictDns(set, options) => (set, options, false),
                 Discovery::LogicalDns(set, options) => (set, options, true),
@@ -102,7 +102,7 @@ impl Resolver {
                 addresses.truncate(if only_first { 1 } else { usize::MAX });
                 addresses
             });
-            all.insert(Arc::clone(name), Arc::new(set));
+            all.insert(Arc::clone(&cluster.name), Arc::new(set));
         }
         all
     }

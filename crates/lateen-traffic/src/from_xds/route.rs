@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::{Buf as _, Bytes};
 use lateen_envoy::pb::envoy::config::route::v3 as rds;
+use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::basic::{flag, metadata, non_empty, number, runtime_fraction, texts};
 use super::error::Within as _;
@@ -10,23 +13,33 @@ use super::{XdsError, headers, matchers, overrides, rate_limit, rbac, retry, rou
 use crate::provenance::{LATEEN_NAMESPACE, Provenance};
 use crate::route::{
     Domain, HostIndex, PathMatch, RequireTls, Route, RouteAction, RouteConfig, RouteMatch,
-    RouteTable, TlsContextMatch, VirtualHost,
+    RouteTable, TlsContextMatch, VirtualHost, VirtualHosts,
 };
 use crate::value::{Metadata, Value};
 
 /// Bytes of a direct response, at most, unless set otherwise. Source: Envoy.
 const DEFAULT_DIRECT_RESPONSE_BYTES: u32 = 4096;
 
-/// Compiles a route configuration.
-pub(super) fn compile(from: rds::RouteConfiguration) -> Result<RouteConfig, XdsError> {
+/// Compiles a route configuration; `encoded` is its message, if that is at hand.
+pub(super) fn compile(
+    from: rds::RouteConfiguration,
+    encoded: Option<&Bytes>,
+) -> Result<RouteConfig, XdsError> {
     refuse_unsupported(&from)?;
+    let slices = encoded.and_then(virtual_host_slices);
+    let slices = slices.filter(|slices| slices.len() == from.virtual_hosts.len());
     let max_direct_response_bytes = number(from.max_direct_response_body_size_bytes.as_ref())
         .unwrap_or(DEFAULT_DIRECT_RESPONSE_BYTES);
-    let mut vhosts = Vec::with_capacity(from.virtual_hosts.len());
+    let mut vhosts = VirtualHosts::new(max_direct_response_bytes);
     let mut hosts = HostIndex::default();
     for (index, vhost) in from.virtual_hosts.iter().enumerate() {
         add_domains(&mut hosts, vhost, index, &from.virtual_hosts).at("virtual_hosts", index)?;
-        vhosts.push(virtual_host(vhost, max_direct_response_bytes).at("virtual_hosts", index)?);
+        let compiled = virtual_host(vhost, max_direct_response_bytes).at("virtual_hosts", index)?;
+        let encoded = match &slices {
+            Some(slices) => slices[index].clone(),
+            None => vhost.encode_to_vec().into(),
+        };
+        vhosts.push(encoded, compiled);
     }
     let metadata = metadata(from.metadata.as_ref());
     let internal = from
@@ -59,6 +72,34 @@ pub(super) fn compile(from: rds::RouteConfiguration) -> Result<RouteConfig, XdsE
         provenance: Provenance::from_metadata(&metadata),
         metadata,
     })
+}
+
+/// Where in an encoded `RouteConfiguration` its virtual hosts are, in order; `None` if it cannot be read.
+fn virtual_host_slices(encoded: &Bytes) -> Option<Vec<Bytes>> {
+    /// `RouteConfiguration.virtual_hosts`.
+    const FIELD: u32 = 2;
+    let mut rest = encoded.clone();
+    let mut slices = Vec::new();
+    while rest.has_remaining() {
+        let (field, wire) = decode_key(&mut rest).ok()?;
+        if (field, wire) == (FIELD, WireType::LengthDelimited) {
+            let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+            if length > rest.remaining() {
+                return None;
+            }
+            slices.push(rest.split_to(length));
+        } else {
+            skip_field(wire, field, &mut rest, DecodeContext::default()).ok()?;
+        }
+    }
+    Some(slices)
+}
+
+/// Compiles a virtual host again that compiled before.
+pub(super) fn known_virtual_host(encoded: &[u8], max_body: u32) -> VirtualHost {
+    let message = rds::VirtualHost::decode(encoded).ok();
+    let compiled = message.and_then(|from| virtual_host(&from, max_body).ok());
+    compiled.expect("the same message compiled when it came")
 }
 
 fn refuse_unsupported(from: &rds::RouteConfiguration) -> Result<(), XdsError> {

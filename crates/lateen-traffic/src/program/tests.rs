@@ -254,3 +254,65 @@ fn an_address_belongs_to_one_listener() {
     assert!(same.listener_at("0.0.0.0:80".parse().unwrap()).is_none());
     assert!(same.listener_at("0.0.0.0:81".parse().unwrap()).is_some());
 }
+
+fn route_config(name: &str, hosts: usize) -> Change {
+    let host = |index: usize| {
+        json!({ "name": format!("h{index}"), "domains": [format!("h{index}.example")], "routes": [
+            { "match": { "prefix": "/" }, "route": { "cluster": format!("c{index}") } },
+        ] })
+    };
+    let hosts: Vec<Json> = (0..hosts).map(host).collect();
+    let message =
+        json!({ "name": name, "virtual_hosts": hosts, "ignore_port_in_host_matching": true });
+    let message: rds::RouteConfiguration = json::from_value(message).unwrap();
+    Change::Upsert(TypeUrl::RouteConfiguration, Resource::new(name, &message))
+}
+
+#[test]
+fn what_nobody_uses_is_not_kept_compiled() {
+    let mut changes: Vec<Change> = (0..50)
+        .map(|index| cluster(&format!("c{index}"), json!({})))
+        .collect();
+    changes.push(route_config("80", 50));
+    let program = updated(&Program::new(), &changes);
+    let used = |program: &Program| {
+        let clusters = program.clusters().iter();
+        clusters.filter(|(_, cluster)| cluster.is_used()).count()
+    };
+    assert_eq!(used(&program), 0);
+    let routes = program.route_config("80").unwrap();
+    let few = routes.vhosts.compiled();
+    assert!(few < 10, "{few}");
+    crate::testing::Request::new("GET", "h40.example:80", "/").with(|request| {
+        let crate::route::RouteOutcome::Route(decision) = routes.route(request, 0) else {
+            panic!("no route");
+        };
+        let name = decision.cluster.unwrap();
+        assert_eq!(&*program.cluster(&name).unwrap().name, "c40");
+    });
+    assert_eq!((used(&program), routes.vhosts.compiled()), (1, few + 1));
+    // What replaces a cluster in use is compiled at once, so that no request waits for it.
+    let next = updated(
+        &program,
+        &[cluster("c40", json!({ "connect_timeout": "1s" }))],
+    );
+    assert_eq!(used(&next), 1);
+    assert_eq!(next.clusters().get("c1").unwrap().peek().name, "c1".into());
+    assert_eq!(used(&next), 1, "to look at it is not to use it");
+}
+
+#[test]
+fn a_virtual_host_that_cannot_be_compiled_is_refused_when_it_comes() {
+    let Change::Upsert(ty, resource) = route_config("80", 20) else {
+        unreachable!("it is one");
+    };
+    let mut message: rds::RouteConfiguration = lateen_envoy::unpack(&resource.body).unwrap();
+    message.virtual_hosts[17].routes[0].action = None;
+    let change = Change::Upsert(ty, Resource::new("80", &message));
+    let (program, rejections) = Program::new().update(&[change]);
+    assert!(program.route_config("80").is_none());
+    assert!(
+        rejections[0].reason.contains("virtual_hosts[17]"),
+        "{rejections:?}"
+    );
+}

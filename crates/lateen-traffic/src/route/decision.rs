@@ -173,14 +173,15 @@ impl RouteConfig {
     /// The route of a request. `random` draws among weighted clusters and fractions.
     pub fn route<'a>(&'a self, request: &RequestView<'_>, random: u64) -> RouteOutcome<'a> {
         match self.locate(request) {
-            Some(found) => self.route_within(&self.vhosts[found.vhost], request, random),
+            Some(found) => self.route_within(self.vhosts.at(found.vhost), request, random),
             None => RouteOutcome::NoVirtualHost,
         }
     }
 
     /// The virtual host of a request.
     pub fn find_vhost(&self, request: &RequestView<'_>) -> Option<&VirtualHost> {
-        self.locate(request).map(|found| &self.vhosts[found.vhost])
+        self.locate(request)
+            .map(|found| self.vhosts.at(found.vhost))
     }
 
     /// The virtual host of a request, and by which of its domains it was found.

@@ -65,7 +65,7 @@ impl RouteConfig {
         let Some(found) = self.locate(request) else {
             return (RouteOutcome::NoVirtualHost, trace);
         };
-        let vhost = &self.vhosts[found.vhost];
+        let vhost = self.vhosts.at(found.vhost);
         let outcome = self.route_within(vhost, request, random);
         let chosen = match &outcome {
             RouteOutcome::Route(decision) => position(vhost, decision.route),

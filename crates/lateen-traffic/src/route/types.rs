@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::{HostIndex, RouteAction, RouteTable, UriTemplate};
+use super::{HostIndex, RouteAction, RouteTable, UriTemplate, VirtualHosts};
 use crate::cors::CorsPolicy;
 use crate::filter::PerFilter;
 use crate::headers::HeaderMutations;
@@ -22,7 +22,7 @@ pub struct RouteConfig {
     /// Its name.
     pub name: Arc<str>,
     /// The virtual hosts, as sent.
-    pub vhosts: Vec<VirtualHost>,
+    pub vhosts: VirtualHosts,
     /// Finds the virtual host of a host.
     pub hosts: HostIndex,
     /// The port is disregarded when a virtual host is looked for.

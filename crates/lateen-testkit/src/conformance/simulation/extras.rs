@@ -102,7 +102,7 @@ fn inbound_clusters(wanted: &BTreeMap<String, InboundCluster>, world: &World) ->
         .program
         .clusters()
         .iter()
-        .map(|(name, cluster)| (&**name, &**cluster))
+        .map(|(name, cluster)| (&**name, &**cluster.get()))
         .filter(|(name, _)| name.starts_with("inbound|"))
         .collect();
     let names: BTreeSet<&str> = found.keys().copied().collect();
