@@ -18,6 +18,7 @@ use crate::process::{cpu_us, rss_kib};
 use crate::report::{Figures, Report, Row};
 
 pub(crate) mod clients;
+mod growth;
 pub(crate) mod plane;
 mod world;
 
@@ -112,10 +113,14 @@ impl Case {
 /// A process ends, or a change does not arrive.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("control");
+    let mut measured = Vec::new();
     for case in CASES.iter().filter(|case| options.wants_case(&case.name())) {
         eprintln!("control: {} …", case.name());
-        report.extend(measure(*case, options).with_context(|| case.name())?);
+        let rows = measure(*case, options).with_context(|| case.name())?;
+        report.extend(rows.iter().cloned());
+        measured.push((*case, rows));
     }
+    report.extend(growth::rows(&measured));
     report.finish(&options.out)
 }
 

@@ -1,6 +1,8 @@
 //! What configuration costs on the mesh path: routes in front of the one that is taken, rules that are looked at, a token that is
 //! verified. Each case is measured beside the bare path in the same run, so that what it adds is the difference.
 
+mod limit;
+
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, ensure};
@@ -76,9 +78,7 @@ impl Case {
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("filters");
     lateen()?;
-    report.skip(
-        "local rate limit: EnvoyFilter, by which Istio configures it, is not applied".to_owned(),
-    );
+    limit::run(options, &mut report)?;
     let token = Token::new()?;
     for plane in planes(options, &mut report) {
         let bare = Running::start(Case::Bare, plane, &token)?;

@@ -1,7 +1,9 @@
 //! What a sidecar occupies when it knows ten, a thousand and ten thousand services: after it has started, and after it has carried
-//! traffic; and how large the program is.
+//! traffic; how large the program is, and how soon it is ready.
 //!
 //! Both data planes get the same resources from our control plane. What is counted is the process that carries traffic.
+
+pub(crate) mod ready;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -30,6 +32,7 @@ const CONNECTIONS: usize = 1000;
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("footprint");
     report.extend([binary()?]);
+    ready::run(SERVICES, options, &mut report)?;
     let planes = planes(options, &mut report);
     for services in SERVICES {
         let case = format!("sidecar, {services} services");

@@ -84,6 +84,7 @@ const CASES: &[Case] = &[
         protocol: "http2",
         connections: 4,
         streams: 32,
+        paced: true,
         ..PLAIN
     },
     Case {
@@ -94,6 +95,27 @@ const CASES: &[Case] = &[
         connections: 4,
         streams: 32,
         message: 128,
+        paced: true,
+    },
+    Case {
+        name: "https 1 KiB, 64 connections",
+        wire: Wire::Https,
+        protocol: "https",
+        ..PLAIN
+    },
+    Case {
+        name: "https 1 MiB, 16 connections",
+        wire: Wire::Https,
+        protocol: "https",
+        path: "/1048576",
+        connections: 16,
+        ..PLAIN
+    },
+    Case {
+        name: "a TLS handshake for each request, 16 connections",
+        wire: Wire::Https,
+        protocol: "handshake",
+        connections: 16,
         ..PLAIN
     },
     Case {
@@ -181,7 +203,7 @@ fn measure(
     dir: &Path,
 ) -> Result<Vec<Row>> {
     let origin = match case.wire {
-        Wire::Http1 => ORIGIN.http1,
+        Wire::Http1 | Wire::Https => ORIGIN.http1,
         Wire::Http2 | Wire::Grpc => ORIGIN.http2,
         Wire::Tcp => ORIGIN.tcp,
     };
@@ -196,6 +218,7 @@ fn measure(
             wire: case.wire,
             listen: address,
             origin: ([127, 0, 0, 1], origin).into(),
+            rate_limited: false,
         };
         let process = subject.start(program, &hop, dir)?;
         running.push(Running {

@@ -63,7 +63,7 @@ fn count(wire: Wire, protocol: &str, path: &str, dir: &Path) -> Result<f64> {
     let this = std::env::current_exe().context("finding this program")?;
     let listen = SocketAddr::from(([127, 0, 0, 1], PORT));
     let port = match wire {
-        Wire::Http1 => ORIGIN.http1,
+        Wire::Http1 | Wire::Https => ORIGIN.http1,
         Wire::Http2 | Wire::Grpc => ORIGIN.http2,
         Wire::Tcp => ORIGIN.tcp,
     };
@@ -71,6 +71,7 @@ fn count(wire: Wire, protocol: &str, path: &str, dir: &Path) -> Result<f64> {
         wire,
         listen,
         origin: ([127, 0, 0, 1], port).into(),
+        rate_limited: false,
     };
     let out = dir.join("callgrind.out");
     let mut command = Command::new("valgrind");

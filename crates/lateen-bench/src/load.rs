@@ -1,5 +1,5 @@
-//! The load generator: `lateen-bench load --target ADDR --protocol http1|http2|grpc|tcp|websocket …`, result as JSON on standard
-//! output.
+//! The load generator: `lateen-bench load --target ADDR --protocol http1|https|handshake|http2|grpc|tcp|websocket …`,
+//! result as JSON on standard output.
 //!
 //! Closed: each connection (or stream) sends its next request when the last was answered. Paced (`--rate`): requests are
 //! due at fixed times whatever became of earlier ones, and a latency counts from when the request was due, so that a proxy
@@ -9,6 +9,7 @@ mod clock;
 mod h1;
 mod h2;
 mod tcp;
+mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -221,6 +222,8 @@ fn start(plan: Plan, protocol: &str, rate: f64, count: u64) -> Result<Rc<Run>> {
         let run = Rc::clone(&run);
         match protocol {
             "http1" => tokio::task::spawn_local(h1::connection(run)),
+            "https" => tokio::task::spawn_local(tls::connection(run, false)),
+            "handshake" => tokio::task::spawn_local(tls::connection(run, true)),
             "http2" => tokio::task::spawn_local(h2::connection(run, false)),
             "grpc" => tokio::task::spawn_local(h2::connection(run, true)),
             "tcp" => tokio::task::spawn_local(tcp::connection(run, false)),

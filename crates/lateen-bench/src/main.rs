@@ -2,7 +2,7 @@
 //!
 //! `lateen-bench [NAME…] [--runs N] [--seconds S] [--case TEXT]` runs experiments; each prints a table and writes
 //! `bench/results/NAME.json`. The load generator, the origin server and the proxy under test are this program again in
-//! processes of their own (`lateen-bench load|origin|proxy|plane|clients …`), so that each can be kept to a core.
+//! processes of their own (`lateen-bench load|origin|proxy|plane|clients|ready …`), so that each can be kept to a core.
 //!
 //! What is here measures; it asserts nothing. The budgets that a change may not exceed are tests of the crates concerned.
 
@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         "proxy" => proxy::main(&rest),
         "plane" => control::plane::main(&rest),
         "clients" => control::clients::main(&rest),
+        "ready" => footprint::ready::main(&rest),
         _ => Options::parse(std::env::args().skip(1)).and_then(|options| experiments(&options)),
     };
     match done {

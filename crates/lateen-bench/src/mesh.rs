@@ -56,6 +56,9 @@ const CASES: &[Case] = &[
     grpc(1, 1),
     grpc(4, 4),
     grpc(4, 32),
+    grpc(16, 1),
+    grpc(64, 1),
+    grpc(1000, 1),
     Case {
         protocol: "tcp",
         port: 8083,

@@ -80,7 +80,7 @@ impl Process {
                 let log = fs::read_to_string(log).unwrap_or_default();
                 bail!("nothing listens on {address}; its output:\n{log}");
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(1));
         }
         Ok(())
     }

@@ -19,6 +19,8 @@ use crate::process::{Core, Process};
 pub(crate) enum Wire {
     /// HTTP/1.1 on both sides.
     Http1,
+    /// The same, the client's side in TLS that the proxy ends.
+    Https,
     /// HTTP/2 with prior knowledge on both sides.
     Http2,
     /// The same, carrying gRPC.
@@ -36,6 +38,8 @@ pub(crate) struct Hop {
     pub(crate) listen: SocketAddr,
     /// Where the origin is.
     pub(crate) origin: SocketAddr,
+    /// Whether requests pass a local rate limit that none of them meets: of Lateen and Envoy only.
+    pub(crate) rate_limited: bool,
 }
 
 /// A proxy.
@@ -98,6 +102,10 @@ impl Subject {
     /// # Errors
     /// It does not start.
     pub(crate) fn start_as(self, mut command: Command, hop: &Hop, dir: &Path) -> Result<Process> {
+        let tls = (hop.wire == Wire::Https)
+            .then(|| config::Certificate::write(dir))
+            .transpose()?;
+        let tls = tls.as_ref();
         let file = |name: &str, text: String| -> Result<PathBuf> {
             let path = dir.join(format!("{}-{name}", self.name()));
             fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
@@ -105,11 +113,11 @@ impl Subject {
         };
         match self {
             Self::Lateen => {
-                let path = file("resources.json", config::resources(hop).to_string())?;
+                let path = file("resources.json", config::resources(hop, tls).to_string())?;
                 command.arg("proxy").arg(path);
             }
             Self::Envoy => {
-                let path = file("bootstrap.json", config::bootstrap(hop).to_string())?;
+                let path = file("bootstrap.json", config::bootstrap(hop, tls).to_string())?;
                 command.arg("-c").arg(path);
                 command.args([
                     "--concurrency",
@@ -120,12 +128,12 @@ impl Subject {
                 ]);
             }
             Self::Nginx => {
-                let path = file("nginx.conf", config::nginx(hop, dir))?;
+                let path = file("nginx.conf", config::nginx(hop, tls, dir))?;
                 command.arg("-c").arg(path).arg("-p").arg(dir);
                 command.arg("-e").arg(dir.join("nginx-error.log"));
             }
             Self::Haproxy => {
-                let path = file("haproxy.cfg", config::haproxy(hop))?;
+                let path = file("haproxy.cfg", config::haproxy(hop, tls))?;
                 command.args(["-db", "-f"]).arg(path);
             }
         }

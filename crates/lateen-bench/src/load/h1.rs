@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Plan, Run};
@@ -23,11 +23,24 @@ async fn requests(run: &Run) -> Result<()> {
     let request = head(&run.plan);
     let mut buffer = vec![0; 256 * 1024];
     while let Some(due) = run.due().await {
-        stream.write_all(&request).await.context("sending")?;
-        let bytes = response(&mut stream, &mut buffer).await?;
+        let bytes = exchange(&mut stream, &request, &mut buffer).await?;
         run.answered(due, bytes);
     }
     Ok(())
+}
+
+/// Sends a request and reads its answer to the end; the length of the answer's body.
+///
+/// # Errors
+/// The answer is not what was asked for, or the connection breaks.
+pub(crate) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    request: &[u8],
+    buffer: &mut [u8],
+) -> Result<usize> {
+    stream.write_all(request).await.context("sending")?;
+    stream.flush().await.context("sending")?;
+    response(stream, buffer).await
 }
 
 /// A connection to the target.
@@ -42,7 +55,8 @@ pub(crate) async fn connect(plan: &Plan) -> Result<TcpStream> {
     Ok(stream)
 }
 
-fn head(plan: &Plan) -> Vec<u8> {
+/// The bytes of a request.
+pub(crate) fn head(plan: &Plan) -> Vec<u8> {
     let extra = plan
         .header
         .as_ref()
@@ -56,7 +70,7 @@ fn head(plan: &Plan) -> Vec<u8> {
 }
 
 /// Reads one response to its end and returns the length of its body.
-async fn response(stream: &mut TcpStream, buffer: &mut [u8]) -> Result<usize> {
+async fn response<S: AsyncRead + Unpin>(stream: &mut S, buffer: &mut [u8]) -> Result<usize> {
     let mut have = 0;
     let (body_at, length) = loop {
         let n = stream.read(&mut buffer[have..]).await.context("reading")?;
