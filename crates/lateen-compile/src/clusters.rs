@@ -8,6 +8,7 @@ mod inbound;
 mod policy;
 mod tls;
 
+use crate::credentials::{SOCKET_CLUSTER, SOCKET_PATH};
 use crate::filters::TPROXY_MARK;
 use crate::mesh::Mesh;
 use crate::meta::{ISTIO, Meta, boolean, list, number, object, string};
@@ -15,7 +16,7 @@ use crate::model::{Endpoint, Port, Resolution, Service};
 use crate::names;
 use crate::node::IpMode;
 use crate::pod::Locality;
-use crate::proto::{cluster, core, duration, extension, extensions, u32_value};
+use crate::proto::{cluster, core, duration, extension, extensions, pipe_address, u32_value};
 use crate::rules::MergedRule;
 use crate::security::MtlsMode;
 use crate::shared::Shared;
@@ -23,8 +24,8 @@ use crate::shared::Shared;
 pub(crate) use inbound::{InboundClusterInputs, Target, inbound};
 pub(crate) use policy::{DISTRIBUTION_LABELS, EffectivePolicy, LocalityPolicy};
 pub(crate) use tls::{
-    ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, inline_bytes,
-    kubernetes_secret, subject_alt_names, validate_by, validate_by_with_crl,
+    ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, grpc_secret, inline_bytes,
+    subject_alt_names, validate_by, validate_by_with_crl,
 };
 
 use cluster::cluster::DiscoveryType;
@@ -42,6 +43,8 @@ pub(crate) struct ClusterView {
     /// Whether connections to its workload have to be marked here (TPROXY): a stock Envoy lets the options of clusters, and of its
     /// bootstrap, win over those of the listener filter.
     pub(crate) marks_sources: bool,
+    /// Whether there is a server of secrets on a socket in its pod.
+    pub(crate) credential_socket: bool,
 }
 
 /// The client's place, for clusters whose endpoints are in the cluster itself.
@@ -295,6 +298,7 @@ fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, su
                 .rule
                 .as_ref()
                 .is_some_and(|rule| rule.spec.workload_selector.is_some()),
+        credential_socket: inputs.view.credential_socket,
         native: inputs.view.native,
         defaults: mesh.tls_defaults.as_ref(),
     };
@@ -352,6 +356,9 @@ pub(crate) struct CommonClusterInputs {
 /// Passthrough and black hole.
 pub(crate) fn common(inputs: &CommonClusterInputs) -> Vec<cluster::Cluster> {
     let mut out = vec![black_hole(&inputs.mesh)];
+    if inputs.view.credential_socket {
+        out.push(secret_socket(&inputs.mesh));
+    }
     if !inputs.view.router {
         out.push(passthrough(inputs));
         out.push(inbound_passthrough(inputs));
@@ -366,6 +373,15 @@ fn black_hole(mesh: &Mesh) -> cluster::Cluster {
     let mut draft = Draft::new(names::BLACK_HOLE_CLUSTER, DiscoveryType::Static);
     draft.cluster.common_lb_config = None;
     draft.cluster.connect_timeout = Some(duration(mesh.connect_timeout));
+    draft.build()
+}
+
+/// Where the server of secrets is whose socket is in the pod.
+fn secret_socket(mesh: &Mesh) -> cluster::Cluster {
+    let mut draft = inbound::fixed(SOCKET_CLUSTER, pipe_address(SOCKET_PATH));
+    draft.cluster.common_lb_config = None;
+    draft.cluster.connect_timeout = Some(duration(mesh.connect_timeout));
+    draft.use_h2();
     draft.build()
 }
 

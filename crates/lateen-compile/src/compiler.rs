@@ -16,6 +16,7 @@ use prost::{Message, Name};
 use crate::attachment::Workload;
 use crate::clusters::InboundClusterInputs;
 use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Mode, Place};
+use crate::credentials::CredentialServers;
 use crate::diagnostics::{SIDECAR_CREDENTIAL, on_object};
 use crate::endpoints::{self, EndpointInputs};
 use crate::listeners::{
@@ -462,7 +463,11 @@ impl<'a> Proxy<'a> {
         Self {
             snapshot,
             node,
-            labels: pod.map_or(&node.labels, |pod| &pod.labels),
+            labels: match pod {
+                // What registered itself is what its group made of it, also where it runs as a pod.
+                Some(pod) if node.auto_register_group.is_empty() => &pod.labels,
+                _ => &node.labels,
+            },
             locality,
         }
     }
@@ -485,6 +490,7 @@ impl<'a> Proxy<'a> {
             ip_mode: self.node.ip_mode(),
             native: self.node.native,
             marks_sources: !self.node.native && self.node.interception == Interception::Tproxy,
+            credential_socket: self.node.credential_socket,
         }
     }
 
@@ -495,6 +501,15 @@ impl<'a> Proxy<'a> {
             interception: self.node.interception,
             idle_timeout: lateen_api::parse_duration(&self.node.idle_timeout).ok(),
             dynamic_dns: false,
+            credentials: self.credential_servers(),
+        }
+    }
+
+    /// The servers of secrets for what this proxy serves.
+    fn credential_servers(&self) -> CredentialServers {
+        CredentialServers {
+            socket: self.node.credential_socket,
+            provider: self.snapshot.sds_server(),
         }
     }
 
@@ -617,9 +632,14 @@ impl Compiler {
         references: &[secrets::Reference],
         out: &mut Output,
     ) {
+        let (mine, of_clients) = (
+            proxy.credential_servers(),
+            CredentialServers::of_clients(proxy.node.credential_socket),
+        );
         for reference in references {
+            let servers = if reference.client { &of_clients } else { &mine };
             let (found, diagnostics) =
-                secrets::resolve(proxy.snapshot, &proxy.node.namespace, reference);
+                secrets::resolve(proxy.snapshot, &proxy.node.namespace, servers, reference);
             out.note(diagnostics);
             for inputs in found {
                 out.add(
@@ -698,6 +718,7 @@ fn rule_credentials(rule: &MergedRule) -> Vec<secrets::Reference> {
                 path: "spec.trafficPolicy.tls.credentialName".to_owned(),
                 ca: tls.insecure_skip_verify != Some(true),
                 only_ca: tls.mode == ClientTlsMode::Simple,
+                client: true,
             });
         }
     };

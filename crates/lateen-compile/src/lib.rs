@@ -12,6 +12,7 @@ mod authentication;
 mod authorization;
 mod clusters;
 mod compiler;
+mod credentials;
 mod dead_rules;
 mod diagnostics;
 mod endpoints;

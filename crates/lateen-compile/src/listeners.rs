@@ -9,6 +9,7 @@ mod tls;
 use std::time::Duration;
 
 use crate::accesslog;
+use crate::credentials::CredentialServers;
 use crate::filters::{self, Class, TCP_PROXY};
 use crate::mesh::{Mesh, OutboundPolicy};
 use crate::names;
@@ -38,6 +39,8 @@ pub(crate) struct ListenerView {
     pub(crate) idle_timeout: Option<Duration>,
     /// Whether some requests go to whatever host they name.
     pub(crate) dynamic_dns: bool,
+    /// Where certificates come from that are neither files nor Secrets.
+    pub(crate) credentials: CredentialServers,
 }
 
 /// What the listener that receives redirected outbound connections depends on.

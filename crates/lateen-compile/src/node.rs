@@ -100,6 +100,14 @@ pub struct ProxyNode {
     pub idle_timeout: String,
     /// Whether it cannot bind ports below 1024.
     pub unprivileged: bool,
+    /// Whether there is a server of secrets on a socket in its pod.
+    pub credential_socket: bool,
+    /// The WorkloadGroup it registers itself for; empty if it does not.
+    pub auto_register_group: String,
+    /// The WorkloadEntry it stands for; empty if for none.
+    pub workload_entry: String,
+    /// Whether its agent says how its workload is.
+    pub readiness_probe: bool,
     /// Which generator it asked for; empty for the default.
     pub generator: String,
     /// The version of Istio it was made for.
@@ -150,6 +158,10 @@ impl ProxyNode {
             interception: interception(&meta.text("INTERCEPTION_MODE")),
             idle_timeout: meta.text("IDLE_TIMEOUT"),
             unprivileged: meta.flag("UNPRIVILEGED_POD"),
+            auto_register_group: meta.text("AUTO_REGISTER_GROUP"),
+            workload_entry: meta.text("WORKLOAD_ENTRY"),
+            readiness_probe: meta.has_field("PROXY_CONFIG", "readinessProbe"),
+            credential_socket: meta.flag("credential"),
             generator: meta.text("GENERATOR"),
             istio_version: meta.text("ISTIO_VERSION"),
             native: meta.flag("LATEEN_NATIVE"),
@@ -266,6 +278,11 @@ impl Metadata<'_> {
             Some(Kind::NumberValue(number)) => *number != 0.0,
             _ => false,
         }
+    }
+
+    /// Whether a field that holds an object has something under a name.
+    fn has_field(&self, key: &str, name: &str) -> bool {
+        matches!(self.kind(key), Some(Kind::StructValue(fields)) if fields.fields.contains_key(name))
     }
 
     fn map(&self, key: &str) -> BTreeMap<String, String> {

@@ -3,7 +3,8 @@
 use lateen_api::networking::{Server as ServerSpec, ServerTlsMode};
 use lateen_api::{Diagnostic, kube};
 
-use crate::clusters::{inline_bytes, kubernetes_secret};
+use crate::clusters::inline_bytes;
+use crate::credentials::{CA_SUFFIX, CredentialServers};
 use crate::diagnostics::{BAD_CREDENTIAL, MISSING_CREDENTIAL, on_object};
 use crate::names::ObjectRef;
 use crate::proto::tls;
@@ -11,9 +12,6 @@ use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
 use tls::secret::Type;
-
-/// The ending that asks for the CA of a credential.
-const CA_SUFFIX: &str = "-cacert";
 
 /// Everything one secret depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,6 +64,8 @@ pub(crate) struct Reference {
     pub(crate) ca: bool,
     /// Whether only the CA is needed.
     pub(crate) only_ca: bool,
+    /// Whether a client needs it (DestinationRule), rather than a server.
+    pub(crate) client: bool,
 }
 
 /// The credentials of a server.
@@ -92,6 +92,7 @@ pub(crate) fn of_server(spec: &ServerSpec, object: &ObjectRef, path: &str) -> Ve
             path: format!("{path}.tls.credentialName"),
             ca: mutual && !own_ca,
             only_ca: false,
+            client: false,
         })
         .collect();
     if own_ca {
@@ -101,6 +102,7 @@ pub(crate) fn of_server(spec: &ServerSpec, object: &ObjectRef, path: &str) -> Ve
             path: format!("{path}.tls.caCertCredentialName"),
             ca: false,
             only_ca: true,
+            client: false,
         });
     }
     out
@@ -110,9 +112,12 @@ pub(crate) fn of_server(spec: &ServerSpec, object: &ObjectRef, path: &str) -> Ve
 pub(crate) fn resolve(
     snapshot: &Snapshot,
     namespace: &str,
+    servers: &CredentialServers,
     reference: &Reference,
 ) -> (Vec<SecretInputs>, Vec<Diagnostic>) {
-    let url = kubernetes_secret(&reference.name);
+    let Some(url) = servers.control_plane_name(&reference.name) else {
+        return (Vec::new(), unknown_server(snapshot, servers, reference));
+    };
     let Some(rest) = url.strip_prefix("kubernetes://") else {
         return (Vec::new(), Vec::new());
     };
@@ -171,4 +176,26 @@ pub(crate) fn resolve(
         );
     }
     (inputs, diagnostics)
+}
+
+/// Whether MeshConfig's server of secrets is no service that there is.
+fn unknown_server(
+    snapshot: &Snapshot,
+    servers: &CredentialServers,
+    reference: &Reference,
+) -> Vec<Diagnostic> {
+    let asked = reference.name.starts_with("sds://") && !servers.socket;
+    let Some(Err(reason)) = snapshot.sds_service().filter(|_| asked) else {
+        return Vec::new();
+    };
+    let message = format!("MeshConfig's server of secrets cannot be asked: {reason}");
+    let diagnostic = on_object(
+        MISSING_CREDENTIAL,
+        &reference.object,
+        &reference.path,
+        message,
+    )
+    .effect("TLS connections to the server fail until there is the service")
+    .fix("correct `extensionProviders[].sds.service`");
+    vec![diagnostic]
 }

@@ -28,6 +28,7 @@ use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
 use crate::attachment::Workload;
 use crate::authentication::RequestAuthConfig;
 use crate::authorization::{Authorizer, PolicyConfig};
+use crate::credentials::SdsServer;
 use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
 use crate::host;
 use crate::jwks::{Jwks, JwksSource, JwksStore};
@@ -472,6 +473,18 @@ impl Snapshot {
     pub(crate) fn authorizer(&self, name: &str) -> Result<Authorizer, String> {
         let providers = &self.inner.config.mesh.extension_providers;
         crate::authorization::resolve(providers, name, |service| self.provider_service(service))
+    }
+
+    /// The server of secrets that MeshConfig names.
+    pub(crate) fn sds_server(&self) -> Option<SdsServer> {
+        let providers = &self.inner.config.mesh.extension_providers;
+        SdsServer::of(providers, |service| self.provider_service(service))
+    }
+
+    /// The host name of that server, or why it is nobody's.
+    pub(crate) fn sds_service(&self) -> Option<Result<String, String>> {
+        let provider = SdsServer::provider(&self.inner.config.mesh.extension_providers)?;
+        Some(self.provider_service(&provider.service))
     }
 
     /// The host name of the service that an extension provider names, as `host` or `namespace/host`. Source: Istio,

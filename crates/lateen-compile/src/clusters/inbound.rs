@@ -96,7 +96,8 @@ fn policy(inputs: &InboundClusterInputs) -> EffectivePolicy {
     policy
 }
 
-fn fixed(name: &str, address: crate::proto::core::Address) -> Draft {
+/// One host that does not change.
+pub(super) fn fixed(name: &str, address: crate::proto::core::Address) -> Draft {
     let mut draft = Draft::new(name, DiscoveryType::Static);
     draft.cluster.load_assignment = Some(endpoint::ClusterLoadAssignment {
         cluster_name: name.to_owned(),

@@ -5,6 +5,7 @@
 use lateen_api::mesh::MeshTlsConfig;
 use lateen_api::networking::{ClientTlsMode, ClientTlsSettings};
 
+use crate::credentials::{CA_SUFFIX, CredentialServers};
 use crate::filters::{RAW_SOCKET, TLS_SOCKET};
 use crate::meta::{fields_to_struct, string};
 use crate::model::{Registry, Service};
@@ -87,6 +88,8 @@ pub(crate) struct RuleContext<'a> {
     pub(crate) service: &'a Service,
     /// Whether the proxy may fetch Secrets from the control plane.
     pub(crate) may_fetch_secrets: bool,
+    /// Whether there is a server of secrets on a socket in the proxy's pod.
+    pub(crate) credential_socket: bool,
     /// Whether the proxy has Istio's extensions.
     pub(crate) native: bool,
     /// The mesh's own wishes.
@@ -203,7 +206,7 @@ fn apply_rule(draft: &mut Draft, rule: &ClientTlsSettings, context: &RuleContext
     };
     // A sidecar may not read Secrets. It still speaks TLS, without a certificate of its own: Istio would send plain text.
     let credential = if context.may_fetch_secrets || rule.credential_name.is_empty() {
-        Credential::of(rule)
+        Credential::of(rule, context.credential_socket)
     } else {
         Credential::Files {
             certificate: "",
@@ -248,7 +251,7 @@ fn set_auto_sni(draft: &mut Draft, rule: &ClientTlsSettings) {
 /// Where a rule's certificates come from.
 enum Credential<'a> {
     /// A Secret, by way of the control plane.
-    Secret(&'a str),
+    Secret(&'a str, CredentialServers),
     /// Files beside the proxy.
     Files {
         certificate: &'a str,
@@ -258,7 +261,7 @@ enum Credential<'a> {
 }
 
 impl<'a> Credential<'a> {
-    fn of(rule: &'a ClientTlsSettings) -> Self {
+    fn of(rule: &'a ClientTlsSettings, socket: bool) -> Self {
         if rule.credential_name.is_empty() {
             Self::Files {
                 certificate: &rule.client_certificate,
@@ -266,13 +269,14 @@ impl<'a> Credential<'a> {
                 root: &rule.ca_certificates,
             }
         } else {
-            Self::Secret(&rule.credential_name)
+            let servers = CredentialServers::of_clients(socket);
+            Self::Secret(&rule.credential_name, servers)
         }
     }
 
     fn certificate(&self) -> Option<tls::SdsSecretConfig> {
         match self {
-            Self::Secret(name) => Some(control_plane_secret(&kubernetes_secret(name))),
+            Self::Secret(name, servers) => Some(servers.secret(name)),
             Self::Files {
                 certificate, key, ..
             } => (!certificate.is_empty() && !key.is_empty())
@@ -282,10 +286,7 @@ impl<'a> Credential<'a> {
 
     fn root(&self) -> Option<tls::SdsSecretConfig> {
         match self {
-            Self::Secret(name) => Some(control_plane_secret(&format!(
-                "{}-cacert",
-                kubernetes_secret(name)
-            ))),
+            Self::Secret(name, servers) => Some(servers.secret(&format!("{name}{CA_SUFFIX}"))),
             // The agent answers `system` with the operating system's trust store.
             Self::Files { root, .. } => {
                 let root = if root.is_empty() { "system" } else { root };
@@ -295,21 +296,22 @@ impl<'a> Credential<'a> {
     }
 }
 
-/// `kubernetes://name`, unless the name already says where it is.
-pub(crate) fn kubernetes_secret(name: &str) -> String {
-    if name.contains("://") {
-        name.to_owned()
-    } else {
-        format!("kubernetes://{name}")
-    }
-}
-
 /// A secret the agent beside the proxy serves.
 pub(crate) fn agent_secret(name: &str) -> tls::SdsSecretConfig {
+    let mut config = grpc_secret(name, SDS_CLUSTER, "");
+    if let Some(source) = &mut config.sds_config {
+        source.initial_fetch_timeout = Some(Default::default());
+    }
+    config
+}
+
+/// A secret that the server behind a cluster has.
+pub(crate) fn grpc_secret(name: &str, cluster: &str, authority: &str) -> tls::SdsSecretConfig {
     let service = core::GrpcService {
         target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
             core::grpc_service::EnvoyGrpc {
-                cluster_name: SDS_CLUSTER.to_owned(),
+                cluster_name: cluster.to_owned(),
+                authority: authority.to_owned(),
                 ..Default::default()
             },
         )),
@@ -328,7 +330,6 @@ pub(crate) fn agent_secret(name: &str) -> tls::SdsSecretConfig {
             config_source_specifier: Some(
                 core::config_source::ConfigSourceSpecifier::ApiConfigSource(api),
             ),
-            initial_fetch_timeout: Some(Default::default()),
             resource_api_version: core::ApiVersion::V3 as i32,
             ..Default::default()
         }),

@@ -45,6 +45,7 @@ impl Client {
                 idle_timeout: node.idle_timeout.clone(),
                 unprivileged: node.unprivileged,
                 native: node.native,
+                credential_socket: node.credential_socket,
                 ..ProxyNode::default()
             },
             labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),

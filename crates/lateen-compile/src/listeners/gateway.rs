@@ -348,7 +348,7 @@ fn build(
         filter_chain_match: chain_match(chain),
         filters: filters_of(inputs, chain, bind),
         transport_socket: settings
-            .and_then(|settings| tls::server(&inputs.mesh, settings, opaque, inputs.view.native)),
+            .and_then(|settings| tls::server(&inputs.mesh, settings, opaque, &inputs.view)),
         // A client that connects and then says nothing must not hold a connection at the edge. Source: Istio.
         transport_socket_connect_timeout: Some(crate::proto::PbDuration {
             seconds: 15,

@@ -210,7 +210,7 @@ fn port_chains(inputs: &InboundInputs, port: &InboundPort) -> Vec<listener::Filt
             &inputs.mesh,
             settings,
             handling == Handling::Tcp,
-            inputs.view.native,
+            &inputs.view,
         );
         return vec![chain];
     }

@@ -4,13 +4,16 @@ use lateen_api::mesh::{MeshTlsConfig, MeshTlsProtocol};
 use lateen_api::networking::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
 
 use crate::clusters::{
-    ROOT_SECRET, WORKLOAD_SECRET, agent_secret, control_plane_secret, kubernetes_secret,
-    subject_alt_names, validate_by, validate_by_with_crl,
+    ROOT_SECRET, WORKLOAD_SECRET, agent_secret, subject_alt_names, validate_by,
+    validate_by_with_crl,
 };
+use crate::credentials::{CA_SUFFIX, CredentialServers};
 use crate::filters::TLS_SOCKET;
 use crate::mesh::Mesh;
 use crate::proto::{bool_value, core, prefix, tls, transport_socket};
 use crate::protocol::Handling;
+
+use super::ListenerView;
 
 use tls::common_tls_context::ValidationContextType;
 use tls::tls_parameters::TlsProtocol as EnvoyProtocol;
@@ -69,7 +72,7 @@ pub(super) fn server(
     mesh: &Mesh,
     settings: &ServerTlsSettings,
     tcp: bool,
-    native: bool,
+    view: &ListenerView,
 ) -> Option<core::TransportSocket> {
     let mode = settings.mode;
     if matches!(
@@ -80,12 +83,12 @@ pub(super) fn server(
     }
     let required = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual);
     let validates = required || mode == ServerTlsMode::OptionalMutual;
-    let alpn: &[&str] = if mode == ServerTlsMode::IstioMutual && tcp && native {
+    let alpn: &[&str] = if mode == ServerTlsMode::IstioMutual && tcp && view.native {
         &["istio-peer-exchange", "h2", "http/1.1"]
     } else {
         &["h2", "http/1.1"]
     };
-    let credentials = Credentials::of(settings);
+    let credentials = Credentials::of(settings, &view.credentials);
     let mut common = tls::CommonTlsContext {
         alpn_protocols: alpn.iter().map(|&name| name.to_owned()).collect(),
         tls_params: parameters(mesh.tls_defaults.as_ref(), settings),
@@ -93,7 +96,8 @@ pub(super) fn server(
         ..Default::default()
     };
     if validates {
-        common.validation_context_type = Some(validation(settings, &credentials));
+        let root = credentials.root(settings, &view.credentials);
+        common.validation_context_type = Some(validation(settings, root));
     }
     let context = tls::DownstreamTlsContext {
         require_client_certificate: bool_value(required),
@@ -103,12 +107,9 @@ pub(super) fn server(
     Some(transport_socket(TLS_SOCKET, &context))
 }
 
-fn validation(
-    settings: &ServerTlsSettings,
-    credentials: &Credentials<'_>,
-) -> ValidationContextType {
+fn validation(settings: &ServerTlsSettings, root: tls::SdsSecretConfig) -> ValidationContextType {
     let names = subject_alt_names(&settings.subject_alt_names);
-    let mut out = validate_by_with_crl(names, credentials.root(settings), &settings.ca_crl);
+    let mut out = validate_by_with_crl(names, root, &settings.ca_crl);
     if let ValidationContextType::CombinedValidationContext(combined) = &mut out {
         let context = combined.default_validation_context.get_or_insert_default();
         context
@@ -173,7 +174,7 @@ enum Credentials<'a> {
     /// The workload's own.
     Workload,
     /// Secrets, by way of the control plane.
-    Secrets(Vec<&'a str>),
+    Secrets(Vec<&'a str>, &'a CredentialServers),
     /// Files beside the proxy: certificate and key.
     Files(Vec<(&'a str, &'a str)>),
 }
@@ -195,13 +196,13 @@ pub(crate) fn credential_names(settings: &ServerTlsSettings) -> Vec<&str> {
 }
 
 impl<'a> Credentials<'a> {
-    fn of(settings: &'a ServerTlsSettings) -> Self {
+    fn of(settings: &'a ServerTlsSettings, servers: &'a CredentialServers) -> Self {
         if settings.mode == ServerTlsMode::IstioMutual {
             return Self::Workload;
         }
         let names = credential_names(settings);
         if !names.is_empty() {
-            return Self::Secrets(names);
+            return Self::Secrets(names, servers);
         }
         if settings.tls_certificates.is_empty() {
             return Self::Files(vec![(&settings.server_certificate, &settings.private_key)]);
@@ -218,10 +219,9 @@ impl<'a> Credentials<'a> {
     fn certificates(&self) -> Vec<tls::SdsSecretConfig> {
         match self {
             Self::Workload => vec![agent_secret(WORKLOAD_SECRET)],
-            Self::Secrets(names) => names
-                .iter()
-                .map(|name| control_plane_secret(&kubernetes_secret(name)))
-                .collect(),
+            Self::Secrets(names, servers) => {
+                names.iter().map(|name| servers.secret(name)).collect()
+            }
             Self::Files(files) => files
                 .iter()
                 .filter(|(certificate, _)| !certificate.is_empty())
@@ -231,15 +231,19 @@ impl<'a> Credentials<'a> {
     }
 
     /// What client certificates are validated by: the named CA, else the one in the server's Secret, else the file.
-    fn root(&self, settings: &ServerTlsSettings) -> tls::SdsSecretConfig {
-        if !settings.ca_cert_credential_name.is_empty() {
-            return control_plane_secret(&kubernetes_secret(&settings.ca_cert_credential_name));
-        }
+    fn root(
+        &self,
+        settings: &ServerTlsSettings,
+        servers: &CredentialServers,
+    ) -> tls::SdsSecretConfig {
         match self {
+            Self::Secrets(..) | Self::Files(_) if !settings.ca_cert_credential_name.is_empty() => {
+                servers.secret(&settings.ca_cert_credential_name)
+            }
             Self::Workload => agent_secret(ROOT_SECRET),
-            Self::Secrets(names) => {
+            Self::Secrets(names, servers) => {
                 let name = names.first().copied().unwrap_or_default();
-                control_plane_secret(&format!("{}-cacert", kubernetes_secret(name)))
+                servers.secret(&format!("{name}{CA_SUFFIX}"))
             }
             Self::Files(_) => agent_secret(&format!("file-root:{}", settings.ca_certificates)),
         }
