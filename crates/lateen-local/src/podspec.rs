@@ -95,7 +95,7 @@ pub(crate) fn resolve(plan: &PodPlan, around: &Surroundings<'_>) -> Resolved {
     volumes::add(&mut spec.volumes, plan, around, &mut problems);
     let mut probes = BTreeMap::new();
     if plan.role == PodRole::Sidecar {
-        let mut proxy = proxy::container(plan, around);
+        let mut proxy = proxy::container(plan, &spec.volumes, around);
         proxy.sidecar = true;
         probes.insert(PROXY_CONTAINER.to_owned(), proxy::probes(plan));
         spec.init.push(proxy);
@@ -114,7 +114,8 @@ pub(crate) fn resolve(plan: &PodPlan, around: &Surroundings<'_>) -> Resolved {
         probes.insert(container.name.clone(), probes::of(plan, container));
     }
     if plan.role == PodRole::Gateway {
-        spec.containers.push(proxy::container(plan, around));
+        spec.containers
+            .push(proxy::container(plan, &spec.volumes, around));
         probes.insert(PROXY_CONTAINER.to_owned(), proxy::probes(plan));
     }
     let grace = plan.spec.termination_grace_period_seconds;

@@ -11,16 +11,21 @@ use serde_json::json;
 
 use super::{
     NODE_NAME, ROOT_VOLUME, RUN_VOLUME, Surroundings, TOKEN_VOLUME, environment, mount, probes,
+    volumes,
 };
 use crate::addresses::NODE_V4;
 use crate::probe::{Check, ContainerProbes, Probe};
-use crate::sandbox::{Container, Mount, PROXY_CONTAINER, RestartPolicy, Start};
+use crate::sandbox::{Container, Mount, PROXY_CONTAINER, RestartPolicy, Start, Volume};
 
 /// Where the proxy says that it is ready.
 const READY_PORT: u16 = 15021;
 
 /// The container. It keeps the node's rights: it marks its sockets, and a gateway may listen on port 80.
-pub(super) fn container(plan: &PodPlan, around: &Surroundings<'_>) -> Container {
+pub(super) fn container(
+    plan: &PodPlan,
+    known: &BTreeMap<String, Volume>,
+    around: &Surroundings<'_>,
+) -> Container {
     let mut env = environment::base(plan, around);
     let mut set = |name: String, value: String| {
         env.retain(|(own, _)| *own != name);
@@ -38,19 +43,29 @@ pub(super) fn container(plan: &PodPlan, around: &Surroundings<'_>) -> Container 
     for (name, value) in &around.proxy.env {
         set(name.clone(), value.clone());
     }
+    let own = volumes::of_proxy(plan, written(plan), &env);
+    let start = match volumes::missing(&own, known) {
+        Some(message) => Start::Blocked {
+            status: "CreateContainerConfigError".to_owned(),
+            message,
+        },
+        None => Start::Command(around.proxy.argv.clone()),
+    };
+    let mut mounts = vec![
+        mount(TOKEN_VOLUME, "/var/run/secrets/tokens"),
+        mount(ROOT_VOLUME, "/var/run/secrets/istio"),
+        // Sockets and the bootstrap of a stock Envoy: nothing of one pod may be seen by another.
+        Mount {
+            read_only: false,
+            ..mount(RUN_VOLUME, "/etc/istio/proxy")
+        },
+    ];
+    mounts.extend(own);
     Container {
         name: PROXY_CONTAINER.to_owned(),
-        start: Start::Command(around.proxy.argv.clone()),
+        start,
         env,
-        mounts: vec![
-            mount(TOKEN_VOLUME, "/var/run/secrets/tokens"),
-            mount(ROOT_VOLUME, "/var/run/secrets/istio"),
-            // Sockets and the bootstrap of a stock Envoy: nothing of one pod may be seen by another.
-            Mount {
-                read_only: false,
-                ..mount(RUN_VOLUME, "/etc/istio/proxy")
-            },
-        ],
+        mounts,
         restart: RestartPolicy::Always,
         ..Container::default()
     }

@@ -618,3 +618,33 @@ fn the_agent_listens_where_the_annotation_sends_probes() {
     let redirection = resolved.spec.redirection.unwrap();
     assert!(redirection.excluded_inbound_ports.contains(&15030));
 }
+
+#[test]
+fn the_proxys_container_has_the_volumes_of_its_annotations() {
+    let mut plan = plan(PodRole::Sidecar, Container::default());
+    let annotations = [
+        (
+            "sidecar.istio.io/userVolume",
+            r#"{"certs": {"emptyDir": {}}}"#,
+        ),
+        (
+            "sidecar.istio.io/userVolumeMount",
+            r#"{"certs": {"mountPath": "/etc/certs", "readOnly": true}}"#,
+        ),
+    ];
+    let annotations = annotations.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    plan.annotations.extend(annotations);
+    let resolved = resolved(&plan);
+    assert_eq!(resolved.problems, Vec::<String>::new());
+    assert_eq!(resolved.spec.volumes["certs"], Volume::Empty);
+    let mounts = &resolved.spec.init[0].mounts;
+    let own = mounts.iter().find(|mount| mount.volume == "certs").unwrap();
+    assert_eq!((own.path.as_str(), own.read_only), ("/etc/certs", true));
+
+    plan.annotations.remove("sidecar.istio.io/userVolume");
+    let resolved = self::resolved(&plan);
+    assert!(matches!(
+        &resolved.spec.init[0].start,
+        Start::Blocked { .. }
+    ));
+}

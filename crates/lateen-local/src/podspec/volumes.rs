@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use lateen_api::kube;
+use lateen_api::schema::decode::Decode;
 use lateen_api::value::Value;
-use lateen_sources::plan::PodPlan;
+use lateen_api::{SourceFile, kube, parse_fragment};
+use lateen_sources::plan::{PodPlan, PodRole};
 
 use super::{Surroundings, environment, field};
 use crate::sandbox::{File, Mount, Volume};
 use crate::supervisor::Objects;
+
+/// Volumes for the proxy's container.
+const USER_VOLUME: &str = "sidecar.istio.io/userVolume";
+/// Where its container has them.
+const USER_MOUNT: &str = "sidecar.istio.io/userVolumeMount";
 
 /// Kubernetes' `defaultMode`.
 const DEFAULT_MODE: u32 = 0o644;
@@ -20,15 +26,60 @@ pub(super) fn add(
     around: &Surroundings<'_>,
     problems: &mut Vec<String>,
 ) {
-    for volume in &plan.spec.volumes {
-        if let Some(resolved) = resolve(plan, volume, around, problems) {
-            volumes.insert(volume.name.clone(), resolved);
+    let of_proxy = annotated::<kube::Volume>(plan, USER_VOLUME, problems)
+        .into_iter()
+        .map(|(name, volume)| kube::Volume { name, ..volume });
+    for volume in plan.spec.volumes.iter().cloned().chain(of_proxy) {
+        if let Some(resolved) = resolve(plan, &volume, around, problems) {
+            volumes.insert(volume.name, resolved);
         }
     }
 }
 
+/// The mounts of the proxy's container: what its own container in the manifest says, and the annotation.
+pub(super) fn of_proxy(
+    plan: &PodPlan,
+    written: Option<&kube::Container>,
+    env: &[(String, String)],
+) -> Vec<Mount> {
+    let annotated = annotated::<kube::VolumeMount>(plan, USER_MOUNT, &mut Vec::new()).into_iter();
+    let annotated = annotated.map(|(name, mount)| kube::VolumeMount { name, ..mount });
+    let mut all = written.map_or_else(Vec::new, |container| container.volume_mounts.clone());
+    all.extend(annotated);
+    expanded(&all, env)
+}
+
+/// An annotation of the proxy's container: a JSON object, by the volumes' names. Source: Istio's injection template.
+fn annotated<T>(
+    plan: &PodPlan,
+    name: &'static str,
+    problems: &mut Vec<String>,
+) -> BTreeMap<String, T>
+where
+    BTreeMap<String, T>: Decode + Default,
+{
+    let Some(text) = plan
+        .annotations
+        .get(name)
+        .filter(|_| plan.role != PodRole::Plain)
+    else {
+        return BTreeMap::new();
+    };
+    let (read, found) = parse_fragment(&SourceFile::new(name, text));
+    let broken = found.iter().find(|finding| finding.is_error());
+    problems.extend(broken.map(|finding| {
+        let problem = &finding.message;
+        format!("annotation {name} cannot be used as a whole: {problem}")
+    }));
+    read
+}
+
 /// A container's mounts, with `subPathExpr` expanded.
 pub(super) fn mounts(container: &kube::Container, env: &[(String, String)]) -> Vec<Mount> {
+    expanded(&container.volume_mounts, env)
+}
+
+fn expanded(mounts: &[kube::VolumeMount], env: &[(String, String)]) -> Vec<Mount> {
     let sub_path = |mount: &kube::VolumeMount| {
         let path = match mount.sub_path_expr.as_str() {
             "" => mount.sub_path.clone(),
@@ -36,7 +87,7 @@ pub(super) fn mounts(container: &kube::Container, env: &[(String, String)]) -> V
         };
         Some(path).filter(|path| !path.is_empty())
     };
-    let mounts = container.volume_mounts.iter();
+    let mounts = mounts.iter();
     mounts
         .map(|mount| Mount {
             volume: mount.name.clone(),
