@@ -29,6 +29,7 @@ use crate::status::{
     AgentMetrics, AppProbers, Check, ProbeError, ScrapeConfig, ScrapeConfigError, StatusOptions,
     StatusServer,
 };
+use crate::workload_health::{self, WorkloadProbe};
 use crate::{dns, node, uds};
 
 /// Why the agent does not run.
@@ -197,18 +198,36 @@ impl Agent {
         let probers = AppProbers::parse(config.app_probers.as_deref(), config.pod_ip());
         let scrape = ScrapeConfig::parse(config.prometheus_annotations.as_deref(), port);
         let options = StatusOptions {
-            data_plane,
             checks: self.checks(),
+            data_plane: Arc::clone(&data_plane),
             probers: probers.map_err(AgentError::Probes)?,
             scrape: scrape.map_err(AgentError::Scrape)?,
             metrics: self.metrics.clone(),
             quit: self.quit.clone(),
         };
+        self.start_health_reports(data_plane)?;
         let server = StatusServer::bind(port, options).await;
         let server = server.map_err(|source| AgentError::Status { port, source })?;
         let port = server.port();
         self.tasks.spawn(server.run());
         Ok(port)
+    }
+
+    /// Probes the workload for the control plane, if it is to.
+    fn start_health_reports(&mut self, proxy: Arc<dyn DataPlane>) -> Result<(), AgentError> {
+        let probe = WorkloadProbe::read(&self.config.proxy_config.raw);
+        let Some(probe) = probe.map_err(AgentError::Probes)? else {
+            return Ok(());
+        };
+        let (own, identity) = (self.config.pod_ip(), self.identity());
+        let reports = workload_health::run(probe, own, proxy, self.xds(), self.node());
+        self.tasks.spawn(async move {
+            // Without a certificate there is nothing to connect with.
+            if identity.ready().await.is_ok() {
+                reports.await;
+            }
+        });
+        Ok(())
     }
 
     fn checks(&self) -> Vec<Check> {

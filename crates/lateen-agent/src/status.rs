@@ -3,7 +3,7 @@
 //! Paths are those of `pilot-agent`. What changes something (`/quitquitquit`, `/drain`) is open to this machine only.
 
 mod metrics;
-mod probe;
+pub(crate) mod probe;
 mod probers;
 
 use std::convert::Infallible;
@@ -26,7 +26,8 @@ use tokio_util::sync::CancellationToken;
 use crate::data_plane::{DataPlane, NotReady};
 
 pub use metrics::{AgentMetrics, ScrapeConfig, ScrapeConfigError, ScrapeTarget};
-pub use probers::{AppProbers, ProbeError, Prober};
+pub(crate) use probers::WrittenProbe;
+pub use probers::{Action, AppProbers, ProbeError, Prober};
 
 /// Connections at once: kubelet, Prometheus and Envoy's health check are a handful.
 const MAX_CONNECTIONS: usize = 128;

@@ -269,10 +269,10 @@ spec:
     trafficPolicy:
       outlierDetection: {consecutiveErrors: 7}
 ---
-apiVersion: networking.istio.io/v1alpha3
-kind: WorkloadGroup
-metadata: {name: vms}
-spec: {template: {serviceAccount: vm}}
+apiVersion: extensions.istio.io/v1alpha1
+kind: WasmPlugin
+metadata: {name: filter}
+spec: {url: oci://example.com/filter:v1}
 ";
         let found = find(yaml, true);
         let lines: Vec<_> = found

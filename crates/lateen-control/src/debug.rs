@@ -6,7 +6,7 @@ use lateen_envoy::{TypeUrl, json};
 use lateen_xds::server::TypeStatus;
 use serde_json::{Map, Value, json};
 
-use crate::discovery::{Proxies, Proxy};
+use crate::discovery::{Proxies, Proxy, behind};
 use crate::reply::Reply;
 
 /// Answers a path.
@@ -22,10 +22,7 @@ pub(crate) fn answer(proxies: &Proxies, path: &str, query: Option<&str>) -> Repl
         "/debug/snapshotz" => {
             let published = proxies.published();
             let connected = proxies.connected();
-            let behind = connected
-                .iter()
-                .filter(|p| !p.is_current(published.generation))
-                .count();
+            let behind = behind(connected.iter(), published.generation).len();
             Reply::json(&json!({
                 "readyPods": published.ready_pods,
                 "connected": connected.len(),

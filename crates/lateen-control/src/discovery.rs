@@ -1,6 +1,6 @@
 //! Which proxy gets what: authentication of streams, and one compile loop for each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +23,7 @@ use tracing::{error, info, warn};
 use self::admittance::{Admittance, may_be, may_have_secrets};
 use crate::mesh::Published;
 use crate::metrics::Metrics;
+use crate::workloads::{WorkloadRegistry, Workloads};
 
 mod admittance;
 
@@ -96,6 +97,8 @@ pub struct Proxies {
     connected: Mutex<BTreeMap<u64, Arc<Proxy>>>,
     next: AtomicU64,
     admittance: Admittance,
+    /// Workloads that are no pods; none where nothing is published of them.
+    workloads: Option<Arc<Workloads>>,
     pub(crate) metrics: Metrics,
 }
 
@@ -122,8 +125,15 @@ impl Proxies {
             connected: Mutex::default(),
             next: AtomicU64::new(1),
             admittance: Admittance::new(authenticators, domains),
+            workloads: None,
             metrics: Metrics::default(),
         }
+    }
+
+    /// Lets workloads register whose entries are published.
+    pub fn with_workloads(mut self, workloads: WorkloadRegistry) -> Self {
+        self.workloads = Some(workloads.0);
+        self
     }
 
     /// The connected proxies, by node id.
@@ -142,10 +152,10 @@ impl Proxies {
     pub fn work(&self) -> Work {
         let generation = self.published.borrow().generation;
         let connected = self.lock();
-        let behind = connected.values().filter(|p| !p.is_current(generation));
+        let behind = behind(connected.values(), generation);
         Work {
             connected: connected.len(),
-            behind: behind.count(),
+            behind: behind.len(),
             generators: self.compiler.stats().all.misses,
             ..self.metrics.work()
         }
@@ -179,7 +189,7 @@ impl Proxies {
         request: ConnectRequest,
         identity: Option<SpiffeId>,
     ) -> Result<Connection, Status> {
-        let node = ProxyNode::from_node(&request.node).map_err(|error| {
+        let mut node = ProxyNode::from_node(&request.node).map_err(|error| {
             warn!(%error, id = request.node.id, "a node cannot be served");
             Status::invalid_argument(format!("node: {error}"))
         })?;
@@ -187,6 +197,11 @@ impl Proxies {
             may_be(id, &node, &self.published().snapshot)?;
             self.may_open_another(id, request.peer.remote)?;
         }
+        let known = self.published().workloads.clone();
+        let claim = match &self.workloads {
+            Some(workloads) => workloads.connect(&mut node, identity.as_ref(), &known)?,
+            None => None,
+        };
         let (resources, resources_seen) = watch::channel(None);
         let (status, status_seen) = watch::channel(SessionStatus::default());
         let (diagnostics, diagnostics_seen) = watch::channel(Vec::new());
@@ -204,7 +219,13 @@ impl Proxies {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         info!(proxy = proxy.raw.id, variant = ?request.variant, "connected");
         self.lock().insert(id, proxy.clone());
-        tokio::spawn(self.serve(id, proxy, resources, diagnostics));
+        let serving = self.serve(id, proxy, resources, diagnostics);
+        tokio::spawn(async move {
+            serving.await;
+            if let Some(claim) = claim {
+                claim.release().await;
+            }
+        });
         Ok(Connection {
             resources: resources_seen,
             status,
@@ -275,6 +296,24 @@ impl Proxies {
     }
 }
 
+/// The proxies that have not acknowledged everything of a snapshot. A stream that asks for nothing is none beside one of the same node that
+/// does: an agent says on it how its workload is.
+pub(crate) fn behind<'a>(
+    connected: impl Iterator<Item = &'a Arc<Proxy>> + Clone,
+    generation: u64,
+) -> Vec<&'a Arc<Proxy>> {
+    let asks = |proxy: &&Arc<Proxy>| !proxy.status.borrow().types.is_empty();
+    let asking: BTreeSet<&str> = connected
+        .clone()
+        .filter(asks)
+        .map(|proxy| proxy.raw.id.as_str())
+        .collect();
+    connected
+        .filter(|proxy| asks(proxy) || !asking.contains(proxy.raw.id.as_str()))
+        .filter(|proxy| !proxy.is_current(generation))
+        .collect()
+}
+
 /// Waits until the stream has dropped its side.
 async fn closed(status: &mut watch::Receiver<SessionStatus>) {
     while status.changed().await.is_ok() {}
@@ -314,6 +353,9 @@ impl Discovery for Door {
     }
 
     fn observe(&self, node_id: &str, event: &StreamEvent) {
+        if let (StreamEvent::Health(trouble), Some(workloads)) = (event, &self.proxies.workloads) {
+            workloads.health(node_id, trouble.as_deref());
+        }
         self.proxies.metrics.observe(node_id, event);
     }
 }

@@ -14,6 +14,8 @@ mod metrics;
 mod reply;
 mod secure;
 pub mod serve;
+mod workloads;
 
 pub use jwks::{AddressGuard, Blocked, JwksSettings};
 pub use serve::{Config, ControlPlane, StartError};
+pub use workloads::WorkloadRegistry;

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use crate::jwks::{JwksHandle, JwksSettings};
+use crate::workloads::{GRACE, Known, Registered, WorkloadRegistry, Workloads};
 
 /// How long inputs must be quiet before they are compiled, and the longest they are waited for. Istio waits 100 ms and 10 s
 /// (`PILOT_DEBOUNCE_AFTER`, `PILOT_DEBOUNCE_MAX`) because a change there costs work for the whole mesh.
@@ -55,6 +56,8 @@ pub struct Published {
     pub ready_pods: usize,
     /// The Secrets it is made of, for what they hold that expires.
     pub secrets: Arc<[Resource]>,
+    /// What it is made of that workloads outside can register for.
+    pub(crate) workloads: Known,
 }
 
 /// What a snapshot was made of.
@@ -64,6 +67,7 @@ struct Inputs {
     pods: PodStates,
     settings: Settings,
     jwks: Arc<JwksStore>,
+    workloads: Arc<Registered>,
 }
 
 /// The last snapshot and its inputs.
@@ -83,6 +87,9 @@ pub struct Sources {
     pub settings: Settings,
     /// The keys of token issuers.
     pub(crate) jwks: JwksHandle,
+    /// Workloads that registered.
+    workloads: WorkloadRegistry,
+    registered: watch::Receiver<Arc<Registered>>,
 }
 
 impl Sources {
@@ -92,12 +99,34 @@ impl Sources {
         pods: watch::Receiver<PodStates>,
         settings: Settings,
     ) -> Self {
+        Self::with_jwks(
+            files,
+            pods,
+            settings,
+            JwksHandle::start(&JwksSettings::default()),
+        )
+    }
+
+    pub(crate) fn with_jwks(
+        files: watch::Receiver<Arc<Loaded>>,
+        pods: watch::Receiver<PodStates>,
+        settings: Settings,
+        jwks: JwksHandle,
+    ) -> Self {
+        let workloads = WorkloadRegistry(Workloads::new(GRACE));
         Self {
             files,
             pods,
             settings,
-            jwks: JwksHandle::start(&JwksSettings::default()),
+            jwks,
+            registered: workloads.0.watch(),
+            workloads,
         }
+    }
+
+    /// Where workloads that are no pods register, to be given to whoever serves proxies.
+    pub fn workloads(&self) -> WorkloadRegistry {
+        self.workloads.clone()
     }
 }
 
@@ -114,6 +143,7 @@ pub async fn publish(mut sources: Sources, debounce: Debounce) -> watch::Receive
                 pods: PodStates::default(),
                 settings: sources.settings.clone(),
                 jwks: Arc::default(),
+                workloads: Arc::default(),
             };
             Last {
                 published: Arc::new(compile(&inputs, 1)),
@@ -163,6 +193,7 @@ async fn next_change(sources: &mut Sources) -> bool {
         changed = sources.files.changed() => changed.is_ok(),
         changed = sources.pods.changed() => changed.is_ok(),
         changed = sources.jwks.changed() => changed,
+        changed = sources.registered.changed() => changed.is_ok(),
     }
 }
 
@@ -173,6 +204,7 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
         pods: sources.pods.borrow_and_update().clone(),
         settings: sources.settings.clone(),
         jwks: Arc::default(),
+        workloads: sources.registered.borrow_and_update().clone(),
     };
     let wanted = match last {
         // Looking for them takes a walk through every object.
@@ -212,8 +244,9 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
 fn follow(before: &Inputs, last: &Published, inputs: &Inputs) -> Published {
     let started = Instant::now();
     let generation = last.generation + 1;
-    let only_pods =
-        Arc::ptr_eq(&before.loaded, &inputs.loaded) && Arc::ptr_eq(&before.jwks, &inputs.jwks);
+    let only_pods = Arc::ptr_eq(&before.loaded, &inputs.loaded)
+        && Arc::ptr_eq(&before.jwks, &inputs.jwks)
+        && Arc::ptr_eq(&before.workloads, &inputs.workloads);
     let changes = pod_changes(&before.pods, &inputs.pods);
     if !only_pods {
         let make = |made| last.snapshot.next(made, &changes);
@@ -229,6 +262,7 @@ fn follow(before: &Inputs, last: &Published, inputs: &Inputs) -> Published {
         took: started.elapsed(),
         ready_pods: ready(&inputs.pods),
         secrets: Arc::clone(&last.secrets),
+        workloads: last.workloads.clone(),
     }
 }
 
@@ -256,6 +290,8 @@ fn build_with(
     let (mesh, about_mesh) = mesh::in_trust_domain(&resources, &settings.trust_domain);
     let secrets = written.iter().filter(|r| r.kind == Kind::Secret);
     let secrets = secrets.cloned().collect();
+    let workloads = Known::of(written);
+    let resources = inputs.workloads.apply(resources);
     let (snapshot, found) = make(SnapshotInputs {
         mesh,
         resources,
@@ -273,6 +309,7 @@ fn build_with(
         took: started.elapsed(),
         ready_pods: ready(&inputs.pods),
         secrets,
+        workloads,
     }
 }
 

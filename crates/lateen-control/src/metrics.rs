@@ -65,7 +65,7 @@ impl Metrics {
                     warn!(proxy = node_id, %ty, message, "a proxy rejected its configuration");
                 }
             }
-            StreamEvent::Closed => {}
+            StreamEvent::Health(_) | StreamEvent::Closed => {}
         }
     }
 

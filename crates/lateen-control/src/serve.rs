@@ -31,6 +31,7 @@ use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tracing::{error, info};
 
+use crate::WorkloadRegistry;
 use crate::discovery::{Door, Proxies, Trust};
 use crate::jwks::{JwksHandle, JwksSettings};
 use crate::mesh::{Debounce, Published, Sources, publish};
@@ -132,7 +133,7 @@ impl ControlPlane {
         };
         let jwks = JwksHandle::start(&config.jwks);
         let fetches = Arc::clone(&jwks.counters);
-        let (published, aliases) = published(&config, jwks).await;
+        let (published, aliases, workloads) = published(&config, jwks).await;
         // Certificates of the domains the mesh had before are still good for getting new ones.
         let aliases = aliases
             .iter()
@@ -145,7 +146,8 @@ impl ControlPlane {
             Box::new(WorkloadToken::new(key, domains.clone())),
             Box::new(PeerCertificate::new(domains.clone())),
         ]);
-        let proxies = Arc::new(Proxies::new(published, authenticators.clone(), domains));
+        let proxies = Proxies::new(published, authenticators.clone(), domains);
+        let proxies = Arc::new(proxies.with_workloads(workloads));
         let service = CertificateService::new(
             ca.clone(),
             authenticators,
@@ -321,7 +323,11 @@ impl ControlPlane {
 async fn published(
     config: &Config,
     jwks: JwksHandle,
-) -> (watch::Receiver<Arc<Published>>, Vec<String>) {
+) -> (
+    watch::Receiver<Arc<Published>>,
+    Vec<String>,
+    WorkloadRegistry,
+) {
     let files = watch_files(Reader::new(
         config.paths.clone(),
         config.default_namespace.as_str(),
@@ -331,15 +337,12 @@ async fn published(
         Some(path) => watch_pods(path.clone()),
         None => watch::channel(PodStates::default()).1,
     };
-    let sources = Sources {
-        files,
-        pods,
-        settings: config.settings.clone(),
-        jwks,
-    };
+    let sources = Sources::with_jwks(files, pods, config.settings.clone(), jwks);
+    let workloads = sources.workloads();
     (
         publish(sources, config.debounce).await,
         mesh.trust_domain_aliases,
+        workloads,
     )
 }
 

@@ -5,6 +5,7 @@
 //! after a restart, and the same in `lateen explain` as in a running mesh.
 
 mod expected;
+mod groups;
 mod injection;
 mod names;
 mod settings;

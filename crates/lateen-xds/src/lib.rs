@@ -6,3 +6,7 @@
 pub mod client;
 pub mod grpc;
 pub mod server;
+
+/// The type by which a proxy's agent says how its workload is: a request that subscribes to nothing, with an error if it is not well.
+/// Source: Istio, `HealthInfoType`.
+pub const HEALTH_INFORMATION: &str = "type.googleapis.com/istio.v1.HealthInformation";

@@ -377,7 +377,7 @@ fn sorted(versions: &std::collections::HashMap<String, String>) -> BTreeMap<&str
 }
 
 /// A NACK's reason, cut to what is worth keeping: the client chooses its length.
-fn reason(error: &RpcStatus) -> String {
+pub(crate) fn reason(error: &RpcStatus) -> String {
     const MAX_CHARS: usize = 4096;
     error.message.chars().take(MAX_CHARS).collect()
 }

@@ -2,12 +2,13 @@
 //!
 //! Connections come from 127.0.0.6, which redirection takes for the proxy's, so that they reach the application itself.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
+use http_body_util::{BodyExt as _, Collected};
 use lateen_identity::tls::{ClientSettings, ClientVerification, TlsVersions, client_config};
 
 use super::probers::{Action, AppProbers, Prober};
@@ -31,7 +32,11 @@ pub(super) async fn run(probers: &AppProbers, path: &str, headers: &HeaderMap) -
             format!("no probe is configured for {path}"),
         );
     };
-    let probed = tokio::time::timeout(prober.timeout, carry_out(probers, prober, headers)).await;
+    let probed = tokio::time::timeout(
+        prober.timeout,
+        carry_out(probers.destination, prober, headers),
+    )
+    .await;
     probed.unwrap_or_else(|_| {
         let took = prober.timeout;
         text(
@@ -41,15 +46,16 @@ pub(super) async fn run(probers: &AppProbers, path: &str, headers: &HeaderMap) -
     })
 }
 
-async fn carry_out(probers: &AppProbers, prober: &Prober, headers: &HeaderMap) -> Answer {
+/// Carries a probe out at an address. The caller bounds the time.
+pub(crate) async fn carry_out(destination: IpAddr, prober: &Prober, headers: &HeaderMap) -> Answer {
     let target = |port| {
-        let source = match probers.destination {
+        let source = match destination {
             IpAddr::V4(_) => IpAddr::V4(SOURCE.0),
             IpAddr::V6(_) => IpAddr::V6(SOURCE.1),
         };
         Target {
             source: Some(source),
-            ..Target::plain(probers.address(port))
+            ..Target::plain(SocketAddr::new(destination, port))
         }
     };
     match &prober.action {
@@ -167,6 +173,14 @@ async fn grpc(target: &Target, service: &str) -> Answer {
         Ok(false) => text(StatusCode::INTERNAL_SERVER_ERROR, "service is not serving"),
         Err(status) => text(StatusCode::INTERNAL_SERVER_ERROR, status.to_string()),
     }
+}
+
+/// What a failed probe says: the beginning of its answer.
+pub(crate) async fn said(answer: Answer) -> String {
+    let status = answer.status();
+    let body = answer.into_body().collect().await;
+    let body = body.map(Collected::to_bytes).unwrap_or_default();
+    format!("{status}: {}", String::from_utf8_lossy(&body).trim())
 }
 
 fn failure(error: &HttpError) -> Answer {

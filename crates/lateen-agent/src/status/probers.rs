@@ -4,7 +4,7 @@
 //! agent what was to be probed.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -84,9 +84,10 @@ pub enum Action {
     },
 }
 
+/// A probe as it is written, in Kubernetes' words.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Written {
+pub(crate) struct WrittenProbe {
     http_get: Option<HttpGet>,
     tcp_socket: Option<TcpSocket>,
     grpc: Option<Grpc>,
@@ -117,6 +118,8 @@ struct HttpHeader {
 #[derive(Deserialize)]
 struct TcpSocket {
     port: serde_json::Value,
+    #[serde(default)]
+    host: String,
 }
 
 #[derive(Deserialize)]
@@ -132,7 +135,7 @@ impl AppProbers {
     /// # Errors
     /// It is not what the injector writes.
     pub fn parse(json: Option<&str>, destination: IpAddr) -> Result<Self, ProbeError> {
-        let written: BTreeMap<String, Written> = match json {
+        let written: BTreeMap<String, WrittenProbe> = match json {
             Some(json) => serde_json::from_str(json).map_err(ProbeError::Json)?,
             None => BTreeMap::new(),
         };
@@ -146,47 +149,68 @@ impl AppProbers {
             destination,
         })
     }
-
-    pub(super) fn address(&self, port: u16) -> SocketAddr {
-        SocketAddr::new(self.destination, port)
-    }
 }
 
-fn prober(path: &str, probe: Written) -> Result<Prober, ProbeError> {
+fn prober(path: &str, probe: WrittenProbe) -> Result<Prober, ProbeError> {
     if !is_probe_path(path) {
         return Err(ProbeError::Path(path.to_owned()));
     }
-    let action = match (probe.http_get, probe.tcp_socket, probe.grpc) {
-        (Some(get), None, None) => Action::Http {
-            port: port(path, &get.port)?,
-            host: Some(get.host).filter(|host| !host.is_empty()),
-            path: if get.path.starts_with('/') {
-                get.path
-            } else {
-                format!("/{}", get.path)
-            },
-            tls: get.scheme.eq_ignore_ascii_case("https"),
-            headers: get
-                .http_headers
-                .unwrap_or_default()
-                .into_iter()
-                .map(|header| (header.name, header.value))
-                .collect(),
-        },
-        (None, Some(tcp), None) => Action::Tcp {
-            port: port(path, &tcp.port)?,
-        },
-        (None, None, Some(grpc)) => Action::Grpc {
-            port: port(path, &grpc.port)?,
-            service: grpc.service.unwrap_or_default(),
-        },
-        _ => return Err(ProbeError::Kind(path.to_owned())),
-    };
     let timeout = match probe.timeout_seconds {
         0 => DEFAULT_TIMEOUT,
         seconds => Duration::from_secs(seconds.min(3600)),
     };
+    let action = probe.action(path)?;
     Ok(Prober { action, timeout })
+}
+
+impl WrittenProbe {
+    /// Reads a probe; what it does not know it leaves out.
+    pub(crate) fn read(json: &serde_json::Value) -> Result<Self, ProbeError> {
+        Self::deserialize(json).map_err(ProbeError::Json)
+    }
+
+    /// Takes the host out where it is an address.
+    pub(crate) fn take_address(&mut self) -> Option<IpAddr> {
+        let host = match (&mut self.http_get, &mut self.tcp_socket) {
+            (Some(get), _) => &mut get.host,
+            (None, Some(tcp)) => &mut tcp.host,
+            (None, None) => return None,
+        };
+        let address = host.parse().ok()?;
+        host.clear();
+        Some(address)
+    }
+
+    /// What is to be done; `path` names the probe in errors.
+    pub(crate) fn action(self, path: &str) -> Result<Action, ProbeError> {
+        let probe = self;
+        Ok(match (probe.http_get, probe.tcp_socket, probe.grpc) {
+            (Some(get), None, None) => Action::Http {
+                port: port(path, &get.port)?,
+                host: Some(get.host).filter(|host| !host.is_empty()),
+                path: if get.path.starts_with('/') {
+                    get.path
+                } else {
+                    format!("/{}", get.path)
+                },
+                tls: get.scheme.eq_ignore_ascii_case("https"),
+                headers: get
+                    .http_headers
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|header| (header.name, header.value))
+                    .collect(),
+            },
+            (None, Some(tcp), None) => Action::Tcp {
+                port: port(path, &tcp.port)?,
+            },
+            (None, None, Some(grpc)) => Action::Grpc {
+                port: port(path, &grpc.port)?,
+                service: grpc.service.unwrap_or_default(),
+            },
+            _ => return Err(ProbeError::Kind(path.to_owned())),
+        })
+    }
 }
 
 fn is_probe_path(path: &str) -> bool {

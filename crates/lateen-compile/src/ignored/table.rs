@@ -46,12 +46,10 @@ pub(super) const ROWS: &[Row] = &[
     of(TrafficExtension, Both, "", "the extension does not run"),
     of(Telemetry, Both, "spec.metrics", "metrics stay as they are"),
     of(Telemetry, Both, "spec.tracing", "no spans are made"),
-    of(WorkloadGroup, Both, "", "no workload is registered or probed for it"),
 
     // Security.
     of(Gateway, Lateen, "spec.servers[].tls.cipherSuites", "the proxy offers its own suites"),
     of(Gateway, Lateen, "spec.servers[].tls.ecdhCurves", "the proxy offers its own curves"),
-    of(Sidecar, Both, "spec.ingress[].tls", "nothing serves certificates by file: connections to the port fail"),
 
     // Traffic.
     of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
@@ -99,7 +97,6 @@ pub(super) const ROWS: &[Row] = &[
     proxy(Both, "tracing", "no spans are made"),
     proxy(Both, "proxyHeaders", "headers stay as they are by default"),
     proxy(Both, "privateKeyProvider", "keys are used by the proxy itself"),
-    proxy(Both, "readinessProbe", "the workload's own probes decide"),
     proxy(Both, "image", "there is one proxy: this program"),
     proxy(Both, "connectionSettings", "the default limits hold"),
     proxy(Both, "statsCompression", "statistics are sent as they are"),
@@ -130,8 +127,6 @@ pub(super) const ROWS: &[Row] = &[
     pod(r#"metadata.annotations["sidecar.istio.io/statsInclusionSuffixes"]"#, "the proxy's statistics stay as they are"),
     pod(r#"metadata.annotations["sidecar.istio.io/statsInclusionRegexps"]"#, "the proxy's statistics stay as they are"),
     pod(r#"metadata.annotations["sidecar.istio.io/extraStatTags"]"#, "metrics have Istio's standard labels only"),
-    pod(r#"metadata.annotations["sidecar.istio.io/userVolume"]"#, "the proxy has its own volumes only"),
-    pod(r#"metadata.annotations["sidecar.istio.io/userVolumeMount"]"#, "the proxy has its own volumes only"),
     pod(r#"metadata.annotations["sidecar.istio.io/bootstrapOverride"]"#, "the bootstrap is the default one"),
     pod(r#"metadata.labels["topology.istio.io/network"]"#, "the pod is on the mesh's one network"),
     pod(r#"metadata.labels["istio.io/dataplane-mode"]"#, "there is no ambient mode: the pod has a sidecar or none"),

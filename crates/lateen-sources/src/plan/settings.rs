@@ -12,6 +12,7 @@ use lateen_api::networking::ProxyConfig;
 use lateen_api::{Resource, SourceFile, Spec, mesh, parse_fragment, value::Value};
 use serde_json::{Map, Value as Json, json};
 
+use super::groups::Groups;
 use crate::mesh as mesh_source;
 
 /// The annotation with a pod's own settings.
@@ -67,6 +68,7 @@ pub(super) struct Mesh<'a> {
     merge_metrics: bool,
     root: String,
     objects: Vec<(&'a Resource, &'a ProxyConfig)>,
+    groups: Groups<'a>,
 }
 
 impl<'a> Mesh<'a> {
@@ -88,6 +90,7 @@ impl<'a> Mesh<'a> {
             merge_metrics: config.enable_prometheus_merge.unwrap_or(true),
             root: root_namespace(&config),
             objects,
+            groups: Groups::of(resources),
         }
     }
 
@@ -110,6 +113,7 @@ impl<'a> Mesh<'a> {
             problems = found;
         }
         self.overlay(&mut config, namespace, Some(labels));
+        self.groups.complete(namespace, &mut config);
         let settings = ProxySettings {
             config: Json::Object(config).to_string(),
             outbound_port: self.outbound_port,

@@ -14,6 +14,7 @@ use lateen_envoy::pb::envoy::service::discovery::v3::aggregated_discovery_servic
 use lateen_envoy::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
+use lateen_envoy::pb::google::rpc::Status as RpcStatus;
 use lateen_envoy::{ResourceSet, TypeUrl};
 use prost::Message;
 use tokio::sync::watch;
@@ -94,6 +95,8 @@ pub enum StreamEvent {
     },
     /// A request arrived.
     Received(Received),
+    /// The client says how its workload is (`istio.v1.HealthInformation`): well, or what is wrong with it.
+    Health(Option<String>),
     /// The stream ended.
     Closed,
 }
@@ -221,6 +224,8 @@ trait Protocol: Message + Default + Send + 'static {
     const VARIANT: Variant;
 
     fn take_node(&mut self) -> Option<Node>;
+    /// What it says of the workload's health, if it is about that and nothing else.
+    fn health(&self) -> Option<Option<String>>;
     fn feed(
         &self,
         session: &mut crate::server::ServerSession,
@@ -230,12 +235,21 @@ trait Protocol: Message + Default + Send + 'static {
     fn response(response: crate::server::Response) -> Option<(Self::Response, String, usize)>;
 }
 
+/// A request of this type subscribes to nothing. Source: Istio, `HealthInfoType`.
+fn health(type_url: &str, error: Option<&RpcStatus>) -> Option<Option<String>> {
+    (type_url == crate::HEALTH_INFORMATION).then(|| error.map(crate::server::reason))
+}
+
 impl Protocol for DiscoveryRequest {
     type Response = DiscoveryResponse;
     const VARIANT: Variant = Variant::StateOfTheWorld;
 
     fn take_node(&mut self) -> Option<Node> {
         self.node.take()
+    }
+
+    fn health(&self) -> Option<Option<String>> {
+        health(&self.type_url, self.error_detail.as_ref())
     }
 
     fn feed(
@@ -263,6 +277,10 @@ impl Protocol for DeltaDiscoveryRequest {
 
     fn take_node(&mut self) -> Option<Node> {
         self.node.take()
+    }
+
+    fn health(&self) -> Option<Option<String>> {
+        health(&self.type_url, self.error_detail.as_ref())
     }
 
     fn feed(

@@ -101,6 +101,16 @@ fn hosts_are_looked_up_when_they_are_asked_for() {
 }
 
 #[test]
+fn workloads_register_themselves_and_count_while_they_are_well() {
+    run_scenario("workload-group.md");
+}
+
+#[test]
+fn a_sidecar_ends_tls_of_its_own() {
+    run_scenario("sidecar-tls.md");
+}
+
+#[test]
 fn an_applications_metrics_are_merged_with_its_proxys() {
     run_scenario("metrics-merge.md");
 }

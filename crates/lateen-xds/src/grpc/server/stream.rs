@@ -191,6 +191,10 @@ impl<P: Protocol> Open<P> {
         let now = TokioInstant::now();
         let wait = self.pace.reserve(now, Duration::MAX).unwrap_or_default();
         self.read_from = now + wait;
+        if let Some(health) = request.health() {
+            self.observe(&StreamEvent::Health(health));
+            return Ok(());
+        }
         let received = request
             .feed(&mut self.session, Instant::now())
             .map_err(|error| {
