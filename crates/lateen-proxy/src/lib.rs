@@ -35,6 +35,7 @@ mod shared;
 mod static_resources;
 mod tcp;
 mod tls;
+mod turn;
 mod upstream;
 mod worker;
 

@@ -37,6 +37,7 @@ use crate::metadata_exchange;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
 use crate::tls::PeerCertificate;
+use crate::turn;
 use crate::upstream::names::Names;
 
 /// How often idle connections, log buffers and metric handles are looked at.
@@ -142,7 +143,13 @@ pub(crate) fn run(shared: Arc<Shared>, index: u16, orders: Orders) -> std::io::R
         // The set runs so many of its tasks each time it is polled: that is a turn.
         std::future::poll_fn(|cx| {
             clock::turn();
-            attended.as_mut().poll(cx)
+            turn::begin();
+            loop {
+                let polled = attended.as_mut().poll(cx);
+                if polled.is_ready() || !turn::release() {
+                    return polled;
+                }
+            }
         })
         .await;
     });

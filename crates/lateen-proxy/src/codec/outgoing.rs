@@ -10,6 +10,7 @@ use tokio::io::AsyncWrite;
 
 use crate::codec;
 use crate::net::Stream;
+use crate::turn::Hold;
 
 /// A body's first part goes out with the head if it is there already and the head is no longer than this.
 const WITH_HEAD: usize = 16 * 1024;
@@ -49,6 +50,8 @@ pub(crate) struct Outgoing<B> {
     length: Length,
     written: u64,
     flushed: bool,
+    /// Its beginning waits for the others of the same turn.
+    hold: Hold,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
@@ -62,6 +65,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             length,
             written: 0,
             flushed: false,
+            hold: Hold::default(),
         }
     }
 
@@ -77,6 +81,11 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
 
     /// Whether a write waits for the peer, rather than for more of the body.
     pub(crate) const fn is_stalled(&self) -> bool {
+        !self.hold.is_waiting() && self.has_some()
+    }
+
+    /// Whether there is something to be written now.
+    const fn has_some(&self) -> bool {
         !(self.frame.is_empty() && self.data.is_empty() && self.tail.is_empty())
     }
 
@@ -89,6 +98,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         loop {
             let more = self.data.is_empty() && self.tail.is_empty() && self.frame.len() < WITH_HEAD;
             let waits = more && self.body.is_some() && self.next(cx)?.is_pending();
+            ready!(self.hold.poll(cx));
             ready!(self.write(stream, cx)).map_err(WriteError::Io)?;
             if waits || self.body.is_none() {
                 ready!(self.flush(stream, cx)).map_err(WriteError::Io)?;
@@ -170,7 +180,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     }
 
     fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.is_stalled() {
+        while self.has_some() {
             let parts = [
                 IoSlice::new(&self.frame),
                 IoSlice::new(&self.data),

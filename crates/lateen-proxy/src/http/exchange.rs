@@ -158,22 +158,39 @@ impl Exchange {
         }
     }
 
-    async fn run(&mut self, mut head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
-        if self.is_misdirected(&head) {
+    /// Brings a head into the one form that everything after this relies on; the client's address.
+    fn enter(&mut self, head: &mut Head) -> Result<SocketAddr, LocalReply> {
+        if self.is_misdirected(head) {
             return Err(LocalReply::misdirected());
         }
-        let remote = self.prepare(&mut head)?;
-        let canonical = self.canonicalise(&mut head);
-        self.remember(&head);
+        let remote = self.prepare(head)?;
+        let canonical = self.canonicalise(head);
+        self.remember(head);
         canonical?;
-        self.request_id = head.headers.get(&headers::REQUEST_ID).cloned();
-        self.proceed(head, remote, inbound).await
+        if self.manager.config.always_set_request_id_in_response {
+            self.request_id = head.headers.get(&headers::REQUEST_ID).cloned();
+        }
+        Ok(remote)
     }
 
     /// Takes the request through, and again wherever a redirect leads that is followed in place of the client.
-    async fn follow(&mut self, head: Head, inbound: Inbound) -> Result<Answer, LocalReply> {
-        let mut answered = self.run(head, inbound).await;
-        while let Some(redirected) = self.redirected.take() {
+    async fn follow(
+        &mut self,
+        mut head: Box<Head>,
+        inbound: Inbound,
+    ) -> Result<Answer, LocalReply> {
+        let remote = self.enter(&mut head)?;
+        let answered = self.proceed(head, remote, inbound).await;
+        match self.redirected.take() {
+            None => answered,
+            Some(redirected) => Box::pin(self.begin_again(redirected)).await,
+        }
+    }
+
+    /// Follows redirects.
+    async fn begin_again(&mut self, redirected: Box<Redirected>) -> Result<Answer, LocalReply> {
+        let mut redirected = redirected;
+        loop {
             let Redirected {
                 mut head,
                 body,
@@ -187,12 +204,13 @@ impl Exchange {
                 body,
                 upgrade: None,
             };
-            answered = match canonical {
-                Ok(()) => self.proceed(head, self.record.remote, inbound).await,
-                Err(reply) => Err(reply),
-            };
+            canonical?;
+            let answered = self.proceed(head, self.record.remote, inbound).await;
+            match self.redirected.take() {
+                Some(next) => redirected = next,
+                None => return answered,
+            }
         }
-        answered
     }
 
     /// Ends the record of the request as it was and begins another, as for a request of its own.
@@ -211,7 +229,7 @@ impl Exchange {
     /// From the route to the answer.
     async fn proceed(
         &mut self,
-        head: Head,
+        head: Box<Head>,
         remote: SocketAddr,
         inbound: Inbound,
     ) -> Result<Answer, LocalReply> {
@@ -232,32 +250,26 @@ impl Exchange {
         }
         self.note_service(&passage.head.authority);
         let filtered = self.filter(&mut passage).await;
-        let Passage {
-            head,
-            body,
-            metadata,
-            state,
-            outcome,
-            ..
-        } = passage;
+        let (metadata, state) = (&passage.metadata, &passage.state);
         if self.manager.logs_requests() && !(metadata.is_empty() && state.is_empty()) {
             self.record.noted = Some(Box::new((metadata.clone(), state.clone())));
         }
-        let view = head.view(remote, &info, &peer, &metadata, &state);
+        let (head, body) = (&passage.head, passage.body);
+        let view = head.view(remote, &info, &peer, metadata, state);
         let inbound = Inbound { body, upgrade };
-        match outcome {
+        match &passage.outcome {
             RouteOutcome::Route(decision) => {
                 let answered = match filtered {
-                    Ok(()) => self.act(&head, &view, &decision, inbound).await,
+                    Ok(()) => self.act(head, &view, decision, inbound).await,
                     Err(reply) => Err(reply),
                 };
                 // The route's headers go onto the proxy's own answers, too; a preflight is the filter's alone.
                 let mut answered = answered.map_err(|mut reply| {
                     if reply.details != "cors_response" {
-                        self.count_attempts(&mut reply.headers, &decision);
+                        self.count_attempts(&mut reply.headers, decision);
                         self.mutate_response(
                             &mut reply.headers,
-                            &decision,
+                            decision,
                             &view,
                             None,
                             reply.status,
@@ -269,7 +281,7 @@ impl Exchange {
                     Ok((parts, _)) => (parts.status, &mut parts.headers),
                     Err(reply) => (reply.status, &mut *reply.headers),
                 };
-                filters::mutate_response(self, &view, Some(&decision), status, headers);
+                filters::mutate_response(self, &view, Some(decision), status, headers);
                 answered
             }
             _ if filtered.is_err() => filtered
@@ -561,10 +573,7 @@ impl Exchange {
     ) -> Result<Answer, LocalReply> {
         match &decision.route.action {
             RouteAction::Forward(action) => {
-                Box::pin(forward::forward(
-                    self, head, view, decision, action, inbound,
-                ))
-                .await
+                forward::forward(self, head, view, decision, action, inbound).await
             }
             RouteAction::Redirect(action) => {
                 self.manager.stats.rq_direct_response.inc(); // as Envoy counts it

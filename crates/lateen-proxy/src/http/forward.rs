@@ -512,9 +512,7 @@ fn finish(
 ) -> Result<Answer, LocalReply> {
     let Response {
         mut parts,
-        body,
-        lease,
-        active,
+        mut upstream,
         service_time,
         host,
         upgrade: upstream_side,
@@ -557,18 +555,13 @@ fn finish(
         exchange.record.upgraded = plan.head.protocol.is_some();
         let timeouts = &exchange.manager.config.timeouts;
         let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
+        let Upstream { active, lease, .. } = *upstream;
         let tunnel = Tunnel::new(joined, active, lease, permit, idle);
         return Ok((parts, Source::Tunnel(tunnel)));
     }
-    let deadlines = deadlines(exchange, plan, (started, limit), life);
-    let upstream = Upstream {
-        body,
-        lease,
-        _active: active,
-        _permit: permit,
-        deadlines,
-    };
-    Ok((parts, Source::Upstream(Box::new(upstream))))
+    upstream.deadlines = deadlines(exchange, plan, (started, limit), life);
+    upstream.permit = Some(permit);
+    Ok((parts, Source::Upstream(upstream)))
 }
 
 /// The times the rest of the response has to keep.

@@ -86,7 +86,10 @@ impl Head {
     ///
     /// # Errors
     /// There is no host or more than one, or it holds bytes a host cannot.
-    pub(crate) fn take<B>(request: Request<B>, secure: bool) -> Result<(Self, B), (Malformed, B)> {
+    pub(crate) fn take<B>(
+        request: Request<B>,
+        secure: bool,
+    ) -> Result<(Box<Self>, B), (Malformed, B)> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         if let Err(malformed) = plain_framing(parts.version, &headers) {
@@ -111,7 +114,8 @@ impl Head {
             }
             _ => String::new(),
         };
-        let head = Self {
+        // Boxed: it is handed on from step to step, and is half a kilobyte.
+        let head = Box::new(Self {
             method: parts.method,
             scheme: if secure { "https" } else { "http" },
             authority,
@@ -124,7 +128,7 @@ impl Head {
                 path: parts.uri.path_and_query().cloned(),
                 host,
             },
-        };
+        });
         Ok((head, body))
     }
 
@@ -273,7 +277,7 @@ fn upgrade_token(headers: &HeaderMap) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn take(request: http::request::Builder) -> Result<Head, &'static str> {
+    fn take(request: http::request::Builder) -> Result<Box<Head>, &'static str> {
         Head::take(request.body(()).unwrap(), false)
             .map(|(head, ())| head)
             .map_err(|(malformed, ())| malformed.0)

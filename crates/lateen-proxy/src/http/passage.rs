@@ -17,7 +17,7 @@ use super::source::Source;
 #[derive(Debug)]
 pub(crate) struct Passage<'a> {
     /// The head.
-    pub(crate) head: Head,
+    pub(crate) head: Box<Head>,
     /// The body, of which filters may read ahead.
     pub(crate) body: Source,
     /// The client: the connection's peer, or what a trusted `x-forwarded-for` says.
@@ -38,7 +38,7 @@ pub(crate) struct Passage<'a> {
 impl<'a> Passage<'a> {
     /// A request before its first filter, with its route.
     pub(crate) fn new(
-        head: Head,
+        head: Box<Head>,
         body: Source,
         client: SocketAddr,
         (connection, peer): (&'a ConnectionInfo<'a>, &'a PeerTls<'a>),

@@ -42,9 +42,23 @@ enum Source {
 pub(crate) struct Upstream {
     pub(crate) body: UpstreamBody,
     pub(crate) lease: Lease,
-    pub(crate) _active: ActiveRequest,
-    pub(crate) _permit: Permit,
+    pub(crate) active: ActiveRequest,
+    /// A place among the cluster's requests; held by others until the answer begins.
+    pub(crate) permit: Option<Permit>,
     pub(crate) deadlines: Deadlines,
+}
+
+impl Upstream {
+    /// A body that has no times to keep yet.
+    pub(crate) fn new(body: UpstreamBody, lease: Lease, active: ActiveRequest) -> Self {
+        Self {
+            body,
+            lease,
+            active,
+            permit: None,
+            deadlines: Deadlines::default(),
+        }
+    }
 }
 
 /// Times a response body has to keep.

@@ -236,8 +236,11 @@ impl Session {
         let mut unanswered = Unanswered::begin(&self);
         let now = self.connection.worker.now();
         let manager = self.manager_at(now.version);
-        let answered = exchange::handle(Rc::clone(&self.connection), manager, now, request);
-        let response = Box::pin(answered).await;
+        // On the heap, for a connection that is idle is to be small; written there in place, for it is large.
+        let room = Box::new_uninit();
+        let connection = Rc::clone(&self.connection);
+        let answered = exchange::handle(connection, manager, now, request);
+        let response = Box::into_pin(Box::write(room, answered)).await;
         unanswered.answered = true;
         self.served.set(self.served.get() + 1);
         response

@@ -24,6 +24,7 @@ use crate::http::head::Head;
 use crate::http::headers;
 use crate::http::local_reply::{LocalReply, ResetReason};
 use crate::http::record::is_stream_reset;
+use crate::http::response::Upstream;
 use crate::http::upgrade::Upgrade;
 use crate::mux;
 use crate::upstream::connect::{ConnectError, Target};
@@ -57,9 +58,8 @@ pub(super) enum Try {
 /// A response that began.
 pub(super) struct Response {
     pub(super) parts: http::response::Parts,
-    pub(super) body: UpstreamBody,
-    pub(super) lease: Lease,
-    pub(super) active: ActiveRequest,
+    /// Its body. Boxed from here on, since it is handed on from step to step.
+    pub(super) upstream: Box<Upstream>,
     /// Milliseconds the host took.
     pub(super) service_time: u64,
     pub(super) host: Rc<HostState>,
@@ -262,9 +262,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     let service_time = u64::try_from(clock::since(started).as_millis()).unwrap_or(u64::MAX);
     Ok(Try::Response(Response {
         parts,
-        body,
-        lease,
-        active,
+        upstream: Box::new(Upstream::new(body, lease, active)),
         service_time,
         host: Rc::clone(&host.state),
         upgrade,
@@ -291,9 +289,7 @@ async fn terminate(
     note_upstream(exchange, &mut lease);
     Try::Response(Response {
         parts: http::Response::new(()).into_parts().0,
-        body: UpstreamBody::Empty,
-        lease,
-        active,
+        upstream: Box::new(Upstream::new(UpstreamBody::Empty, lease, active)),
         service_time: 0,
         host: Rc::clone(&host.state),
         upgrade: Some(Upgraded::Stream(Box::new(stream))),

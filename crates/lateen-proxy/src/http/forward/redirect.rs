@@ -21,7 +21,7 @@ static ORIGINAL_URL: http::HeaderName = http::HeaderName::from_static("x-envoy-o
 #[derive(Debug)]
 pub(in crate::http) struct Redirected {
     /// Its head.
-    pub(in crate::http) head: Head,
+    pub(in crate::http) head: Box<Head>,
     /// Its body.
     pub(in crate::http) body: source::Source,
     /// The status of the redirect.
@@ -63,7 +63,7 @@ fn attempt(
         .get(header::LOCATION)?
         .to_str()
         .ok()?;
-    let mut head = plan.head.clone();
+    let mut head = Box::new(plan.head.clone());
     go_to(&mut head, location, policy)?;
     for name in &policy.copied_headers {
         head.headers.remove(name);

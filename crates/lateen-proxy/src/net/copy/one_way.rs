@@ -10,6 +10,8 @@ use tokio::time::Instant;
 
 use super::Carrier;
 use super::splice::Splice;
+use crate::clock;
+use crate::turn::Hold;
 
 /// The buffer a direction begins with. A TLS record carries at most 16 KiB.
 const SMALL: usize = 16 * 1024;
@@ -34,6 +36,8 @@ pub(super) struct OneWay {
     end: usize,
     state: State,
     splice: Option<Splice>,
+    /// What was read waits for what else is to be written in the same turn.
+    hold: Hold,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +61,7 @@ impl OneWay {
             end: 0,
             state: State::Copying,
             splice: None,
+            hold: Hold::New,
         }
     }
 
@@ -75,10 +80,11 @@ impl OneWay {
                     ready!(self.splice(cx, reader, writer, moved, activity))?;
                 }
                 State::Copying if self.start < self.end => {
+                    ready!(self.hold.poll(cx));
                     let n = ready!(self.write(cx, writer)).map_err(Side::Write)?;
                     self.start += n;
                     moved.set(moved.get() + n as u64);
-                    activity.set(Instant::now());
+                    activity.set(clock::now());
                     if self.start == self.end {
                         self.state = State::Flushing;
                     }
@@ -126,10 +132,12 @@ impl OneWay {
 
     fn note_read<R: Carrier, W: Carrier>(&mut self, n: usize, reader: &R, writer: &W) {
         (self.start, self.end) = (0, n);
+        self.hold = Hold::New;
         if n == 0 {
             self.state = State::Ending;
         } else if n == self.buffer.len() && n < LARGE {
-            // Filled: more is likely to be there.
+            // Filled: more is likely to be there, and it is no message that others could wait with.
+            self.hold = Hold::Over;
             if reader.socket().is_some() && writer.socket().is_some() {
                 self.splice = Splice::new();
             }
@@ -171,7 +179,7 @@ impl OneWay {
         // The buffer is not needed as long as the kernel carries the bytes.
         self.buffer = Vec::new();
         let n = ready!(splice.poll(cx, from, to))?;
-        activity.set(Instant::now());
+        activity.set(clock::now());
         moved.set(moved.get() + n as u64);
         if n == 0 {
             self.state = State::Ending;
