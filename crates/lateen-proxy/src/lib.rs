@@ -8,6 +8,7 @@
 //! [`connection`], a request's way is [`http::exchange`].
 
 mod admin;
+mod alarm;
 mod clock;
 mod cluster;
 mod codec;

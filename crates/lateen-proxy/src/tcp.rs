@@ -3,9 +3,13 @@
 mod report;
 mod tunnel;
 
+use std::cell::Cell;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -30,6 +34,7 @@ use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::outlier::{Ended as HostEnded, count};
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
 use crate::connection::Connection;
+use crate::doze::Doze;
 use crate::http::log::AccessLog;
 use crate::net::copy::{self, Ended, Transferred};
 use crate::net::{HostAddress, Stream};
@@ -408,24 +413,28 @@ async fn transfer(
     );
     let upstream = connected.stream;
     let copying = copy::bidirectional(client, upstream, ready.proxy.idle_timeout, moved);
-    let longest = async {
-        match ready.proxy.max_downstream_connection_duration {
-            Some(time) => tokio::time::sleep(time).await,
-            None => std::future::pending().await,
+    let lasted = Cell::new(false);
+    let mut beside = Doze::new(Box::pin(async {
+        tokio::select! {
+            () = longest(&ready.proxy) => lasted.set(true),
+            () = ready.connection.revoked() => {
+                tracing::debug!(connection = ready.connection.facts.id, "no longer allowed");
+            }
+            () = report.keep(moved) => {}
         }
-    };
-    let ended = tokio::select! {
-        ended = copying => Some(ended),
-        () = longest => {
-            outcome.flags.insert(ResponseFlag::DurationTimeout);
-            None
-        }
-        () = ready.connection.revoked() => {
-            tracing::debug!(connection = ready.connection.facts.id, "no longer allowed");
-            None
-        }
-        () = report.keep(moved) => None,
-    };
+    }));
+    let mut copying = pin!(copying);
+    let ended = std::future::poll_fn(|cx| match copying.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        // What waits beside is not asked with every message.
+        Poll::Pending if beside.is_done(cx) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await;
+    drop(beside);
+    if lasted.get() {
+        outcome.flags.insert(ResponseFlag::DurationTimeout);
+    }
     match ended {
         None => {}
         Some(Ended::Idle) => outcome.idle = true,
@@ -444,6 +453,14 @@ async fn transfer(
         Some(Ended::Closed) => {}
     }
     report.close(moved, outcome.flags);
+}
+
+/// Returns at the end of a connection's longest life.
+async fn longest(proxy: &TcpProxy) {
+    match proxy.max_downstream_connection_duration {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Counts a connection that had no upstream.

@@ -8,11 +8,12 @@ pub(crate) mod h2;
 pub(crate) mod mux;
 pub(crate) mod names;
 pub(crate) mod pipe;
+pub(crate) mod plain;
 mod pool;
 pub(crate) mod target;
 
 pub(crate) use body::{SendError, Upgraded, UpstreamBody, UpstreamError};
-pub(crate) use pool::{AcquireError, Lease, Protocol, Route, acquire, connection};
+pub(crate) use pool::{AcquireError, Begun, Lease, Protocol, Route, acquire, connection};
 
 use std::cell::Cell;
 use std::future::Future;

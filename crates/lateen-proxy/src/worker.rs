@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use listeners::ListenerHandle;
 
 use self::listeners::Listeners;
+use crate::alarm::Alarms;
 use crate::clock;
 use crate::cluster::ClusterState;
 use crate::http::manager::Manager;
@@ -53,6 +54,8 @@ pub(crate) struct Now {
     live: Arc<Live>,
     /// The proxy's own mTLS identity at this moment.
     pub(crate) own_principal: Option<String>,
+    /// The same for metrics, once it was asked for.
+    own_principal_id: Cell<Option<PrincipalId>>,
 }
 
 impl std::ops::Deref for Now {
@@ -100,6 +103,8 @@ pub(crate) struct Worker {
     route_stats: RefCell<Map<RouteKey, Rc<RouteStats>>>,
     counters: RefCell<Map<CounterKey, Counter>>,
     logs: RefCell<HashMap<PathBuf, Option<LogWriter>>>,
+    /// Timers to be used again.
+    pub(crate) alarms: Rc<Alarms>,
     /// Names that requests asked for.
     pub(crate) names: Names,
     /// Tokens whose signatures were verified.
@@ -182,6 +187,7 @@ impl Worker {
             route_stats: RefCell::default(),
             counters: RefCell::default(),
             logs: RefCell::default(),
+            alarms: Rc::default(),
             names: Names::default(),
             tokens: RefCell::default(),
             open,
@@ -298,6 +304,15 @@ impl Worker {
         })
     }
 
+    /// The id of the proxy's own identity.
+    pub(crate) fn own_principal(&self, now: &Now) -> PrincipalId {
+        now.own_principal_id.get().unwrap_or_else(|| {
+            let id = self.principal(now.own_principal.as_deref());
+            now.own_principal_id.set(Some(id));
+            id
+        })
+    }
+
     /// A counter of a filter, by two prefixes, the filter and what it counts; `name` gives its template and label when it is first needed.
     pub(crate) fn counter(
         &self,
@@ -399,6 +414,7 @@ impl Now {
         Self {
             live,
             own_principal,
+            own_principal_id: Cell::new(None),
         }
     }
 }

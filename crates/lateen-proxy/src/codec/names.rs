@@ -53,6 +53,11 @@ pub(crate) fn name(bytes: &[u8]) -> Option<HeaderName> {
     })
 }
 
+/// The name of these bytes; `None` if they are none, or not in lower case.
+pub(crate) fn lower_case(bytes: &[u8]) -> Option<HeaderName> {
+    name(bytes).filter(|name| name.as_str().as_bytes() == bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -40,8 +40,9 @@ use crate::decisions::{self, DecisionIds, Denied};
 use crate::secrets::WORKLOAD_CERTIFICATE;
 use crate::worker::{CATCH_ALL, Now};
 
-static PEER_METADATA: http::HeaderName = http::HeaderName::from_static("x-envoy-peer-metadata");
-static PEER_METADATA_ID: http::HeaderName =
+pub(super) static PEER_METADATA: http::HeaderName =
+    http::HeaderName::from_static("x-envoy-peer-metadata");
+pub(super) static PEER_METADATA_ID: http::HeaderName =
     http::HeaderName::from_static("x-envoy-peer-metadata-id");
 
 /// A request under way.
@@ -307,13 +308,14 @@ impl Exchange {
     /// Sanitises headers, and finds out who the client is.
     fn prepare(&mut self, head: &mut Head) -> Result<SocketAddr, LocalReply> {
         let config = &self.manager.config;
-        let keeps = head.headers.get(header::CONNECTION);
-        let keeps = keeps.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive"));
-        if head.version == Version::HTTP_10 && !keeps {
-            self.connection.draining.set(true);
-        }
-        if head.version == Version::HTTP_10 && !config.http1.accept_http_10 {
-            return Err(LocalReply::low_version());
+        if head.version == Version::HTTP_10 {
+            let keeps = head.headers.get(header::CONNECTION);
+            if !keeps.is_some_and(|keeps| keeps.as_bytes().eq_ignore_ascii_case(b"keep-alive")) {
+                self.connection.draining.set(true);
+            }
+            if !config.http1.accept_http_10 {
+                return Err(LocalReply::low_version());
+            }
         }
         self.underscores(head)?;
         if head

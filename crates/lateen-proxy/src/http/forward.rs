@@ -7,6 +7,7 @@
 mod attempt;
 mod mirror;
 mod offer;
+mod outgoing;
 mod redirect;
 
 use std::cell::RefCell;
@@ -26,7 +27,7 @@ use lateen_traffic::route::{
     Forward, HashResult, RouteDecision, grpc_timeout, request_hash, try_timeout,
 };
 use lateen_traffic::{Cluster, RequestView};
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 pub(super) use self::redirect::Redirected;
 
@@ -39,6 +40,7 @@ use super::headers;
 use super::local_reply::{LocalReply, ResetReason};
 use super::response::{Deadlines, Timer, Upstream};
 use super::upgrade::{self, Tunnel, Upgrade};
+use crate::alarm::{Alarm, Alarms};
 use crate::clock;
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::{Permit, Resource};
@@ -145,10 +147,11 @@ pub(super) async fn forward(
     let limit = plan.timeout;
     let started = plan.began;
     let times = Times::of(exchange, &plan);
+    let alarms = Rc::clone(&exchange.connection.worker.alarms);
     let response = {
         // Pinned here: a future that is handed on by value has room where it came from and where it goes.
         let tries = pin!(tries(exchange, &plan));
-        times.within(&plan, tries).await?
+        times.within(&alarms, &plan, tries).await?
     };
     if let Some(redirected) = redirect::follow(exchange, &plan, &response) {
         let status = redirected.status;
@@ -249,12 +252,13 @@ impl Times {
     /// The response, unless a time passes before it. One timer for all of them: what moved meanwhile is looked at when it fires.
     async fn within(
         self,
+        alarms: &Rc<Alarms>,
         plan: &Plan<'_>,
         mut tries: Pin<&mut impl Future<Output = Result<Response, LocalReply>>>,
     ) -> Result<Response, LocalReply> {
         let request = Rc::clone(plan.body.meter());
         let began = clock::now();
-        let mut timer: Pin<&mut Option<Sleep>> = pin!(None);
+        let mut alarm = Alarm::new(alarms);
         let passed = std::future::poll_fn(|cx| {
             if let Poll::Ready(response) = tries.as_mut().poll(cx) {
                 return Poll::Ready(Ok(response));
@@ -262,23 +266,10 @@ impl Times {
             if self.overall.is_some() {
                 request.tell_end(cx);
             }
-            while let Some((at, passed)) = self.next(began, &request) {
-                match timer.as_mut().as_pin_mut() {
-                    // It fires early where a time was put off, and is set anew then.
-                    Some(mut set) if set.deadline() <= at => {
-                        if set.as_mut().poll(cx).is_pending() {
-                            return Poll::Pending;
-                        }
-                        if set.deadline() >= at {
-                            return Poll::Ready(Err(passed));
-                        }
-                        set.as_mut().reset(at);
-                    }
-                    Some(set) => set.reset(at),
-                    None => timer.set(Some(tokio::time::sleep_until(at))),
-                }
+            match self.next(began, &request) {
+                Some((at, passed)) => alarm.poll(at, cx).map(|()| Err(passed)),
+                None => Poll::Pending,
             }
-            Poll::Pending
         })
         .await;
         match passed {

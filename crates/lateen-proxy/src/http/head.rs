@@ -165,16 +165,7 @@ impl Head {
             parts.authority = Some(Authority::try_from(self.authority.as_str()).ok()?);
             return Uri::from_parts(parts).ok();
         }
-        let path = if self.path.is_empty() {
-            "/"
-        } else {
-            &self.path
-        };
-        let verbatim = self.verbatim.path.as_ref();
-        parts.path_and_query = Some(match verbatim.filter(|known| known.as_str() == path) {
-            Some(known) => known.clone(),
-            None => PathAndQuery::try_from(path).ok()?,
-        });
+        parts.path_and_query = Some(self.target(&self.path)?);
         if h2 {
             parts.authority = Some(Authority::try_from(self.authority.as_str()).ok()?);
             parts.scheme = Some(if self.scheme == "https" {
@@ -184,6 +175,16 @@ impl Head {
             });
         }
         Uri::from_parts(parts).ok()
+    }
+
+    /// A path with its query, as it came or as it was rewritten; `None` if it is none.
+    pub(crate) fn target(&self, path: &str) -> Option<PathAndQuery> {
+        let path = if path.is_empty() { "/" } else { path };
+        let verbatim = self.verbatim.path.as_ref();
+        match verbatim.filter(|known| known.as_str() == path) {
+            Some(known) => Some(known.clone()),
+            None => PathAndQuery::try_from(path).ok(),
+        }
     }
 
     /// The value of `host` for an upstream request in HTTP/1; `None` if the authority, after rewriting, is none.

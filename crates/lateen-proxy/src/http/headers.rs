@@ -114,9 +114,12 @@ pub(crate) fn prepare_request(
 /// Whether there is any header of Envoy's own. Most requests have none, and one pass over the names costs less than asking for one
 /// of them.
 pub(crate) fn has_envoy_headers(headers: &HeaderMap) -> bool {
-    headers
-        .keys()
-        .any(|name| name.as_str().starts_with(ENVOY_PREFIX))
+    headers.keys().any(is_envoys)
+}
+
+/// Whether a header is one of Envoy's own.
+pub(crate) fn is_envoys(name: &HeaderName) -> bool {
+    name.as_str().starts_with(ENVOY_PREFIX)
 }
 
 /// Whether a header concerns one connection only, or says how the proxy is to read this message.
@@ -257,11 +260,16 @@ fn forwarding_headers(
     if manager.scheme_override.is_some() {
         headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
     }
-    match headers.get(&FORWARDED_PROTO).map(HeaderValue::as_bytes) {
-        Some(b"https") => head.scheme = "https",
-        Some(b"http") => head.scheme = "http",
-        _ => {
-            headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
+    match headers.entry(&FORWARDED_PROTO) {
+        header::Entry::Occupied(mut told) => match told.get().as_bytes() {
+            b"https" => head.scheme = "https",
+            b"http" => head.scheme = "http",
+            _ => {
+                told.insert(HeaderValue::from_static(head.scheme));
+            }
+        },
+        header::Entry::Vacant(untold) => {
+            untold.insert(HeaderValue::from_static(head.scheme));
         }
     }
     if manager.append_x_forwarded_port {
@@ -283,9 +291,15 @@ fn request_id(
     if !manager.generate_request_id {
         return;
     }
-    let keep = headers.contains_key(&REQUEST_ID) && (!edge || manager.preserve_external_request_id);
-    if !keep {
-        headers.insert(&REQUEST_ID, fresh());
+    match headers.entry(&REQUEST_ID) {
+        header::Entry::Occupied(mut id) => {
+            if edge && !manager.preserve_external_request_id {
+                id.insert(fresh());
+            }
+        }
+        header::Entry::Vacant(none) => {
+            none.insert(fresh());
+        }
     }
 }
 

@@ -12,6 +12,9 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
+use crate::codec::names;
+use crate::upstream::plain::Plain;
+
 /// Bytes of a length: enough for any frame.
 const MOST_LENGTH: usize = 4;
 
@@ -49,6 +52,27 @@ pub(crate) fn put_request(out: &mut BytesMut, parts: &http::request::Parts) {
     put_text(out, parts.method.as_str().as_bytes());
     put_text(out, target.as_bytes());
     put_fields(out, &parts.headers);
+}
+
+/// Encodes the head of a request from its parts.
+pub(crate) fn put_plain(out: &mut BytesMut, plain: &Plain<'_>, says_no_body: bool) {
+    let target = plain.target.as_str();
+    out.reserve(plain.room());
+    out.put_u8(11);
+    put_text(out, plain.method.as_str().as_bytes());
+    put_text(out, target.as_bytes());
+    let mut says_length = false;
+    for (name, value) in plain.fields() {
+        says_length |= *name == header::CONTENT_LENGTH;
+        if !is_of_connection(name) {
+            put_text(out, name.as_str().as_bytes());
+            put_text(out, value.as_bytes());
+        }
+    }
+    if says_no_body && !says_length {
+        put_text(out, b"content-length");
+        put_text(out, b"0");
+    }
 }
 
 /// Encodes the head of a response.
@@ -114,7 +138,7 @@ pub(crate) fn fields(mut from: Bytes, most: usize) -> Result<HeaderMap, Malforme
             return Err(Malformed::TooMany);
         }
         let name = text(&mut from)?;
-        let name = HeaderName::from_lowercase(&name).map_err(|_| Malformed::Unreadable)?;
+        let name = names::lower_case(&name).ok_or(Malformed::Unreadable)?;
         let value = text(&mut from)?;
         let value = HeaderValue::from_maybe_shared(value).map_err(|_| Malformed::Unreadable)?;
         if is_of_connection(&name) {

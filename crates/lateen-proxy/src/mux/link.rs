@@ -130,7 +130,7 @@ impl Link {
     /// The connection is closed. Nothing was sent.
     pub(crate) fn begin(
         self: &Rc<Self>,
-        parts: &http::request::Parts,
+        put_head: impl FnOnce(&mut BytesMut),
         end: bool,
     ) -> Result<(Incoming, Option<Outgoing>), Error> {
         let mut state = self.0.borrow_mut();
@@ -143,7 +143,7 @@ impl Link {
         stream.sent = end;
         stream.halves = if end { 1 } else { 2 };
         state.streams.insert(id, stream);
-        state.put_with(Kind::Head, id, end, |out| head::put_request(out, parts));
+        state.put_with(Kind::Head, id, end, put_head);
         drop(state);
         let outgoing = (!end).then(|| Outgoing::new(self, id));
         Ok((Incoming::new(self, id), outgoing))

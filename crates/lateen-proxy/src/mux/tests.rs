@@ -85,9 +85,13 @@ fn request(body: usize) -> http::request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+fn put(body: usize) -> impl FnOnce(&mut BytesMut) {
+    move |out| head::put_request(out, &request(body))
+}
+
 /// Sends a body and reads the answer's head.
 async fn ask(client: &Rc<Link>, body: Bytes) -> Result<Incoming, Error> {
-    let (mut incoming, outgoing) = client.begin(&request(body.len()), body.is_empty())?;
+    let (mut incoming, outgoing) = client.begin(put(body.len()), body.is_empty())?;
     if let Some(outgoing) = outgoing {
         let mut upload = Upload::new(outgoing, Full::new(body));
         spawn_local(async move {
@@ -139,7 +143,7 @@ fn an_answer_that_nobody_reads_stops_its_sender_and_no_other() {
 fn a_stream_that_is_given_up_ends_on_both_sides() {
     run(async {
         let (client, server) = echo().await;
-        let (incoming, outgoing) = client.begin(&request(10), false).unwrap();
+        let (incoming, outgoing) = client.begin(put(10), false).unwrap();
         while server.active() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -158,7 +162,7 @@ fn more_streams_than_there_is_room_for_are_refused_and_harm_nobody() {
     run(async {
         let (client, server) = echo().await;
         let held: Vec<_> = (0..MOST_STREAMS)
-            .map(|_| client.begin(&request(1), false).unwrap())
+            .map(|_| client.begin(put(1), false).unwrap())
             .collect();
         let refused = ask(&client, Bytes::from_static(b"x")).await;
         assert_eq!(refused.unwrap_err(), Error::Refused);
@@ -174,7 +178,7 @@ fn more_streams_than_there_is_room_for_are_refused_and_harm_nobody() {
 fn a_connection_that_is_to_end_finishes_what_it_carries() {
     run(async {
         let (client, server) = echo().await;
-        let (mut incoming, outgoing) = client.begin(&request(5), false).unwrap();
+        let (mut incoming, outgoing) = client.begin(put(5), false).unwrap();
         let _ = std::future::poll_fn(|cx| incoming.poll_head(cx)).await;
         server.go_away();
         while client.is_open() {
@@ -207,7 +211,7 @@ fn a_broken_connection_fails_what_it_carries() {
         let (near, far) = pair().await;
         let client = Link::new(Side::Client);
         let ended = drive(&client, near, |_| ());
-        let (mut incoming, _) = client.begin(&request(0), true).unwrap();
+        let (mut incoming, _) = client.begin(put(0), true).unwrap();
         drop(far);
         assert!(
             std::future::poll_fn(|cx| incoming.poll_head(cx))
@@ -215,7 +219,7 @@ fn a_broken_connection_fails_what_it_carries() {
                 .is_err()
         );
         assert_ne!(ended.await.unwrap(), Error::Reset);
-        assert!(client.begin(&request(0), true).is_err());
+        assert!(client.begin(put(0), true).is_err());
     });
 }
 
@@ -226,7 +230,7 @@ fn a_connection_that_was_silent_while_a_request_waited_is_not_used_again() {
         let dead = Link::new(Side::Client);
         drive(&dead, near, |_| ());
         let (live, _server) = echo().await;
-        let waiting = [&dead, &live].map(|link| link.begin(&request(1), false).unwrap());
+        let waiting = [&dead, &live].map(|link| link.begin(put(1), false).unwrap());
         tokio::time::sleep(Duration::from_millis(1100)).await;
         // Bytes of another stream show that the peer is there, however long this one takes.
         assert!(ask(&live, Bytes::from_static(b"x")).await.is_ok());

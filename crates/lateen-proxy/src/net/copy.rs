@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
 use self::one_way::{OneWay, Side};
+use crate::doze::Doze;
 
 /// Bytes that moved, readable while copying goes on (for periodic reports) and after.
 #[derive(Debug, Default)]
@@ -80,13 +81,11 @@ pub(crate) async fn bidirectional<A: Carrier, B: Carrier>(
             Poll::Pending
         }
     });
-    let mut idle = pin!(idle_since(&activity, idle));
+    let mut idle = Doze::new(Box::pin(idle_since(&activity, idle)));
     let mut both = pin!(both);
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(ended) = both.as_mut().poll(cx) {
-            return Poll::Ready(ended);
-        }
-        idle.as_mut().poll(cx).map(|()| Ended::Idle)
+    std::future::poll_fn(|cx| match both.as_mut().poll(cx) {
+        Poll::Pending if idle.is_done(cx) => Poll::Ready(Ended::Idle),
+        moved => moved,
     })
     .await
 }

@@ -1,10 +1,11 @@
 //! Byte streams of connections: plain or TLS, with the bytes that inspection already took put back in front.
 
+use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -27,6 +28,18 @@ pub(crate) enum Socket {
 pub(crate) struct Prefixed {
     prefix: Bytes,
     socket: Socket,
+    /// The last read filled what there was room for, and more is likely to be there.
+    brims: bool,
+}
+
+/// Room below which reads of a stream that brims are made larger: TLS asks for 4 KiB at a time, a quarter of a record.
+const SMALL_READ: usize = 4 * 1024;
+/// How large they are made.
+const LARGE_READ: usize = 64 * 1024;
+
+thread_local! {
+    /// Where such reads go first.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl From<TcpStream> for Socket {
@@ -96,7 +109,29 @@ impl Prefixed {
         Self {
             prefix,
             socket: socket.into(),
+            brims: false,
         }
+    }
+
+    /// Reads more than is asked for at the moment, which is kept for what is asked next.
+    fn poll_read_ahead(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ROOM.with_borrow_mut(|room| {
+            room.resize(LARGE_READ, 0);
+            let mut read = ReadBuf::new(room);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut read))?;
+            let read = read.filled();
+            self.brims = read.len() == LARGE_READ;
+            let (now, later) = read.split_at(read.len().min(buf.remaining()));
+            buf.put_slice(now);
+            if !later.is_empty() {
+                self.prefix = Bytes::copy_from_slice(later);
+            }
+            Poll::Ready(Ok(()))
+        })
     }
 
     fn local_addr(&self) -> Option<SocketAddr> {
@@ -115,7 +150,13 @@ impl AsyncRead for Prefixed {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.prefix.is_empty() {
-            return Pin::new(&mut this.socket).poll_read(cx, buf);
+            let room = buf.remaining();
+            if this.brims && room <= SMALL_READ {
+                return this.poll_read_ahead(cx, buf);
+            }
+            ready!(Pin::new(&mut this.socket).poll_read(cx, buf))?;
+            this.brims = buf.remaining() == 0 && room == SMALL_READ;
+            return Poll::Ready(Ok(()));
         }
         let n = this.prefix.len().min(buf.remaining());
         buf.put_slice(&this.prefix[..n]);
@@ -225,16 +266,14 @@ impl Stream {
     /// Puts bytes that were read back in front.
     pub(crate) fn unread(self, bytes: Bytes) -> Self {
         match self {
-            Self::Plain(Prefixed { prefix, socket }) => {
-                let whole = if prefix.is_empty() {
+            Self::Plain(mut plain) => {
+                let prefix = &plain.prefix;
+                plain.prefix = if prefix.is_empty() {
                     bytes
                 } else {
                     [&bytes[..], &prefix[..]].concat().into()
                 };
-                Self::Plain(Prefixed {
-                    prefix: whole,
-                    socket,
-                })
+                Self::Plain(plain)
             }
             Self::Tls(tls) | Self::Unread(tls, _) => Self::Unread(tls, bytes),
             Self::Introduced(mut stream) => {
@@ -260,6 +299,7 @@ impl Carrier for Stream {
             Self::Plain(Prefixed {
                 prefix,
                 socket: Socket::Tcp(tcp),
+                ..
             }) if prefix.is_empty() => Some(tcp),
             _ => None,
         }

@@ -19,13 +19,16 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use hyper::{Request, Response};
+use lateen_telemetry::metrics::istio::PrincipalId;
 use lateen_traffic::cluster::UpstreamHttp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use self::body::Body;
+pub(crate) use self::exchange::Begun;
 
 use self::wire::Wire;
+use super::plain::Plain;
 use super::{SendError, Upgraded, UpstreamBody};
 use crate::clock;
 use crate::http::body::{BodyError, RequestBody};
@@ -76,6 +79,8 @@ pub(crate) struct ConnectionFacts {
     pub(crate) peer: Option<Rc<crate::tls::PeerCertificate>>,
     /// What the TLS session agreed on.
     pub(crate) session: Option<crate::tls::Session>,
+    /// The peer's identity for metrics, once it was asked for. A connection is one worker's.
+    pub(crate) principal: Cell<Option<PrincipalId>>,
     /// Requests it has carried.
     pub(crate) requests: Cell<u64>,
     /// Held while the connection exists, to count it.
@@ -94,6 +99,7 @@ impl ConnectionFacts {
                 .and_then(crate::tls::PeerCertificate::read)
                 .map(Rc::new),
             session: stream.tls().and_then(crate::tls::Session::of),
+            principal: Cell::new(None),
             requests: Cell::new(0),
             _open: open,
         })
@@ -130,6 +136,7 @@ impl ConnectionFacts {
             local: None,
             peer: None,
             session: None,
+            principal: Cell::new(None),
             requests: Cell::new(0),
             _open: None,
         })
@@ -173,10 +180,28 @@ impl Connection {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<UpstreamBody>, SendError> {
+        let begun = Begun::request(request, self.wire.borrow().cased)?;
+        self.answered(begun).await
+    }
+
+    /// A request with a head in parts, to be sent with [`Connection::answered`].
+    ///
+    /// # Errors
+    /// The head promises a body that is not there.
+    pub(crate) fn begin(&self, plain: &Plain<'_>, body: RequestBody) -> Result<Begun, SendError> {
+        Begun::plain(plain, body, self.wire.borrow().cased)
+    }
+
+    /// Sends what was begun, as [`Connection::send`] does.
+    ///
+    /// # Errors
+    /// There is no response. The connection is of no more use.
+    pub(crate) async fn answered(
+        &mut self,
+        begun: Begun,
+    ) -> Result<Response<UpstreamBody>, SendError> {
         self.info.requests.set(self.info.requests.get() + 1);
-        exchange::send(&self.wire, request)
-            .await
-            .map(|response| response.map(UpstreamBody::H1))
+        exchange::send(&self.wire, begun).await
     }
 
     /// The host's side of an upgrade that a response grants.
@@ -212,7 +237,8 @@ impl Idle {
 
     /// Keeps a connection whose response has ended.
     pub(crate) fn put(&self, connection: Connection) {
-        if !connection.is_usable() {
+        // Whether it was closed meanwhile is looked at when it is taken.
+        if !connection.wire.borrow().is_idle() {
             return;
         }
         let mut idle = self.0.borrow_mut();

@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
 use http::{Request, Response};
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use super::connect::{self, ConnectError, Target};
 use super::h1::{self, ConnectionFacts};
+use super::plain::Plain;
 use super::pool::{Protocol, Tally};
 use super::{OpenConnection, SendError, UpstreamError};
 use crate::http::body::RequestBody;
@@ -55,6 +57,17 @@ struct Connection {
 /// A place on a connection for one request.
 #[derive(Debug)]
 pub(crate) struct Place(Connection);
+
+/// A request that began.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    incoming: Incoming,
+    upload: Option<Upload<RequestBody>>,
+    /// Its answer has no body, whatever its head says.
+    bodiless: bool,
+    /// Bytes queued on the connection before it.
+    queued: u64,
+}
 
 /// A response's body.
 #[derive(Debug)]
@@ -252,16 +265,63 @@ impl Place {
         request: Request<RequestBody>,
     ) -> Result<Response<Body>, SendError> {
         let (parts, body) = request.into_parts();
+        let bodiless = parts.method == http::Method::HEAD;
+        let begun = self.begin(|out| head::put_request(out, &parts), bodiless, body)?;
+        drop(parts);
+        self.answered(begun).await
+    }
+
+    /// A request with a head in parts, whose response [`Place::answered`] waits for.
+    ///
+    /// # Errors
+    /// It was not sent.
+    pub(crate) fn begin_plain(
+        &self,
+        plain: &Plain<'_>,
+        body: RequestBody,
+    ) -> Result<Begun, SendError> {
+        let bodiless = *plain.method == http::Method::HEAD;
+        let says_no_body = plain.says_no_body(&body);
+        self.begin(
+            |out| head::put_plain(out, plain, says_no_body),
+            bodiless,
+            body,
+        )
+    }
+
+    fn begin(
+        &self,
+        put: impl FnOnce(&mut BytesMut),
+        bodiless: bool,
+        body: RequestBody,
+    ) -> Result<Begun, SendError> {
         let link = &self.0.link;
-        let began = link.queued();
+        let queued = link.queued();
         let ended = http_body::Body::is_end_stream(&body);
-        let (mut incoming, outgoing) = link.begin(&parts, ended).map_err(|error| SendError {
+        let (incoming, outgoing) = link.begin(put, ended).map_err(|error| SendError {
             error: UpstreamError::Mux(error),
             unsent: true,
         })?;
-        let bodiless = parts.method == http::Method::HEAD;
-        drop(parts);
-        let mut upload = outgoing.map(|outgoing| Upload::new(outgoing, body));
+        Ok(Begun {
+            incoming,
+            upload: outgoing.map(|outgoing| Upload::new(outgoing, body)),
+            bodiless,
+            queued,
+        })
+    }
+
+    /// Waits for the head of a response.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn answered(&self, begun: Begun) -> Result<Response<Body>, SendError> {
+        let Begun {
+            mut incoming,
+            mut upload,
+            bodiless,
+            queued: began,
+        } = begun;
+        let link = &self.0.link;
         let head = std::future::poll_fn(|cx| {
             if let Some(sending) = &mut upload
                 && let std::task::Poll::Ready(result) = sending.poll(cx)

@@ -8,6 +8,7 @@ use lateen_traffic::Cluster;
 use lateen_traffic::cluster::UpstreamProtocol;
 
 use super::connect::{self, ConnectError, Target};
+use super::plain::Plain;
 use super::{OpenConnection, SendError, Upgraded, UpstreamBody, h1, h2, mux};
 use crate::cluster::ClusterState;
 use crate::cluster::breaker::Resource;
@@ -75,6 +76,15 @@ pub(crate) enum AcquireError {
     Connect(#[source] ConnectError),
 }
 
+/// A request that is to be sent, on the lease it was begun on.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// Over HTTP/1.
+    H1(h1::Begun),
+    /// On a shared connection.
+    Mux(mux::Begun),
+}
+
 /// A connection for one request.
 #[derive(Debug)]
 pub(crate) enum Lease {
@@ -106,6 +116,50 @@ impl Lease {
             Self::H2(place) => SendError::of(place.sender().try_send_request(request).await),
             Self::Mux(place) => Ok(place.send(request).await?.map(UpstreamBody::Mux)),
             Self::Bytes(_) => unreachable!("no request is sent where bytes are carried"),
+        }
+    }
+
+    /// Whether heads are sent from their parts.
+    pub(crate) const fn takes_parts(&self) -> bool {
+        matches!(self, Self::H1(_) | Self::Mux(_))
+    }
+
+    /// A request with a head in parts, where those are taken.
+    ///
+    /// # Errors
+    /// It cannot be sent; nothing of it was.
+    pub(crate) fn begin(
+        &mut self,
+        plain: &Plain<'_>,
+        body: RequestBody,
+    ) -> Result<Begun, SendError> {
+        match self {
+            Self::H1(checkout) => match checkout.connection() {
+                Some(connection) => connection.begin(plain, body).map(Begun::H1),
+                None => unreachable!("a lease is sent on before it is given back"),
+            },
+            Self::Mux(place) => place.begin_plain(plain, body).map(Begun::Mux),
+            Self::H2(_) | Self::Bytes(_) => unreachable!("these take no parts"),
+        }
+    }
+
+    /// Sends what was begun and waits for the head of its response.
+    ///
+    /// # Errors
+    /// As for [`Lease::send`].
+    pub(crate) async fn answered(
+        &mut self,
+        begun: Begun,
+    ) -> Result<Response<UpstreamBody>, SendError> {
+        match (self, begun) {
+            (Self::H1(checkout), Begun::H1(begun)) => match checkout.connection() {
+                Some(connection) => connection.answered(begun).await,
+                None => unreachable!("a lease is sent on before it is given back"),
+            },
+            (Self::Mux(place), Begun::Mux(begun)) => {
+                Ok(place.answered(begun).await?.map(UpstreamBody::Mux))
+            }
+            _ => unreachable!("a request is sent where it was begun"),
         }
     }
 

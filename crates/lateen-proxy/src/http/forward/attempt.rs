@@ -3,25 +3,18 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
+use http::StatusCode;
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::cluster::{Discovery, DnsFamily};
 use lateen_traffic::retry::RetryPolicy;
-use lateen_traffic::route::{HostRewrite, RETRY_HEADERS};
-use lateen_traffic::value::Value;
 
-use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, offer, stream_life};
+use super::{Plan, offer, outgoing};
 use crate::clock;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
 use crate::cluster::{ActiveRequest, Host, Wanted};
-use crate::http::body::RequestBody;
 use crate::http::exchange::Exchange;
-use crate::http::filters::CommandValues;
-use crate::http::head::Head;
-use crate::http::headers;
 use crate::http::local_reply::{LocalReply, ResetReason};
 use crate::http::record::is_stream_reset;
 use crate::http::response::Upstream;
@@ -37,11 +30,6 @@ use crate::upstream::{
 
 /// How often another host is picked in place of one that was tried, if the policy does not say.
 const PICKS: u32 = 3;
-
-static EXPECTED_TIMEOUT: http::HeaderName =
-    http::HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-static GRPC_TIMEOUT: http::HeaderName = http::HeaderName::from_static("grpc-timeout");
-static ORIGINAL_HOST: http::HeaderName = http::HeaderName::from_static("x-envoy-original-host");
 
 /// How a try ended.
 #[expect(
@@ -246,10 +234,17 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     plan.state.stats.upstream_rq_total.inc();
     plan.state.reached(&plan.cluster, &host.state);
     note_upstream(exchange, &mut lease);
-    let request = request(exchange, plan, host, lease.is_h2())?;
     let reused = lease.is_reused();
     let started = clock::now();
-    let sent = lease.send(request).await;
+    let sent = if lease.takes_parts() && plan.upgrade == Upgrade::None {
+        match outgoing::begin(exchange, plan, host, &mut lease)? {
+            Ok(begun) => lease.answered(begun).await,
+            Err(error) => Err(error),
+        }
+    } else {
+        let request = outgoing::request(exchange, plan, host, lease.is_h2())?;
+        Box::pin(lease.send(request)).await
+    };
     let mut response = match sent {
         Ok(response) => response,
         Err(failed) => return Ok(Try::Failed(Failure::of(plan, failed, reused, &lease))),
@@ -327,183 +322,10 @@ fn note_upstream(exchange: &mut Exchange, lease: &mut Lease) {
     upstream.session = info.session;
     upstream.certificate.clone_from(&info.peer);
     if let Some(peer) = &info.peer {
-        upstream.principal = worker.principal(peer.principal());
-        upstream.own_principal = worker.principal(exchange.now.own_principal.as_deref());
-    }
-}
-
-/// The request as this try sends it.
-fn request(
-    exchange: &mut Exchange,
-    plan: &Plan<'_>,
-    host: &Host,
-    h2: bool,
-) -> Result<Request<RequestBody>, LocalReply> {
-    let head = outgoing(exchange, plan, Some(host));
-    if let Some(heads) = &mut exchange.record.heads {
-        heads.request.clone_from(&head.headers);
-        heads.path.clone_from(&head.path);
-        heads.authority.clone_from(&head.authority);
-    }
-    build(head, RequestBody::of(&plan.body), h2)
-        .ok_or_else(|| LocalReply::bad_request("http.invalid_authority_or_path"))
-}
-
-/// The request's head with all that the route and the proxy change in it. Without a host (for mirrors, which have one of their
-/// own) what only a host tells is left out.
-pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>) -> Head {
-    let mut head = plan.head.clone();
-    let values = CommandValues {
-        view: plan.view,
-        connection: &exchange.connection,
-        record: &exchange.record,
-        response: None,
-    };
-    for mutations in plan.decision.request_headers() {
-        mutations.apply(&mut head.headers, &values);
-    }
-    let told = headers::has_envoy_headers(&head.headers);
-    if told {
-        head.headers.remove(&TIMEOUT);
-    }
-    let tells_about_itself = !exchange.manager.suppress_envoy_headers;
-    if tells_about_itself && let Some(expected) = expected_timeout(plan) {
-        let milliseconds = u64::try_from(expected.as_millis()).unwrap_or(u64::MAX);
-        head.headers
-            .insert(&EXPECTED_TIMEOUT, headers::number(milliseconds));
-    }
-    if let Some(Some(life)) = stream_life(plan.action, plan.head) {
-        // The next hop is told what it has, not what the client asked for.
-        let milliseconds = format!("{}m", life.as_millis());
-        headers::set(&mut head.headers, &GRPC_TIMEOUT, &milliseconds);
-    }
-    if told {
-        take_away_wishes(&mut head.headers);
-    }
-    if let Some(path) = &plan.path {
-        if tells_about_itself {
-            headers::set(&mut head.headers, &headers::ORIGINAL_PATH, &head.path);
-        }
-        head.path.clone_from(path);
-    }
-    rewrite_host(plan, host, &mut head);
-    if plan.decision.vhost.include_request_attempt_count {
-        let attempt = HeaderValue::from(exchange.record.upstream.attempts.max(1));
-        head.headers.insert(&headers::ATTEMPT_COUNT, attempt);
-    }
-    let tells = exchange.manager.exchange;
-    if tells.tell_upstream && (tells.tell_outside || !is_external(&plan.cluster)) {
-        exchange.introduce_self(&mut head.headers);
-    }
-    head
-}
-
-/// Takes away what the caller asked of this proxy.
-fn take_away_wishes(headers: &mut HeaderMap) {
-    headers.remove(&TRY_TIMEOUT);
-    headers.remove(&ALTERNATIVE);
-    for name in RETRY_HEADERS {
-        headers.remove(name);
-    }
-    headers.remove(&crate::http::headers::DECORATOR);
-}
-
-/// How long this try has: its own time, or what is left of the whole request's.
-fn expected_timeout(plan: &Plan<'_>) -> Option<Duration> {
-    let left = plan
-        .timeout
-        .map(|timeout| timeout.saturating_sub(clock::since(plan.began)));
-    plan.try_timeout.into_iter().chain(left).min()
-}
-
-/// Whether a cluster is outside the mesh, by the mark Istio's control plane puts on it.
-fn is_external(cluster: &lateen_traffic::Cluster) -> bool {
-    matches!(
-        cluster.metadata.get("istio", &["external"]),
-        Some(Value::Bool(true))
-    )
-}
-
-fn rewrite_host(plan: &Plan<'_>, host: Option<&Host>, head: &mut Head) {
-    let automatic = matches!(plan.decision.host_rewrite(), Some(HostRewrite::Auto));
-    let rewritten = if automatic {
-        host.map(|host| host.endpoint.hostname.to_string())
-            .filter(|name| !name.is_empty())
-    } else {
-        plan.decision
-            .rewritten_host(plan.view)
-            .map(std::borrow::Cow::into_owned)
-    };
-    let Some(rewritten) = rewritten else { return };
-    if plan.action.append_x_forwarded_host {
-        static FORWARDED_HOST: http::HeaderName = http::HeaderName::from_static("x-forwarded-host");
-        headers::append(&mut head.headers, &FORWARDED_HOST, &head.authority);
-    }
-    headers::set(&mut head.headers, &ORIGINAL_HOST, &head.authority);
-    head.authority = rewritten;
-}
-
-/// The request of a head and a body, in HTTP/1 or HTTP/2. `None` if rewriting made a path or host that is none.
-pub(super) fn build(mut head: Head, body: RequestBody, h2: bool) -> Option<Request<RequestBody>> {
-    let upgrade = head.protocol.take();
-    let is_empty = matches!(body, RequestBody::Empty);
-    let mut request = Request::new(body);
-    *request.extensions_mut() = std::mem::take(&mut head.extensions);
-    *request.method_mut() = head.method.clone();
-    if let Some(token) = &upgrade {
-        // An upgrade carries its bytes after the response, not in a body.
-        *request.body_mut() = RequestBody::Empty;
-        if h2 {
-            *request.method_mut() = Method::CONNECT;
-            head.headers.remove(header::UPGRADE);
-            head.headers.remove(header::CONNECTION);
-            request
-                .extensions_mut()
-                .insert(hyper::ext::Protocol::from(token.as_str()));
-        } else {
-            *request.method_mut() = Method::GET;
-            head.headers
-                .insert(header::UPGRADE, HeaderValue::from_str(token).ok()?);
-            head.headers
-                .entry(header::CONNECTION)
-                .or_insert(HeaderValue::from_static("upgrade"));
-        }
-        head.protocol = upgrade;
-    }
-    *request.uri_mut() = head.uri(h2)?;
-    *request.version_mut() = if h2 {
-        Version::HTTP_2
-    } else {
-        Version::HTTP_11
-    };
-    if !h2 {
-        head.headers.insert(header::HOST, head.host()?);
-        framing(&head.method, is_empty, &mut head.headers);
-    }
-    *request.headers_mut() = head.headers;
-    Some(request)
-}
-
-/// HTTP/1 says how long a body is, or that it comes in chunks; a request without a body says so where one would be expected
-/// (RFC 9112 section 6.3, as Envoy's codec does).
-fn framing(method: &Method, is_empty: bool, headers: &mut HeaderMap) {
-    if is_empty {
-        let never_has_one = matches!(
-            *method,
-            Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT
-        );
-        if !never_has_one {
-            headers
-                .entry(header::CONTENT_LENGTH)
-                .or_insert(HeaderValue::from_static("0"));
-        }
-        return;
-    }
-    if !headers.contains_key(header::CONTENT_LENGTH) {
-        headers.insert(
-            header::TRANSFER_ENCODING,
-            HeaderValue::from_static("chunked"),
-        );
+        let known = info.principal.get();
+        upstream.principal = known.unwrap_or_else(|| worker.principal(peer.principal()));
+        info.principal.set(Some(upstream.principal));
+        upstream.own_principal = worker.own_principal(&exchange.now);
     }
 }
 

@@ -15,7 +15,7 @@ use lateen_traffic::Cluster;
 use lateen_traffic::cluster::Discovery;
 use lateen_traffic::route::MirrorPolicy;
 
-use super::attempt::{build, outgoing};
+use super::outgoing::{build, outgoing};
 use super::{Plan, charge, offer};
 use crate::cluster::breaker::Resource;
 use crate::cluster::outlier::Ended;

@@ -59,13 +59,9 @@ pub(super) fn encode<B: Body<Data = Bytes>>(
     interim: &[u8],
     date: &mut Date,
 ) -> (Vec<u8>, Framing) {
-    let framing = framing(parts, body, asked);
-    let fields: usize = parts
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + 4)
-        .sum();
-    let mut out = Vec::with_capacity(interim.len() + fields + ROOM);
+    let stated = Stated::of(&parts.headers);
+    let framing = framing(parts.status, stated.length, body, asked);
+    let mut out = Vec::with_capacity(interim.len() + stated.bytes + ROOM);
     out.extend_from_slice(interim);
     status_line(&mut out, parts.status, asked.answer_version);
     let spelling = parts.extensions.get::<Spelling>().filter(|_| asked.cased);
@@ -76,14 +72,43 @@ pub(super) fn encode<B: Body<Data = Bytes>>(
         .iter()
         .filter(|(name, _)| !(drops_length && **name == header::CONTENT_LENGTH));
     codec::fields(&mut out, kept, spelling);
-    if !parts.headers.contains_key(header::DATE) {
+    if !stated.date {
         out.extend_from_slice(b"date: ");
         out.extend_from_slice(date.now());
         out.extend_from_slice(b"\r\n");
     }
-    state_framing(&mut out, parts, framing, asked);
+    if !stated.says_length {
+        state_framing(&mut out, parts.status, framing, asked);
+    }
     out.extend_from_slice(b"\r\n");
     (out, framing)
+}
+
+/// What the fields of an answer say that matters to how it is written, from one look at each.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stated {
+    /// Bytes that the fields take.
+    bytes: usize,
+    /// The length of the body, if it is one.
+    length: Option<u64>,
+    says_length: bool,
+    date: bool,
+}
+
+impl Stated {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut stated = Self::default();
+        for (name, value) in headers {
+            stated.bytes += name.as_str().len() + value.len() + 4;
+            if *name == header::CONTENT_LENGTH && !stated.says_length {
+                stated.says_length = true;
+                stated.length = codec::content_length(value.as_bytes());
+            } else if *name == header::DATE {
+                stated.date = true;
+            }
+        }
+        stated
+    }
 }
 
 /// Bytes of a head beside its fields: the status line, the date, the framing.
@@ -107,10 +132,7 @@ fn status_line(out: &mut Vec<u8>, status: StatusCode, version: Version) {
 }
 
 /// Writes what the fields do not say about the body.
-fn state_framing(out: &mut Vec<u8>, parts: &response::Parts, framing: Framing, asked: &Asked) {
-    if parts.headers.contains_key(header::CONTENT_LENGTH) {
-        return;
-    }
+fn state_framing(out: &mut Vec<u8>, status: StatusCode, framing: Framing, asked: &Asked) {
     match framing {
         Framing::Some(Length::Exact(length)) => {
             out.extend_from_slice(b"content-length: ");
@@ -122,7 +144,7 @@ fn state_framing(out: &mut Vec<u8>, parts: &response::Parts, framing: Framing, a
         }
         // What GET would have been answered is not known here; a length that is made up would be wrong.
         Framing::None if asked.head && asked.version == Version::HTTP_11 => {
-            if !codec::is_bodiless(parts.status) {
+            if !codec::is_bodiless(status) {
                 out.extend_from_slice(b"transfer-encoding: chunked\r\n");
             }
         }
@@ -130,20 +152,21 @@ fn state_framing(out: &mut Vec<u8>, parts: &response::Parts, framing: Framing, a
     }
 }
 
-fn framing<B: Body<Data = Bytes>>(parts: &response::Parts, body: &B, asked: &Asked) -> Framing {
-    if asked.head || codec::is_bodiless(parts.status) || asked.opens(parts.status) {
+fn framing<B: Body<Data = Bytes>>(
+    status: StatusCode,
+    stated: Option<u64>,
+    body: &B,
+    asked: &Asked,
+) -> Framing {
+    if asked.head || codec::is_bodiless(status) || asked.opens(status) {
         return Framing::None;
     }
-    let length = stated(&parts.headers).or_else(|| body.size_hint().exact());
+    let length = stated.or_else(|| body.size_hint().exact());
     Framing::Some(match length {
         Some(length) => Length::Exact(length),
         None if asked.version == Version::HTTP_10 => Length::UntilClose,
         None => Length::Chunked,
     })
-}
-
-fn stated(headers: &HeaderMap) -> Option<u64> {
-    codec::content_length(headers.get(header::CONTENT_LENGTH)?.as_bytes())
 }
 
 #[cfg(test)]

@@ -8,11 +8,52 @@ use hyper::{Request, Response};
 use tokio::task::AbortHandle;
 
 use super::head::{Asked, Head};
-use super::upload::{Upload, upload};
+use super::upload::{self, Upload};
 use super::wire::Wire;
 use super::{Body, Error};
 use crate::http::body::RequestBody;
-use crate::upstream::{SendError, UpstreamError};
+use crate::upstream::plain::Plain;
+use crate::upstream::{SendError, UpstreamBody, UpstreamError};
+
+/// A request that is to be sent.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    upload: Upload,
+    asked: Asked,
+}
+
+impl Begun {
+    /// Of a request, for a connection that keeps how names are `cased` or not.
+    ///
+    /// # Errors
+    /// Its head promises a body that is not there.
+    pub(super) fn request(request: Request<RequestBody>, cased: bool) -> Result<Self, SendError> {
+        let (parts, body) = request.into_parts();
+        let asked = Asked::of(&parts.method, &parts.headers);
+        let upload = upload::upload(&parts, body, cased).map_err(unsent)?;
+        Ok(Self { upload, asked })
+    }
+
+    /// Of a head in parts.
+    ///
+    /// # Errors
+    /// It promises a body that is not there.
+    pub(super) fn plain(
+        plain: &Plain<'_>,
+        body: RequestBody,
+        cased: bool,
+    ) -> Result<Self, SendError> {
+        let (asked, upload) = upload::plain(plain, body, cased).map_err(unsent)?;
+        Ok(Self { upload, asked })
+    }
+}
+
+fn unsent(error: Error) -> SendError {
+    SendError {
+        error: UpstreamError::H1(error),
+        unsent: true,
+    }
+}
 
 /// Sends a request and waits for its response's head.
 ///
@@ -20,17 +61,10 @@ use crate::upstream::{SendError, UpstreamError};
 /// There is no response.
 pub(super) async fn send(
     wire: &Rc<RefCell<Wire>>,
-    request: Request<RequestBody>,
-) -> Result<Response<Body>, SendError> {
+    begun: Begun,
+) -> Result<Response<UpstreamBody>, SendError> {
     wire.borrow_mut().begin();
-    let (parts, body) = request.into_parts();
-    let asked = Asked::of(&parts.method, &parts.headers);
-    let cased = wire.borrow().cased;
-    let mut upload = upload(&parts, body, cased).map_err(|error| SendError {
-        error: UpstreamError::H1(error),
-        unsent: true,
-    })?;
-    drop(parts);
+    let Begun { mut upload, asked } = begun;
     let mut broken = None;
     let head = std::future::poll_fn(|cx| {
         let mut wire = wire.borrow_mut();
@@ -63,12 +97,17 @@ pub(super) async fn send(
     Ok(response(wire, head, upload, broken.is_some()))
 }
 
-fn response(wire: &Rc<RefCell<Wire>>, head: Head, upload: Upload, broken: bool) -> Response<Body> {
+fn response(
+    wire: &Rc<RefCell<Wire>>,
+    head: Head,
+    upload: Upload,
+    broken: bool,
+) -> Response<UpstreamBody> {
     let unfinished = !broken && !upload.is_done();
     let rest = unfinished.then(|| send_rest(wire, upload));
     let keep_alive = head.keep_alive && !broken;
     let body = Body::new(wire, head.framing, keep_alive, rest);
-    let mut response = Response::new(body);
+    let mut response = Response::new(UpstreamBody::H1(body));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     if let Some(spelling) = head.spelling {

@@ -52,6 +52,7 @@ async fn connect(address: SocketAddr) -> Connection {
             local: None,
             peer: None,
             session: None,
+            principal: Cell::default(),
             requests: Cell::new(0),
             _open: None,
         }),

@@ -1,13 +1,15 @@
 //! A request's head as it is written, and the framing of its body.
 
-use http::{HeaderMap, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header, request};
 use http_body::Body;
 
 use super::Error;
+use super::head::Asked;
 use crate::codec::outgoing::{Length, Outgoing, WriteError};
 use crate::codec::spelling::Spelling;
 use crate::codec::{self};
 use crate::http::body::{BodyError, RequestBody};
+use crate::upstream::plain::Plain;
 
 /// A request on its way.
 pub(super) type Upload = Outgoing<RequestBody>;
@@ -30,11 +32,79 @@ pub(super) fn upload(
             (exact.map_or(Length::Chunked, Length::Exact), false)
         }
     };
+    let spelling = parts.extensions.get::<Spelling>().filter(|_| cased);
+    let head = head(parts, (!says_so).then_some(length), spelling);
+    framed(head, body, length)
+}
+
+/// The same of a head in parts. A body whose length is not stated goes in chunks.
+///
+/// # Errors
+/// The head promises a body that is not there.
+pub(super) fn plain(
+    plain: &Plain<'_>,
+    body: RequestBody,
+    cased: bool,
+) -> Result<(Asked, Upload), Error> {
+    let mut out = Vec::with_capacity(plain.room());
+    request_line(&mut out, plain.method, plain.target.as_str());
+    let mut seen = Seen::default();
+    let fields = plain
+        .fields()
+        .inspect(|(name, value)| seen.note(name, value));
+    codec::fields(&mut out, fields, plain.spelling.filter(|_| cased));
+    let length = match seen {
+        Seen { coded: true, .. } => Length::Chunked,
+        Seen {
+            length: Some(length),
+            ..
+        } => Length::Exact(length.ok_or(Error::Body(None))?),
+        _ if matches!(body, RequestBody::Empty) => {
+            if plain.says_no_body(&body) {
+                out.extend_from_slice(b"content-length: 0\r\n");
+            }
+            Length::Exact(0)
+        }
+        _ => {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+            Length::Chunked
+        }
+    };
+    out.extend_from_slice(b"\r\n");
+    let asked = Asked {
+        head: *plain.method == Method::HEAD,
+        upgrade: seen.upgrade,
+        connect: false,
+    };
+    Ok((asked, framed(out, body, length)?))
+}
+
+/// What fields say about framing, noted as they go by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// The length that is stated; the inner none is of one that is no number.
+    length: Option<Option<u64>>,
+    coded: bool,
+    upgrade: bool,
+}
+
+impl Seen {
+    fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
+        if *name == header::CONTENT_LENGTH {
+            self.length = Some(codec::content_length(value.as_bytes()));
+        } else if *name == header::TRANSFER_ENCODING {
+            self.coded = true;
+        } else if *name == header::UPGRADE {
+            self.upgrade = true;
+        }
+    }
+}
+
+fn framed(head: Vec<u8>, body: RequestBody, length: Length) -> Result<Upload, Error> {
+    let empty = body.is_end_stream();
     if empty && matches!(length, Length::Exact(1..)) {
         return Err(Error::Body(None));
     }
-    let spelling = parts.extensions.get::<Spelling>().filter(|_| cased);
-    let head = head(parts, (!says_so).then_some(length), spelling);
     Ok(Outgoing::new(head, (!empty).then_some(body), length))
 }
 
@@ -75,12 +145,8 @@ fn head(parts: &request::Parts, framing: Option<Length>, spelling: Option<&Spell
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + 4)
         .sum();
-    let method = parts.method.as_str();
-    let mut out = Vec::with_capacity(method.len() + path.len() + fields + 48);
-    out.extend_from_slice(method.as_bytes());
-    out.push(b' ');
-    out.extend_from_slice(path.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
+    let mut out = Vec::with_capacity(path.len() + fields + 64);
+    request_line(&mut out, &parts.method, path);
     codec::fields(&mut out, parts.headers.iter(), spelling);
     match framing {
         Some(Length::Exact(length)) => {
@@ -93,4 +159,11 @@ fn head(parts: &request::Parts, framing: Option<Length>, spelling: Option<&Spell
     }
     out.extend_from_slice(b"\r\n");
     out
+}
+
+fn request_line(out: &mut Vec<u8>, method: &Method, path: &str) {
+    out.extend_from_slice(method.as_str().as_bytes());
+    out.push(b' ');
+    out.extend_from_slice(path.as_bytes());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
 }

@@ -58,6 +58,11 @@ impl Wire {
         self.buffer = BytesMut::new();
     }
 
+    /// Whether it is between two requests.
+    pub(super) const fn is_idle(&self) -> bool {
+        self.idle
+    }
+
     /// Whether it can carry a request: between two, and neither closed nor spoken on by the peer, as far as is known without asking
     /// the kernel.
     pub(super) fn is_usable(&mut self) -> bool {
