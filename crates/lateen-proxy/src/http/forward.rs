@@ -405,7 +405,6 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
     }
 }
 
-#[expect(clippy::large_enum_variant, reason = "one lives at a time")]
 enum Failed {
     Response(Response),
     Failure(Failure),

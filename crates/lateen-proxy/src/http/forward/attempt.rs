@@ -32,10 +32,6 @@ use crate::upstream::{
 const PICKS: u32 = 3;
 
 /// How a try ended.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "moved once; a failure is the rare case"
-)]
 pub(super) enum Try {
     /// A response began.
     Response(Response),
