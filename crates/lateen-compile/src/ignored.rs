@@ -321,7 +321,7 @@ kind: ConfigMap
 metadata: {name: istio, namespace: istio-system}
 data:
   mesh: |
-    enableTracing: true
+    enableEnvoyAccessLogService: true
     defaultConfig:
       image: {imageType: distroless}
 ";
@@ -330,7 +330,7 @@ data:
         assert_eq!(
             messages,
             [
-                "this mesh does not act on `enableTracing` yet",
+                "this mesh does not act on `enableEnvoyAccessLogService` yet",
                 "this mesh does not act on `defaultConfig.image` yet"
             ]
         );
@@ -338,11 +338,11 @@ data:
 apiVersion: install.istio.io/v1alpha1
 kind: IstioOperator
 metadata: {name: mesh}
-spec: {meshConfig: {enableTracing: true}}
+spec: {meshConfig: {enableEnvoyAccessLogService: true}}
 ";
         assert_eq!(
             find(operator, true)[0].field,
-            "spec.meshConfig.enableTracing"
+            "spec.meshConfig.enableEnvoyAccessLogService"
         );
     }
 

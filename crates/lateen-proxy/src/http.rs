@@ -4,6 +4,7 @@
 
 pub(crate) mod body;
 mod client;
+pub(crate) mod dimensions;
 pub(crate) mod exchange;
 mod ext_authz;
 mod filters;
@@ -24,4 +25,5 @@ pub(crate) mod reply_format;
 mod response;
 pub(crate) mod server;
 mod source;
+mod trace;
 mod upgrade;

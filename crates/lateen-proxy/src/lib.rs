@@ -36,6 +36,7 @@ mod shared;
 mod static_resources;
 mod tcp;
 mod tls;
+mod trace;
 mod turn;
 mod upstream;
 mod worker;

@@ -20,9 +20,11 @@ use lateen_telemetry::metrics::istio::{
 };
 use lateen_telemetry::metrics::{Counter, Descriptor, Shard};
 use lateen_traffic::Cluster;
+use lateen_traffic::filter::IstioStats;
 use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::jwt::TokenCache;
 use lateen_traffic::listener::TrafficDirection;
+use lateen_traffic::tracing::Tracer;
 use lateen_traffic::value::Value;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -33,11 +35,13 @@ use self::listeners::Listeners;
 use crate::alarm::Alarms;
 use crate::clock;
 use crate::cluster::ClusterState;
+use crate::http::dimensions::Dimensions;
 use crate::http::manager::Manager;
 use crate::metadata_exchange;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
 use crate::tls::PeerCertificate;
+use crate::trace::Exporter;
 use crate::turn;
 use crate::upstream::names::Names;
 
@@ -75,6 +79,9 @@ type RouteKey = (Arc<str>, Arc<str>);
 /// The service a cluster was found to stand for.
 type KnownService = (Arc<Cluster>, ServiceId);
 
+/// What a filter's settings make of Istio's metrics of connections. The settings are held so that their address is nobody else's.
+type KnownDimensions = (Arc<IstioStats>, Rc<Dimensions>);
+
 /// One worker's state.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -99,6 +106,8 @@ pub(crate) struct Worker {
     clusters: RefCell<Map<Arc<str>, Rc<ClusterState>>>,
     services: RefCell<Map<Arc<str>, KnownService>>,
     managers: RefCell<Map<usize, Rc<Manager>>>,
+    exporters: RefCell<Vec<(Arc<Tracer>, Rc<Exporter>)>>,
+    dimensions: RefCell<Map<usize, KnownDimensions>>,
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
     route_stats: RefCell<Map<RouteKey, Rc<RouteStats>>>,
     counters: RefCell<Map<CounterKey, Counter>>,
@@ -183,6 +192,8 @@ impl Worker {
             clusters: RefCell::default(),
             services: RefCell::default(),
             managers: RefCell::default(),
+            exporters: RefCell::default(),
+            dimensions: RefCell::default(),
             tcp_stats: RefCell::default(),
             route_stats: RefCell::default(),
             counters: RefCell::default(),
@@ -260,9 +271,26 @@ impl Worker {
         if let Some(manager) = managers.get(&key) {
             return Rc::clone(manager);
         }
-        let manager = Manager::new(config, direction, &self.shared, self.shard);
+        let tracer = config.tracing.as_ref().and_then(|t| t.tracer.as_ref());
+        let exporter = tracer.and_then(|tracer| self.exporter(tracer));
+        let mut metrics = self.metrics.borrow_mut();
+        let own = (self.shard, &mut *metrics);
+        let manager = Manager::new(config, direction, &self.shared, own, exporter);
         managers.insert(key, Rc::clone(&manager));
         manager
+    }
+
+    /// What sends a tracer's spans: one for all managers whose tracers are equal.
+    fn exporter(&self, tracer: &Arc<Tracer>) -> Option<Rc<Exporter>> {
+        let mut exporters = self.exporters.borrow_mut();
+        if let Some((_, known)) = exporters.iter().find(|(known, _)| known == tracer) {
+            return Some(Rc::clone(known));
+        }
+        let own = (&self.shared.stats.registry, self.shard);
+        let node = &self.shared.config.node;
+        let made = Exporter::of(tracer, node, self.shared.identity.address, own)?;
+        exporters.push((Arc::clone(tracer), Rc::clone(&made)));
+        Some(made)
     }
 
     /// Statistics of a TCP proxy.
@@ -270,6 +298,17 @@ impl Worker {
         let mut all = self.tcp_stats.borrow_mut();
         let make = || Rc::new(self.shared.stats.tcp.handles(self.shard, prefix));
         Rc::clone(all.entry(Arc::clone(prefix)).or_insert_with(make))
+    }
+
+    /// What a filter's settings make of Istio's metrics of connections.
+    pub(crate) fn dimensions(&self, settings: &Arc<IstioStats>) -> Rc<Dimensions> {
+        let mut all = self.dimensions.borrow_mut();
+        let make = || {
+            let made = Dimensions::of(settings, &mut self.metrics.borrow_mut());
+            (Arc::clone(settings), Rc::new(made))
+        };
+        let key = Arc::as_ptr(settings).addr();
+        Rc::clone(&all.entry(key).or_insert_with(make).1)
     }
 
     /// Statistics of a route.
@@ -374,6 +413,12 @@ impl Worker {
             // Held by this map, by its own `Rc`, and by the program as long as it is configured.
             Rc::strong_count(manager) > 1 || Arc::strong_count(&manager.config) > 1
         });
+        self.exporters
+            .borrow_mut()
+            .retain(|(_, exporter)| Rc::strong_count(exporter) > 1);
+        self.dimensions
+            .borrow_mut()
+            .retain(|_, (settings, _)| Arc::strong_count(settings) > 1);
         let at = std::time::Instant::now();
         for writer in self.logs.borrow_mut().values_mut().flatten() {
             writer.tick(at);

@@ -12,7 +12,7 @@ use lateen_telemetry::access_log::{
 use lateen_telemetry::metrics::envoy::ClusterFamilies;
 use lateen_telemetry::metrics::istio::{
     ConnectionSecurityPolicy, IstioMetrics, Peer, PrincipalId, Reporter, RequestKey,
-    RequestProtocol, RequestSample, ServiceId, WorkerMetrics,
+    RequestProtocol, RequestSample, ServiceId, Shape, WorkerMetrics,
 };
 use lateen_telemetry::metrics::{Registry, Shard, render};
 
@@ -81,6 +81,7 @@ fn key(worker: &mut WorkerMetrics, index: u32) -> RequestKey {
         grpc_status: None,
         response_flags: ResponseFlags::NONE,
         security: ConnectionSecurityPolicy::MutualTls,
+        shape: Shape::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Metrics registry and access log of the data plane.
+//! Metrics registry, access log and spans of the data plane.
 //!
 //! Answers "what happened, how often, and how long did it take" in the words Envoy and Istio use: stat names and
 //! tags, Istio's standard metrics, access-log command operators and response flags. It measures and formats; it
@@ -7,5 +7,6 @@
 pub mod access_log;
 pub mod metrics;
 pub mod response_flags;
+pub mod trace;
 
 pub use response_flags::{ResponseFlag, ResponseFlags};

@@ -30,6 +30,9 @@ use strings::Strings;
 /// Counts resolutions that met a full family, by family.
 const OVERFLOW_NAME: &str = "lateen_metrics_overflow_total";
 
+/// What tells families apart. Of one name there may be several, with other labels each, where configuration changes labels.
+type FamilyKey = (Arc<str>, Arc<[Arc<str>]>);
+
 /// All metric families of a process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Registry(Arc<Inner>);
@@ -39,7 +42,7 @@ struct Inner {
     limits: Limits,
     strings: Arc<Strings>,
     overflow: CounterFamily,
-    families: Mutex<BTreeMap<Arc<str>, Arc<Family>>>,
+    families: Mutex<BTreeMap<FamilyKey, Arc<Family>>>,
     kept: Mutex<Vec<Gauge>>,
 }
 
@@ -58,7 +61,7 @@ impl Registry {
             "Label sets counted under `other` because their family was full.",
             &["family"],
         );
-        let name = Arc::clone(&descriptor.prometheus);
+        let name = key(&descriptor);
         let family = Family::new(
             descriptor,
             Kind::Counter,
@@ -99,15 +102,17 @@ impl Registry {
     fn family(&self, descriptor: Descriptor, kind: Kind) -> Arc<Family> {
         let inner = &*self.0;
         let mut families = self.families();
-        let known = families.get(&descriptor.prometheus);
+        let key = key(&descriptor);
+        let known = families.get(&key);
         if let Some(known) = known
-            && known.descriptor.labels == descriptor.labels
             && known.kind == kind
         {
             return Arc::clone(known);
         }
-        let conflict = known.is_some();
-        let name = Arc::clone(&descriptor.prometheus);
+        let same = families.range((Arc::clone(&key.0), Arc::from([]))..);
+        let mut same = same.take_while(|((name, _), _)| *name == key.0);
+        let conflict = same.any(|(_, family)| family.kind != kind);
+        let name = Arc::clone(&key.0);
         let overflow = inner.overflow.clone();
         let strings = Arc::clone(&inner.strings);
         let family = Family::new(descriptor, kind, inner.limits, strings, Some(overflow));
@@ -116,7 +121,7 @@ impl Registry {
             debug_assert!(false, "two metrics are called {name}");
             tracing::error!(%name, "two metrics have one name; the later one is not shown");
         } else {
-            families.insert(name, Arc::clone(&family));
+            families.insert(key, Arc::clone(&family));
         }
         family
     }
@@ -128,7 +133,7 @@ impl Registry {
         gauge
     }
 
-    fn families(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Arc<Family>>> {
+    fn families(&self) -> MutexGuard<'_, BTreeMap<FamilyKey, Arc<Family>>> {
         self.0
             .families
             .lock()
@@ -171,6 +176,13 @@ impl Registry {
     }
 }
 
+fn key(descriptor: &Descriptor) -> FamilyKey {
+    (
+        Arc::clone(&descriptor.prometheus),
+        Arc::clone(&descriptor.labels),
+    )
+}
+
 /// The values of a registry at one time.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -188,20 +200,19 @@ impl Snapshot {
     /// The value of the series of `name` (Prometheus' name) whose labels include all of `labels`, summed; `None` if
     /// there is no such series.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<Value> {
-        let family = self
-            .families
-            .iter()
-            .find(|f| f.descriptor.prometheus_name() == name)?;
-        let matches = |values: &Labels| {
+        let families = self.families.iter();
+        let named = families.filter(|family| family.descriptor.prometheus_name() == name);
+        let matches = |family: &FamilySnapshot, values: &Labels| {
             labels.iter().all(|(name, value)| {
-                let index = family
-                    .descriptor
-                    .label_names()
-                    .position(|label| label == *name);
+                let mut names = family.descriptor.label_names();
+                let index = names.position(|label| label == *name);
                 index.is_some_and(|index| &*values[index] == *value)
             })
         };
-        let found = family.series.iter().filter(|(values, _)| matches(values));
+        let found = named.flat_map(|family| {
+            let series = family.series.iter();
+            series.filter(move |(values, _)| matches(family, values))
+        });
         found.map(|(_, value)| value.clone()).reduce(sum)
     }
 

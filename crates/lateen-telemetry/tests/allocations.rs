@@ -12,7 +12,7 @@ use lateen_telemetry::access_log::{
 use lateen_telemetry::metrics::envoy::ClusterFamilies;
 use lateen_telemetry::metrics::istio::{
     ConnectionSecurityPolicy, IstioMetrics, Peer, PrincipalId, Reporter, RequestKey,
-    RequestProtocol, RequestSample, ServiceId,
+    RequestProtocol, RequestSample, ServiceId, Shape,
 };
 use lateen_telemetry::metrics::{Registry, Shard};
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
@@ -113,6 +113,7 @@ fn counting_a_request_allocates_nothing() {
         grpc_status: None,
         response_flags: ResponseFlags::NONE,
         security: ConnectionSecurityPolicy::MutualTls,
+        shape: Shape::default(),
     };
     let sample = RequestSample::default();
     worker.record_request(&key, sample);

@@ -59,7 +59,7 @@ pub trait Attributes {
 }
 
 /// What attributes begin with. Anything else is a typo.
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 12] = [
     "request",
     "response",
     "source",
@@ -69,6 +69,9 @@ const ROOTS: [&str; 9] = [
     "xds",
     "metadata",
     "filter_state",
+    "node",
+    "downstream_peer",
+    "upstream_peer",
 ];
 
 #[derive(Clone, Debug)]
@@ -146,6 +149,18 @@ impl Expression {
             eval::evaluate(&self.root, attributes),
             Some(CelValue::Bool(true))
         )
+    }
+
+    /// Its value as a text; none if it cannot be evaluated, or is a list.
+    pub fn text(&self, attributes: &dyn Attributes) -> Option<String> {
+        Some(match eval::evaluate(&self.root, attributes)? {
+            CelValue::Null => "null".to_owned(),
+            CelValue::Bool(value) => value.to_string(),
+            CelValue::Int(number) => number.to_string(),
+            CelValue::Double(number) => number.to_string(),
+            CelValue::Text(text) => text.into_owned(),
+            CelValue::List(_) => return None,
+        })
     }
 
     /// The expression as it was written.

@@ -105,8 +105,8 @@ pub struct HttpService {
     pub to_metadata: Vec<StringMatcher>,
 }
 
-/// An authorizer that speaks gRPC.
-#[derive(Clone, Debug)]
+/// A service that speaks gRPC: an authorizer, a collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GrpcService {
     /// Its cluster.
     pub cluster: Arc<str>,

@@ -25,6 +25,7 @@ mod retry;
 mod route;
 mod route_action;
 mod tls;
+mod tracing;
 
 use std::sync::Arc;
 

@@ -10,6 +10,7 @@ use crate::headers::{HeaderMutations, StripPort};
 use crate::path::PathOptions;
 use crate::route::RouteConfig;
 use crate::tls::DataSource;
+use crate::tracing::Tracing;
 
 /// The HTTP connection manager's settings.
 #[derive(Clone, Debug)]
@@ -88,8 +89,28 @@ pub struct HttpConnectionManager {
     pub local_reply: LocalReply,
     /// Status 100 goes to the client.
     pub proxy_100_continue: bool,
-    /// 1xx responses that represent upgrades refuse requests instead.
+    /// How requests are traced, if they are.
     pub tracing: Option<Arc<Tracing>>,
+    /// What `x-request-id` has to do with it.
+    pub request_id: RequestId,
+}
+
+/// What `x-request-id` has to do with tracing (`envoy.request_id.uuid`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// Why a request is traced is written into its id.
+    pub packs_reason: bool,
+    /// The id says which requests are traced. Otherwise all of them are.
+    pub samples: bool,
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self {
+            packs_reason: true,
+            samples: true,
+        }
+    }
 }
 
 /// Which HTTP versions are accepted.
@@ -233,19 +254,4 @@ pub struct BodyFormat {
     pub format: LogFormat,
     /// Its content type; by the kind of format if not given.
     pub content_type: Option<Arc<str>>,
-}
-
-/// Tracing settings: how often, and with which tags.
-#[derive(Clone, Debug)]
-pub struct Tracing {
-    /// Share of requests with `x-client-trace-id` that are traced, percent.
-    pub client_sampling: f64,
-    /// Share of requests that are traced at random, percent.
-    pub random_sampling: f64,
-    /// Share of all requests that may be traced, percent.
-    pub overall_sampling: f64,
-    /// Longest path in a tag, bytes.
-    pub max_path_tag_length: u32,
-    /// The provider as written; `None` if there is none.
-    pub provider: Option<crate::filter::RawConfig>,
 }

@@ -41,6 +41,7 @@ pub mod tcp;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod tracing;
 pub mod value;
 
 pub use cluster::Cluster;

@@ -103,15 +103,7 @@ impl Spec<'_> {
             }
             None => tags.extend(legacy_tags(legacy)),
         }
-        let sampler = provider
-            .opentelemetry
-            .as_ref()
-            .is_some_and(|otel| otel.dynatrace_sampler.is_some());
-        let sampling = if sampler {
-            Double::new(100.0)
-        } else {
-            self.sampling.unwrap_or_else(|| legacy_sampling(legacy))
-        };
+        let sampling = self.sampling.unwrap_or_else(|| legacy_sampling(legacy));
         let fallback = legacy.map_or(0, |legacy| legacy.max_path_tag_length);
         Some(Tracing {
             tracer: Some(tracer),

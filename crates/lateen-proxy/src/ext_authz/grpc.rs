@@ -4,18 +4,17 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode};
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::service::auth::v3 as auth;
 use lateen_envoy::pb::google::protobuf as google;
 use lateen_traffic::ext_authz::{Allowance, Change, Denial, ExtAuthz, GrpcService, How, Verdict};
-use lateen_traffic::format::Values;
 use lateen_traffic::value::{Metadata, Value};
 use prost::Message;
 
 use super::{ConnectionSubject, RequestSubject};
-use crate::http::head::{Head, Verbatim};
+use crate::http::head::Head;
 use crate::upstream::call::Answer;
 
 /// What is asked.
@@ -47,53 +46,12 @@ pub(super) enum AnswerError {
 
 /// The head of a call.
 pub(super) fn head(service: &GrpcService) -> Head {
-    let mut headers = HeaderMap::new();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/grpc"),
-    );
-    headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    for (name, format) in &service.initial_metadata {
-        if let Ok(value) = HeaderValue::from_str(&format.render(&Nothing)) {
-            headers.append(name.clone(), value);
-        }
-    }
-    let authority = if service.authority.is_empty() {
-        &service.cluster
-    } else {
-        &service.authority
-    };
-    Head {
-        method: Method::POST,
-        scheme: "http",
-        authority: authority.to_string(),
-        path: PATH.to_owned(),
-        protocol: None,
-        version: Version::HTTP_2,
-        headers,
-        extensions: http::Extensions::default(),
-        verbatim: Verbatim::default(),
-    }
-}
-
-/// Initial metadata has no request whose values it could show.
-struct Nothing;
-
-impl Values for Nothing {
-    fn write(&self, _: &lateen_traffic::format::Command, _: &mut String) -> bool {
-        false
-    }
+    crate::trace::grpc(service, PATH)
 }
 
 /// A message with its length before it.
 pub(super) fn frame(check: &Check) -> Bytes {
-    let length = check.encoded_len();
-    let mut out = BytesMut::with_capacity(FRAME + length);
-    out.put_u8(0);
-    // A request's head is bounded, and so is what of its body is sent: far below 4 GiB.
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    check.encode_raw(&mut out);
-    out.freeze()
+    crate::trace::framed(&check.encode_to_vec())
 }
 
 /// What is asked about a connection.

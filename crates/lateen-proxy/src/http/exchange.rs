@@ -166,6 +166,9 @@ impl Exchange {
         }
         let remote = self.prepare(head)?;
         let canonical = self.canonicalise(head);
+        if let Some(tracer) = &self.manager.tracer {
+            self.record.span = Some(Box::new(tracer.begin(&mut head.headers)));
+        }
         self.remember(head);
         canonical?;
         if self.manager.config.always_set_request_id_in_response {
@@ -216,8 +219,9 @@ impl Exchange {
 
     /// Ends the record of the request as it was and begins another, as for a request of its own.
     fn begin_anew(&mut self, status: StatusCode, body: &Source) {
-        let old = &self.record;
+        let old = &mut self.record;
         let mut fresh = Record::begin(&self.connection, &self.manager, old.version, old.is_grpc);
+        fresh.span = old.span.take();
         fresh.remote = old.remote;
         fresh.source = old.source;
         fresh.request = Rc::clone(body.meter());
@@ -250,9 +254,13 @@ impl Exchange {
             self.note_route(decision);
         }
         self.note_service(&passage.head.authority);
+        if let (Some(tracer), Some(span)) = (&self.manager.tracer, &mut self.record.span) {
+            let decorator = passage.decision().and_then(|d| d.route.decorator.clone());
+            tracer.decorate(span, decorator.as_ref(), &mut passage.head.headers);
+        }
         let filtered = self.filter(&mut passage).await;
         let (metadata, state) = (&passage.metadata, &passage.state);
-        if self.manager.logs_requests() && !(metadata.is_empty() && state.is_empty()) {
+        if self.record.keeps_head() && !(metadata.is_empty() && state.is_empty()) {
             self.record.noted = Some(Box::new((metadata.clone(), state.clone())));
         }
         let (head, body) = (&passage.head, passage.body);
@@ -464,7 +472,7 @@ impl Exchange {
 
     /// Keeps the head for the access log.
     fn remember(&mut self, head: &Head) {
-        if self.manager.keeps_heads() {
+        if self.record.keeps_head() {
             self.record.heads = Some(Box::new(Heads {
                 method: head.method.clone(),
                 scheme: head.scheme,
@@ -694,6 +702,9 @@ impl Exchange {
             self.request_id.as_ref(),
             &manager.server,
         );
+        if let (Some(tracer), Some(span)) = (&manager.tracer, &mut self.record.span) {
+            tracer.answer(span, headers);
+        }
         if manager.exchange.tell_client {
             let identity = &self.connection.worker.shared.identity;
             headers.insert(&PEER_METADATA, identity.metadata.clone());

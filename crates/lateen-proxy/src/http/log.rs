@@ -188,11 +188,31 @@ impl<'a> Line<'a> {
             local_body: Some(body),
         }
     }
+
+    /// A request that has ended, at this moment.
+    pub(super) fn of_record(record: &'a Record, now: SystemTime) -> Self {
+        Self {
+            record,
+            started_at: now - record.started.elapsed(),
+            emitted_at: now,
+            local_body: None,
+        }
+    }
+}
+
+/// Shows what filters and expressions may look at of a request that has ended.
+pub(super) fn finished<T>(record: &Record, look: impl FnOnce(&Finished<'_>) -> T) -> T {
+    Line::of_record(record, SystemTime::now()).finished(look)
 }
 
 impl Line<'_> {
     /// Whether a filter passes the request as it is known now.
     pub(super) fn is_wanted_by(&self, filter: &LogFilter) -> bool {
+        self.finished(|done| filter.wants(done))
+    }
+
+    /// What filters and expressions may look at, as it is known now.
+    fn finished<T>(&self, look: impl FnOnce(&Finished<'_>) -> T) -> T {
         let record = self.record;
         let flags: Vec<&str> = record
             .flags
@@ -202,7 +222,7 @@ impl Line<'_> {
         let facts = &record.connection.facts;
         let info = facts.info();
         self.with_view(|view| {
-            filter.wants(&Finished {
+            look(&Finished {
                 request: view,
                 status: record.status,
                 grpc_status: record.grpc_status,
@@ -210,7 +230,7 @@ impl Line<'_> {
                     .unwrap_or(u64::MAX),
                 flags: &flags,
                 health_check: false,
-                traced: false,
+                traced: record.is_traced(),
                 random: rand::random(),
                 more: More {
                     connection: Some(&info),

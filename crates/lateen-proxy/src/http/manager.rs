@@ -6,16 +6,20 @@ use std::sync::Arc;
 use http::HeaderValue;
 use lateen_telemetry::metrics::Shard;
 use lateen_telemetry::metrics::envoy::HttpStats;
+use lateen_telemetry::metrics::istio::WorkerMetrics;
 use lateen_traffic::filter::{
     AlpnFilter, HttpFilterKind, PeerDiscovery, PeerMetadata, PeerPropagation,
 };
 use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::listener::TrafficDirection;
 
+use super::dimensions::Dimensions;
 use super::log::AccessLog;
 use super::reply_format::ReplyFormats;
+use super::trace::Tracer;
 use crate::mux::ALPN;
 use crate::shared::Shared;
+use crate::trace::Exporter;
 
 /// A connection manager's settings, ready to serve.
 #[derive(Debug)]
@@ -32,8 +36,12 @@ pub(crate) struct Manager {
     pub(crate) replies: ReplyFormats,
     /// The value of `server`.
     pub(crate) server: HeaderValue,
-    /// Whether Istio's standard metrics are reported.
+    /// Whether Istio's metrics are reported.
     pub(crate) reports_istio: bool,
+    /// What configuration makes of them.
+    pub(crate) dimensions: Dimensions,
+    /// How requests are traced, if they are.
+    pub(crate) tracer: Option<Tracer>,
     /// Whether the request's host stands for a service that is not known otherwise, in these metrics.
     pub(crate) reports_host: bool,
     /// How peers introduce themselves.
@@ -67,7 +75,8 @@ impl Manager {
         config: &Arc<HttpConnectionManager>,
         direction: TrafficDirection,
         shared: &Shared,
-        shard: Shard,
+        (shard, metrics): (Shard, &mut WorkerMetrics),
+        exporter: Option<Rc<Exporter>>,
     ) -> Rc<Self> {
         let kinds = || {
             config
@@ -88,6 +97,13 @@ impl Manager {
             logs: config.access_logs.iter().filter_map(AccessLog::compile).collect(),
             replies: ReplyFormats::compile(&config.local_reply),
             server,
+            dimensions: kinds()
+                .find_map(|kind| match kind {
+                    HttpFilterKind::IstioStats(stats) => Some(Dimensions::of(stats, metrics)),
+                    _ => None,
+                })
+                .unwrap_or_default(),
+            tracer: Tracer::of(config, direction, exporter),
             reports_istio: kinds().any(|kind| matches!(kind, HttpFilterKind::IstioStats(_))),
             reports_host: kinds().any(|kind| {
                 matches!(kind, HttpFilterKind::IstioStats(stats) if !stats.disable_host_header_fallback)
@@ -112,7 +128,7 @@ impl Manager {
 
     /// Whether heads of requests are kept for what looks at them at the end.
     pub(crate) fn keeps_heads(&self) -> bool {
-        self.logs_requests() || !self.replies.is_empty()
+        self.logs_requests() || !self.replies.is_empty() || !self.dimensions.is_empty()
     }
 
     /// Whether any request may be logged.

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Version};
 use lateen_telemetry::access_log::TlsField;
 use lateen_telemetry::metrics::istio::{
     ConnectionSecurityPolicy, PeerId, PrincipalId, Reporter, RequestKey, RequestProtocol,
-    RequestSample, ServiceId,
+    RequestSample, ServiceId, Shape,
 };
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::listener::TrafficDirection;
@@ -22,10 +22,12 @@ use lateen_traffic::value::Metadata;
 use tokio::time::Instant;
 
 use super::body::Meter;
+use super::dimensions::Ends;
 use super::grpc::MessageCounter;
 use super::local_reply::LocalReply;
 use super::log;
 use super::manager::Manager;
+use super::trace::Active;
 use crate::clock;
 use crate::connection::Connection;
 use crate::net::HostAddress;
@@ -76,6 +78,8 @@ pub(crate) struct Record {
     pub(crate) heads: Option<Box<Heads>>,
     /// What filters wrote and left, kept for the access log.
     pub(crate) noted: Option<Box<(Metadata, FilterState)>>,
+    /// Its spans, if it is traced or passes on a trace.
+    pub(crate) span: Option<Box<Active>>,
     /// The client's upgrade was accepted: the status is 101, whatever the client's version of HTTP makes of it.
     pub(crate) upgraded: bool,
     response_head_bytes: u64,
@@ -179,6 +183,7 @@ impl Record {
             source: connection.told_peer(),
             heads: None,
             noted: None,
+            span: None,
             upgraded: false,
             response_head_bytes: 0,
             response_bytes: 0,
@@ -336,6 +341,38 @@ impl Record {
         if let Some(started_at) = self.started_at {
             log::write(self, started_at);
         }
+        if let (Some(tracer), Some(span)) = (&self.manager.tracer, &self.span) {
+            tracer.finish(self, span);
+        }
+    }
+
+    /// Whether its spans are kept.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.span.as_ref().is_some_and(|span| span.is_sampled())
+    }
+
+    /// Whether its head is kept for what looks at it at the end.
+    pub(crate) fn keeps_head(&self) -> bool {
+        self.manager.keeps_heads() || self.is_traced()
+    }
+
+    /// What configuration makes of its metrics.
+    fn shape(&self, ends: (PeerId, PeerId)) -> Shape {
+        let dimensions = &self.manager.dimensions;
+        if dimensions.is_empty() {
+            return dimensions.shape();
+        }
+        let worker = &self.connection.worker;
+        let values = {
+            let metrics = worker.metrics.borrow();
+            let ends = Ends {
+                node: &worker.shared.config.node,
+                downstream: metrics.peer_of(ends.0),
+                upstream: metrics.peer_of(ends.1),
+            };
+            log::finished(self, |done| dimensions.values(done, ends))
+        };
+        dimensions.shaped(&values, &mut worker.metrics.borrow_mut())
     }
 
     fn report_istio(&mut self, elapsed: u64) {
@@ -356,8 +393,15 @@ impl Record {
         let connection = &self.connection;
         let inbound = self.manager.direction == TrafficDirection::Inbound;
         let own = worker.own_peer;
+        let ends = if inbound {
+            (self.source, own)
+        } else {
+            (own, self.upstream.peer)
+        };
+        let shape = self.shape(ends);
         if inbound {
             RequestKey {
+                shape,
                 reporter: Reporter::Destination,
                 source: self.source,
                 destination: own,
@@ -368,6 +412,7 @@ impl Record {
             }
         } else {
             RequestKey {
+                shape,
                 reporter: Reporter::Source,
                 source: own,
                 destination: self.upstream.peer,
@@ -399,6 +444,7 @@ impl Record {
                 .map(|status| u16::try_from(status).unwrap_or(2)),
             response_flags: self.flags,
             security: ConnectionSecurityPolicy::Unknown,
+            shape: Shape::default(),
         }
     }
 }

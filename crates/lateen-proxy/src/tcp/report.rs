@@ -9,14 +9,16 @@ use std::time::Duration;
 
 use lateen_telemetry::ResponseFlags;
 use lateen_telemetry::metrics::istio::{
-    ConnectionSecurityPolicy, PeerId, Reporter, TcpHandles, TcpKey,
+    ConnectionSecurityPolicy, PeerId, Reporter, Shape, TcpHandles, TcpKey,
 };
 use lateen_traffic::Cluster;
+use lateen_traffic::access_log::{Finished, More};
 use lateen_traffic::filter::{IstioStats, NetworkFilterKind};
 use lateen_traffic::listener::TrafficDirection;
 
 use crate::cluster::Host;
 use crate::connection::Connection;
+use crate::http::dimensions::Ends;
 use crate::metadata_exchange::Introduction;
 use crate::net::copy::Transferred;
 
@@ -40,7 +42,7 @@ pub(super) struct Upstream<'a> {
 #[derive(Debug)]
 pub(super) struct Report<'a> {
     connection: &'a Connection,
-    settings: Option<&'a IstioStats>,
+    settings: Option<&'a Arc<IstioStats>>,
     upstream: Upstream<'a>,
     handles: OnceCell<TcpHandles>,
     reported: (Cell<u64>, Cell<u64>),
@@ -50,7 +52,7 @@ impl<'a> Report<'a> {
     /// Of a connection; nothing is counted if its chain has no `istio.stats`.
     pub(super) fn of(connection: &'a Connection, upstream: Upstream<'a>) -> Self {
         let settings = connection.chain.filters.iter().find_map(|f| match &f.kind {
-            NetworkFilterKind::IstioStats(settings) => Some(&**settings),
+            NetworkFilterKind::IstioStats(settings) => Some(settings),
             _ => None,
         });
         Self {
@@ -97,7 +99,8 @@ impl<'a> Report<'a> {
 
     fn opened(&self, flags: ResponseFlags) -> &TcpHandles {
         self.handles.get_or_init(|| {
-            let key = self.key(flags);
+            let mut key = self.key(flags);
+            key.shape = self.shape(&key);
             let handles = self.connection.worker.metrics.borrow_mut().tcp(&key);
             handles.opened.inc();
             handles
@@ -132,6 +135,7 @@ impl<'a> Report<'a> {
                 service,
                 response_flags,
                 security: connection.security(),
+                shape: Shape::default(),
             };
         }
         let secure = self.upstream.principal.is_some();
@@ -145,7 +149,48 @@ impl<'a> Report<'a> {
             service,
             response_flags,
             security: ConnectionSecurityPolicy::Unknown,
+            shape: Shape::default(),
         }
+    }
+
+    /// What configuration makes of the connection's metrics.
+    fn shape(&self, key: &TcpKey) -> Shape {
+        let Some(settings) = self.settings else {
+            return Shape::default();
+        };
+        let worker = &self.connection.worker;
+        let dimensions = worker.dimensions(settings);
+        if dimensions.is_empty() {
+            return dimensions.shape();
+        }
+        let info = self.connection.facts.info();
+        let cluster = self.upstream.cluster.map(|cluster| &*cluster.name);
+        let done = Finished {
+            request: None,
+            status: 0,
+            grpc_status: None,
+            duration_ms: 0,
+            flags: &[],
+            health_check: false,
+            traced: false,
+            random: 0,
+            more: More {
+                connection: Some(&info),
+                peer: self.connection.peer_tls(),
+                cluster: cluster.unwrap_or_default(),
+                ..More::default()
+            },
+        };
+        let values = {
+            let metrics = worker.metrics.borrow();
+            let ends = Ends {
+                node: &worker.shared.config.node,
+                downstream: metrics.peer_of(key.source),
+                upstream: metrics.peer_of(key.destination),
+            };
+            dimensions.values(&done, ends)
+        };
+        dimensions.shaped(&values, &mut worker.metrics.borrow_mut())
     }
 
     /// The workload behind the upstream: as it says itself, else as the configuration says of its endpoint.

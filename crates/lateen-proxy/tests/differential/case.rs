@@ -41,6 +41,8 @@ pub(crate) struct Listener {
     pub(crate) filters: Option<Value>,
     /// Listener filters.
     pub(crate) listener_filters: Option<Value>,
+    /// `traffic_direction`.
+    pub(crate) direction: Option<String>,
 }
 
 /// A cluster of the test's own hosts.

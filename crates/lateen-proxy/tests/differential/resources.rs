@@ -57,6 +57,9 @@ fn listener(file: &File, name: &str, from: &Listener, log: &str) -> Value {
     if let Some(filters) = &from.listener_filters {
         value["listener_filters"] = filters.clone();
     }
+    if let Some(direction) = &from.direction {
+        value["traffic_direction"] = json!(direction);
+    }
     value
 }
 

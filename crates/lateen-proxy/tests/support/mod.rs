@@ -139,6 +139,7 @@ pub(crate) async fn start_with(
     let (identity_sender, identity) = watch::channel(identity);
     let node = Node {
         id: "sidecar~127.0.0.1~test.default~default.svc.cluster.local".to_owned(),
+        cluster: "test".to_owned(),
         ..Node::default()
     };
     let mut config = ProxyConfig::new(node, ConfigSource::Resources(receiver), identity);

@@ -4,65 +4,50 @@
 //! the path of a request builds no string and no label map; only the first request of its kind resolves handles.
 //! Peers and services are interned per worker when a connection or route is first seen.
 //!
-//! It does not find out who the peers are, nor apply Telemetry overrides.
+//! Configuration may drop metrics and change labels ([`Changes`]); what a request's labels are worth then is told by who counts it.
+//! It does not find out who the peers are.
 //! Source: Istio 1.30 standard metrics; label order of its proxy's metric templates.
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::sync::Arc;
 
-use super::{
-    Counter, CounterFamily, DEFAULT_BUCKETS, Descriptor, Histogram, HistogramFamily,
-    OVERFLOW_VALUE, Registry, Shard,
-};
+use super::{Counter, CounterFamily, Histogram, HistogramFamily, OVERFLOW_VALUE, Registry, Shard};
 use crate::ResponseFlags;
 
 mod labels;
+mod plan;
+
+pub use plan::{Change, Changes};
 
 pub use labels::{
     ConnectionSecurityPolicy, DestinationService, Peer, Reporter, RequestProtocol, UNKNOWN,
 };
 
-use labels::{MESSAGE_LABELS, REQUEST_LABELS, TCP_LABELS};
+use plan::{Plan, Planned};
 
 /// Peers, services and principals a worker remembers each; further ones are counted under `other`.
 const INTERNED: usize = 16_384;
+/// Plans of metrics a worker remembers. A proxy has one for what it sends and one for what it gets, and those of earlier configurations.
+const PLANS: usize = 1024;
 /// Kinds of traffic a worker keeps handles for. When full, what was not used since the last sweep goes.
 const CACHED: usize = 16_384;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// Istio's metric families in a registry. Clones share them.
+/// Istio's metrics in a registry. Clones share them.
 #[derive(Clone, Debug)]
 pub struct IstioMetrics {
-    requests: CounterFamily,
-    durations: HistogramFamily,
-    request_bytes: HistogramFamily,
-    response_bytes: HistogramFamily,
-    request_messages: CounterFamily,
-    response_messages: CounterFamily,
-    tcp_sent: CounterFamily,
-    tcp_received: CounterFamily,
-    tcp_opened: CounterFamily,
-    tcp_closed: CounterFamily,
+    registry: Registry,
+    standard: Arc<Plan>,
 }
 
 impl IstioMetrics {
-    /// The families in `registry`.
+    /// The metrics in `registry`.
     pub fn new(registry: &Registry) -> IstioMetrics {
-        let counters = |name, labels| registry.counters(Descriptor::new(name, "", labels));
-        let histograms =
-            |name| registry.histograms(Descriptor::new(name, "", &REQUEST_LABELS), DEFAULT_BUCKETS);
         IstioMetrics {
-            requests: counters("istio_requests_total", &REQUEST_LABELS),
-            durations: histograms("istio_request_duration_milliseconds"),
-            request_bytes: histograms("istio_request_bytes"),
-            response_bytes: histograms("istio_response_bytes"),
-            request_messages: counters("istio_request_messages_total", &MESSAGE_LABELS),
-            response_messages: counters("istio_response_messages_total", &MESSAGE_LABELS),
-            tcp_sent: counters("istio_tcp_sent_bytes_total", &TCP_LABELS),
-            tcp_received: counters("istio_tcp_received_bytes_total", &TCP_LABELS),
-            tcp_opened: counters("istio_tcp_connections_opened_total", &TCP_LABELS),
-            tcp_closed: counters("istio_tcp_connections_closed_total", &TCP_LABELS),
+            registry: registry.clone(),
+            standard: Arc::new(Plan::new(registry, &Changes::default())),
         }
     }
 
@@ -70,8 +55,10 @@ impl IstioMetrics {
     pub fn worker(&self, shard: Shard) -> WorkerMetrics {
         let other = || Peer::of(OVERFLOW_VALUE);
         WorkerMetrics {
-            families: self.clone(),
+            registry: self.registry.clone(),
             shard,
+            plans: vec![(Changes::default(), Arc::clone(&self.standard))],
+            values: Interner::new(Vec::new(), vec![OVERFLOW_VALUE.into()]),
             peers: Interner::new(Peer::default(), other()),
             services: Interner::new(
                 DestinationService::default(),
@@ -104,9 +91,26 @@ id!(
     ServiceId
 );
 id!(
+    /// Values of labels that are configured, of one kind of request.
+    ValuesId
+);
+id!(
+    /// What differs from the standard metrics. The default is: nothing.
+    PlanId
+);
+id!(
     /// An mTLS identity (`spiffe://…`) that a worker has seen.
     PrincipalId
 );
+
+/// What configuration makes of a request's metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// What differs from the standard ones.
+    pub plan: PlanId,
+    /// The values of the labels it sets.
+    pub values: ValuesId,
+}
 
 /// What a request's metrics are labelled by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -133,6 +137,8 @@ pub struct RequestKey {
     pub response_flags: ResponseFlags,
     /// Whether the connection was mTLS.
     pub security: ConnectionSecurityPolicy,
+    /// Which metrics are reported, and how they are labelled.
+    pub shape: Shape,
 }
 
 /// What a TCP connection's metrics are labelled by.
@@ -154,6 +160,8 @@ pub struct TcpKey {
     pub response_flags: ResponseFlags,
     /// Whether the connection was mTLS.
     pub security: ConnectionSecurityPolicy,
+    /// Which metrics are reported, and how they are labelled.
+    pub shape: Shape,
 }
 
 /// Handles for one kind of request.
@@ -175,6 +183,7 @@ struct MessageKey {
     source_principal: PrincipalId,
     destination_principal: PrincipalId,
     service: ServiceId,
+    shape: Shape,
 }
 
 impl From<&RequestKey> for MessageKey {
@@ -186,6 +195,7 @@ impl From<&RequestKey> for MessageKey {
             source_principal: key.source_principal,
             destination_principal: key.destination_principal,
             service: key.service,
+            shape: key.shape,
         }
     }
 }
@@ -230,8 +240,11 @@ struct CachedTcp {
 /// One worker's interned names and cached handles. It is never shared.
 #[derive(Debug)]
 pub struct WorkerMetrics {
-    families: IstioMetrics,
+    registry: Registry,
     shard: Shard,
+    /// Plans that were asked for; the standard one is the first.
+    plans: Vec<(Changes, Arc<Plan>)>,
+    values: Interner<Vec<Box<str>>>,
     peers: Interner<Peer>,
     services: Interner<DestinationService>,
     principals: Interner<String>,
@@ -254,6 +267,30 @@ impl WorkerMetrics {
     /// The id of `principal`: once per connection.
     pub fn principal(&mut self, principal: &str) -> PrincipalId {
         PrincipalId(self.principals.id(principal))
+    }
+
+    /// The id of a plan: when configuration arrives. Beyond a limit that no configuration comes near the standard metrics are reported.
+    pub fn plan(&mut self, changes: &Changes) -> PlanId {
+        let known = self.plans.iter().position(|(known, _)| known == changes);
+        let index = known.unwrap_or_else(|| {
+            if self.plans.len() >= PLANS {
+                return 0;
+            }
+            let plan = Plan::new(&self.registry, changes);
+            self.plans.push((changes.clone(), Arc::new(plan)));
+            self.plans.len() - 1
+        });
+        PlanId(u32::try_from(index).unwrap_or_default())
+    }
+
+    /// The id of the values of the labels that a plan sets.
+    pub fn values(&mut self, values: &[Box<str>]) -> ValuesId {
+        ValuesId(self.values.id(values))
+    }
+
+    /// A workload, by its id.
+    pub fn peer_of(&self, id: PeerId) -> &Peer {
+        self.peers.get(id.0)
     }
 
     /// Counts one finished request.
@@ -357,12 +394,12 @@ impl WorkerMetrics {
             &flags,
             key.security.label(),
         ]);
-        let families = &self.families;
+        let (plan, labels) = self.shaped(key.shape, &values);
         RequestHandles {
-            requests: families.requests.handle(self.shard, &values),
-            duration: families.durations.handle(self.shard, &values),
-            request_bytes: families.request_bytes.handle(self.shard, &values),
-            response_bytes: families.response_bytes.handle(self.shard, &values),
+            requests: labels.counter(plan.requests.as_ref()),
+            duration: labels.histogram(plan.durations.as_ref()),
+            request_bytes: labels.histogram(plan.request_bytes.as_ref()),
+            response_bytes: labels.histogram(plan.response_bytes.as_ref()),
             used: false,
         }
     }
@@ -371,9 +408,10 @@ impl WorkerMetrics {
         let ends = self.ends(key.source, key.destination, key.service);
         let principals = self.principals(key.source_principal, key.destination_principal);
         let values = labels::ends(key.reporter, ends, principals);
+        let (plan, labels) = self.shaped(key.shape, &values);
         MessageHandles {
-            requests: self.families.request_messages.handle(self.shard, &values),
-            responses: self.families.response_messages.handle(self.shard, &values),
+            requests: labels.counter(plan.request_messages.as_ref()),
+            responses: labels.counter(plan.response_messages.as_ref()),
             used: false,
         }
     }
@@ -384,13 +422,25 @@ impl WorkerMetrics {
         let principals = self.principals(key.source_principal, key.destination_principal);
         let mut values = labels::ends(key.reporter, ends, principals);
         values.extend(["tcp", &flags, key.security.label()]);
-        let families = &self.families;
+        let (plan, labels) = self.shaped(key.shape, &values);
         TcpHandles {
-            opened: families.tcp_opened.handle(self.shard, &values),
-            closed: families.tcp_closed.handle(self.shard, &values),
-            sent_bytes: families.tcp_sent.handle(self.shard, &values),
-            received_bytes: families.tcp_received.handle(self.shard, &values),
+            opened: labels.counter(plan.tcp_opened.as_ref()),
+            closed: labels.counter(plan.tcp_closed.as_ref()),
+            sent_bytes: labels.counter(plan.tcp_sent.as_ref()),
+            received_bytes: labels.counter(plan.tcp_received.as_ref()),
         }
+    }
+
+    /// The plan of a shape, and what handles are resolved by.
+    fn shaped<'a>(&'a self, shape: Shape, standard: &'a [&'a str]) -> (&'a Plan, Labels<'a>) {
+        let plan = self.plans.get(shape.plan.0 as usize);
+        let (_, plan) = plan.unwrap_or(&self.plans[0]);
+        let labels = Labels {
+            shard: self.shard,
+            standard,
+            values: self.values.get(shape.values.0),
+        };
+        (plan, labels)
     }
 
     fn ends(&self, source: PeerId, destination: PeerId, service: ServiceId) -> labels::Ends<'_> {
@@ -406,6 +456,31 @@ impl WorkerMetrics {
             self.principals.get(source.0),
             self.principals.get(destination.0),
         )
+    }
+}
+
+/// The values of labels, for metrics that have them.
+struct Labels<'a> {
+    shard: Shard,
+    standard: &'a [&'a str],
+    values: &'a [Box<str>],
+}
+
+impl Labels<'_> {
+    /// A counter; one that nobody reads if the metric is dropped.
+    fn counter(&self, metric: Option<&Planned<CounterFamily>>) -> Counter {
+        metric.map_or_else(Counter::default, |metric| {
+            let values = metric.values(self.standard, self.values);
+            metric.family.handle(self.shard, &values)
+        })
+    }
+
+    /// A histogram; one that nobody reads if the metric is dropped.
+    fn histogram(&self, metric: Option<&Planned<HistogramFamily>>) -> Histogram {
+        metric.map_or_else(Histogram::default, |metric| {
+            let values = metric.values(self.standard, self.values);
+            metric.family.handle(self.shard, &values)
+        })
     }
 }
 

@@ -84,16 +84,21 @@ fn selected<'a>(
 /// Appends `snapshot` in Prometheus' text exposition format.
 pub fn prometheus(snapshot: &Snapshot, filter: &Filter<'_>, out: &mut String) {
     let mut scratch = String::new();
+    let mut last = "";
     for (family, series) in selected(snapshot, filter) {
         let name = &*family.descriptor.prometheus;
-        if !family.descriptor.help.is_empty() {
+        // Families of one name are told once; they differ in their labels alone, and stand together.
+        let is_told = std::mem::replace(&mut last, name) == name;
+        if !is_told && !family.descriptor.help.is_empty() {
             out.push_str("# HELP ");
             out.push_str(name);
             out.push(' ');
             escape_help(&family.descriptor.help, out);
             out.push('\n');
         }
-        let _ = writeln!(out, "# TYPE {name} {}", family.kind.word());
+        if !is_told {
+            let _ = writeln!(out, "# TYPE {name} {}", family.kind.word());
+        }
         for (labels, value) in series {
             prometheus_series(family, labels, value, &mut scratch, out);
         }

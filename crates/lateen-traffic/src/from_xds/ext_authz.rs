@@ -234,7 +234,7 @@ fn http_service(from: &http_authz::HttpService) -> Result<HttpService, XdsError>
     })
 }
 
-fn grpc_service(from: &core::GrpcService) -> Result<GrpcService, XdsError> {
+pub(super) fn grpc_service(from: &core::GrpcService) -> Result<GrpcService, XdsError> {
     use core::grpc_service::TargetSpecifier;
     let Some(TargetSpecifier::EnvoyGrpc(target)) = from.target_specifier.as_ref() else {
         return Err(XdsError::new("only envoy_grpc is supported").within("target_specifier"));

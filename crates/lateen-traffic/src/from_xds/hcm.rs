@@ -6,15 +6,15 @@ use std::time::Duration;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
-use super::basic::{cidrs, data_source, flag, limit, non_empty, number, percent, timeout};
+use super::basic::{cidrs, data_source, flag, limit, non_empty, number, timeout};
 use super::cluster::{http1_options, http2_options};
 use super::error::Within as _;
-use super::{XdsError, access_log, extension, headers, http_filter, route};
+use super::{XdsError, access_log, extension, headers, http_filter, route, tracing};
 use crate::access_log::LogFormat;
 use crate::filter::{HttpFilter, HttpFilterKind};
 use crate::hcm::{
     BodyFormat, ClientCertDetails, Codec, ForwardClientCert, HttpConnectionManager, HttpTimeouts,
-    LocalReply, ReplyMapper, RouteSource, ServerHeader, Tracing, UnderscoreHeaders, Upgrade,
+    LocalReply, ReplyMapper, RequestId, RouteSource, ServerHeader, UnderscoreHeaders, Upgrade,
 };
 use crate::headers::StripPort;
 use crate::path::{EscapedSlashes, PathOptions};
@@ -101,7 +101,13 @@ pub(super) fn compile(
         internal_unix_sockets: internal.unix_sockets,
         local_reply: local_reply(from.local_reply_config.as_ref()).within("local_reply_config")?,
         proxy_100_continue: from.proxy_100_continue,
-        tracing: from.tracing.as_ref().map(|from| Arc::new(tracing(from))),
+        tracing: from
+            .tracing
+            .as_ref()
+            .map(|from| tracing::compile(from).map(Arc::new))
+            .transpose()
+            .within("tracing")?,
+        request_id: request_id(from.request_id_extension.as_ref()),
     })
 }
 
@@ -381,19 +387,16 @@ fn body_format(from: &core::SubstitutionFormatString) -> Result<BodyFormat, XdsE
     })
 }
 
-fn tracing(from: &hcm::http_connection_manager::Tracing) -> Tracing {
-    use lateen_envoy::pb::envoy::config::trace::v3::tracing::http::ConfigType;
-    let provider =
-        from.provider
-            .as_ref()
-            .and_then(|provider| match provider.config_type.as_ref()? {
-                ConfigType::TypedConfig(any) => Some(extension::raw(any)),
-            });
-    Tracing {
-        client_sampling: percent(from.client_sampling.as_ref(), 100.0),
-        random_sampling: percent(from.random_sampling.as_ref(), 100.0),
-        overall_sampling: percent(from.overall_sampling.as_ref(), 100.0),
-        max_path_tag_length: number(from.max_path_tag_length.as_ref()).unwrap_or(256),
-        provider,
+/// What `x-request-id` has to do with tracing. Another extension than Envoy's own is passed over.
+fn request_id(from: Option<&hcm::RequestIdExtension>) -> RequestId {
+    use lateen_envoy::pb::envoy::extensions::request_id::uuid::v3::UuidRequestIdConfig;
+    let any = from.and_then(|from| from.typed_config.as_ref());
+    let Some(config) = any.and_then(|any| extension::message::<UuidRequestIdConfig>(any).ok())
+    else {
+        return RequestId::default();
+    };
+    RequestId {
+        packs_reason: flag(config.pack_trace_reason.as_ref(), true),
+        samples: flag(config.use_request_id_for_trace_sampling.as_ref(), true),
     }
 }

@@ -17,6 +17,7 @@ mod peers;
 mod samples;
 mod scenario;
 mod seeds;
+mod telemetry;
 mod views;
 
 use std::fs;

@@ -5,16 +5,13 @@ use lateen_envoy::pb::google::rpc::Status;
 use super::*;
 
 fn answer(response: &auth::CheckResponse, grpc_status: &'static str) -> Answer {
-    let mut framed = BytesMut::new();
-    framed.put_u8(0);
-    framed.put_u32(u32::try_from(response.encoded_len()).unwrap());
-    response.encode(&mut framed).unwrap();
+    let framed = crate::trace::framed(&response.encode_to_vec());
     let (head, ()) = http::Response::new(()).into_parts();
-    let mut trailers = HeaderMap::new();
+    let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static(grpc_status));
     Answer {
         head,
-        body: framed.freeze(),
+        body: framed,
         trailers: Some(trailers),
     }
 }

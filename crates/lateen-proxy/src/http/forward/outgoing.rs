@@ -74,9 +74,11 @@ fn no_head() -> LocalReply {
     LocalReply::bad_request("http.invalid_authority_or_path")
 }
 
-/// Whether the head is changed in ways that are not told beside it: by the configuration or for logs, which want to see the outcome.
+/// Whether the head is changed in ways that are not told beside it: by the configuration, for traces, or for logs, which want to see the
+/// outcome.
 fn needs_copy(exchange: &Exchange, plan: &Plan<'_>) -> bool {
     exchange.record.heads.is_some()
+        || exchange.record.span.is_some()
         || plan.decision.request_headers().next().is_some()
         || plan.decision.host_rewrite().is_some()
         || plan.action.timeouts.max_grpc_stream.is_some()
@@ -168,6 +170,10 @@ pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>
     }
     if tells_upstream(exchange, plan) {
         exchange.introduce_self(&mut head.headers);
+    }
+    if let (Some(tracer), Some(span)) = (&exchange.manager.tracer, &exchange.record.span) {
+        let address = host.map(|host| &host.state.address);
+        tracer.tell(span, &mut head.headers, address);
     }
     head
 }

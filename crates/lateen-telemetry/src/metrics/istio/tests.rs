@@ -36,6 +36,7 @@ fn key(worker: &mut WorkerMetrics) -> RequestKey {
         grpc_status: None,
         response_flags: ResponseFlags::NONE,
         security: ConnectionSecurityPolicy::MutualTls,
+        shape: Shape::default(),
     }
 }
 
@@ -197,6 +198,7 @@ fn tcp_connections_have_no_response_code() {
         service: request.service,
         response_flags: ResponseFlags::NONE,
         security: ConnectionSecurityPolicy::Unknown,
+        shape: Shape::default(),
     };
     let handles = worker.tcp(&key);
     handles.opened.inc();
