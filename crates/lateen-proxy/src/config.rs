@@ -155,8 +155,6 @@ pub struct Limits {
     pub request_headers: usize,
     /// Streams of one HTTP/2 connection at a time. Envoy 1.40: 1024.
     pub concurrent_streams: u32,
-    /// Streams a client may have reset before they were accepted (CVE-2023-44487). hyper's own default is 20.
-    pub pending_reset_streams: usize,
     /// Requests of one HTTP/2 connection that the client takes back within a second, before their answer; with so many of them, and more than
     /// half of all, the connection is ended. Envoy: 500.
     pub premature_resets: u64,
@@ -173,7 +171,6 @@ impl Default for Limits {
             request_head_bytes: 60 * 1024,
             request_headers: 100,
             concurrent_streams: 1024,
-            pending_reset_streams: 20,
             premature_resets: 500,
             replay_bytes: 1024 * 1024,
             handshake: Duration::from_secs(15),

@@ -21,7 +21,7 @@ use crate::upstream::h1 as client;
 pub type Target = fn(&[u8]);
 
 /// The parsers by name; the name is also the directory of a corpus.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("http1_response", responses),
     ("client_hello", |bytes| {
         let _ = client_hello::parse(bytes);
@@ -31,6 +31,15 @@ pub const TARGETS: [(&str, Target); 14] = [
     }),
     ("shared_connection", |bytes| {
         crate::mux::fuzz(bytes);
+    }),
+    ("http2_server", |bytes| {
+        crate::h2::fuzz_server(bytes);
+    }),
+    ("http2_client", |bytes| {
+        crate::h2::fuzz_client(bytes);
+    }),
+    ("http2_fields", |bytes| {
+        crate::h2::fuzz_fields(bytes);
     }),
     ("http_preface", |bytes| {
         let _ = http_inspector::parse(bytes);

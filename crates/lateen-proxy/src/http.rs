@@ -4,6 +4,7 @@
 
 pub(crate) mod body;
 mod client;
+pub(crate) mod date;
 pub(crate) mod dimensions;
 pub(crate) mod exchange;
 mod ext_authz;
@@ -12,12 +13,14 @@ mod forward;
 pub(crate) mod grpc;
 mod grpc_web;
 pub(crate) mod h1;
+mod h2;
 pub(crate) mod head;
 pub(crate) mod headers;
 mod jwt;
 pub(crate) mod local_reply;
 pub(crate) mod log;
 pub(crate) mod manager;
+mod multiplexed;
 mod mux;
 mod passage;
 pub(crate) mod record;

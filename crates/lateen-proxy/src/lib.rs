@@ -21,6 +21,7 @@ mod drains;
 mod ext_authz;
 #[doc(hidden)]
 pub mod fuzzing;
+mod h2;
 mod handle;
 mod http;
 mod inspect;
@@ -34,6 +35,7 @@ mod rate_limit;
 mod secrets;
 mod shared;
 mod static_resources;
+mod streams;
 mod tcp;
 mod tls;
 mod trace;

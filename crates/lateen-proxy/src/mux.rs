@@ -6,19 +6,18 @@
 //!
 //! Messages are those of HTTP/1.1: what a head may hold, how requests are balanced, retried, counted and logged is the same with and
 //! without. Frames are described at [`frame`], heads at [`head`]; [`link`] is the state of a connection that its streams share, and
-//! [`wire`] moves its bytes. Who calls is [`crate::upstream::mux`], who answers [`crate::http::mux`]. See `docs/decisions`.
+//! [`crate::streams`] moves its bytes. Who calls is [`crate::upstream::mux`], who answers [`crate::http::mux`]. See `docs/decisions`.
 
 pub(crate) mod frame;
 pub(crate) mod head;
 pub(crate) mod link;
-mod out;
-pub(crate) mod upload;
-pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use crate::streams::wire::{Link as _, Taken};
+
+pub(crate) use crate::streams::Error;
 
 /// The name it is agreed on by. Another format gets another name.
 pub(crate) const ALPN: &str = "lateen-mux/1";
@@ -31,16 +30,16 @@ pub(crate) const WINDOW: u32 = 256 * 1024;
 /// Reads bytes as a server does that answers nothing: frames, the heads in them and what they do to streams.
 pub(crate) fn fuzz(bytes: &[u8]) {
     let link = link::Link::new(link::Side::Server);
-    let mut frames = frame::Reader::default();
     let mut read = bytes::BytesMut::new();
     let mut begun = Vec::new();
     // In two pieces, since a frame may come in several.
     for piece in bytes.chunks(bytes.len() / 2 + 1) {
         read.extend_from_slice(piece);
-        while let Ok(Some(frame)) = frames.take(&mut read) {
-            match link.take(frame) {
-                Ok(Some(stream)) => begun.push(stream),
-                Ok(None) => {}
+        loop {
+            match link.take(&mut read) {
+                Ok(Taken::Begun(stream)) => begun.push(stream),
+                Ok(Taken::Frame) => {}
+                Ok(Taken::More) => break,
                 Err(_) => return,
             }
         }
@@ -49,27 +48,4 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let _ = head::response(head.clone(), 100);
         let _ = head::request(head, 100);
     }
-}
-
-/// Why a stream had no end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Error {
-    /// The connection was closed or broke.
-    #[error("connection closed")]
-    Closed,
-    /// The connection broke.
-    #[error("connection broke: {0}")]
-    Io(io::ErrorKind),
-    /// The peer gave the stream up.
-    #[error("stream was reset")]
-    Reset,
-    /// The peer had no place for the stream and did nothing with it.
-    #[error("stream was refused")]
-    Refused,
-    /// The peer broke a rule.
-    #[error("protocol error: {0}")]
-    Protocol(&'static str),
-    /// The body to be sent broke off.
-    #[error("body broke off")]
-    Body,
 }

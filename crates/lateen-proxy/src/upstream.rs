@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;
+mod multiplexed;
 pub(crate) mod mux;
 pub(crate) mod names;
 pub(crate) mod pipe;
@@ -16,7 +17,6 @@ pub(crate) use body::{SendError, Upgraded, UpstreamBody, UpstreamError};
 pub(crate) use pool::{AcquireError, Begun, Lease, Protocol, Route, acquire, connection};
 
 use std::cell::Cell;
-use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,21 +27,6 @@ use crate::cluster::breaker::Permit;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{HostCounts, count, uncount};
 use crate::level::Level;
-
-/// Runs hyper's tasks on the worker that made them; nothing ever moves to another thread.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExecutor;
-
-impl<F> hyper::rt::Executor<F> for LocalExecutor
-where
-    F: Future + 'static,
-{
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
-    }
-}
 
 /// Counts an upstream connection for as long as it exists.
 #[derive(Debug)]

@@ -6,19 +6,23 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use tokio::sync::oneshot;
 
 use super::h1;
+use crate::h2::link::Incoming;
+use crate::h2::tunnel::Tunnel;
 use crate::mux;
+use crate::streams;
 
 /// The body of a client's request.
 #[derive(Debug)]
 pub(crate) enum ClientBody {
     /// Over HTTP/1.
     H1(h1::Body),
-    /// By hyper, over HTTP/2.
-    Hyper(Incoming),
+    /// Over HTTP/2.
+    H2(Incoming),
+    /// None, of a CONNECT over HTTP/2; the stream may become a tunnel.
+    Connect(Option<oneshot::Receiver<Tunnel>>),
     /// Over a connection that another sidecar shares among its requests.
     Mux(mux::link::Incoming),
 }
@@ -27,8 +31,8 @@ pub(crate) enum ClientBody {
 pub(crate) enum ClientUpgrade {
     /// The connection, once the client was told.
     H1(h1::Upgrade),
-    /// What hyper makes of a stream.
-    Hyper(OnUpgrade),
+    /// A stream of HTTP/2, once the client was told.
+    H2(oneshot::Receiver<Tunnel>),
 }
 
 /// Why a client's body broke off.
@@ -37,21 +41,18 @@ pub(crate) enum ClientError {
     /// Over HTTP/1.
     #[error(transparent)]
     H1(h1::BodyError),
-    /// By hyper.
+    /// On a connection with many streams.
     #[error(transparent)]
-    Hyper(hyper::Error),
-    /// Over a shared connection.
-    #[error(transparent)]
-    Mux(mux::Error),
+    Stream(streams::Error),
 }
 
 impl ClientUpgrade {
     /// The client's side of what a request asks for, where there can be one.
     pub(crate) fn of(request: &mut Request<ClientBody>) -> Option<Self> {
-        match request.body() {
+        match request.body_mut() {
             ClientBody::H1(body) => Some(Self::H1(body.upgrade())),
-            ClientBody::Hyper(_) => Some(Self::Hyper(hyper::upgrade::on(request))),
-            ClientBody::Mux(_) => None,
+            ClientBody::Connect(tunnel) => tunnel.take().map(Self::H2),
+            ClientBody::H2(_) | ClientBody::Mux(_) => None,
         }
     }
 }
@@ -66,15 +67,17 @@ impl Body for ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientError>>> {
         match self.get_mut() {
             Self::H1(body) => body.poll(cx).map_err(ClientError::H1),
-            Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(ClientError::Hyper),
-            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(ClientError::Mux),
+            Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(ClientError::Stream),
+            Self::Connect(_) => Poll::Ready(None),
+            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(ClientError::Stream),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::H1(body) => body.is_end(),
-            Self::Hyper(body) => body.is_end_stream(),
+            Self::H2(body) => body.is_end_stream(),
+            Self::Connect(_) => true,
             Self::Mux(body) => body.is_end_stream(),
         }
     }
@@ -82,7 +85,8 @@ impl Body for ClientBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::H1(body) => body.size(),
-            Self::Hyper(body) => body.size_hint(),
+            Self::H2(body) => body.size_hint(),
+            Self::Connect(_) => SizeHint::with_exact(0),
             Self::Mux(body) => body.size_hint(),
         }
     }

@@ -8,7 +8,6 @@
 
 mod answer;
 mod body;
-mod date;
 mod head;
 mod wire;
 
@@ -26,10 +25,10 @@ use tokio::time::{Instant, Sleep};
 pub(crate) use self::body::{Body, BodyError, Upgrade};
 
 use self::answer::{Asked, Framing};
-use self::date::Date;
 use self::head::{Head, Limits};
 use self::wire::Wire;
 use super::client::ClientBody;
+use super::date::Date;
 use super::local_reply::LocalReply;
 use super::response::ResponseBody;
 use super::server::Session;

@@ -10,6 +10,7 @@ use lateen_traffic::value::Metadata;
 use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
 
 use super::local_reply::LocalReply;
+use crate::h2::head::Protocol;
 
 /// A request's head: pseudo-headers as fields, everything else in `headers`.
 #[derive(Clone, Debug)]
@@ -76,7 +77,7 @@ fn plain_framing(version: Version, headers: &HeaderMap) -> Result<(), Malformed>
         _ => false,
     };
     if plain || version == Version::HTTP_2 {
-        return Ok(()); // HTTP/2 has no such header: h2 refuses it
+        return Ok(()); // HTTP/2 has no such header: its head would have been refused
     }
     Err(Malformed(UNKNOWN_CODING))
 }
@@ -104,8 +105,8 @@ impl Head {
         };
         let h2_protocol = parts
             .extensions
-            .get::<hyper::ext::Protocol>()
-            .map(|p| p.as_str().to_owned());
+            .get::<Protocol>()
+            .map(|protocol| protocol.0.clone());
         let protocol = h2_protocol.or_else(|| upgrade_token(&headers));
         let path = match parts.uri.path_and_query() {
             // `http` gives an absolute-form or authority-form URI without a path the path `/` or none.

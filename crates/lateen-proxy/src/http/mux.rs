@@ -3,7 +3,6 @@
 //! Each request has a task of its own. Whatever breaks a rule of the frames ends the connection; a head that cannot be taken is
 //! answered like one over HTTP/1.
 
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,18 +12,12 @@ use lateen_traffic::hcm::HttpConnectionManager;
 
 use super::client::ClientBody;
 use super::h1::Refusal;
-use super::response::ResponseBody;
-use super::server::Session;
+use super::multiplexed::{self, Serving, send};
+use super::server::{Session, Underway};
 use crate::codec;
-use crate::mux::Error;
 use crate::mux::head::{self, Malformed};
-use crate::mux::link::{Begun, Link, Outgoing, Side};
-use crate::mux::upload::Upload;
-use crate::mux::wire::Wire;
+use crate::mux::link::{Begun, Link, Side};
 use crate::net::Stream;
-
-/// How long a connection that was told to end, and carries nothing, waits for its client to close it.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// What a request may hold.
 #[derive(Clone, Copy, Debug)]
@@ -44,48 +37,38 @@ pub(super) async fn serve(session: &Rc<Session>, config: &HttpConnectionManager,
         stall: config.timeouts.stream_idle,
     };
     let link = Link::new(Side::Server);
-    let mut wire = Wire::new(stream);
-    let ended = {
-        let mut begun = |begun: Begun| {
-            let id = begun.outgoing.id();
-            let answer = answer(Rc::clone(session), Rc::clone(&link), limits, begun);
-            link.cancels(id, tokio::task::spawn_local(answer).abort_handle());
-        };
-        let mut served = pin!(std::future::poll_fn(|cx| wire.poll(&link, cx, &mut begun)));
-        tokio::select! {
-            biased;
-            ended = served.as_mut() => ended,
-            () = session.abused() => Error::Protocol("too many requests were taken back"),
-            () = session.ending(config) => {
-                link.go_away();
-                tokio::select! {
-                    ended = served.as_mut() => ended,
-                    () = forsaken(&link) => Error::Closed,
-                }
-            }
-        }
+    let begun = |begun: Begun| {
+        let id = begun.outgoing.id();
+        let underway = session.begin();
+        let answer = answer(
+            Rc::clone(session),
+            Rc::clone(&link),
+            limits,
+            underway,
+            begun,
+        );
+        link.cancels(id, tokio::task::spawn_local(answer).abort_handle());
     };
-    if matches!(ended, Error::Protocol(_)) {
-        session.count_protocol_error();
-    }
-    tracing::debug!(connection = session.connection.facts.id, %ended, "shared connection ended");
-    link.close(ended);
-    let shut = std::future::poll_fn(|cx| wire.poll_shutdown(cx));
-    let _ = tokio::time::timeout(LINGER, shut).await; // a client that does not take the end gets none
+    let never = std::future::pending();
+    multiplexed::serve((session, config), (&link, stream), begun, never).await;
 }
 
-/// Returns once a connection that was told to end has carried nothing for a while.
-async fn forsaken(link: &Link) {
-    loop {
-        tokio::time::sleep(LINGER).await;
-        if link.active() == 0 {
-            return;
-        }
+impl Serving for Link {
+    fn go_away(&self) {
+        Self::go_away(self);
     }
+
+    fn calm(&self) {}
 }
 
 /// Takes a request through the proxy and answers it.
-async fn answer(session: Rc<Session>, link: Rc<Link>, limits: Limits, begun: Begun) {
+async fn answer(
+    session: Rc<Session>,
+    link: Rc<Link>,
+    limits: Limits,
+    mut underway: Underway,
+    begun: Begun,
+) {
     let Begun {
         head,
         incoming,
@@ -94,7 +77,8 @@ async fn answer(session: Rc<Session>, link: Rc<Link>, limits: Limits, begun: Beg
     let (response, is_head) = match request(head, incoming, limits) {
         Ok(request) => {
             let is_head = request.method() == Method::HEAD;
-            (Rc::clone(&session).exchange(request).await, is_head)
+            let response = session.exchange_begun(&mut underway, request).await;
+            (response, is_head)
         }
         Err(refusal) => {
             session.count_protocol_error();
@@ -149,24 +133,4 @@ fn request(
     *request.version_mut() = head.version;
     *request.headers_mut() = head.headers;
     Ok(request)
-}
-
-/// Sends a body, as long as the client takes it.
-async fn send(outgoing: Outgoing, body: ResponseBody, stall: Option<Duration>) {
-    let mut upload = Upload::new(outgoing, body);
-    loop {
-        let before = upload.progress();
-        let sent = std::future::poll_fn(|cx| upload.poll(cx));
-        let Some(stall) = stall else {
-            let _ = sent.await; // what broke off was recorded with the request
-            return;
-        };
-        if tokio::time::timeout(stall, sent).await.is_ok() {
-            return;
-        }
-        let (bytes, waits) = upload.progress();
-        if waits && bytes == before.0 {
-            return; // dropping it gives the stream up
-        }
-    }
 }

@@ -449,22 +449,10 @@ impl Record {
     }
 }
 
-/// Whether an error is the reset of a stream rather than the end of its connection.
-pub(crate) fn is_stream_reset(error: &hyper::Error) -> bool {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return h2.is_reset();
-        }
-        source = cause.source();
-    }
-    false
-}
-
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.ended.get() {
-            // The exchange was dropped on its way: hyper does that when the client is gone.
+            // The exchange was dropped on its way: the client is gone.
             self.abandoned();
         }
         self.report();

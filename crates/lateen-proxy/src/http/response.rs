@@ -271,7 +271,7 @@ impl Drop for ResponseBody {
             Source::Full(_) => true,
             Source::Upstream(upstream) => upstream.body.is_end_stream(),
         };
-        // A body nobody read to its end: hyper drops it when the client is gone, and at once for HEAD.
+        // A body nobody read to its end: the client is gone, or asked with HEAD.
         self.end(|record| {
             if complete {
                 record.complete()

@@ -1,17 +1,13 @@
 //! Serving a downstream connection that speaks HTTP, from its first request to its end.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::server::conn;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::hcm::{Codec, HttpConnectionManager};
 use tokio::io::AsyncReadExt;
@@ -21,6 +17,7 @@ use tokio::time::Instant;
 use super::client::ClientBody;
 use super::exchange;
 use super::h1;
+use super::h2;
 use super::local_reply::LocalReply;
 use super::manager::Manager;
 use super::mux;
@@ -31,7 +28,6 @@ use crate::inspect::{Verdict, http as detect_http};
 use crate::level::Level;
 use crate::mux::ALPN;
 use crate::net::Stream;
-use crate::upstream::LocalExecutor;
 
 /// A connection without limits of its own gets this long for a request's head, so that slow senders do not pile up.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -74,7 +70,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, manager: Rc<Manager>, stre
     match spoken(&session.connection, &manager.config, stream).await {
         Some((Spoken::Http2, stream)) => {
             stats.downstream_cx_http2_total.inc();
-            serve_h2(session, &manager, stream).await;
+            h2::serve(&session, &manager.config, stream).await;
         }
         Some((Spoken::Http1, stream)) => {
             stats.downstream_cx_http1_total.inc();
@@ -146,58 +142,6 @@ async fn spoken(
     }
 }
 
-async fn serve_h2(session: Rc<Session>, manager: &Rc<Manager>, stream: Stream) {
-    let limits = session.connection.worker.shared.config.limits;
-    let config = &manager.config;
-    let options = &config.http2;
-    let service = {
-        let session = Rc::clone(&session);
-        service_fn(move |request: Request<_>| {
-            let answered = Rc::clone(&session).exchange(request.map(ClientBody::Hyper));
-            async move { Ok::<_, Infallible>(answered.await) }
-        })
-    };
-    let mut builder = conn::http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(
-            options
-                .max_concurrent_streams
-                .unwrap_or(limits.concurrent_streams),
-        )
-        .max_header_list_size(
-            limits
-                .request_head_bytes
-                .min(config.max_request_headers_bytes),
-        )
-        .max_pending_accept_reset_streams(limits.pending_reset_streams)
-        .initial_stream_window_size(options.initial_stream_window)
-        .initial_connection_window_size(options.initial_connection_window)
-        .enable_connect_protocol();
-    if let Some(interval) = options.ping_interval {
-        builder.keep_alive_interval(interval);
-        builder.keep_alive_timeout(options.ping_timeout.unwrap_or(Duration::from_secs(20)));
-    }
-    let served = builder.serve_connection(TokioIo::new(stream), service);
-    let mut served = pin!(served);
-    tokio::select! {
-        result = served.as_mut() => note_end(&session, result),
-        () = session.abused() => {}
-        () = session.ending(config) => {
-            served.as_mut().graceful_shutdown();
-            note_end(&session, served.await);
-        }
-    }
-}
-
-fn note_end(session: &Session, result: hyper::Result<()>) {
-    let Err(error) = result else { return };
-    if error.is_parse() || error.is_parse_too_large() {
-        session.count_protocol_error();
-    }
-    tracing::debug!(connection = session.connection.facts.id, %error, "HTTP connection ended");
-}
-
 impl Session {
     /// Returns once the client has taken back too many of its requests.
     pub(super) async fn abused(&self) {
@@ -227,21 +171,37 @@ impl Session {
         exchange::refuse(Rc::clone(&self.connection), manager, now, reply)
     }
 
+    /// A request begins, which is under way for as long as this is held.
+    pub(super) fn begin(self: &Rc<Self>) -> Underway {
+        Underway {
+            unanswered: Unanswered::begin(self),
+            _busy: Busy::begin(self),
+        }
+    }
+
     /// Takes one request through the proxy.
     pub(super) async fn exchange(
         self: Rc<Self>,
         request: Request<ClientBody>,
     ) -> Response<ResponseBody> {
-        let _busy = Busy::begin(&self);
-        let mut unanswered = Unanswered::begin(&self);
-        let now = self.connection.worker.now();
-        let manager = self.manager_at(now.version);
+        let mut underway = self.begin();
         // On the heap, for a connection that is idle is to be small; written there in place, for it is large.
         let room = Box::new_uninit();
+        let answered = self.exchange_begun(&mut underway, request);
+        Box::into_pin(Box::write(room, answered)).await
+    }
+
+    /// Takes one request through the proxy that began before.
+    pub(super) async fn exchange_begun(
+        &self,
+        underway: &mut Underway,
+        request: Request<ClientBody>,
+    ) -> Response<ResponseBody> {
+        let now = self.connection.worker.now();
+        let manager = self.manager_at(now.version);
         let connection = Rc::clone(&self.connection);
-        let answered = exchange::handle(connection, manager, now, request);
-        let response = Box::into_pin(Box::write(room, answered)).await;
-        unanswered.answered = true;
+        let response = exchange::handle(connection, manager, now, request).await;
+        underway.unanswered.answered = true;
         self.served.set(self.served.get() + 1);
         response
     }
@@ -361,6 +321,12 @@ impl Session {
             tokio::time::sleep(left).await;
         }
     }
+}
+
+/// A request that is under way.
+pub(super) struct Underway {
+    unanswered: Unanswered,
+    _busy: Busy,
 }
 
 /// A request without an answer. One that a client takes back at once costs the proxy more than the client, so a connection that does so

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Method, StatusCode, Version, header};
-use hyper_util::rt::TokioIo;
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::route::RouteDecision;
 use tokio_util::sync::CancellationToken;
@@ -89,8 +88,6 @@ pub(super) fn answer(parts: &mut http::response::Parts, head: &Head) {
     parts.headers.remove(header::CONTENT_LENGTH);
 }
 
-impl Carrier for TokioIo<hyper::upgrade::Upgraded> {}
-
 /// Two sides that are about to be joined.
 pub(super) struct Tunnel {
     client: ClientUpgrade,
@@ -137,9 +134,8 @@ impl Tunnel {
                     ClientUpgrade::H1(stream) => {
                         join(stream.await.ok()?, upstream, idle, &moved).await
                     }
-                    ClientUpgrade::Hyper(stream) => {
-                        let stream = TokioIo::new(stream.await.ok()?);
-                        join(stream, upstream, idle, &moved).await
+                    ClientUpgrade::H2(stream) => {
+                        join(stream.await.ok()?, upstream, idle, &moved).await
                     }
                 }
             };
@@ -177,9 +173,6 @@ async fn join(
 ) -> Option<Ended> {
     Some(match upstream {
         Upgraded::Stream(stream) => copy::bidirectional(client, *stream, idle, moved).await,
-        Upgraded::Hyper(stream) => {
-            let stream = TokioIo::new(stream.await.ok()?);
-            copy::bidirectional(client, stream, idle, moved).await
-        }
+        Upgraded::H2(stream) => copy::bidirectional(client, *stream, idle, moved).await,
     })
 }

@@ -10,7 +10,9 @@
 //! refused where it comes: frames say where a body ends, and a second opinion is what request smuggling is made of.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+use crate::streams::is_of_connection;
 
 use crate::codec::names;
 use crate::upstream::plain::Plain;
@@ -147,17 +149,6 @@ pub(crate) fn fields(mut from: Bytes, most: usize) -> Result<HeaderMap, Malforme
         headers.append(name, value);
     }
     Ok(headers)
-}
-
-/// Whether a field frames a message of HTTP/1 or concerns one connection (RFC 9110 section 7.6.1).
-fn is_of_connection(name: &HeaderName) -> bool {
-    static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-    static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-    *name == header::TRANSFER_ENCODING
-        || *name == header::CONNECTION
-        || *name == header::UPGRADE
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
 }
 
 /// What the fields of a head take, more or less.

@@ -21,14 +21,10 @@ pub(crate) use self::stream::{Incoming, Outgoing};
 
 use self::stream::Stream;
 use super::frame::{self, Frame, Kind};
-use super::out::Out;
 use super::{Error, MOST_STREAMS, WINDOW, head};
-
-/// Bytes that wait to be written before bodies have to wait, too.
-const HIGH: usize = 128 * 1024;
-/// Bytes that wait to be written before nothing more is read. Bodies stop long before it: only a peer that causes frames without
-/// reading any gets there.
-const TOO_HIGH: usize = 1024 * 1024;
+use crate::streams::out::Out;
+use crate::streams::wire::{self, Taken};
+use crate::streams::{HIGH, TOO_HIGH};
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +42,7 @@ pub(crate) struct Link(RefCell<State>);
 #[derive(Debug)]
 struct State {
     side: Side,
+    frames: frame::Reader,
     out: Out,
     /// Bytes that were ever put there, and those that were written.
     queued: u64,
@@ -78,6 +75,7 @@ impl Link {
     pub(crate) fn new(side: Side) -> Rc<Self> {
         Rc::new(Self(RefCell::new(State {
             side,
+            frames: frame::Reader::default(),
             out: Out::default(),
             queued: 0,
             written: 0,
@@ -89,11 +87,6 @@ impl Link {
             closed: None,
             read_at: Instant::now(),
         })))
-    }
-
-    /// Streams under way.
-    pub(crate) fn active(&self) -> usize {
-        self.0.borrow().streams.len()
     }
 
     /// Whether another stream may be begun.
@@ -116,12 +109,6 @@ impl Link {
             state.retired = true;
             state.put(Kind::GoAway, 0, false, &[]);
         }
-    }
-
-    /// Whether the connection has nothing left to do.
-    pub(crate) fn is_over(&self) -> bool {
-        let state = self.0.borrow();
-        state.retired && state.streams.is_empty() && state.out.len() == 0
     }
 
     /// Begins a stream with a request's head, which is all of it if `end`.
@@ -166,45 +153,11 @@ impl Link {
         }
     }
 
-    /// Whom to wake when there is something to write.
-    pub(super) fn driven_by(&self, waker: &Waker) {
-        let mut state = self.0.borrow_mut();
-        match &mut state.driver {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
-    }
-
-    /// Whether anything may be read now.
-    pub(super) fn may_read(&self) -> bool {
-        self.0.borrow().out.len() < TOO_HIGH
-    }
-
-    /// Writes what is there by a function that says how much it took.
-    pub(super) fn write(
-        &self,
-        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<std::io::Result<usize>>,
-    ) -> Poll<std::io::Result<()>> {
-        let mut state = self.0.borrow_mut();
-        while state.out.len() > 0 {
-            let (pieces, count) = state.out.pieces();
-            match write(&pieces[..count]) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                Poll::Ready(Ok(n)) => state.wrote(n),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(()))
-    }
-
     /// Takes a frame of the peer's; gives the stream it begins, if it does.
     ///
     /// # Errors
     /// It breaks a rule: the connection is to be closed.
-    pub(super) fn take(self: &Rc<Self>, frame: Frame) -> Result<Option<Begun>, Error> {
+    fn take_frame(self: &Rc<Self>, frame: Frame) -> Result<Option<Begun>, Error> {
         let mut state = self.0.borrow_mut();
         let id = frame.stream;
         if frame.kind == Kind::GoAway {
@@ -242,23 +195,74 @@ impl Link {
         Ok(None)
     }
 
-    /// Notes that bytes arrived.
-    pub(super) fn note_read(&self) {
+    fn state(&self) -> RefMut<'_, State> {
+        self.0.borrow_mut()
+    }
+}
+
+impl wire::Link for Link {
+    type Begun = Begun;
+
+    fn driven_by(&self, waker: &Waker) {
+        let mut state = self.0.borrow_mut();
+        match &mut state.driver {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        self.0.borrow().out.len() < TOO_HIGH
+    }
+
+    fn note_read(&self) {
         self.0.borrow_mut().read_at = Instant::now();
     }
 
-    /// Ends the connection: every stream fails.
-    pub(crate) fn close(&self, error: Error) {
+    fn take(self: &Rc<Self>, read: &mut BytesMut) -> Result<Taken<Begun>, Error> {
+        let Some(frame) = self.0.borrow_mut().frames.take(read)? else {
+            return Ok(Taken::More);
+        };
+        Ok(self.take_frame(frame)?.map_or(Taken::Frame, Taken::Begun))
+    }
+
+    fn write(
+        &self,
+        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<std::io::Result<usize>>,
+    ) -> Poll<std::io::Result<()>> {
+        let mut state = self.0.borrow_mut();
+        while state.out.len() > 0 {
+            let (pieces, count) = state.out.pieces();
+            match write(&pieces[..count]) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
+                }
+                Poll::Ready(Ok(n)) => state.wrote(n),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn active(&self) -> usize {
+        self.0.borrow().streams.len()
+    }
+
+    fn is_over(&self) -> bool {
+        let state = self.0.borrow();
+        // What a client sent before it was told to end may still come.
+        let ends = state.side == Side::Client && state.retired;
+        ends && state.streams.is_empty() && state.out.len() == 0
+    }
+
+    fn close(&self, error: Error) {
         let mut state = self.0.borrow_mut();
         state.closed = Some(error);
         state.out = Out::default();
         for stream in state.streams.values_mut() {
             stream.fail(error);
         }
-    }
-
-    fn state(&self) -> RefMut<'_, State> {
-        self.0.borrow_mut()
     }
 }
 
@@ -287,7 +291,7 @@ impl State {
             return;
         }
         let before = self.out.len();
-        self.out.put(kind, id, end, write);
+        self.out.append(|out| frame::put(out, kind, id, end, write));
         self.queued += (self.out.len() - before) as u64;
         self.wake_driver();
     }
@@ -295,7 +299,9 @@ impl State {
     fn put_data(&mut self, id: u32, end: bool, data: Bytes) {
         if self.closed.is_none() {
             let before = self.out.len();
-            self.out.put_data(id, end, data);
+            self.out
+                .append(|out| frame::put_header(out, Kind::Data, id, end, data.len()));
+            self.out.pass(data);
             self.queued += (self.out.len() - before) as u64;
             self.wake_driver();
         }

@@ -13,11 +13,11 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use super::frame::{self, Kind};
 use super::link::{Begun, Incoming, Link, Side};
-use super::upload::Upload;
-use super::wire::Wire;
 use super::{Error, MOST_STREAMS, WINDOW, head};
 use crate::net::stream::Socket;
 use crate::net::{Prefixed, Stream};
+use crate::streams::upload::Upload;
+use crate::streams::wire::{Link as _, Wire};
 
 /// Runs a test on one thread, in bounded time.
 fn run(test: impl Future<Output = ()>) {

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper_util::rt::TokioIo;
 use lateen_traffic::format::RequestValues;
 use lateen_traffic::tcp::Tunneling;
 use lateen_traffic::value::Metadata;
@@ -119,10 +118,7 @@ async fn connect(head: &Head, lease: &mut Lease) -> Result<Pipe, TunnelError> {
     let refused = TunnelError::Refused(response.status());
     match lease.upgraded(&mut response) {
         Some(Upgraded::Stream(stream)) => Ok(Pipe::Connection(*stream)),
-        Some(Upgraded::Hyper(upgrade)) => upgrade
-            .await
-            .map(|upgraded| Pipe::Tunnel(TokioIo::new(upgraded)))
-            .map_err(|error| TunnelError::Broken(UpstreamError::Hyper(error))),
+        Some(Upgraded::H2(tunnel)) => Ok(Pipe::Tunnel(tunnel)),
         None => Err(refused),
     }
 }

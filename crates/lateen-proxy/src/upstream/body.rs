@@ -4,16 +4,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use hyper::body::{Body, Incoming};
-use hyper::client::conn::TrySendError;
-use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response};
+use http_body::{Body, Frame, SizeHint};
 
-use super::{h1, mux};
-use crate::http::body::RequestBody;
-use crate::http::record::is_stream_reset;
+use super::{h1, h2, mux};
+use crate::h2::tunnel::Tunnel;
 use crate::net::Stream;
+use crate::streams;
 
 /// The body of an upstream's response.
 #[derive(Debug)]
@@ -22,8 +18,8 @@ pub(crate) enum UpstreamBody {
     Empty,
     /// Over HTTP/1.
     H1(h1::Body),
-    /// By hyper, over HTTP/2.
-    Hyper(Incoming),
+    /// Over HTTP/2.
+    H2(h2::Body),
     /// Over a shared connection.
     Mux(mux::Body),
 }
@@ -32,8 +28,8 @@ pub(crate) enum UpstreamBody {
 pub(crate) enum Upgraded {
     /// The connection itself.
     Stream(Box<Stream>),
-    /// What hyper makes of it.
-    Hyper(OnUpgrade),
+    /// A stream of HTTP/2.
+    H2(Box<Tunnel>),
 }
 
 /// Why an upstream gave no response, or not all of it.
@@ -42,12 +38,9 @@ pub(crate) enum UpstreamError {
     /// Over HTTP/1.
     #[error(transparent)]
     H1(h1::Error),
-    /// By hyper.
+    /// On a connection with many streams.
     #[error(transparent)]
-    Hyper(hyper::Error),
-    /// Over a shared connection.
-    #[error(transparent)]
-    Mux(crate::mux::Error),
+    Stream(streams::Error),
 }
 
 /// A request without a response.
@@ -59,28 +52,14 @@ pub(crate) struct SendError {
     pub(crate) unsent: bool,
 }
 
-impl SendError {
-    /// What became of a request that hyper sent.
-    pub(crate) fn of(
-        sent: Result<Response<Incoming>, TrySendError<Request<RequestBody>>>,
-    ) -> Result<Response<UpstreamBody>, Self> {
-        match sent {
-            Ok(response) => Ok(response.map(UpstreamBody::Hyper)),
-            Err(mut failed) => Err(Self {
-                unsent: failed.take_message().is_some(),
-                error: UpstreamError::Hyper(failed.into_error()),
-            }),
-        }
-    }
-}
-
 impl UpstreamError {
     /// Whether a stream was reset, rather than its connection ended.
     pub(crate) fn is_stream_reset(&self) -> bool {
         match self {
             Self::H1(_) => false,
-            Self::Hyper(error) => is_stream_reset(error),
-            Self::Mux(error) => *error == crate::mux::Error::Reset,
+            Self::Stream(error) => {
+                matches!(error, streams::Error::Reset | streams::Error::Refused)
+            }
         }
     }
 }
@@ -96,8 +75,8 @@ impl Body for UpstreamBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::H1),
-            Self::Hyper(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Hyper),
-            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Mux),
+            Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Stream),
+            Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Stream),
         }
     }
 
@@ -105,7 +84,7 @@ impl Body for UpstreamBody {
         match self {
             Self::Empty => true,
             Self::H1(body) => body.is_end_stream(),
-            Self::Hyper(body) => body.is_end_stream(),
+            Self::H2(body) => body.is_end_stream(),
             Self::Mux(body) => body.is_end_stream(),
         }
     }
@@ -114,7 +93,7 @@ impl Body for UpstreamBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::H1(body) => body.size_hint(),
-            Self::Hyper(body) => body.size_hint(),
+            Self::H2(body) => body.size_hint(),
             Self::Mux(body) => body.size_hint(),
         }
     }

@@ -58,14 +58,6 @@ pub(crate) enum ConnectError {
         /// Where to.
         address: HostAddress,
     },
-    /// The HTTP handshake failed.
-    #[error("HTTP handshake with {address} failed")]
-    Http {
-        /// Where to.
-        address: HostAddress,
-        /// What hyper said.
-        source: Arc<hyper::Error>,
-    },
     /// The transport socket cannot be made, for want of a secret for instance.
     #[error("transport socket is not usable: {0}")]
     Transport(Arc<str>),
@@ -80,7 +72,7 @@ impl ConnectError {
             Self::Tcp { source, .. } => {
                 Some(format!("delayed connect error: {}", system_text(source)))
             }
-            Self::Timeout { .. } | Self::Http { .. } => None,
+            Self::Timeout { .. } => None,
         }
     }
 }

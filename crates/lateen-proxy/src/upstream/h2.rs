@@ -1,25 +1,30 @@
 //! HTTP/2 connections to one host: one, shared by all requests of the worker, and another when its streams are used up.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
-use hyper::client::conn::http2::{self, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use lateen_traffic::cluster::Http2Options;
+use http::{Method, Request, Response, header};
+use http_body::Body as _;
+use lateen_traffic::cluster::UpstreamHttp;
 use tokio::time::Instant;
 
-use super::LocalExecutor;
 use super::connect::{self, ConnectError, Target};
 use super::h1::ConnectionFacts;
+use super::plain::Plain;
+use super::{SendError, UpstreamError, multiplexed};
 use crate::clock;
+use crate::h2::Settings;
+use crate::h2::head::{self, Limits};
+use crate::h2::hpack::Encoder;
+use crate::h2::link::{Incoming, Link, Outgoing};
+use crate::h2::tunnel::Tunnel;
 use crate::http::body::RequestBody;
 use crate::net::Stream;
+use crate::streams::upload::Upload;
 
 /// Streams on one connection unless the peer or the cluster allow fewer; also Envoy's default since 1.36.
 const MAX_STREAMS: usize = 1024;
@@ -27,6 +32,10 @@ const MAX_STREAMS: usize = 1024;
 /// keeps one slow reader from holding more, at 100 ms round-trip still 80 Mbit/s.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// Bytes of a response's head, as in Envoy.
+const MOST_HEAD: usize = 60 * 1024;
+/// Time for the answer to a ping, unless the cluster says otherwise.
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The connections to a host over one transport.
 #[derive(Default)]
@@ -40,12 +49,10 @@ type Opening = Shared<LocalBoxFuture<'static, Result<Connection, ConnectError>>>
 /// A connection; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
-    sender: SendRequest<RequestBody>,
+    link: Rc<Link>,
     active: Rc<Cell<usize>>,
     idle_since: Rc<Cell<Instant>>,
     limit: usize,
-    /// What the peer's settings allow.
-    allowed: Rc<Cell<usize>>,
     /// Facts about it.
     pub(crate) info: Rc<ConnectionFacts>,
 }
@@ -62,12 +69,34 @@ impl Drop for StreamPlace {
     }
 }
 
-impl StreamPlace {
-    /// The sender, for one request.
-    pub(crate) fn sender(&mut self) -> &mut SendRequest<RequestBody> {
-        &mut self.0.sender
-    }
+/// A request that began.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    incoming: Incoming,
+    upload: Option<Upload<Outgoing, RequestBody>>,
+    /// Where a tunnel's bytes would go.
+    tunnel: Option<Outgoing>,
+    /// Bytes queued on the connection before it.
+    queued: u64,
+}
 
+/// A response's body.
+#[derive(Debug)]
+pub(crate) struct Body {
+    body: multiplexed::Body<Incoming>,
+    /// Where a tunnel's bytes go, if the response grants one.
+    outgoing: Option<Outgoing>,
+}
+
+impl Body {
+    /// The tunnel that the response grants.
+    pub(crate) fn into_tunnel(self) -> Option<Tunnel> {
+        let outgoing = self.outgoing?;
+        Some(Tunnel::new(self.body.into_incoming(), outgoing))
+    }
+}
+
+impl StreamPlace {
     /// Facts about the connection.
     pub(crate) fn info(&self) -> &Rc<ConnectionFacts> {
         &self.0.info
@@ -77,53 +106,163 @@ impl StreamPlace {
     pub(crate) fn is_reused(&self) -> bool {
         self.0.info.requests.get() > 1
     }
+
+    /// Sends a request and waits for its response's head.
+    ///
+    /// # Errors
+    /// There is no response.
+    pub(crate) async fn send(
+        &self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Body>, SendError> {
+        let (parts, body) = request.into_parts();
+        let states_length = parts.headers.contains_key(header::CONTENT_LENGTH);
+        let begun = self.begin(&parts.method, body, |encoder, out, length| {
+            head::put_request(encoder, out, &parts, length.filter(|_| !states_length));
+        });
+        drop(parts);
+        self.answered(begun?).await
+    }
+
+    /// A request with a head in parts, whose response [`StreamPlace::answered`] waits for.
+    ///
+    /// # Errors
+    /// It was not sent.
+    pub(crate) fn begin_plain(
+        &self,
+        plain: &Plain<'_>,
+        body: RequestBody,
+    ) -> Result<Begun, SendError> {
+        self.begin(plain.method, body, |encoder, out, length| {
+            head::put_plain(encoder, out, plain, length);
+        })
+    }
+
+    fn begin(
+        &self,
+        method: &Method,
+        body: RequestBody,
+        put: impl FnOnce(&mut Encoder, &mut BytesMut, Option<u64>),
+    ) -> Result<Begun, SendError> {
+        let link = &self.0.link;
+        let queued = link.queued();
+        let is_connect = *method == Method::CONNECT;
+        let ended = !is_connect && body.is_end_stream();
+        let length = body.size_hint().exact();
+        let length = length.filter(|_| !ended && !is_connect);
+        let begun = link.begin(
+            |encoder, out| put(encoder, out, length),
+            *method == Method::HEAD,
+            ended,
+        );
+        let (incoming, mut outgoing) = begun.map_err(|error| SendError {
+            error: UpstreamError::Stream(error),
+            unsent: true,
+        })?;
+        let tunnel = outgoing.take_if(|_| is_connect);
+        Ok(Begun {
+            incoming,
+            upload: outgoing.map(|outgoing| Upload::new(outgoing, body)),
+            tunnel,
+            queued,
+        })
+    }
+
+    /// Waits for the head of a response.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn answered(&self, begun: Begun) -> Result<Response<Body>, SendError> {
+        let Begun {
+            incoming,
+            upload,
+            tunnel,
+            queued,
+        } = begun;
+        let answered = multiplexed::ask(upload, incoming, Incoming::poll_head).await;
+        let ((status, headers), body) = answered.map_err(|error| SendError {
+            error: UpstreamError::Stream(error),
+            unsent: self.0.link.is_unsent(queued),
+        })?;
+        let outgoing = tunnel.filter(|tunnel| {
+            if !status.is_success() {
+                tunnel.end();
+            }
+            status.is_success()
+        });
+        let mut response = Response::new(Body { body, outgoing });
+        *response.status_mut() = status;
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = bytes::Bytes;
+    type Error = crate::streams::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::pin::Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl Connection {
     /// Speaks HTTP/2 over a connection that was made already.
-    ///
-    /// # Errors
-    /// The handshake fails.
-    pub(crate) async fn over(
+    pub(crate) fn over(
         stream: Stream,
-        target: &Target,
-        options: Http2Options,
+        http: &UpstreamHttp,
         open: Option<super::OpenConnection>,
-    ) -> Result<Self, ConnectError> {
+    ) -> Self {
         let info = ConnectionFacts::of(&stream, open);
-        let (sender, mut driver) = builder(options)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| ConnectError::Http {
-                address: target.address.clone(),
-                source: Arc::new(source),
-            })?;
-        let allowed = Rc::new(Cell::new(MAX_STREAMS));
-        let (held, told) = (Rc::clone(&info), Rc::clone(&allowed));
-        tokio::task::spawn_local(async move {
-            let driven = std::future::poll_fn(|cx| {
-                let done = Pin::new(&mut driver).poll(cx);
-                told.set(driver.current_max_send_streams());
-                done
-            });
-            let _ = driven.await; // its errors come out of the requests that met them
-            drop(held);
+        let options = http.http2;
+        let link = Link::client(Settings {
+            streams: 0, // nothing is pushed
+            stream_window: options.initial_stream_window.unwrap_or(STREAM_WINDOW),
+            connection_window: options
+                .initial_connection_window
+                .unwrap_or(CONNECTION_WINDOW),
+            limits: Limits {
+                bytes: MOST_HEAD,
+                fields: http.max_headers_count as usize,
+            },
         });
-        Ok(Self {
-            sender,
+        let pings = options
+            .ping_interval
+            .map(|interval| (interval, options.ping_timeout.unwrap_or(PING_TIMEOUT)));
+        let watched = Rc::clone(&link);
+        let lost = async move {
+            match pings {
+                Some((interval, timeout)) => watched.is_lost(interval, timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let driven = multiplexed::drive(Rc::clone(&link), stream, Rc::clone(&info), lost);
+        tokio::task::spawn_local(driven);
+        Self {
+            link,
             active: Rc::new(Cell::new(0)),
             idle_since: Rc::new(Cell::new(Instant::now())),
             limit: options
                 .max_concurrent_streams
                 .map_or(MAX_STREAMS, |n| n as usize),
-            allowed,
             info,
-        })
+        }
     }
 
     fn place(&self) -> Option<StreamPlace> {
-        let limit = self.limit.min(self.allowed.get());
-        if self.sender.is_closed() || self.active.get() >= limit {
+        let limit = self.limit.min(self.link.allowed());
+        if !self.link.is_open() || self.active.get() >= limit {
             return None;
         }
         self.active.set(self.active.get() + 1);
@@ -132,28 +271,11 @@ impl Connection {
     }
 }
 
-fn builder(options: Http2Options) -> http2::Builder<LocalExecutor> {
-    let mut builder = http2::Builder::new(LocalExecutor);
-    builder
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(options.initial_stream_window.unwrap_or(STREAM_WINDOW))
-        .initial_connection_window_size(
-            options
-                .initial_connection_window
-                .unwrap_or(CONNECTION_WINDOW),
-        );
-    if let Some(interval) = options.ping_interval {
-        builder.keep_alive_interval(interval);
-        builder.keep_alive_timeout(options.ping_timeout.unwrap_or(Duration::from_secs(20)));
-    }
-    builder
-}
-
 impl Connections {
     /// A place on an open connection, if one is free.
     pub(crate) fn place(&self) -> Option<StreamPlace> {
         let mut open = self.open.borrow_mut();
-        open.retain(|connection| !connection.sender.is_closed());
+        open.retain(|connection| connection.link.is_open());
         open.iter().find_map(Connection::place)
     }
 
@@ -165,7 +287,7 @@ impl Connections {
     pub(crate) async fn place_or_open(
         self: &Rc<Self>,
         target: &Target,
-        options: Http2Options,
+        http: &UpstreamHttp,
         count: impl Fn() -> Option<super::OpenConnection>,
     ) -> Result<StreamPlace, Option<ConnectError>> {
         loop {
@@ -175,13 +297,13 @@ impl Connections {
             let joined = self.opening.borrow().clone();
             let opening = match joined {
                 Some(opening) => opening,
-                None => self.start(target.clone(), options, count().ok_or(None)?),
+                None => self.start(target.clone(), http.clone(), count().ok_or(None)?),
             };
             let made = opening.clone().await;
             self.finish(&opening);
             let made = made.map_err(Some)?;
             // A connection that cannot take even this stream (closed at once) is a failure, not a reason to spin.
-            if made.sender.is_closed() {
+            if !made.link.is_open() {
                 let reason = "upstream closed the HTTP/2 connection at once";
                 return Err(Some(ConnectError::Transport(reason.into())));
             }
@@ -191,12 +313,12 @@ impl Connections {
     fn start(
         self: &Rc<Self>,
         target: Target,
-        options: Http2Options,
+        http: UpstreamHttp,
         open: super::OpenConnection,
     ) -> Opening {
         let future = async move {
             let stream = connect::connect(&target).await?;
-            Connection::over(stream, &target, options, Some(open)).await
+            Ok(Connection::over(stream, &http, Some(open)))
         };
         let opening = future.boxed_local().shared();
         *self.opening.borrow_mut() = Some(opening.clone());
@@ -238,13 +360,24 @@ impl Connections {
             let idle = connection.active.get() == 0
                 && idle_timeout
                     .is_some_and(|limit| now.duration_since(connection.idle_since.get()) >= limit);
-            !connection.sender.is_closed() && !idle
+            if idle {
+                connection.link.retire();
+            }
+            connection.link.is_open()
         });
     }
 
     /// Lets go of all of them; streams under way go on.
     pub(crate) fn clear(&self) {
-        self.open.borrow_mut().clear();
+        for connection in self.open.borrow_mut().drain(..) {
+            connection.link.retire();
+        }
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        self.clear(); // what moves a connection's bytes holds it, too
     }
 }
 

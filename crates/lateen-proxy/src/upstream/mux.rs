@@ -12,20 +12,19 @@ use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
 use http::{Request, Response};
 use lateen_traffic::cluster::UpstreamHttp;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::connect::{self, ConnectError, Target};
 use super::h1::{self, ConnectionFacts};
 use super::plain::Plain;
 use super::pool::{Protocol, Tally};
-use super::{OpenConnection, SendError, UpstreamError};
+use super::{OpenConnection, SendError, UpstreamError, multiplexed};
 use crate::http::body::RequestBody;
-use crate::mux::link::{Incoming, Link, Side};
-use crate::mux::upload::{Upload, UploadError};
-use crate::mux::wire::Wire;
+use crate::mux::link::{Incoming, Link, Outgoing, Side};
 use crate::mux::{ALPN, Error, MOST_STREAMS, head};
 use crate::net::Stream;
+use crate::streams::upload::Upload;
+use crate::streams::wire::Link as _;
 
 /// Streams on a connection before another one is made beside it, so that no connection, and no worker of the host's that has it,
 /// carries everything.
@@ -54,6 +53,9 @@ struct Connection {
     most_headers: usize,
 }
 
+/// A response's body.
+pub(crate) type Body = multiplexed::Body<Incoming>;
+
 /// A place on a connection for one request.
 #[derive(Debug)]
 pub(crate) struct Place(Connection);
@@ -62,19 +64,11 @@ pub(crate) struct Place(Connection);
 #[derive(Debug)]
 pub(crate) struct Begun {
     incoming: Incoming,
-    upload: Option<Upload<RequestBody>>,
+    upload: Option<Upload<Outgoing, RequestBody>>,
     /// Its answer has no body, whatever its head says.
     bodiless: bool,
     /// Bytes queued on the connection before it.
     queued: u64,
-}
-
-/// A response's body.
-#[derive(Debug)]
-pub(crate) struct Body {
-    incoming: Incoming,
-    /// What is left of the request, if the response came before all of it was sent. It ends with the response.
-    upload: Option<AbortHandle>,
 }
 
 /// What a new connection needs beside its target.
@@ -176,7 +170,12 @@ impl Links {
         self.note(true);
         let info = ConnectionFacts::of(&stream, open);
         let link = Link::new(Side::Client);
-        tokio::task::spawn_local(drive(Rc::clone(&link), stream, Rc::clone(&info)));
+        tokio::task::spawn_local(multiplexed::drive(
+            Rc::clone(&link),
+            stream,
+            Rc::clone(&info),
+            std::future::pending(),
+        ));
         self.open.borrow_mut().push(Connection {
             link,
             info,
@@ -220,29 +219,6 @@ pub(crate) fn is_agreed(stream: &Stream) -> bool {
     stream
         .tls()
         .is_some_and(|tls| tls.alpn_protocol() == Some(ALPN.as_bytes()))
-}
-
-/// Moves a connection's bytes until it ends.
-async fn drive(link: Rc<Link>, stream: Stream, info: Rc<ConnectionFacts>) {
-    let mut wire = Wire::new(stream);
-    let ended = std::future::poll_fn(|cx| {
-        let ended = wire.poll(&link, cx, &mut |_| ());
-        if ended.is_pending() && link.is_over() {
-            return std::task::Poll::Ready(Error::Closed);
-        }
-        ended
-    })
-    .await;
-    if link.active() > 0 {
-        tracing::debug!(error = %ended, streams = link.active(), "shared connection ended");
-    }
-    link.close(ended);
-    let _ = tokio::time::timeout(
-        Duration::from_secs(1),
-        std::future::poll_fn(|cx| wire.poll_shutdown(cx)),
-    )
-    .await; // a peer that does not take the end gets none
-    drop(info);
 }
 
 impl Place {
@@ -299,7 +275,7 @@ impl Place {
         let queued = link.queued();
         let ended = http_body::Body::is_end_stream(&body);
         let (incoming, outgoing) = link.begin(put, ended).map_err(|error| SendError {
-            error: UpstreamError::Mux(error),
+            error: UpstreamError::Stream(error),
             unsent: true,
         })?;
         Ok(Begun {
@@ -316,77 +292,28 @@ impl Place {
     /// There is none.
     pub(crate) async fn answered(&self, begun: Begun) -> Result<Response<Body>, SendError> {
         let Begun {
-            mut incoming,
-            mut upload,
+            incoming,
+            upload,
             bodiless,
             queued: began,
         } = begun;
         let link = &self.0.link;
-        let head = std::future::poll_fn(|cx| {
-            if let Some(sending) = &mut upload
-                && let std::task::Poll::Ready(result) = sending.poll(cx)
-            {
-                match result {
-                    // Nobody is left who would send the rest: there is no answer to wait for.
-                    Err(UploadError::Body(_)) => return std::task::Poll::Ready(Err(Error::Body)),
-                    // A host may answer without having read all: its answer counts for more than what it did not take.
-                    Ok(()) | Err(UploadError::Stream) => upload = None,
-                }
-            }
-            incoming.poll_head(cx)
-        })
-        .await;
-        let answered = head.and_then(|(head, _)| {
-            let (status, headers) = head::response(head, self.0.most_headers)
+        let most = self.0.most_headers;
+        let answered = multiplexed::ask(upload, incoming, |incoming, cx| {
+            let (head, _) = std::task::ready!(incoming.poll_head(cx))?;
+            let (status, headers) = head::response(head, most)
                 .map_err(|_| Error::Protocol("malformed response head"))?;
-            incoming.expect(
-                &headers,
-                bodiless || status == http::StatusCode::NOT_MODIFIED,
-            )?;
-            Ok((status, headers))
+            let bodiless = bodiless || status == http::StatusCode::NOT_MODIFIED;
+            incoming.expect(&headers, bodiless)?;
+            std::task::Poll::Ready(Ok((status, headers)))
         });
-        let (status, headers) = answered.map_err(|error| SendError {
-            error: UpstreamError::Mux(error),
+        let ((status, headers), body) = answered.await.map_err(|error| SendError {
+            error: UpstreamError::Stream(error),
             unsent: error == Error::Refused || link.is_unsent(began),
         })?;
-        let upload = upload.filter(|upload| !upload.is_done()).map(send_rest);
-        let mut response = Response::new(Body { incoming, upload });
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)
-    }
-}
-
-/// Sends the rest of a request beside its response, so that neither waits for the other.
-fn send_rest(mut upload: Upload<RequestBody>) -> AbortHandle {
-    let rest = std::future::poll_fn(move |cx| upload.poll(cx).map(drop));
-    tokio::task::spawn_local(rest).abort_handle()
-}
-
-impl http_body::Body for Body {
-    type Data = bytes::Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Error>>> {
-        std::pin::Pin::new(&mut self.incoming).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Drop for Body {
-    fn drop(&mut self) {
-        if let Some(upload) = &self.upload {
-            upload.abort();
-        }
     }
 }

@@ -7,12 +7,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http_body::Body;
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::UpstreamBody;
+use crate::h2::tunnel::Tunnel;
 use crate::http::body::PipeWriter;
 use crate::metadata_exchange::Introduction;
 use crate::net::Stream;
@@ -24,7 +23,7 @@ pub(crate) enum Pipe {
     /// A connection.
     Connection(Stream),
     /// A stream that CONNECT opened.
-    Tunnel(TokioIo<Upgraded>),
+    Tunnel(Box<Tunnel>),
     /// The bodies of a POST and its answer.
     Bodies(Box<Bodies>),
 }

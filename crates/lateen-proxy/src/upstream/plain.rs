@@ -13,11 +13,13 @@ const MOST_SAID: usize = 6;
 
 static HOST: HeaderName = header::HOST;
 
-/// A head for HTTP/1, in origin form.
+/// A head in origin form.
 #[derive(Debug)]
 pub(crate) struct Plain<'a> {
     /// The method.
     pub(crate) method: &'a Method,
+    /// `http` or `https`, for HTTP/2.
+    pub(crate) scheme: &'static str,
     /// Path and query.
     pub(crate) target: PathAndQuery,
     /// The host.
@@ -115,6 +117,7 @@ mod tests {
         said.say(&C, HeaderValue::from_static("6"));
         let plain = Plain {
             method: &Method::GET,
+            scheme: "http",
             target: PathAndQuery::from_static("/"),
             host: HeaderValue::from_static("h"),
             headers: &headers,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use hyper::{Request, Response};
+use http::{Request, Response};
 use lateen_traffic::Cluster;
 use lateen_traffic::cluster::UpstreamProtocol;
 
@@ -81,6 +81,8 @@ pub(crate) enum AcquireError {
 pub(crate) enum Begun {
     /// Over HTTP/1.
     H1(h1::Begun),
+    /// Over HTTP/2.
+    H2(h2::Begun),
     /// On a shared connection.
     Mux(mux::Begun),
 }
@@ -113,7 +115,7 @@ impl Lease {
                 // A lease is made with a connection and given back once.
                 None => unreachable!("a lease is sent on before it is given back"),
             },
-            Self::H2(place) => SendError::of(place.sender().try_send_request(request).await),
+            Self::H2(place) => Ok(place.send(request).await?.map(UpstreamBody::H2)),
             Self::Mux(place) => Ok(place.send(request).await?.map(UpstreamBody::Mux)),
             Self::Bytes(_) => unreachable!("no request is sent where bytes are carried"),
         }
@@ -121,7 +123,7 @@ impl Lease {
 
     /// Whether heads are sent from their parts.
     pub(crate) const fn takes_parts(&self) -> bool {
-        matches!(self, Self::H1(_) | Self::Mux(_))
+        matches!(self, Self::H1(_) | Self::H2(_) | Self::Mux(_))
     }
 
     /// A request with a head in parts, where those are taken.
@@ -138,8 +140,9 @@ impl Lease {
                 Some(connection) => connection.begin(plain, body).map(Begun::H1),
                 None => unreachable!("a lease is sent on before it is given back"),
             },
+            Self::H2(place) => place.begin_plain(plain, body).map(Begun::H2),
             Self::Mux(place) => place.begin_plain(plain, body).map(Begun::Mux),
-            Self::H2(_) | Self::Bytes(_) => unreachable!("these take no parts"),
+            Self::Bytes(_) => unreachable!("no request is sent where bytes are carried"),
         }
     }
 
@@ -156,6 +159,9 @@ impl Lease {
                 Some(connection) => connection.answered(begun).await,
                 None => unreachable!("a lease is sent on before it is given back"),
             },
+            (Self::H2(place), Begun::H2(begun)) => {
+                Ok(place.answered(begun).await?.map(UpstreamBody::H2))
+            }
             (Self::Mux(place), Begun::Mux(begun)) => {
                 Ok(place.answered(begun).await?.map(UpstreamBody::Mux))
             }
@@ -167,7 +173,14 @@ impl Lease {
     pub(crate) fn upgraded(&mut self, response: &mut Response<UpstreamBody>) -> Option<Upgraded> {
         match self {
             Self::H1(checkout) => checkout.connection()?.upgrade(),
-            Self::H2(_) => Some(Upgraded::Hyper(hyper::upgrade::on(response))),
+            Self::H2(_) => {
+                let body = std::mem::replace(response.body_mut(), UpstreamBody::Empty);
+                let UpstreamBody::H2(body) = body else {
+                    return None;
+                };
+                body.into_tunnel()
+                    .map(|tunnel| Upgraded::H2(Box::new(tunnel)))
+            }
             Self::Mux(_) => None,
             Self::Bytes(_) => None,
         }
@@ -273,7 +286,7 @@ async fn http2(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
     let open = || open_permit(route, pool);
     let place = pool
         .h2
-        .place_or_open(route.target, route.cluster.http.http2, open);
+        .place_or_open(route.target, &route.cluster.http, open);
     let place = Box::pin(place)
         .await
         .map_err(|error| error.map_or(AcquireError::Overflow, |error| failed(route, error)))?;
@@ -342,9 +355,7 @@ async fn negotiated(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, Acquire
         .is_some_and(|p| p == b"h2");
     if is_h2 {
         count_connection(route, Protocol::Http2);
-        let made =
-            h2::Connection::over(stream, route.target, route.cluster.http.http2, Some(open)).await;
-        let connection = made.map_err(|error| failed(route, error))?;
+        let connection = h2::Connection::over(stream, &route.cluster.http, Some(open));
         return pool
             .h2
             .adopt(connection)
@@ -451,7 +462,7 @@ impl Tally {
         match error {
             ConnectError::Timeout { .. } => stats.upstream_cx_connect_timeout.inc(),
             ConnectError::Tls { .. } => stats.ssl_connection_error.inc(),
-            ConnectError::Tcp { .. } | ConnectError::Http { .. } | ConnectError::Transport(_) => {}
+            ConnectError::Tcp { .. } | ConnectError::Transport(_) => {}
         }
         tracing::debug!(cluster = %self.state.name, host = %self.host.address, %error, "cannot connect");
     }

@@ -72,6 +72,34 @@ async fn a_connection_that_takes_its_requests_back_is_ended() {
     proxy.handle.shutdown().await;
 }
 
+/// Class: resets that a client causes (CVE-2025-8671). Limit: as for those of its own. Outcome: the connection ends.
+#[tokio::test]
+async fn a_connection_that_has_its_requests_reset_is_ended() {
+    let backend = backend(|_| async move {
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        text("ok")
+    })
+    .await;
+    let proxy = guarded(backend, h2()).await;
+    let mut stream = connect(proxy.address("in"), &[]).await;
+    let mut wrote = 0;
+    for request in 0..5000_u32 {
+        let id = request * 2 + 1;
+        let headers = frame(HEADERS, END_STREAM | END_HEADERS, id, &get("/slow"));
+        let wrong = frame(WINDOW_UPDATE, 0, id, &[0; 4]);
+        if stream.write_all(&[headers, wrong].concat()).await.is_err() {
+            break;
+        }
+        wrote += 1;
+        if request % 10 == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    assert!(ended(&mut stream).await, "{wrote} requests were taken");
+    assert!(wrote < 5000, "it went on to the end");
+    proxy.handle.shutdown().await;
+}
+
 /// Class: CONTINUATION flood (CVE-2024-27919). Limit: 60 KiB of decoded head. Outcome: the connection ends.
 #[tokio::test]
 async fn a_head_without_end_is_not_gathered() {

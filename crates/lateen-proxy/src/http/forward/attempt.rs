@@ -16,10 +16,9 @@ use crate::cluster::outlier::{Ended, count};
 use crate::cluster::{ActiveRequest, Host, Wanted};
 use crate::http::exchange::Exchange;
 use crate::http::local_reply::{LocalReply, ResetReason};
-use crate::http::record::is_stream_reset;
 use crate::http::response::Upstream;
 use crate::http::upgrade::Upgrade;
-use crate::mux;
+use crate::streams;
 use crate::upstream::connect::{ConnectError, Target};
 use crate::upstream::h1;
 use crate::upstream::target::{self, Wish};
@@ -354,7 +353,7 @@ impl Failure {
         }
     }
 
-    /// Judges an error of hyper's.
+    /// Judges why there is no response.
     fn of(
         plan: &Plan<'_>,
         SendError { error, unsent }: SendError,
@@ -373,7 +372,7 @@ impl Failure {
         let harmless = lateen_traffic::retry::is_idempotent(plan.head.method.as_str());
         let complete = !matches!(
             &error,
-            UpstreamError::H1(h1::Error::Body(_)) | UpstreamError::Mux(mux::Error::Body)
+            UpstreamError::H1(h1::Error::Body(_)) | UpstreamError::Stream(streams::Error::Body)
         );
         let is_race = closed && reused && harmless && complete && !lease.is_h2();
         tracing::debug!(%error, ?reason, "upstream request failed");
@@ -384,37 +383,21 @@ impl Failure {
     }
 }
 
-const fn mux_reason(error: mux::Error) -> ResetReason {
+const fn stream_reason(error: streams::Error) -> ResetReason {
     match error {
-        mux::Error::Reset => ResetReason::RemoteReset,
-        mux::Error::Refused => ResetReason::RemoteRefusedStream,
-        mux::Error::Protocol(_) => ResetReason::ProtocolError,
-        mux::Error::Closed | mux::Error::Io(_) | mux::Error::Body => {
+        streams::Error::Reset => ResetReason::RemoteReset,
+        streams::Error::Refused => ResetReason::RemoteRefusedStream,
+        streams::Error::Protocol(_) => ResetReason::ProtocolError,
+        streams::Error::Closed | streams::Error::Io(_) | streams::Error::Body => {
             ResetReason::ConnectionTermination
         }
     }
 }
 
 fn reset_reason(error: &UpstreamError) -> ResetReason {
-    let error = match error {
-        UpstreamError::H1(error) if error.is_protocol() => return ResetReason::ProtocolError,
-        UpstreamError::Mux(error) => return mux_reason(*error),
-        UpstreamError::H1(_) => return ResetReason::ConnectionTermination,
-        UpstreamError::Hyper(error) => error,
-    };
-    if error.is_parse() {
-        return ResetReason::ProtocolError;
+    match error {
+        UpstreamError::H1(error) if error.is_protocol() => ResetReason::ProtocolError,
+        UpstreamError::H1(_) => ResetReason::ConnectionTermination,
+        UpstreamError::Stream(error) => stream_reason(*error),
     }
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            return match h2.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => ResetReason::RemoteRefusedStream,
-                _ if is_stream_reset(error) => ResetReason::RemoteReset,
-                _ => ResetReason::ConnectionTermination,
-            };
-        }
-        source = cause.source();
-    }
-    ResetReason::ConnectionTermination
 }

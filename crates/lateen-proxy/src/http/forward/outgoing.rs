@@ -12,6 +12,7 @@ use lateen_traffic::value::Value;
 use super::{ALTERNATIVE, Plan, TIMEOUT, TRY_TIMEOUT, stream_life};
 use crate::clock;
 use crate::cluster::Host;
+use crate::h2::head::Protocol;
 use crate::http::body::RequestBody;
 use crate::http::exchange::{Exchange, PEER_METADATA, PEER_METADATA_ID};
 use crate::http::filters::CommandValues;
@@ -88,6 +89,7 @@ fn needs_copy(exchange: &Exchange, plan: &Plan<'_>) -> bool {
 fn as_it_is(head: &Head) -> Option<Plain<'_>> {
     Some(Plain {
         method: &head.method,
+        scheme: head.scheme,
         target: head.target(&head.path)?,
         host: head.host()?,
         headers: &head.headers,
@@ -121,6 +123,7 @@ fn beside<'p>(exchange: &Exchange, plan: &'p Plan<'_>) -> Option<Plain<'p>> {
     }
     Some(Plain {
         method: &head.method,
+        scheme: head.scheme,
         target: head.target(plan.path.as_ref().unwrap_or(&head.path))?,
         host: head.host()?,
         headers: &head.headers,
@@ -262,9 +265,7 @@ pub(super) fn build(mut head: Head, body: RequestBody, h2: bool) -> Option<Reque
             *request.method_mut() = Method::CONNECT;
             head.headers.remove(header::UPGRADE);
             head.headers.remove(header::CONNECTION);
-            request
-                .extensions_mut()
-                .insert(hyper::ext::Protocol::from(token.as_str()));
+            request.extensions_mut().insert(Protocol(token.clone()));
         } else {
             *request.method_mut() = Method::GET;
             head.headers

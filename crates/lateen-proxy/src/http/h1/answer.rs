@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Version, header, response};
 use http_body::Body;
 
-use super::date::Date;
+use super::super::date::Date;
 use crate::codec;
 use crate::codec::outgoing::Length;
 use crate::codec::spelling::Spelling;

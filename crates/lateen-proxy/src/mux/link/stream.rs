@@ -16,6 +16,7 @@ use super::super::frame::Frame;
 use super::super::{Error, WINDOW, head};
 use super::{Link, Side};
 use crate::codec;
+use crate::streams::upload::Sink;
 
 /// Data shorter than this is kept together while it waits, so that what it takes to keep it stays in proportion to its bytes.
 const SMALL: usize = 512;
@@ -368,12 +369,10 @@ impl Outgoing {
             .state()
             .send_response(self.id, status, headers, end);
     }
+}
 
-    /// Sends bytes, the message's last if `end`; ready when all of them were taken out of `data`.
-    ///
-    /// # Errors
-    /// The stream or its connection has ended.
-    pub(crate) fn poll_data(
+impl Sink for Outgoing {
+    fn poll_data(
         &self,
         data: &mut Bytes,
         end: bool,
@@ -382,8 +381,7 @@ impl Outgoing {
         self.link.state().poll_data(self.id, data, end, cx)
     }
 
-    /// Sends trailers, the message's end.
-    pub(crate) fn trailers(&self, trailers: &HeaderMap) {
+    fn trailers(&self, trailers: &HeaderMap) {
         self.link.state().send_trailers(self.id, trailers);
     }
 }

@@ -1,15 +1,16 @@
 //! Moving a connection's bytes: everything that is there is read and handed out, then everything that is ready is written at once.
 
+use std::cell::Cell;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::BytesMut;
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
-use super::link::{Begun, Link};
-use super::{Error, frame};
+use super::Error;
 use crate::net::Stream;
 
 /// What is read at a time: a TLS record, and more once that was not enough.
@@ -20,12 +21,63 @@ const LEAST_ROOM: usize = 4 * 1024;
 /// Reads before others on the thread have a turn.
 const TURNS: usize = 8;
 
+thread_local! {
+    /// What connections of a thread read into while they have nothing to keep of it.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
+
+/// A connection's state, which its streams and what moves its bytes share.
+pub(crate) trait Link {
+    /// A stream that the peer began.
+    type Begun;
+
+    /// Whom to wake when there is something to write.
+    fn driven_by(&self, waker: &Waker);
+
+    /// Whether anything may be read now.
+    fn may_read(&self) -> bool;
+
+    /// Notes that bytes arrived.
+    fn note_read(&self);
+
+    /// Takes a frame out of what was read.
+    ///
+    /// # Errors
+    /// It breaks a rule: the connection is to be closed.
+    fn take(self: &Rc<Self>, read: &mut BytesMut) -> Result<Taken<Self::Begun>, Error>;
+
+    /// Writes what is there by a function that says how much it took.
+    fn write(
+        &self,
+        write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>>;
+
+    /// Streams under way.
+    fn active(&self) -> usize;
+
+    /// Whether nothing is left to do, and nothing can come.
+    fn is_over(&self) -> bool;
+
+    /// Ends the connection: every stream fails.
+    fn close(&self, error: Error);
+}
+
+/// What came of looking for a frame.
+#[derive(Debug)]
+pub(crate) enum Taken<B> {
+    /// None is there whole.
+    More,
+    /// One was taken.
+    Frame,
+    /// One was taken that begins a stream.
+    Begun(B),
+}
+
 /// A connection's stream and what was read of it.
 #[derive(Debug)]
 pub(crate) struct Wire {
     stream: Stream,
     read: BytesMut,
-    frames: frame::Reader,
     /// The last read took all there was room for.
     filled: bool,
 }
@@ -36,52 +88,51 @@ impl Wire {
         Self {
             stream,
             read: BytesMut::new(),
-            frames: frame::Reader::default(),
             filled: false,
         }
     }
 
     /// Reads and writes what can be; ready when the connection has ended. `begun` takes the streams that the peer begins.
-    pub(crate) fn poll(
+    pub(crate) fn poll<L: Link>(
         &mut self,
-        link: &Rc<Link>,
+        link: &Rc<L>,
         cx: &mut Context<'_>,
-        begun: &mut impl FnMut(Begun),
+        begun: &mut impl FnMut(L::Begun),
     ) -> Poll<Error> {
         link.driven_by(cx.waker());
         if let Poll::Ready(error) = self.poll_read(link, cx, begun) {
             return Poll::Ready(error);
         }
-        match self.poll_write(link, cx) {
+        match self.poll_write(&**link, cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Error::Io(error.kind())),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }
     }
 
-    /// Closes the connection.
-    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Writes what is left, and closes the connection.
+    pub(crate) fn poll_close(&mut self, link: &impl Link, cx: &mut Context<'_>) -> Poll<()> {
+        if ready!(self.poll_write(link, cx)).is_err() {
+            return Poll::Ready(());
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx).map(drop)
     }
 
-    fn poll_read(
+    fn poll_read<L: Link>(
         &mut self,
-        link: &Rc<Link>,
+        link: &Rc<L>,
         cx: &mut Context<'_>,
-        begun: &mut impl FnMut(Begun),
+        begun: &mut impl FnMut(L::Begun),
     ) -> Poll<Error> {
         for _ in 0..TURNS {
             if !link.may_read() {
                 return Poll::Pending; // writing goes on, and reading after it
             }
-            if self.read.capacity() - self.read.len() < LEAST_ROOM {
-                self.read
-                    .reserve(if self.filled { MORE_ROOM } else { ROOM });
-            }
+            self.make_room();
             let room = self.read.capacity() - self.read.len();
             match poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.read) {
                 Poll::Pending => {
                     if self.read.is_empty() {
-                        self.read = BytesMut::new(); // an idle connection holds no memory
+                        SPARE.set(std::mem::take(&mut self.read)); // an idle connection holds no memory
                     }
                     return Poll::Pending;
                 }
@@ -100,16 +151,31 @@ impl Wire {
         Poll::Pending
     }
 
-    fn hand_out(&mut self, link: &Rc<Link>, begun: &mut impl FnMut(Begun)) -> Result<(), Error> {
-        while let Some(frame) = self.frames.take(&mut self.read)? {
-            if let Some(stream) = link.take(frame)? {
-                begun(stream);
-            }
+    fn make_room(&mut self) {
+        if self.read.capacity() == 0 {
+            self.read = SPARE.take();
         }
-        Ok(())
+        if self.read.capacity() - self.read.len() < LEAST_ROOM {
+            self.read
+                .reserve(if self.filled { MORE_ROOM } else { ROOM });
+        }
     }
 
-    fn poll_write(&mut self, link: &Link, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn hand_out<L: Link>(
+        &mut self,
+        link: &Rc<L>,
+        begun: &mut impl FnMut(L::Begun),
+    ) -> Result<(), Error> {
+        loop {
+            match link.take(&mut self.read)? {
+                Taken::More => return Ok(()),
+                Taken::Frame => {}
+                Taken::Begun(stream) => begun(stream),
+            }
+        }
+    }
+
+    fn poll_write(&mut self, link: &impl Link, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         let stream = &mut self.stream;
         let written = link.write(|out| Pin::new(&mut *stream).poll_write_vectored(cx, out));
         let flushed = Pin::new(stream).poll_flush(cx)?;

@@ -4,14 +4,32 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body;
 
-use super::link::Outgoing;
+use super::Error;
+
+/// Where a message goes, one frame after the other. Dropping it before the message's end gives the stream up.
+pub(crate) trait Sink {
+    /// Sends bytes, the message's last if `end`; ready when all of them were taken out of `data`.
+    ///
+    /// # Errors
+    /// The stream or its connection has ended.
+    fn poll_data(
+        &self,
+        data: &mut Bytes,
+        end: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Error>>;
+
+    /// Sends trailers, the message's end.
+    fn trailers(&self, trailers: &HeaderMap);
+}
 
 /// What is left of a message after its head.
 #[derive(Debug)]
-pub(crate) struct Upload<B> {
-    outgoing: Outgoing,
+pub(crate) struct Upload<S, B> {
+    outgoing: S,
     body: B,
     data: Bytes,
     end: bool,
@@ -28,9 +46,9 @@ pub(crate) enum UploadError<E> {
     Stream,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
+impl<S: Sink, B: Body<Data = Bytes> + Unpin> Upload<S, B> {
     /// A body that nothing was taken of.
-    pub(crate) fn new(outgoing: Outgoing, body: B) -> Self {
+    pub(crate) fn new(outgoing: S, body: B) -> Self {
         Self {
             outgoing,
             body,

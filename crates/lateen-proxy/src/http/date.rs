@@ -2,6 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::HeaderValue;
+
 const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
 const MONTHS: [&str; 12] = [
     "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
@@ -9,22 +11,37 @@ const MONTHS: [&str; 12] = [
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
 /// The date of the last answer.
-#[derive(Debug, Default)]
-pub(super) struct Date {
-    second: u64,
-    text: Vec<u8>,
+#[derive(Debug)]
+pub(crate) struct Date {
+    second: Option<u64>,
+    value: HeaderValue,
+}
+
+impl Default for Date {
+    fn default() -> Self {
+        Self {
+            second: None,
+            value: HeaderValue::from_static(""),
+        }
+    }
 }
 
 impl Date {
     /// The date of now.
-    pub(super) fn now(&mut self) -> &[u8] {
+    pub(crate) fn now(&mut self) -> &[u8] {
+        self.value().as_bytes()
+    }
+
+    /// The same, as the value of a header.
+    pub(crate) fn value(&mut self) -> &HeaderValue {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let second = now.map_or(0, |now| now.as_secs());
-        if second != self.second || self.text.is_empty() {
-            self.second = second;
-            self.text = format(second).into_bytes();
+        if self.second != Some(second) {
+            self.second = Some(second);
+            // A date is text, always.
+            self.value = HeaderValue::try_from(format(second)).unwrap_or(self.value.clone());
         }
-        &self.text
+        &self.value
     }
 }
 

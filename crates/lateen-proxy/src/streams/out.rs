@@ -1,22 +1,28 @@
 //! What waits to be written: frames one after the other, with large pieces of bodies passed on where they lie.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::frame::{self, Kind};
-
 /// Data that is longer than this is not copied.
 const COPIED: usize = 4 * 1024;
+/// Room for what a small answer takes, so that it is not made in steps.
+const FIRST: usize = 1024;
 /// A buffer that grew beyond this is not kept.
 const KEPT: usize = 64 * 1024;
+thread_local! {
+    /// What connections of a thread write into that have nothing else to write.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
+
 /// Pieces written at once.
-pub(super) const PIECES: usize = 16;
+pub(crate) const PIECES: usize = 16;
 
 /// Frames to be written.
 #[derive(Debug, Default)]
-pub(super) struct Out {
+pub(crate) struct Out {
     /// What is complete.
     pieces: VecDeque<Bytes>,
     /// What follows it.
@@ -26,36 +32,35 @@ pub(super) struct Out {
 
 impl Out {
     /// Bytes that wait.
-    pub(super) const fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.length
     }
 
-    /// Appends a frame whose payload is written by a function.
-    pub(super) fn put(
-        &mut self,
-        kind: Kind,
-        stream: u32,
-        end: bool,
-        write: impl FnOnce(&mut BytesMut),
-    ) {
+    /// Appends what a function writes, which only appends.
+    pub(crate) fn append(&mut self, write: impl FnOnce(&mut BytesMut)) {
         let before = self.tail.len();
-        frame::put(&mut self.tail, kind, stream, end, write);
+        if self.tail.capacity() == 0 {
+            self.tail = SPARE.take();
+            self.tail.reserve(FIRST);
+        }
+        write(&mut self.tail);
         self.length += self.tail.len() - before;
     }
 
-    /// Appends a frame of data.
-    pub(super) fn put_data(&mut self, stream: u32, end: bool, data: Bytes) {
+    /// Appends data, where they lie if there is much of them.
+    pub(crate) fn pass(&mut self, data: Bytes) {
+        self.length += data.len();
         if data.len() <= COPIED {
-            return self.put(Kind::Data, stream, end, |out| out.extend_from_slice(&data));
+            return self.tail.extend_from_slice(&data);
         }
-        frame::put_header(&mut self.tail, Kind::Data, stream, end, data.len());
-        self.length += frame::HEADER + data.len();
-        self.pieces.push_back(self.tail.split().freeze());
+        if !self.tail.is_empty() {
+            self.pieces.push_back(self.tail.split().freeze());
+        }
         self.pieces.push_back(data);
     }
 
     /// The first pieces, and how many there are.
-    pub(super) fn pieces(&self) -> ([IoSlice<'_>; PIECES], usize) {
+    pub(crate) fn pieces(&self) -> ([IoSlice<'_>; PIECES], usize) {
         let mut slices = [IoSlice::new(&[]); PIECES];
         let tail = (!self.tail.is_empty()).then_some(&self.tail[..]);
         let all = self.pieces.iter().map(|piece| &piece[..]).chain(tail);
@@ -68,7 +73,7 @@ impl Out {
     }
 
     /// Lets go of what was written. `idle` says that nothing more is expected.
-    pub(super) fn wrote(&mut self, mut n: usize, idle: bool) {
+    pub(crate) fn wrote(&mut self, mut n: usize, idle: bool) {
         self.length -= n;
         while let Some(first) = self.pieces.front_mut() {
             if n < first.len() {
@@ -81,10 +86,13 @@ impl Out {
         self.tail.advance(n);
         if self.tail.is_empty() {
             // What a busy moment took is given back after it, and an idle connection holds nothing.
-            if idle || self.tail.capacity() > KEPT {
+            let large = self.tail.capacity() > KEPT;
+            self.tail.clear();
+            if idle && !large {
+                SPARE.set(std::mem::take(&mut self.tail));
+            }
+            if idle || large {
                 *self = Self::default();
-            } else {
-                self.tail.clear();
             }
         }
     }
@@ -100,14 +108,14 @@ mod tests {
         let small = Bytes::from_static(b"small");
         let mut expected = BytesMut::new();
         for data in [&small, &large, &small, &large] {
-            frame::put(&mut expected, Kind::Data, 3, false, |out| {
-                out.extend_from_slice(data);
-            });
+            expected.extend_from_slice(b"header");
+            expected.extend_from_slice(data);
         }
         for at_once in [1, 7, COPIED, 3 * COPIED, 10 * COPIED] {
             let mut out = Out::default();
             for data in [&small, &large, &small, &large] {
-                out.put_data(3, false, data.clone());
+                out.append(|out| out.extend_from_slice(b"header"));
+                out.pass(data.clone());
             }
             assert_eq!(out.len(), expected.len());
             let mut written = Vec::new();
