@@ -37,6 +37,8 @@ use crate::streams::{Error, HIGH, TOO_HIGH};
 /// Bytes of answers to what the peer sends for its own sake (pings, settings, frames of streams that are over) that may wait to be
 /// written before nothing more is read.
 const MOST_OWED: usize = 16 * 1024;
+/// Streams that a server is taken to allow before it says how many: what the protocol asks of it at least (RFC 9113 section 6.5.2).
+const UNTOLD: usize = 100;
 /// Streams that were ended here lately, whose frames may still come.
 const LATELY: usize = 256;
 /// Places for streams that are kept when there are none.
@@ -184,7 +186,11 @@ impl Link {
 
     /// Streams the peer allows at a time.
     pub(crate) fn allowed(&self) -> usize {
-        self.0.borrow().peer.streams as usize
+        let state = self.0.borrow();
+        match state.greeting {
+            Greeting::Done => state.peer.streams as usize,
+            Greeting::Preface | Greeting::Settings => UNTOLD,
+        }
     }
 
     /// Whether another stream may be begun.

@@ -260,6 +260,34 @@ fn a_connection_that_is_told_to_end_finishes_what_it_carries() {
     });
 }
 
+#[test]
+fn a_peer_that_causes_many_answers_and_reads_them_is_served_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const PINGS: usize = 8000;
+    run(async {
+        let (near, far) = pair().await;
+        let server = Link::server(Settings::default());
+        drive(&server, far, |_| ());
+        let (mut from, mut to) = near.into_split();
+        let mut sent = BytesMut::from(PREFACE);
+        frame::put(&mut sent, kind::SETTINGS, 0, 0, &[]);
+        for _ in 0..PINGS {
+            frame::put(&mut sent, kind::PING, 0, 0, b"pingpong");
+        }
+        spawn_local(async move { to.write_all(&sent).await.map(|()| to) });
+        let (mut read, mut pongs) = (BytesMut::new(), 0);
+        while pongs < PINGS {
+            assert!(from.read_buf(&mut read).await.unwrap() > 0);
+            while let Some(header) = frame::Header::read(&read)
+                && read.len() >= frame::HEADER + header.length
+            {
+                pongs += usize::from(header.kind == kind::PING);
+                let _ = read.split_to(frame::HEADER + header.length);
+            }
+        }
+    });
+}
+
 /// What is put there comes out of a link by hand.
 struct ByHand {
     link: Rc<Link>,

@@ -80,6 +80,8 @@ pub(crate) struct Wire {
     read: BytesMut,
     /// The last read took all there was room for.
     filled: bool,
+    /// Nothing was read because too much waits to be written.
+    paused: bool,
 }
 
 impl Wire {
@@ -89,6 +91,7 @@ impl Wire {
             stream,
             read: BytesMut::new(),
             filled: false,
+            paused: false,
         }
     }
 
@@ -103,10 +106,13 @@ impl Wire {
         if let Poll::Ready(error) = self.poll_read(link, cx, begun) {
             return Poll::Ready(error);
         }
-        match self.poll_write(&**link, cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Error::Io(error.kind())),
-            Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+        if let Poll::Ready(Err(error)) = self.poll_write(&**link, cx) {
+            return Poll::Ready(Error::Io(error.kind()));
         }
+        if self.paused && link.may_read() {
+            cx.waker().wake_by_ref(); // nothing else says that there is more to be read
+        }
+        Poll::Pending
     }
 
     /// Writes what is left, and closes the connection.
@@ -124,7 +130,8 @@ impl Wire {
         begun: &mut impl FnMut(L::Begun),
     ) -> Poll<Error> {
         for _ in 0..TURNS {
-            if !link.may_read() {
+            self.paused = !link.may_read();
+            if self.paused {
                 return Poll::Pending; // writing goes on, and reading after it
             }
             self.make_room();
