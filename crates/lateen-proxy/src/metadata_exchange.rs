@@ -92,7 +92,7 @@ pub(crate) struct Listening {
 
 /// What bytes at the front of a stream are.
 #[derive(Debug, PartialEq, Eq)]
-enum Front {
+pub(crate) enum Front {
     /// A frame that is not whole yet, or may become one.
     More,
     /// A frame of so many bytes.
@@ -103,7 +103,8 @@ enum Front {
     TooLong,
 }
 
-fn front(seen: &[u8]) -> Front {
+/// Looks at the front of a stream.
+pub(crate) fn front(seen: &[u8]) -> Front {
     let magic = MAGIC.to_be_bytes();
     let have = seen.len().min(magic.len());
     if seen[..have] != magic[..have] {
@@ -118,6 +119,11 @@ fn front(seen: &[u8]) -> Front {
         _ if seen.len() < HEADER + length => Front::More,
         _ => Front::Frame(HEADER + length),
     }
+}
+
+/// What a whole frame carries.
+pub(crate) fn told(frame: &[u8]) -> &[u8] {
+    frame.get(HEADER..).unwrap_or_default()
 }
 
 impl Listening {
@@ -150,7 +156,7 @@ impl Listening {
                 Front::Other => self.end(None),
                 Front::Frame(length) => {
                     let frame = self.seen.split_to(length);
-                    self.end(node::read_told(&frame[HEADER..]));
+                    self.end(node::read_told(told(&frame)));
                 }
                 Front::TooLong => {
                     self.introduction.settle(None);

@@ -338,16 +338,36 @@ impl Server<'_> {
     }
 }
 
-/// Reads bytes as a client's requests, one head after the other: a target of fuzzing.
-pub(crate) fn fuzz(bytes: &[u8]) {
+/// The requests whose heads stand in pieces of bytes that come one after the other, and whether something else follows. For fuzzing.
+pub(crate) fn heads(pieces: &[&[u8]], chunked_length: bool) -> (Vec<Request<()>>, bool) {
     let limits = Limits {
-        bytes: 64 * 1024,
+        bytes: 4 * 1024,
         headers: 100,
         cased: true,
-        chunked_length: true,
+        chunked_length,
     };
-    let mut buffer = bytes::BytesMut::from(bytes);
-    while let Ok(Some(_)) = head::take(&mut buffer, &mut 0, &limits) {}
+    let (mut buffer, mut scanned) = (bytes::BytesMut::new(), 0);
+    let mut heads = Vec::new();
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        loop {
+            match head::take(&mut buffer, &mut scanned, &limits) {
+                Ok(Some(head)) => heads.push(bare(head)),
+                Ok(None) => break,
+                Err(_) => return (heads, true),
+            }
+        }
+    }
+    (heads, false)
+}
+
+fn bare(head: Head) -> Request<()> {
+    let mut request = Request::new(());
+    *request.method_mut() = head.method;
+    *request.uri_mut() = head.uri;
+    *request.version_mut() = head.version;
+    *request.headers_mut() = head.headers;
+    request
 }
 
 fn request(head: Head, wire: &Rc<RefCell<Wire>>) -> Request<ClientBody> {

@@ -3,7 +3,7 @@
 //!
 //! Source: Envoy's "HTTP header sanitizing" and its HTTP connection manager's header documentation.
 
-mod client_cert;
+pub(crate) mod client_cert;
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

@@ -19,6 +19,8 @@ pub(crate) struct ClientHello {
 
 /// Reads a ClientHello from the start of a stream.
 pub(crate) fn parse(bytes: &[u8]) -> Verdict<ClientHello> {
+    // Whether the rest has come already makes no difference.
+    let bytes = &bytes[..bytes.len().min(MAX_INSPECTED)];
     match handshake(bytes) {
         Handshake::NotTls => Verdict::NotThis,
         Handshake::Partial if bytes.len() >= MAX_INSPECTED => Verdict::NotThis,

@@ -3,15 +3,16 @@
 //! Envoy's `http_inspector` parses with its codec until the request line is complete. Here the request line itself is
 //! judged: a token, a space, a target without blanks, a space, `HTTP/1.`.
 
-use super::Verdict;
+use super::{MAX_INSPECTED, Verdict};
 
 /// The connection preface of HTTP/2 (RFC 9113 section 3.4).
 pub(crate) const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Longest method that is taken for HTTP. The longest registered one is `UPDATEREDIRECTREF`, 17 bytes.
 const MAX_METHOD: usize = 32;
-/// Longest request line waited for; Envoy's limit of request headers is 60 KiB, a line beyond 8 KiB is no longer waited for.
-const MAX_LINE: usize = 8 * 1024;
+/// Longest method and target that are taken for HTTP. With a version behind them they are within [`MAX_INSPECTED`], so that it does not
+/// matter in what pieces a line comes. Envoy: 64 KiB.
+const MAX_LINE: usize = MAX_INSPECTED - 16;
 
 /// The version of HTTP a client speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +47,10 @@ pub(crate) fn parse(bytes: &[u8]) -> Verdict<HttpVersion> {
             Verdict::NeedMore
         };
     }
-    request_line(skip_blank_line(bytes))
+    match bytes {
+        b"\r" => Verdict::NeedMore,
+        _ => request_line(skip_blank_line(bytes)),
+    }
 }
 
 /// RFC 9112 section 2.2: at least one empty line before the request line is to be ignored.
@@ -69,12 +73,11 @@ fn request_line(bytes: &[u8]) -> Verdict<HttpVersion> {
     if method.is_empty() || target.iter().any(|b| *b <= b' ' || *b == 0x7f) {
         return Verdict::NotThis;
     }
+    if method.len() + target.len() > MAX_LINE {
+        return Verdict::NotThis;
+    }
     let Some(version) = parts.next() else {
-        return if bytes.len() > MAX_LINE {
-            Verdict::NotThis
-        } else {
-            Verdict::NeedMore
-        };
+        return Verdict::NeedMore;
     };
     if target.is_empty() {
         return Verdict::NotThis;
@@ -137,8 +140,26 @@ mod tests {
             b"GET /x ",
             b"GET /x HTTP/1.",
             b"PRI * HT",
+            b"\r",
+            b"\r\n",
         ] {
             assert_eq!(parse(bytes), Verdict::NeedMore, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_judged_the_same_whole_and_in_pieces() {
+        for (length, expected) in [
+            (MAX_LINE - 3, Verdict::Found(HttpVersion::Http11)),
+            (MAX_LINE - 2, Verdict::NotThis),
+        ] {
+            let line = format!("GET {} HTTP/1.1\r\n", "/".repeat(length));
+            let bytes = line.as_bytes();
+            assert_eq!(parse(bytes), expected);
+            let pieces = (1..=bytes.len()).step_by(7);
+            let mut verdicts = pieces.map(|end| parse(&bytes[..end]));
+            let first = verdicts.find(|verdict| *verdict != Verdict::NeedMore);
+            assert_eq!(first, Some(expected));
         }
     }
 

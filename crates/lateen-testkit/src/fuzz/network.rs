@@ -82,7 +82,7 @@ pub fn parsers() -> Result<Vec<Parser>> {
 /// Words that parsers look for.
 const WORDS: &[(&[&str], &[&str])] = &[
     (
-        &["http1_request", "http1_response"],
+        &["http1_request", "http1_response", "chunked"],
         &[
             "\r\n",
             "\n",
@@ -115,6 +115,41 @@ const WORDS: &[(&[&str], &[&str])] = &[
             "HTTP/1.1 101 ",
             "HTTP/1.1 100 ",
             "HTTP/1.1 204 ",
+            "GET ws://a/ HTTP/1.1\r\n",
+            "upgrade: h2c, websocket",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        ],
+    ),
+    (
+        &["client_cert_header"],
+        &[
+            "\n",
+            "\nu",
+            "\nd",
+            ",",
+            ";",
+            "=",
+            "\"",
+            "\\",
+            "URI=",
+            "By=",
+            "Hash=",
+            "Subject=\"",
+            "spiffe://",
+            "%2C",
+            "\u{e9}",
+        ],
+    ),
+    (
+        &["peer_exchange"],
+        &[
+            "=#\u{4}g",
+            "type.googleapis.com/google.protobuf.Struct",
+            "x-envoy-peer-metadata",
+            "\0\0\0\0",
+            "\n",
+            "\u{12}",
+            "\u{1a}",
         ],
     ),
     (
@@ -128,6 +163,11 @@ const WORDS: &[(&[&str], &[&str])] = &[
             "255.255.255.255",
             "65536",
             "::ffff:1.2.3.4",
+            // Beginnings of TLVs: type and length.
+            "\u{2}\0\u{4}",
+            "\u{20}\0\u{8}",
+            "\u{4}\0\0",
+            "\0\u{c}",
         ],
     ),
     (

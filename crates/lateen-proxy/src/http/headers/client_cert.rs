@@ -15,7 +15,7 @@ static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cer
 
 /// Forwards, replaces or takes away the header. A sender without a verified certificate has his taken away unless the manager is told to
 /// always forward.
-pub(super) fn forward(
+pub(crate) fn forward(
     headers: &mut HeaderMap,
     (mode, details): (ForwardClientCert, ClientCertDetails),
     client: &Client<'_>,
