@@ -25,6 +25,7 @@ mod h2;
 mod handle;
 mod http;
 mod inspect;
+mod jwks;
 mod level;
 mod metadata_exchange;
 mod mux;

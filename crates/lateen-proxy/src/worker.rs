@@ -37,6 +37,7 @@ use crate::clock;
 use crate::cluster::ClusterState;
 use crate::http::dimensions::Dimensions;
 use crate::http::manager::Manager;
+use crate::jwks::Jwks;
 use crate::metadata_exchange;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
@@ -118,6 +119,8 @@ pub(crate) struct Worker {
     pub(crate) names: Names,
     /// Tokens whose signatures were verified.
     pub(crate) tokens: RefCell<TokenCache>,
+    /// Keys that were fetched.
+    pub(crate) jwks: Jwks,
     open: Arc<AtomicUsize>,
 }
 
@@ -201,6 +204,7 @@ impl Worker {
             alarms: Rc::default(),
             names: Names::default(),
             tokens: RefCell::default(),
+            jwks: Jwks::default(),
             open,
         })
     }
@@ -217,7 +221,10 @@ impl Worker {
         loop {
             tokio::select! {
                 changed = changes.changed() => match changed {
-                    Ok(()) => listeners.reconcile(),
+                    Ok(()) => {
+                        listeners.reconcile();
+                        self.attend_to_keys();
+                    }
                     Err(_) => return,
                 },
                 changed = drains.changed() => match changed {
@@ -230,6 +237,7 @@ impl Worker {
                 _ = sweep.tick() => {
                     sweeps = sweeps.wrapping_add(1);
                     self.sweep(sweeps.is_multiple_of(METRIC_SWEEPS));
+                    self.attend_to_keys();
                 }
             }
         }
@@ -390,6 +398,11 @@ impl Worker {
         self.connections.set(self.connections.get() + 1);
         self.open.fetch_add(1, Ordering::Relaxed);
         Some(Admitted(Rc::clone(self)))
+    }
+
+    fn attend_to_keys(self: &Rc<Self>) {
+        let now = self.now();
+        self.jwks.attend(self, (now.version, &now.program));
     }
 
     fn sweep(&self, metrics_too: bool) {

@@ -1,7 +1,6 @@
 //! JSON Web Tokens of requests: which are looked for where, whether they are good, and what is made of them.
 //!
-//! This is Envoy's `envoy.filters.http.jwt_authn` as a pure function of its configuration (keys among it), the request and
-//! the time. Nothing is fetched and nothing is changed in here: [`JwtAuthn::authenticate`] returns an [`Outcome`] whose
+//! This is Envoy's `envoy.filters.http.jwt_authn` as a pure function of its configuration, keys, the request and the time. Nothing is fetched and nothing is changed in here: [`JwtAuthn::authenticate`] returns an [`Outcome`] whose
 //! [`Edits`] and metadata the caller applies.
 //!
 //! Where Envoy is looser than a standard that exists for safety, this is stricter, and says so at the place. The list for users
@@ -16,6 +15,7 @@ mod extract;
 mod json;
 mod keys;
 mod outcome;
+mod remote;
 mod status;
 mod token;
 mod verify;
@@ -35,6 +35,7 @@ pub use edits::{Edit, Edits};
 pub use extract::{Issuers, Location, Locations};
 pub use keys::{Algorithm, KeyProblem, KeySet, KeySetError, MAX_JWKS_BYTES, MAX_KEYS};
 pub use outcome::{Outcome, Refusal, TokenCheck};
+pub use remote::{FetchedKeys, Keys, RemoteKeys, Retries};
 pub use status::JwtStatus;
 pub use token::{MAX_TOKEN_BYTES, Token};
 pub use verify::MAX_TOKENS;
@@ -69,6 +70,18 @@ pub struct Rule {
     pub matcher: RouteMatch,
     /// What is asked of them; `None` asks for nothing.
     pub requirement: Option<Requirement>,
+}
+
+impl JwtAuthn {
+    /// Where keys are fetched from.
+    pub fn remote_keys(&self) -> impl Iterator<Item = &Arc<RemoteKeys>> {
+        self.providers
+            .iter()
+            .filter_map(|provider| match &provider.keys {
+                Keys::Remote(from) => Some(from),
+                Keys::Given(_) => None,
+            })
+    }
 }
 
 /// What is asked of a request.
@@ -117,8 +130,8 @@ pub struct Provider {
     pub require_expiration: bool,
     /// For how long tokens may still be valid; they then have to expire.
     pub max_lifetime: Option<Duration>,
-    /// Its keys, or why there are none.
-    pub keys: Result<Arc<KeySet>, JwtStatus>,
+    /// Its keys.
+    pub keys: Keys,
     /// Where its tokens are.
     pub locations: Locations,
     /// The token stays in the request.

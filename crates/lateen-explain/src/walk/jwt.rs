@@ -34,7 +34,7 @@ impl Walker<'_> {
             let HttpFilterKind::JwtAuthn(config) = &filter.kind else {
                 continue;
             };
-            let (outcome, _) = config.explain(view, None, (self.options.now, self.random(7)));
+            let (outcome, _) = config.explain(view, None, (self.options.now, self.random(7)), &());
             let found = found.get_or_insert_with(|| Authenticated {
                 head: head.clone(),
                 metadata: Metadata::default(),
@@ -63,7 +63,8 @@ impl Walker<'_> {
             Some(FilterOverride::Jwt(route)) => Some(route),
             _ => None,
         };
-        let (outcome, checks) = config.explain(view, route, (self.options.now, self.random(7)));
+        let (outcome, checks) =
+            config.explain(view, route, (self.options.now, self.random(7)), &());
         let notes: Vec<Note> = checks
             .iter()
             .map(|check| self.token_note(connection, check))

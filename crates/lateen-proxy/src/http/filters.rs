@@ -97,7 +97,7 @@ pub(super) async fn run(
                     Some(FilterOverride::Jwt(route)) => Some(route),
                     _ => None,
                 };
-                jwt::authenticate(exchange, chain, route, passage)?;
+                jwt::authenticate(exchange, chain, route, passage).await?;
             }
             HttpFilterKind::HeaderMutation(own) => {
                 small::mutate_request(exchange, own, &filter.name, passage);

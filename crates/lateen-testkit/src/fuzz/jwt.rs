@@ -112,10 +112,10 @@ impl Judge {
         let mut cache = TokenCache::default();
         let outcome = self
             .config
-            .authenticate(&request, None, (NOW, 0), &mut cache);
+            .authenticate(&request, None, (NOW, 0), (&mut cache, &()));
         let mut changed = headers.clone();
         outcome.edits.apply(&mut changed, &mut path.clone());
-        let (explained, _) = self.config.explain(&request, None, (NOW, 0));
+        let (explained, _) = self.config.explain(&request, None, (NOW, 0), &());
         assert_eq!(
             outcome.verdict, explained.verdict,
             "an explanation says what happens"

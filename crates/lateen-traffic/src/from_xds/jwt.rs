@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, Uri};
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::filters::http::jwt_authn::v3 as jwt;
 
@@ -12,12 +13,23 @@ use super::error::Within as _;
 use super::{XdsError, matchers, route};
 use crate::filter::FilterOverride;
 use crate::jwt::{
-    Audiences, ClaimHeader, DEFAULT_CLOCK_SKEW, Group, JwtAuthn, JwtStatus, KeySet, Locations,
-    Provider, Requirement, RouteRequirement, Rule,
+    Audiences, ClaimHeader, DEFAULT_CLOCK_SKEW, Group, JwtAuthn, JwtStatus, KeySet, Keys,
+    Locations, Provider, RemoteKeys, Requirement, Retries, RouteRequirement, Rule,
 };
 
 /// Requirements may be nested so deep.
 const MAX_DEPTH: usize = 32;
+
+/// How long fetched keys are used unless it is said. Source: Envoy, `RemoteJwks`, as the others here.
+const KEPT: Duration = Duration::from_secs(600);
+/// How long after a failed fetch ahead of need the next begins.
+const REFETCH: Duration = Duration::from_secs(1);
+/// How long the first retry of a fetch waits.
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// The least that keys are kept and that a fetch waits: Envoy's is a millisecond, with which every request would fetch.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// Retries of one fetch, whatever the configuration says.
+const MOST_RETRIES: u32 = 32;
 
 /// Compiles the filter's configuration.
 pub(super) fn compile(from: &jwt::JwtAuthentication) -> Result<JwtAuthn, XdsError> {
@@ -226,23 +238,81 @@ fn compile_provider(name: &str, from: &jwt::JwtProvider) -> Result<Provider, Xds
 }
 
 /// The provider's keys. What cannot be used as keys does not refuse the listener, but every token: so does Envoy.
-fn keys(from: &jwt::JwtProvider) -> Result<Result<Arc<KeySet>, JwtStatus>, XdsError> {
+fn keys(from: &jwt::JwtProvider) -> Result<Keys, XdsError> {
     use core::data_source::Specifier;
     use jwt::jwt_provider::JwksSourceSpecifier;
     let source = match from.jwks_source_specifier.as_ref() {
         Some(JwksSourceSpecifier::LocalJwks(source)) => source,
-        // Lateen's control plane fetches keys itself, as Istio's does by default; nothing here fetches.
-        Some(JwksSourceSpecifier::RemoteJwks(_)) => return Ok(Err(JwtStatus::KeysNotFetched)),
+        Some(JwksSourceSpecifier::RemoteJwks(remote)) => {
+            let remote = remote_keys(remote).within("remote_jwks")?;
+            return Ok(Keys::Remote(Arc::new(remote)));
+        }
         None => return Err(XdsError::new("the source of keys is missing").within("local_jwks")),
     };
     let text = match source.specifier.as_ref() {
         Some(Specifier::InlineString(text)) => text.as_str(),
         Some(Specifier::InlineBytes(bytes)) => std::str::from_utf8(bytes).unwrap_or_default(),
-        _ => return Ok(Err(JwtStatus::NoValidKeys)),
+        _ => return Ok(Keys::Given(Err(JwtStatus::NoValidKeys))),
     };
-    Ok(KeySet::parse(text)
-        .map(Arc::new)
-        .map_err(|_| JwtStatus::NoValidKeys))
+    let keys = KeySet::parse(text).map(Arc::new);
+    Ok(Keys::Given(keys.map_err(|_| JwtStatus::NoValidKeys)))
+}
+
+/// Keys that have to be fetched.
+fn remote_keys(from: &jwt::RemoteJwks) -> Result<RemoteKeys, XdsError> {
+    use core::http_uri::HttpUpstreamType;
+    let missing = || XdsError::new("is missing").within("http_uri");
+    let http = from.http_uri.as_ref().ok_or_else(missing)?;
+    let Some(HttpUpstreamType::Cluster(cluster)) = http.http_upstream_type.as_ref() else {
+        return Err(XdsError::new("the cluster is missing").within("http_uri"));
+    };
+    let uri: Uri = http
+        .uri
+        .parse()
+        .map_err(|_| XdsError::new(format!("{:?} is no URI", http.uri)).within("http_uri.uri"))?;
+    let no_host = || XdsError::new(format!("{:?} has no host", http.uri)).within("http_uri.uri");
+    let authority = uri.authority().ok_or_else(no_host)?;
+    let kept = optional_duration(from.cache_duration.as_ref(), "cache_duration")?;
+    let ahead = from.async_fetch.as_ref().map(|ahead| {
+        let again = ahead.failed_refetch_duration.as_ref();
+        optional_duration(again, "async_fetch.failed_refetch_duration")
+            .map(|again| again.unwrap_or(REFETCH))
+    });
+    Ok(RemoteKeys {
+        cluster: cluster.as_str().into(),
+        secure: uri.scheme_str() == Some("https"),
+        authority: authority.as_str().into(),
+        path: uri
+            .path_and_query()
+            .map_or("/", |path| path.as_str())
+            .into(),
+        timeout: optional_duration(http.timeout.as_ref(), "http_uri.timeout")?
+            .filter(|timeout| !timeout.is_zero()),
+        kept: kept.unwrap_or(KEPT).max(SHORTEST),
+        ahead: ahead.transpose()?.map(|again| again.max(SHORTEST)),
+        retries: retries(from.retry_policy.as_ref())?,
+    })
+}
+
+/// Retries of a fetch: none unless there is a policy, and then one unless it says how many.
+fn retries(from: Option<&core::RetryPolicy>) -> Result<Retries, XdsError> {
+    let Some(from) = from else {
+        return Ok(Retries::default());
+    };
+    let back_off = from.retry_back_off.as_ref();
+    let base = back_off.and_then(|back_off| back_off.base_interval.as_ref());
+    let base = optional_duration(base, "retry_policy.retry_back_off.base_interval")?;
+    let longest = back_off.and_then(|back_off| back_off.max_interval.as_ref());
+    let longest = optional_duration(longest, "retry_policy.retry_back_off.max_interval")?;
+    let base = base.unwrap_or(BACK_OFF);
+    Ok(Retries {
+        most: from
+            .num_retries
+            .map_or(1, |most| most.value)
+            .min(MOST_RETRIES),
+        base,
+        longest: longest.unwrap_or_else(|| base.saturating_mul(10)),
+    })
 }
 
 fn locations(from: &jwt::JwtProvider, issuer: &Arc<str>) -> Result<Locations, XdsError> {

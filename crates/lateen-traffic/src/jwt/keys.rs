@@ -182,6 +182,20 @@ impl KeySet {
         Ok(Self { keys, id, problems })
     }
 
+    /// The set without secrets, for one that anybody may fetch: who can read a secret can sign with it.
+    ///
+    /// # Errors
+    /// No key is left.
+    pub fn of_public_keys(mut self) -> Result<Self, KeySetError> {
+        self.keys.retain(|key| !key.material.is_secret());
+        if self.keys.is_empty() {
+            return Err(KeySetError::NoneUsable {
+                problems: self.problems,
+            });
+        }
+        Ok(self)
+    }
+
     /// Keys that can be used.
     pub fn len(&self) -> usize {
         self.keys.len()

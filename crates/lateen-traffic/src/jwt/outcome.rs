@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::edits::Edits;
+use super::remote::RemoteKeys;
 use super::status::JwtStatus;
 use crate::request::RequestView;
 use crate::value::Value;
@@ -22,6 +23,8 @@ pub struct Outcome {
     pub metadata: Option<Value>,
     /// The route has to be looked for again.
     pub clear_route_cache: bool,
+    /// Keys that were missed. Unless there are none, the rest is of no meaning: they have to be fetched, and the request judged again.
+    pub missed: Vec<Arc<RemoteKeys>>,
 }
 
 impl Outcome {
@@ -31,6 +34,7 @@ impl Outcome {
             edits: Edits::default(),
             metadata: None,
             clear_route_cache: false,
+            missed: Vec::new(),
         }
     }
 

@@ -98,7 +98,7 @@ fn bearer(token: &str) -> Request {
 
 fn run(config: &JwtAuthn, request: &Request) -> Outcome {
     let mut cache = TokenCache::default();
-    config.authenticate(&request.view(), None, (NOW, 0), &mut cache)
+    config.authenticate(&request.view(), None, (NOW, 0), (&mut cache, &()))
 }
 
 fn verdict(config: &JwtAuthn, request: &Request) -> Result<(), JwtStatus> {
@@ -330,7 +330,7 @@ fn a_verified_token_is_not_verified_again_but_its_time_is_checked() {
     let request = bearer(&token(json!({})));
     let mut cache = TokenCache::default();
     let mut at = |now| {
-        let outcome = config.authenticate(&request.view(), None, (now, 0), &mut cache);
+        let outcome = config.authenticate(&request.view(), None, (now, 0), (&mut cache, &()));
         (
             outcome.verdict.map_err(|refusal| refusal.reason.unwrap()),
             claim_count(&outcome.metadata),
@@ -347,7 +347,7 @@ fn a_verified_token_is_not_verified_again_but_its_time_is_checked() {
         &[mint::OTHER_RSA.jwk(json!({}))],
         json!({}),
     )]);
-    let outcome = other.authenticate(&request.view(), None, (NOW, 0), &mut cache);
+    let outcome = other.authenticate(&request.view(), None, (NOW, 0), (&mut cache, &()));
     assert!(outcome.verdict.is_err(), "other keys never verified it");
 }
 
@@ -362,7 +362,7 @@ fn claim_count(metadata: &Option<Value>) -> usize {
 fn an_explanation_says_which_token_failed_where_and_by_which_value() {
     let config = simple();
     let request = bearer(&token(json!({"exp": NOW - 100})));
-    let (outcome, checks) = config.explain(&request.view(), None, (NOW, 0));
+    let (outcome, checks) = config.explain(&request.view(), None, (NOW, 0), &());
     assert!(outcome.verdict.is_err());
     let check = &checks[0];
     assert_eq!(check.provider.as_deref(), Some("origins-0"));
@@ -371,6 +371,6 @@ fn an_explanation_says_which_token_failed_where_and_by_which_value() {
     assert_eq!(check.key_id.as_deref(), Some("r"));
     assert_eq!(check.result, Err(JwtStatus::Expired));
     assert!(check.why.contains("expired 100 s ago"), "{}", check.why);
-    let (_, checks) = config.explain(&Request::get().view(), None, (NOW, 0));
+    let (_, checks) = config.explain(&Request::get().view(), None, (NOW, 0), &());
     assert_eq!(checks[0].result, Err(JwtStatus::Missing));
 }

@@ -20,6 +20,7 @@ use super::edits::Edit;
 use super::extract::{Found, Location, Locations};
 use super::json;
 use super::outcome::{Outcome, Refusal, TokenCheck};
+use super::remote::{FetchedKeys, Keys, RemoteKeys};
 use super::status::JwtStatus;
 use super::token::{self, Signed, Token};
 use super::{Edits, JwtAuthn, Provider, Requirement, RouteRequirement};
@@ -32,27 +33,30 @@ pub const MAX_TOKENS: usize = 16;
 impl JwtAuthn {
     /// Judges a request's tokens.
     ///
-    /// `now` is in seconds since 1970; `random` draws among rules for a share of requests.
+    /// `now` is in seconds since 1970; `random` draws among rules for a share of requests. If the outcome names keys that were missed,
+    /// it is none yet.
     pub fn authenticate(
         &self,
         request: &RequestView<'_>,
         route: Option<&RouteRequirement>,
         (now, random): (u64, u64),
-        cache: &mut TokenCache,
+        (cache, fetched): (&mut TokenCache, &dyn FetchedKeys),
     ) -> Outcome {
-        self.run(request, route, (now, random), cache, None)
+        self.run(request, route, (now, random), (cache, fetched), None)
     }
 
-    /// Judges a request's tokens, and says of each how.
+    /// Judges a request's tokens by the keys there are, and says of each how.
     pub fn explain(
         &self,
         request: &RequestView<'_>,
         route: Option<&RouteRequirement>,
         (now, random): (u64, u64),
+        fetched: &dyn FetchedKeys,
     ) -> (Outcome, Vec<TokenCheck>) {
         let mut checks = Vec::new();
         let mut cache = TokenCache::new(0);
-        let outcome = self.run(request, route, (now, random), &mut cache, Some(&mut checks));
+        let known = (&mut cache, fetched);
+        let outcome = self.run(request, route, (now, random), known, Some(&mut checks));
         (outcome, checks)
     }
 
@@ -61,7 +65,7 @@ impl JwtAuthn {
         request: &RequestView<'_>,
         route: Option<&RouteRequirement>,
         (now, random): (u64, u64),
-        cache: &mut TokenCache,
+        (cache, fetched): (&mut TokenCache, &dyn FetchedKeys),
         trace: Option<&mut Vec<TokenCheck>>,
     ) -> Outcome {
         let mut outcome = Outcome::passed();
@@ -80,6 +84,8 @@ impl JwtAuthn {
             request,
             now,
             cache,
+            fetched,
+            missed: Vec::new(),
             edits: outcome.edits,
             metadata: BTreeMap::new(),
             clear_route_cache: false,
@@ -93,6 +99,7 @@ impl JwtAuthn {
             edits: run.edits,
             metadata,
             clear_route_cache: run.clear_route_cache,
+            missed: run.missed,
         }
     }
 
@@ -153,6 +160,8 @@ struct Run<'a> {
     request: &'a RequestView<'a>,
     now: u64,
     cache: &'a mut TokenCache,
+    fetched: &'a dyn FetchedKeys,
+    missed: Vec<Arc<RemoteKeys>>,
     edits: Edits,
     metadata: BTreeMap<Arc<str>, Value>,
     clear_route_cache: bool,
@@ -303,7 +312,7 @@ impl<'a> Run<'a> {
 
     /// A token that was verified before with the provider's keys.
     fn lookup(&mut self, provider: &Provider, bytes: &[u8]) -> Option<Arc<Token>> {
-        let keys = provider.keys.as_ref().ok()?;
+        let keys = provider.keys.held(self.fetched)?.ok()?;
         (bytes.len() <= MAX_CACHED_BYTES)
             .then(|| self.cache.get(&keys.fingerprint(bytes)))
             .flatten()
@@ -372,13 +381,26 @@ impl<'a> Run<'a> {
         bytes: &[u8],
         provider: &Provider,
     ) -> Result<(), JwtStatus> {
-        let keys = provider.keys.as_ref().map_err(|status| *status)?;
+        let Some(keys) = provider.keys.held(self.fetched) else {
+            self.miss(&provider.keys);
+            return Err(JwtStatus::KeysNotFetched);
+        };
+        let keys = keys?;
         keys.verify(token.algorithm, token.key_id.as_deref(), signed)?;
         if bytes.len() <= MAX_CACHED_BYTES {
             self.cache
                 .insert(keys.fingerprint(bytes), Arc::clone(token));
         }
         Ok(())
+    }
+
+    /// Notes that keys have to be fetched. Only for a token that is good but for its signature, so that nobody else causes fetches.
+    fn miss(&mut self, keys: &Keys) {
+        if let Keys::Remote(from) = keys
+            && !self.missed.contains(from)
+        {
+            self.missed.push(Arc::clone(from));
+        }
     }
 
     /// Does what a provider wants done with a good token.

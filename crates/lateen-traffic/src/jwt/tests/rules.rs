@@ -166,7 +166,7 @@ fn a_route_names_its_requirement_or_none() {
     let named = |name: &str, request: &Request| {
         let route = RouteRequirement::Named(name.into());
         let mut cache = TokenCache::default();
-        config.authenticate(&request.view(), Some(&route), (NOW, 0), &mut cache)
+        config.authenticate(&request.view(), Some(&route), (NOW, 0), (&mut cache, &()))
     };
     assert_eq!(verdict(&config, &Request::get()), Err(JwtStatus::Missing));
     assert!(named("lax", &Request::get()).verdict.is_ok());

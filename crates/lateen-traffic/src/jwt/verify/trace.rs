@@ -118,6 +118,9 @@ impl Run<'_> {
                 token.algorithm.as_str(),
                 key_ids(provider)
             ),
+            JwtStatus::KeysNotFetched => {
+                "the issuer's keys are fetched by the proxy, and none are known".to_owned()
+            }
             JwtStatus::NoValidKeys => {
                 "the issuer has no key that can be used, so that no token of it is taken".to_owned()
             }
@@ -137,8 +140,7 @@ impl Run<'_> {
 }
 
 fn key_ids(provider: &Provider) -> String {
-    provider.keys.as_ref().map_or_else(
-        |_| String::new(),
-        |keys| keys.key_ids().collect::<Vec<_>>().join(", "),
-    )
+    provider.keys.given().map_or_else(String::new, |keys| {
+        keys.key_ids().collect::<Vec<_>>().join(", ")
+    })
 }
