@@ -2,6 +2,7 @@
 //!
 //! Indexes are built once, so that compiling a proxy's configuration looks things up instead of searching.
 
+mod attached;
 mod client_labels;
 mod derived;
 mod endpoints;
@@ -41,14 +42,13 @@ use crate::rules::{MergedRule, RuleIndex};
 use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
 use crate::shared::{Shared, stable_hash};
 
+pub(crate) use attached::applies as policy_applies;
 use derived::Aged;
 use endpoints::{Context, Directory};
 pub use live::PodChange;
 use live::{Behind, Live};
 use ownership::Owners;
-pub(crate) use policies::{
-    applies as policy_applies, in_order as policies_in_order, is_dry_run as policy_is_dry_run,
-};
+pub(crate) use policies::{in_order as policies_in_order, is_dry_run as policy_is_dry_run};
 pub(crate) use virtual_services::{Semantics, VirtualServiceConfig};
 
 /// What a snapshot is made of.
@@ -120,9 +120,9 @@ struct Config {
     gateways: Vec<Shared<Named<Gateway>>>,
     peer_authentication: Arc<PeerAuthIndex>,
     /// By namespace.
-    request_authentication: BTreeMap<String, Vec<Shared<RequestAuthConfig>>>,
+    request_authentication: attached::Index<RequestAuthConfig>,
     jwks: Arc<JwksStore>,
-    authorization: BTreeMap<String, Vec<Shared<PolicyConfig>>>,
+    authorization: attached::Index<PolicyConfig>,
     telemetry: BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
     secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
     client_labels: BTreeSet<String>,
@@ -457,16 +457,11 @@ impl Snapshot {
 
     /// The authorization policies of a workload: the root namespace's, then its own, those that are for it.
     pub(crate) fn authorization(&self, workload: &Workload<'_>) -> Vec<Shared<PolicyConfig>> {
-        let root = self.inner.config.settings.root_namespace.as_str();
-        let own = (workload.namespace != root).then_some(workload.namespace);
-        [Some(root), own]
-            .into_iter()
-            .flatten()
-            .filter_map(|ns| self.inner.config.authorization.get(ns))
-            .flatten()
-            .filter(|policy| policies::attachment(policy).includes(workload))
-            .cloned()
-            .collect()
+        let config = &self.inner.config;
+        let root = config.settings.root_namespace.as_str();
+        config
+            .authorization
+            .of(workload, [root, workload.namespace])
     }
 
     /// An external authorizer of MeshConfig, or why there is none of the name.
@@ -519,16 +514,10 @@ impl Snapshot {
         &self,
         workload: &Workload<'_>,
     ) -> Vec<Shared<RequestAuthConfig>> {
-        let root = self.inner.config.settings.root_namespace.as_str();
-        let root = (workload.namespace != root).then_some(root);
-        [Some(workload.namespace), root]
-            .into_iter()
-            .flatten()
-            .filter_map(|ns| self.inner.config.request_authentication.get(ns))
-            .flatten()
-            .filter(|policy| request_authentication::attachment(policy).includes(workload))
-            .cloned()
-            .collect()
+        let config = &self.inner.config;
+        let root = config.settings.root_namespace.as_str();
+        let rules = &config.request_authentication;
+        rules.of(workload, [workload.namespace, root])
     }
 
     /// The rules for tokens that hold for a pod: rule `n` is the provider `origins-n` of its proxy. Each is a RequestAuthentication and the
@@ -717,8 +706,8 @@ impl<'a> Builder<'a> {
                     .collect(),
                 |gateway| &gateway.object,
             ),
-            authorization: policies::authorization(resources),
-            request_authentication: request_authentication::index(resources),
+            authorization: attached::Index::new(resources),
+            request_authentication: attached::Index::new(resources),
             jwks: Arc::clone(&self.inputs.jwks),
             telemetry: by_namespace(named::<Telemetry>(resources)),
             secrets: secrets(resources),

@@ -1,47 +1,14 @@
-//! Authorization policies by namespace, and what is wrong with them that no policy shows by itself.
+//! What is wrong with authorization policies that no policy shows by itself.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use lateen_api::security::{Action, AuthorizationPolicy};
 use lateen_api::{Diagnostic, Resource};
 
-use crate::attachment::Attachment;
-use crate::authorization::PolicyConfig;
-use crate::diagnostics::{BAD_AUTHORIZER, SEVERAL_AUTHORIZERS, UNKNOWN_TARGET, on_resource};
-use crate::pod::Pod;
-use crate::shared::Shared;
+use crate::diagnostics::{BAD_AUTHORIZER, SEVERAL_AUTHORIZERS, on_resource};
 
-use super::{Snapshot, reference, sorted};
-
-/// What a policy is for.
-pub(super) fn attachment(policy: &PolicyConfig) -> Attachment<'_> {
-    attachment_of(&policy.object.namespace, &policy.spec)
-}
-
-fn attachment_of<'a>(namespace: &'a str, spec: &'a AuthorizationPolicy) -> Attachment<'a> {
-    Attachment {
-        namespace,
-        selector: spec.selector.as_ref(),
-        target_ref: spec.target_ref.as_ref(),
-        target_refs: &spec.target_refs,
-    }
-}
-
-/// Policies by namespace, in order of precedence.
-pub(super) fn authorization(resources: &[Resource]) -> BTreeMap<String, Vec<Shared<PolicyConfig>>> {
-    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for (resource, spec) in sorted::<AuthorizationPolicy>(resources) {
-        let config = PolicyConfig {
-            object: reference(resource),
-            spec: spec.clone(),
-            dry_run: is_dry_run(resource),
-        };
-        out.entry(resource.namespace().to_owned())
-            .or_default()
-            .push(Shared::new(config));
-    }
-    out
-}
+use super::attached::unknown_target;
+use super::{Snapshot, sorted};
 
 /// Whether a policy's verdict is only recorded, as Go reads truth values.
 pub(crate) fn is_dry_run(resource: &Resource) -> bool {
@@ -56,31 +23,12 @@ pub(crate) fn in_order(resources: &[Resource]) -> Vec<(&Resource, &Authorization
     policies
 }
 
-/// Whether a policy is for a pod.
-pub(crate) fn applies(
-    snapshot: &Snapshot,
-    resource: &Resource,
-    spec: &AuthorizationPolicy,
-    pod: &Pod,
-) -> bool {
-    let namespace = resource.namespace();
-    let here = namespace == pod.namespace || namespace == snapshot.settings().root_namespace;
-    here && attachment_of(namespace, spec).includes(&pod.workload())
-}
-
 /// Targets nobody is, and authorizers that cannot be asked.
 pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic> {
     let policies = sorted::<AuthorizationPolicy>(resources);
     let mut out = Vec::new();
     for &(resource, spec) in &policies {
-        if attachment_of(resource.namespace(), spec).has_unknown_targets() {
-            let field = if spec.target_refs.is_empty() {
-                "spec.targetRef"
-            } else {
-                "spec.targetRefs"
-            };
-            out.push(unknown_target(resource, field));
-        }
+        out.extend(unknown_target(resource, spec));
         if spec.action == Action::Custom && !is_dry_run(resource) {
             out.extend(bad_authorizer(snapshot, resource, provider(spec)));
         }
@@ -93,14 +41,6 @@ fn provider(spec: &AuthorizationPolicy) -> &str {
     spec.provider
         .as_ref()
         .map_or("", |provider| provider.name.as_str())
-}
-
-/// A target that nobody is.
-pub(super) fn unknown_target(resource: &Resource, field: &str) -> Diagnostic {
-    let message = "it is for something that only a waypoint serves, and this mesh has none";
-    on_resource(UNKNOWN_TARGET, resource, field, message.to_owned())
-        .effect("the policy is not enforced for that target")
-        .fix("select the workloads themselves: `spec.selector.matchLabels`")
 }
 
 fn bad_authorizer(snapshot: &Snapshot, resource: &Resource, name: &str) -> Option<Diagnostic> {

@@ -1,61 +1,20 @@
-//! RequestAuthentication in a snapshot: by namespace, and what is wrong with it when everything is known.
-
-use std::collections::BTreeMap;
+//! What is wrong with RequestAuthentication when everything is known.
 
 use lateen_api::security::{AuthorizationPolicy, RequestAuthentication, Rule};
 use lateen_api::{Diagnostic, Resource};
 
-use crate::attachment::Attachment;
-use crate::authentication::RequestAuthConfig;
 use crate::diagnostics::{JWKS_STALE, JWKS_UNAVAILABLE, NO_REQUEST_AUTHENTICATION, on_resource};
 use crate::jwks::JwksSource;
 use crate::pod::Pod;
-use crate::shared::Shared;
 
-use super::policies::unknown_target;
-use super::{Snapshot, reference, sorted};
-
-/// Policies by namespace, oldest first.
-pub(super) fn index(resources: &[Resource]) -> BTreeMap<String, Vec<Shared<RequestAuthConfig>>> {
-    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for (resource, spec) in sorted::<RequestAuthentication>(resources) {
-        let config = RequestAuthConfig {
-            object: reference(resource),
-            spec: spec.clone(),
-        };
-        out.entry(resource.namespace().to_owned())
-            .or_default()
-            .push(Shared::new(config));
-    }
-    out
-}
-
-/// What a policy is for.
-pub(super) fn attachment(policy: &RequestAuthConfig) -> Attachment<'_> {
-    attachment_of(&policy.object.namespace, &policy.spec)
-}
-
-fn attachment_of<'a>(namespace: &'a str, spec: &'a RequestAuthentication) -> Attachment<'a> {
-    Attachment {
-        namespace,
-        selector: spec.selector.as_ref(),
-        target_ref: spec.target_ref.as_ref(),
-        target_refs: &spec.target_refs,
-    }
-}
+use super::attached::{applies, unknown_target};
+use super::{Snapshot, sorted};
 
 /// What shows only when everything is known: keys that cannot be had, and policies that ask for tokens nobody verifies.
 pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic> {
     let mut out = Vec::new();
     for (resource, spec) in sorted::<RequestAuthentication>(resources) {
-        if attachment_of(resource.namespace(), spec).has_unknown_targets() {
-            let refs = if spec.target_refs.is_empty() {
-                "spec.targetRef"
-            } else {
-                "spec.targetRefs"
-            };
-            out.push(unknown_target(resource, refs));
-        }
+        out.extend(unknown_target(resource, spec));
         for (index, rule) in spec.jwt_rules.iter().enumerate() {
             if let Some(source) = JwksSource::of(rule) {
                 out.extend(keys(snapshot, resource, index, &source));
@@ -106,9 +65,9 @@ fn unverified(
     spec: &AuthorizationPolicy,
 ) -> Option<Diagnostic> {
     let field = asks_for_token(spec)?;
-    let pod = snapshot.pods().find(|pod| {
-        super::policies::applies(snapshot, resource, spec, pod) && !verifies(snapshot, pod)
-    })?;
+    let pod = snapshot
+        .pods()
+        .find(|pod| applies(snapshot, resource, spec, pod) && !verifies(snapshot, pod))?;
     let message = format!(
         "this asks for a verified token, but no RequestAuthentication verifies tokens for pod {}.{}",
         pod.name, pod.namespace
