@@ -10,6 +10,9 @@ mod forwarded;
 mod frames;
 mod http1;
 mod http2;
+#[path = "../support/mtls.rs"]
+mod mtls;
+mod shared;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

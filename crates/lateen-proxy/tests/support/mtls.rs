@@ -1,5 +1,7 @@
 //! The resources of two proxies with mTLS between them.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};

@@ -19,7 +19,7 @@ use crate::codec;
 use crate::streams::upload::Sink;
 
 /// Data shorter than this is kept together while it waits, so that what it takes to keep it stays in proportion to its bytes.
-const SMALL: usize = 512;
+const SMALL: usize = 4 * 1024;
 /// A connection that was silent for so long while a request waited may be dead.
 const SILENCE: Duration = Duration::from_secs(1);
 /// Fields of trailers.
