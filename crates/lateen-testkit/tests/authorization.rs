@@ -19,6 +19,7 @@ use lateen_traffic::request::{ConnectionInfo, FilterState, PeerTls};
 use lateen_traffic::value::{Metadata, Value};
 use lateen_traffic::{RequestView, from_xds};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 1);
 
@@ -369,12 +370,13 @@ proptest! {
 
     #[test]
     fn the_order_of_policies_never_matters(
-        policies in proptest::collection::vec(policy(), 0..5),
-        seed in any::<u64>(),
+        (policies, shuffled) in proptest::collection::vec(policy(), 2..5).prop_flat_map(|policies| {
+            let numbered: Vec<usize> = (0..policies.len()).collect();
+            (Just(policies), Just(numbered).prop_shuffle())
+        }),
     ) {
         let numbered: Vec<(usize, &Policy)> = policies.iter().enumerate().collect();
-        let mut shuffled = numbered.clone();
-        shuffled.sort_by_key(|(index, _)| (*index as u64).wrapping_mul(seed | 1).rotate_left(17));
+        let shuffled: Vec<(usize, &Policy)> = shuffled.into_iter().map(|n| numbered[n]).collect();
         prop_assert_eq!(compile(&numbered).version, compile(&shuffled).version);
     }
 
@@ -390,4 +392,38 @@ proptest! {
         let none = Policy { deny: true, ..all.clone() };
         prop_assert!(!allows(&[all, none], &request));
     }
+}
+
+/// The properties above say nothing unless what is generated decides: of policies and requests many pass and many do not, and a
+/// further policy often changes that.
+#[test]
+fn what_is_generated_comes_to_every_verdict() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let generated = (
+        proptest::collection::vec(policy(), 1..4),
+        policy(),
+        proptest::collection::vec(request(), 24),
+    );
+    let (mut passed, mut refused, mut denied, mut allowed) = (0, 0, 0, 0);
+    for _ in 0..64 {
+        let tree = generated.new_tree(&mut runner).expect("a case");
+        let (policies, more, requests) = tree.current();
+        let with = |deny| {
+            let more = Policy {
+                deny,
+                ..more.clone()
+            };
+            compiled(&[policies.clone(), vec![more]].concat())
+        };
+        let (without, denying, allowing) = (compiled(&policies), with(true), with(false));
+        for request in &requests {
+            let passes_now = passes(&without, request);
+            passed += usize::from(passes_now);
+            refused += usize::from(!passes_now);
+            denied += usize::from(passes_now && !passes(&denying, request));
+            allowed += usize::from(!passes_now && passes(&allowing, request));
+        }
+    }
+    let seen = [passed, refused, denied, allowed];
+    assert!(seen.iter().all(|seen| *seen > 20), "{seen:?}");
 }
