@@ -610,3 +610,88 @@ async fn clients_that_go_away_leave_nothing_behind() {
     wait_for(|| async { active.iter().all(|name| gauge(name) == 0) }).await;
     proxy.handle.shutdown().await;
 }
+
+/// A backend whose every answer goes on in parts, one every tenth of a second, without end.
+async fn endless() -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+                let mut sent = stream.write_all(head).await;
+                while sent.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    sent = stream.write_all(b"4\r\npart\r\n").await;
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Decision 0006: a request under way goes on under the rules it began with, until its own time is over; the next one on a connection
+/// that was open before, and every new one, is judged by the new rules.
+#[tokio::test]
+async fn a_rule_that_comes_to_deny_holds_for_the_next_request_and_not_for_one_under_way() {
+    let parts = endless().await;
+    let quick = backend(|_| async { text("quick") }).await;
+    let resources = |denied: &str| {
+        let rules = filter(
+            "envoy.filters.http.rbac",
+            json!({
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
+                "rules": {"action": "DENY", "policies": {"some": {
+                    "permissions": [{"url_path": {"path": {"prefix": denied}}}],
+                    "principals": [{"any": true}],
+                }}},
+            }),
+        );
+        let router = filter("envoy.filters.http.router", json!({"@type": ROUTER}));
+        let routes = json!([
+            {"match": {"prefix": "/parts/short"}, "route": {"cluster": "parts", "timeout": "0s", "max_stream_duration": {"max_stream_duration": "3s"}}},
+            {"match": {"prefix": "/parts"}, "route": {"cluster": "parts", "timeout": "0s"}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "quick"}},
+        ]);
+        let manager = hcm(routes, json!({"http_filters": [rules, router]}));
+        vec![
+            listener("in", json!([{"filters": [manager]}])),
+            cluster("parts", &[parts], json!({})),
+            cluster("quick", &[quick], json!({})),
+        ]
+    };
+    let proxy = start(resources("/nothing")).await;
+    let address = proxy.address("in");
+    let begin = |path: &'static str| async move {
+        let mut sender = client(address).await;
+        let request = Request::get(path).header("host", "a").body(Full::default());
+        let response = sender.send_request(request.unwrap()).await.unwrap();
+        (response.status(), response.into_body(), sender)
+    };
+    let (status, mut long, _open) = begin("/parts/long").await;
+    assert_eq!(status, StatusCode::OK);
+    let (_, mut short, _open_too) = begin("/parts/short").await;
+    let (status, body, mut idle) = begin("/quick").await;
+    assert_eq!(status, StatusCode::OK);
+    body.collect().await.unwrap();
+
+    proxy.replace(resources("/"));
+    wait_for(|| async { get(address, "/quick").await.0 == 403 }).await;
+    let request = Request::get("/quick")
+        .header("host", "a")
+        .body(Full::default());
+    let next = idle.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(next.status(), StatusCode::FORBIDDEN);
+    assert_eq!(begin("/parts/long").await.0, StatusCode::FORBIDDEN);
+    // What was under way still gets its parts …
+    for _ in 0..5 {
+        assert!(long.frame().await.unwrap().is_ok());
+    }
+    // … and ends when its own time is over.
+    let ends = async { while let Some(Ok(_)) = short.frame().await {} };
+    let ended = tokio::time::timeout(Duration::from_secs(15), ends).await;
+    assert!(ended.is_ok(), "a stream whose time is limited ends");
+    assert!(long.frame().await.unwrap().is_ok());
+    proxy.handle.shutdown().await;
+}

@@ -134,3 +134,91 @@ async fn a_tenants_parser_bombs_do_not_stop_anothers_push() {
     );
     push_beside("parser bombs", &text).await;
 }
+
+/// Class: policies without end. Thousands of rules with everything that has to be compared, and key sets as large as they may be.
+#[tokio::test]
+async fn a_tenants_policies_do_not_stop_anothers_push() {
+    let mut text = String::new();
+    for policy in 0..100 {
+        let mut rules = String::new();
+        for rule in 0..30 {
+            let values: Vec<String> = (0..20)
+                .map(|n| format!("/p{policy}/{rule}/{n}/*"))
+                .collect();
+            let values = values.join(", ");
+            let _ = write!(
+                rules,
+                "{{from: [{{source: {{namespaces: ['n{rule}*'], ipBlocks: [10.{policy}.{rule}.0/24]}}}}], to: [{{operation: {{paths: [{values}], notMethods: [M{rule}]}}}}], when: [{{key: 'request.headers[x-{rule}]', values: ['a*', '*b']}}]}}, "
+            );
+        }
+        let _ = write!(
+            text,
+            "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p{policy}, namespace: foo}}\nspec: {{action: DENY, rules: [{rules}]}}\n"
+        );
+    }
+    let key = format!(
+        r#"{{"keys":[{{"kty":"RSA","e":"AQAB","n":"{}"}}]}}"#,
+        "A".repeat(700 << 10)
+    );
+    for number in 0..20 {
+        let _ = write!(
+            text,
+            "---\napiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: r{number}, namespace: foo}}\nspec: {{jwtRules: [{{issuer: i{number}, jwks: '{key}'}}]}}\n"
+        );
+    }
+    push_beside("policies", &text).await;
+}
+
+/// Class: endpoints and hosts without end, exported to everybody.
+#[tokio::test]
+async fn a_tenants_endpoints_do_not_stop_anothers_push() {
+    let mut endpoints = String::new();
+    for number in 0..4000 {
+        let (high, low) = (number / 250, number % 250);
+        let _ = write!(
+            endpoints,
+            "{{address: 10.9.{high}.{low}, labels: {{version: v{number}}}, locality: r{high}/z{low}/s, weight: 4294967295}}, "
+        );
+    }
+    let hosts: Vec<String> = (0..500).map(|n| format!("h{n}.example")).collect();
+    let text = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: e, namespace: foo}}\nspec: {{hosts: [{}], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{endpoints}], exportTo: ['*']}}\n",
+        hosts.join(", ")
+    );
+    push_beside("endpoints", &text).await;
+}
+
+/// Class: values at the edges of what their fields take, or beyond. What is refused is refused alone.
+#[tokio::test]
+async fn a_tenants_extremes_do_not_stop_anothers_push() {
+    let mut text = String::new();
+    for (number, duration) in [
+        "0s",
+        "0.000000001s",
+        "-1s",
+        "9223372036s",
+        "999999999999999999h",
+        "1e99s",
+        "''",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let route = format!(
+            "{{route: [{{destination: {{host: web}}, weight: 2147483647}}], timeout: {duration}, retries: {{attempts: 2147483647, perTryTimeout: {duration}}}, fault: {{delay: {{fixedDelay: {duration}, percentage: {{value: 1e300}}}}}}, corsPolicy: {{maxAge: {duration}}}}}"
+        );
+        text += &virtual_service(&format!("extreme{number}"), &route);
+        let _ = write!(
+            text,
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: extreme{number}, namespace: foo}}\nspec: {{host: web, exportTo: ['*'], trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 2147483647, connectTimeout: {duration}}}}}, outlierDetection: {{interval: {duration}, baseEjectionTime: {duration}, consecutive5xxErrors: 4294967295}}, loadBalancer: {{consistentHash: {{httpHeaderName: x, ringHash: {{minimumRingSize: 18446744073709551615}}}}}}}}}}\n"
+        );
+    }
+    let _ = write!(
+        text,
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: '{}', namespace: foo, labels: {{'{}': '{}'}}}}\nspec: {{ports: [{{name: http, port: 99999}}]}}\n",
+        "n".repeat(5000),
+        "l".repeat(5000),
+        "v".repeat(5000)
+    );
+    push_beside("extremes", &text).await;
+}

@@ -156,7 +156,7 @@ mod tests {
             let line = format!("GET {} HTTP/1.1\r\n", "/".repeat(length));
             let bytes = line.as_bytes();
             assert_eq!(parse(bytes), expected);
-            let pieces = (1..=bytes.len()).step_by(7);
+            let pieces = (1..bytes.len()).step_by(7).chain([bytes.len()]);
             let mut verdicts = pieces.map(|end| parse(&bytes[..end]));
             let first = verdicts.find(|verdict| *verdict != Verdict::NeedMore);
             assert_eq!(first, Some(expected));
