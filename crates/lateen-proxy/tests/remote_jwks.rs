@@ -213,12 +213,15 @@ async fn without_keys_every_token_is_refused_as_by_envoy() {
 async fn new_keys_are_taken_and_the_last_stay_through_an_outage() {
     let (first, second) = (Issuer::new(), Issuer::new());
     let (keys, answers) = server(&first.keys()).await;
-    let twins = Twins::start(vec![
+    let list = vec![
         guarded("l", "keys", json!({"cache_duration": "0.5s"})),
         cluster("keys", &[keys], json!({})),
         up().await,
-    ])
-    .await;
+    ];
+    let mut twins = Twins::start(list.clone()).await;
+    twins.ours.handle.shutdown().await;
+    // Each worker has keys of its own, and this is about what one of them does.
+    twins.ours = start_with(list, None, |config| config.concurrency = 1).await;
     for (who, address) in twins.addresses("l") {
         *answers.lock().unwrap() = Server {
             status: 200,
