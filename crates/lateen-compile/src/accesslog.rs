@@ -1,9 +1,18 @@
 //! Access logs as MeshConfig and Telemetry ask for them.
 
 use crate::filters::Class;
-use crate::mesh::{AccessLog, LogFormat, Mesh};
+use crate::mesh::{AccessLog, Collector, LogFormat, LogSink, Mesh};
 use crate::meta::string;
-use crate::proto::{Struct, accesslog, any, core, extensions, inline_string};
+use crate::proto::{Any, Struct, accesslog, any, core, extensions, inline_string};
+
+use extensions::access_loggers::grpc::v3::{
+    CommonGrpcAccessLogConfig, HttpGrpcAccessLogConfig, TcpGrpcAccessLogConfig,
+};
+use extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
+use lateen_api::mesh::{
+    EnvoyHttpGrpcV3LogProvider, EnvoyOpenTelemetryLogProvider, EnvoyTcpGrpcV3LogProvider,
+};
+use lateen_api::value::Value;
 
 /// Istio's default format.
 pub(crate) const DEFAULT_TEXT: &str = concat!(
@@ -57,7 +66,7 @@ pub(crate) const DEFAULT_JSON: [(&str, &str); 24] = [
 pub(crate) fn logs(mesh: &Mesh, class: Class) -> Vec<accesslog::AccessLog> {
     of_class(mesh, class)
         .iter()
-        .map(|log| file_log(log, log.filter.as_deref().map(cel)))
+        .map(|log| one(log, log.filter.as_deref().map(cel)))
         .collect()
 }
 
@@ -106,23 +115,124 @@ pub(crate) fn listener_logs(mesh: &Mesh, class: Class) -> Vec<accesslog::AccessL
     };
     of_class(mesh, class)
         .iter()
-        .map(|log| file_log(log, Some(filter.clone())))
+        .map(|log| one(log, Some(filter.clone())))
         .collect()
 }
 
-fn file_log(log: &AccessLog, filter: Option<accesslog::AccessLogFilter>) -> accesslog::AccessLog {
-    use extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
-    let config = FileAccessLog {
-        path: log.path.clone(),
-        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(format(
-            &log.format,
-        ))),
+fn one(log: &AccessLog, filter: Option<accesslog::AccessLogFilter>) -> accesslog::AccessLog {
+    let (name, config) = match &log.sink {
+        LogSink::File {
+            path,
+            format,
+            omit_empty,
+        } => ("envoy.access_loggers.file", file(path, format, *omit_empty)),
+        LogSink::Http(to, settings) => ("envoy.access_loggers.http_grpc", http_grpc(to, settings)),
+        LogSink::Tcp(to, settings) => ("envoy.access_loggers.tcp_grpc", tcp_grpc(to, settings)),
+        LogSink::OpenTelemetry(to, settings) => (
+            "envoy.access_loggers.open_telemetry",
+            open_telemetry(to, settings),
+        ),
     };
     accesslog::AccessLog {
-        name: "envoy.access_loggers.file".to_owned(),
+        name: name.to_owned(),
         filter,
-        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(any(&config))),
+        config_type: Some(accesslog::access_log::ConfigType::TypedConfig(config)),
     }
+}
+
+fn file(path: &str, log_format: &LogFormat, omit_empty: bool) -> Any {
+    use extensions::access_loggers::file::v3::{FileAccessLog, file_access_log};
+    any(&FileAccessLog {
+        path: path.to_owned(),
+        access_log_format: Some(file_access_log::AccessLogFormat::LogFormat(
+            core::SubstitutionFormatString {
+                omit_empty_values: omit_empty,
+                ..format(log_format)
+            },
+        )),
+    })
+}
+
+/// What Istio's proxies leave for logs of what they know of peers.
+const PEERS: [&str; 2] = ["upstream_peer", "downstream_peer"];
+
+/// What logs that services take have in common.
+fn common(
+    to: &Collector,
+    name: &str,
+    default: &str,
+    state: &[String],
+) -> CommonGrpcAccessLogConfig {
+    let peers = || PEERS.map(str::to_owned).to_vec();
+    CommonGrpcAccessLogConfig {
+        log_name: if name.is_empty() { default } else { name }.to_owned(),
+        grpc_service: Some(crate::tracing::grpc_service(to)),
+        transport_api_version: core::ApiVersion::V3 as i32,
+        filter_state_objects_to_log: if state.is_empty() {
+            peers()
+        } else {
+            state.to_vec()
+        },
+        ..Default::default()
+    }
+}
+
+fn http_grpc(to: &Collector, settings: &EnvoyHttpGrpcV3LogProvider) -> Any {
+    let state = &settings.filter_state_objects_to_log;
+    any(&HttpGrpcAccessLogConfig {
+        common_config: Some(common(
+            to,
+            &settings.log_name,
+            "http_envoy_accesslog",
+            state,
+        )),
+        additional_request_headers_to_log: settings.additional_request_headers_to_log.clone(),
+        additional_response_headers_to_log: settings.additional_response_headers_to_log.clone(),
+        additional_response_trailers_to_log: settings.additional_response_trailers_to_log.clone(),
+    })
+}
+
+fn tcp_grpc(to: &Collector, settings: &EnvoyTcpGrpcV3LogProvider) -> Any {
+    let state = &settings.filter_state_objects_to_log;
+    any(&TcpGrpcAccessLogConfig {
+        common_config: Some(common(to, &settings.log_name, "tcp_envoy_accesslog", state)),
+    })
+}
+
+#[expect(
+    deprecated,
+    reason = "Istio writes `common_config`, which proxies of every version read"
+)]
+fn open_telemetry(to: &Collector, settings: &EnvoyOpenTelemetryLogProvider) -> Any {
+    use lateen_envoy::pb::opentelemetry::proto::common::v1 as otlp;
+    let value = |text: &str| otlp::AnyValue {
+        value: Some(otlp::any_value::Value::StringValue(text.to_owned())),
+    };
+    let format = settings.log_format.clone().unwrap_or_default();
+    let body = match format.text.as_str() {
+        "" => DEFAULT_TEXT,
+        text => text,
+    };
+    let labels = match &format.labels {
+        Some(Value::Object(labels)) => labels.clone(),
+        _ => Default::default(),
+    };
+    let labels = labels.iter().filter_map(|(key, label)| match label {
+        Value::String(text) => Some(otlp::KeyValue {
+            key: key.clone(),
+            value: Some(value(text)),
+            ..Default::default()
+        }),
+        _ => None,
+    });
+    let values: Vec<otlp::KeyValue> = labels.collect();
+    any(&OpenTelemetryAccessLogConfig {
+        common_config: Some(common(to, &settings.log_name, "otel_envoy_accesslog", &[])),
+        disable_builtin_labels: true,
+        body: Some(value(body)),
+        attributes: (!values.is_empty()).then_some(otlp::KeyValueList { values }),
+        ..Default::default()
+    })
 }
 
 fn format(format: &LogFormat) -> core::SubstitutionFormatString {

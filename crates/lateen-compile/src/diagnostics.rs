@@ -61,6 +61,9 @@ pub(crate) const HTTP_ON_TCP: &str = "LAT3057";
 /// A policy that selects no workload.
 pub(crate) const NO_WORKLOAD: &str = "LAT3058";
 
+/// A Telemetry that names a provider that cannot be used.
+pub(crate) const TELEMETRY_PROVIDER: &str = "LAT3060";
+
 /// Every finding of [`crate::dead_rules`].
 pub const DEAD_RULES: [&str; 9] = [
     NEVER_MATCHES,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::features::Features;
 use lateen_api::mesh::{
+    EnvoyHttpGrpcV3LogProvider, EnvoyOpenTelemetryLogProvider, EnvoyTcpGrpcV3LogProvider,
     ExtensionProvider, ForwardClientCertDetails, MeshTlsConfig, OpenTelemetryTracingProvider,
     Tracing as LegacyTracing, ZipkinTracingProvider,
 };
@@ -77,13 +78,28 @@ pub(crate) enum PathNormalization {
     DecodeAndMergeSlashes,
 }
 
-/// An access log to a file.
+/// An access log.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct AccessLog {
-    pub(crate) path: String,
-    pub(crate) format: LogFormat,
+    pub(crate) sink: LogSink,
     /// A CEL expression that says what is logged.
     pub(crate) filter: Option<String>,
+}
+
+/// Where an access log goes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum LogSink {
+    File {
+        path: String,
+        format: LogFormat,
+        /// Nothing stands for what is not known, rather than `-`.
+        omit_empty: bool,
+    },
+    /// Envoy's service, for requests.
+    Http(Collector, EnvoyHttpGrpcV3LogProvider),
+    /// Envoy's service, for connections.
+    Tcp(Collector, EnvoyTcpGrpcV3LogProvider),
+    OpenTelemetry(Collector, EnvoyOpenTelemetryLogProvider),
 }
 
 /// Access logs of what a workload sends and of what it gets.

@@ -14,6 +14,7 @@ mod ownership;
 mod policies;
 mod request_authentication;
 mod services;
+mod telemetry;
 mod virtual_services;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -232,6 +233,7 @@ impl Snapshot {
         };
         let bare = of(Arc::clone(&config), live.clone(), [].into());
         diagnostics.extend(policies::findings(&bare, &config.resources));
+        diagnostics.extend(telemetry::findings(&bare, &config.resources));
         let snapshot = of(Arc::clone(&config), live, diagnostics.as_slice().into());
         diagnostics.extend(request_authentication::findings(
             &snapshot,

@@ -12,7 +12,10 @@ use lateen_api::telemetry::{AccessLogging, Telemetry, WorkloadMode};
 use lateen_api::value::Value;
 
 use crate::attachment::{Attachment, Workload};
-use crate::mesh::{AccessLog, ClassLogs, ClassStats, ClassTracing, LogFormat, Mesh};
+use crate::mesh::{
+    AccessLog, ClassLogs, ClassStats, ClassTracing, Collector, LogFormat, LogSink, Mesh,
+};
+use crate::names;
 use crate::shared::Shared;
 use crate::snapshot::Named;
 
@@ -37,11 +40,11 @@ pub(crate) fn of_workload(
     by_namespace: &BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
     mesh: &Mesh,
     workload: &Workload<'_>,
-    lookup: &dyn Fn(&str) -> Result<String, String>,
+    lookup: Lookup<'_>,
 ) -> Option<Workloads> {
     let objects = applicable(by_namespace, &mesh.root_namespace, workload);
     let found = Workloads {
-        logs: logs(&objects, mesh),
+        logs: logs(&objects, mesh, lookup),
         stats: metrics::stats(&objects, mesh),
         tracing: tracing::tracing(&objects, mesh, workload, lookup),
     };
@@ -54,7 +57,7 @@ fn provider<'a>(mesh: &'a Mesh, name: &str) -> Option<&'a ExtensionProvider> {
     providers.find(|provider| provider.name.eq_ignore_ascii_case(name))
 }
 
-fn logs(objects: &[&Telemetry], mesh: &Mesh) -> Option<ClassLogs> {
+fn logs(objects: &[&Telemetry], mesh: &Mesh, lookup: Lookup<'_>) -> Option<ClassLogs> {
     let levels: Levels<'_> = objects
         .iter()
         .map(|spec| spec.access_logging.as_slice())
@@ -66,7 +69,7 @@ fn logs(objects: &[&Telemetry], mesh: &Mesh) -> Option<ClassLogs> {
     let of = |mode| {
         merge(&levels, &mesh.default_log_providers, mode)
             .into_iter()
-            .filter_map(|(name, filter)| log(mesh, name, filter))
+            .filter_map(|(name, filter)| log(mesh, name, filter, lookup))
             .collect()
     };
     Some(ClassLogs {
@@ -187,28 +190,51 @@ fn applies(entry: &AccessLogging, mode: WorkloadMode) -> bool {
     wanted.is_none_or(|wanted| wanted == WorkloadMode::ClientAndServer || wanted == mode)
 }
 
-/// The log of a provider; none if it is no log to a file.
-fn log(mesh: &Mesh, name: &str, filter: Option<&str>) -> Option<AccessLog> {
-    let found = mesh
-        .extension_providers
-        .iter()
-        .find(|provider| provider.name == name);
-    let settings = match found {
-        Some(ExtensionProvider {
-            envoy_file_access_log: Some(settings),
-            ..
-        }) => settings.clone(),
-        None if name == BUILT_IN => EnvoyFileAccessLogProvider::default(),
-        _ => return None,
+/// The log of a provider; none if it is none of logs, or nobody knows where its service is.
+fn log(mesh: &Mesh, name: &str, filter: Option<&str>, lookup: Lookup<'_>) -> Option<AccessLog> {
+    let file = |settings: &EnvoyFileAccessLogProvider| LogSink::File {
+        path: match settings.path.as_str() {
+            "" => STDOUT.to_owned(),
+            path => path.to_owned(),
+        },
+        format: format(mesh, name, settings),
+        omit_empty: settings.omit_empty_values,
     };
-    let path = match settings.path.as_str() {
-        "" => STDOUT,
-        path => path,
+    let found = provider(mesh, name);
+    let sink = match found {
+        None if name == BUILT_IN => file(&EnvoyFileAccessLogProvider::default()),
+        None => return None,
+        Some(found) => {
+            if let Some(settings) = &found.envoy_file_access_log {
+                file(settings)
+            } else if let Some(settings) = &found.envoy_http_als {
+                let to = collector(&settings.service, settings.port, lookup)?;
+                LogSink::Http(to, settings.clone())
+            } else if let Some(settings) = &found.envoy_tcp_als {
+                let to = collector(&settings.service, settings.port, lookup)?;
+                LogSink::Tcp(to, settings.clone())
+            } else {
+                let settings = found.envoy_otel_als.as_ref()?;
+                let to = collector(&settings.service, settings.port, lookup)?;
+                LogSink::OpenTelemetry(to, settings.clone())
+            }
+        }
     };
     Some(AccessLog {
-        path: path.to_owned(),
-        format: format(mesh, name, &settings),
+        sink,
         filter: filter.map(str::to_owned),
+    })
+}
+
+/// Finds the host name of a service as a provider names it.
+type Lookup<'a> = &'a dyn Fn(&str) -> Result<String, String>;
+
+/// Where something is sent; nowhere if there is no such service.
+fn collector(service: &str, port: u32, lookup: Lookup<'_>) -> Option<Collector> {
+    let hostname = lookup(service).ok()?;
+    Some(Collector {
+        cluster: names::outbound_cluster("", &hostname, port),
+        hostname,
     })
 }
 

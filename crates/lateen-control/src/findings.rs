@@ -3,6 +3,8 @@
 //!
 //! `lateen validate` and `lateen up` show these beside what each object's own text gives.
 
+mod expressions;
+
 use std::collections::BTreeSet;
 
 use lateen_api::{Diagnostic, Resource};
@@ -31,6 +33,9 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
     found.extend(dead_rules(&snapshot, user));
     found.extend(for_proxies(&snapshot, &plan, native));
     found.extend(ignored(user, native));
+    if native {
+        found.extend(expressions::findings(user));
+    }
     let mut out: Vec<Diagnostic> = Vec::new();
     for diagnostic in found {
         let located = located(diagnostic, user);

@@ -7,6 +7,7 @@
 //! What happens to a connection or request is decided by `lateen-traffic`; here it is done. A connection's way is
 //! [`connection`], a request's way is [`http::exchange`].
 
+mod access_log_service;
 mod admin;
 mod alarm;
 mod clock;
@@ -18,6 +19,7 @@ mod control;
 mod decisions;
 mod doze;
 mod drains;
+mod export;
 mod ext_authz;
 #[doc(hidden)]
 pub mod fuzzing;

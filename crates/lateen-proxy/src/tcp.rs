@@ -540,10 +540,7 @@ fn write_logs(
         .filter_map(AccessLog::compile)
     {
         if log.wants(&done) {
-            ready
-                .connection
-                .worker
-                .write_log(log.path(), |out| log.line(&line, out));
+            log.write(&ready.connection.worker, &line);
         }
     }
 }

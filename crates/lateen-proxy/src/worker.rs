@@ -20,6 +20,7 @@ use lateen_telemetry::metrics::istio::{
 };
 use lateen_telemetry::metrics::{Counter, Descriptor, Shard};
 use lateen_traffic::Cluster;
+use lateen_traffic::access_log::GrpcLog;
 use lateen_traffic::filter::IstioStats;
 use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::jwt::TokenCache;
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use listeners::ListenerHandle;
 
 use self::listeners::Listeners;
+use crate::access_log_service;
 use crate::alarm::Alarms;
 use crate::clock;
 use crate::cluster::ClusterState;
@@ -108,6 +110,7 @@ pub(crate) struct Worker {
     services: RefCell<Map<Arc<str>, KnownService>>,
     managers: RefCell<Map<usize, Rc<Manager>>>,
     exporters: RefCell<Vec<(Arc<Tracer>, Rc<Exporter>)>>,
+    log_exporters: RefCell<Vec<Rc<access_log_service::Exporter>>>,
     dimensions: RefCell<Map<usize, KnownDimensions>>,
     tcp_stats: RefCell<Map<Arc<str>, Rc<TcpStats>>>,
     route_stats: RefCell<Map<RouteKey, Rc<RouteStats>>>,
@@ -196,6 +199,7 @@ impl Worker {
             services: RefCell::default(),
             managers: RefCell::default(),
             exporters: RefCell::default(),
+            log_exporters: RefCell::default(),
             dimensions: RefCell::default(),
             tcp_stats: RefCell::default(),
             route_stats: RefCell::default(),
@@ -299,6 +303,21 @@ impl Worker {
         let made = Exporter::of(tracer, node, self.shared.identity.address, own)?;
         exporters.push((Arc::clone(tracer), Rc::clone(&made)));
         Some(made)
+    }
+
+    /// What sends a log's entries to their service: one for all logs that are equal.
+    pub(crate) fn log_exporter(&self, log: &Arc<GrpcLog>) -> Rc<access_log_service::Exporter> {
+        let mut exporters = self.log_exporters.borrow_mut();
+        let same = |known: &&Rc<access_log_service::Exporter>| {
+            Arc::ptr_eq(&known.log, log) || known.log == *log
+        };
+        if let Some(known) = exporters.iter().find(same) {
+            return Rc::clone(known);
+        }
+        let counted = (&self.shared.stats.registry, self.shard);
+        let made = access_log_service::Exporter::of(log, counted);
+        exporters.push(Rc::clone(&made));
+        made
     }
 
     /// Statistics of a TCP proxy.
@@ -429,6 +448,10 @@ impl Worker {
         self.exporters
             .borrow_mut()
             .retain(|(_, exporter)| Rc::strong_count(exporter) > 1);
+        // The configuration holds a log as long as it is to be written, and what sends it holds it once.
+        self.log_exporters.borrow_mut().retain(|exporter| {
+            Rc::strong_count(exporter) > 1 || Arc::strong_count(&exporter.log) > 1
+        });
         self.dimensions
             .borrow_mut()
             .retain(|_, (settings, _)| Arc::strong_count(settings) > 1);

@@ -475,3 +475,208 @@ async fn istios_metrics_have_the_labels_that_configuration_gives_them() {
     assert_eq!(types, 1);
     assert!(text.contains("request_host=\"test.example\""), "{text}");
 }
+
+/// The messages that a collector got over gRPC, as they came in: Envoy keeps its streams open.
+type Messages = Arc<Mutex<Vec<(String, Bytes)>>>;
+
+async fn log_service() -> (SocketAddr, Messages) {
+    let messages = Messages::default();
+    let kept = Arc::clone(&messages);
+    let address = backend(move |request: Request<hyper::body::Incoming>| {
+        let kept = Arc::clone(&kept);
+        async move {
+            let (head, mut body) = request.into_parts();
+            let mut waiting = Vec::new();
+            // A stream may be broken off when a test ends.
+            while let Some(Ok(frame)) = body.frame().await {
+                let Ok(data) = frame.into_data() else {
+                    continue;
+                };
+                waiting.extend_from_slice(&data);
+                while waiting.len() >= 5 {
+                    let length = u32::from_be_bytes(waiting[1..5].try_into().unwrap());
+                    let end = 5 + usize::try_from(length).unwrap();
+                    if waiting.len() < end {
+                        break;
+                    }
+                    let message: Vec<u8> = waiting.drain(..end).skip(5).collect();
+                    let path = head.uri.path().to_owned();
+                    kept.lock().unwrap().push((path, message.into()));
+                }
+            }
+            Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "0")
+                .body(Full::new(Bytes::new()).boxed())
+                .unwrap()
+        }
+    })
+    .await;
+    (address, messages)
+}
+
+/// Takes out of an entry what differs between any two.
+fn plain(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for chance in [
+                "start_time",
+                "duration",
+                "stream_id",
+                "port_value",
+                "request_id",
+                "node",
+                // Before or after the proxies' own headers.
+                "request_headers_bytes",
+                "response_headers_bytes",
+            ] {
+                if fields.contains_key(chance) {
+                    fields.insert(chance.to_owned(), json!("something"));
+                }
+            }
+            // Points in time that ours does not keep, and sizes on the wire.
+            fields.retain(|name, _| {
+                !name.starts_with("time_to_")
+                    && !name.contains("_wire_bytes")
+                    && !name.contains("_header_bytes_")
+            });
+            fields.values_mut().for_each(plain);
+        }
+        Value::Array(list) => list.iter_mut().for_each(plain),
+        _ => {}
+    }
+}
+
+fn entries(messages: &Messages) -> Vec<Value> {
+    use lateen_envoy::pb::envoy::service::accesslog::v3::StreamAccessLogsMessage;
+    let mut out = Vec::new();
+    for (path, message) in &*messages.lock().unwrap() {
+        assert_eq!(
+            path,
+            "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs"
+        );
+        let message = StreamAccessLogsMessage::decode(message.clone()).unwrap();
+        let mut value = lateen_envoy::json::to_value(&message);
+        plain(&mut value);
+        for kind in ["http_logs", "tcp_logs"] {
+            let list = value[kind]["log_entry"].as_array();
+            out.extend(list.into_iter().flatten().map(|entry| json!({kind: entry})));
+        }
+    }
+    out.sort_by_key(Value::to_string);
+    out
+}
+
+fn service_log(name: &str, kind: &str, more: Value) -> Value {
+    let mut config = json!({
+        "@type": format!("type.googleapis.com/envoy.extensions.access_loggers.{kind}"),
+        "common_config": {
+            "log_name": "mine", "transport_api_version": "V3", "buffer_flush_interval": "0.2s",
+            "grpc_service": {"envoy_grpc": {"cluster_name": "collector-h2"}},
+        },
+    });
+    merge(&mut config, more);
+    json!({"name": name, "typed_config": config})
+}
+
+/// What both tell a service of the same requests.
+async fn told(log: Value, read: impl Fn(&Messages) -> Vec<Value>) {
+    let up = backend(|_| async { text("hello") }).await;
+    let (to, messages) = log_service().await;
+    let manager = json!({"access_log": [log], "stat_prefix": "logged"});
+    let twins = Twins::start(vec![
+        traced_listener("in", "INBOUND", manager),
+        cluster("up", &[up], json!({})),
+        cluster("collector-h2", &[to], http2()),
+    ])
+    .await;
+    let mut sides = Vec::new();
+    for (_, address) in twins.addresses("in") {
+        messages.lock().unwrap().clear();
+        ask(address).await;
+        let end = Instant::now() + Duration::from_secs(15);
+        while read(&messages).len() < 6 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        sides.push(read(&messages));
+    }
+    let ours = &sides[0];
+    assert_eq!(ours.len(), 6, "{ours:#?}");
+    if let Some(envoys) = sides.get(1) {
+        for (ours, envoys) in ours.iter().zip(envoys) {
+            assert_eq!(ours, envoys);
+        }
+        assert_eq!(ours.len(), envoys.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoys_service_is_told_of_requests_what_envoy_tells() {
+    let more = json!({"additional_request_headers_to_log": ["x-user", "x-nobody"], "additional_response_headers_to_log": ["date-of-nothing", "content-length"]});
+    let log = service_log(
+        "envoy.access_loggers.http_grpc",
+        "grpc.v3.HttpGrpcAccessLogConfig",
+        more,
+    );
+    told(log, entries).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opentelemetrys_service_gets_records_with_formats_filled_in() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Logs {
+        #[prost(message, repeated, tag = "1")]
+        resource_logs: Vec<ResourceLogs>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct ResourceLogs {
+        #[prost(message, repeated, tag = "2")]
+        scope_logs: Vec<ScopeLogs>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct ScopeLogs {
+        #[prost(message, repeated, tag = "2")]
+        records: Vec<Record>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Record {
+        #[prost(fixed64, tag = "1")]
+        time: u64,
+        #[prost(message, optional, tag = "5")]
+        body: Option<otlp::AnyValue>,
+        #[prost(message, repeated, tag = "6")]
+        attributes: Vec<otlp::KeyValue>,
+    }
+    let read = |messages: &Messages| {
+        let mut out = Vec::new();
+        for (path, message) in &*messages.lock().unwrap() {
+            assert_eq!(
+                path,
+                "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+            );
+            let logs = Logs::decode(message.clone()).unwrap();
+            let scopes = logs.resource_logs.into_iter().flat_map(|r| r.scope_logs);
+            for record in scopes.flat_map(|scope| scope.records) {
+                assert!(record.time > 0);
+                let text = |value: Option<otlp::AnyValue>| value.and_then(|v| v.string_value);
+                let pairs = record.attributes.into_iter();
+                let mut pairs: Vec<_> = pairs.map(|pair| (pair.key, text(pair.value))).collect();
+                pairs.sort();
+                out.push(json!({"body": text(record.body), "attributes": pairs}));
+            }
+        }
+        out.sort_by_key(Value::to_string);
+        out
+    };
+    let more = json!({
+        "disable_builtin_labels": true,
+        "body": {"string_value": "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %REQ(X-USER)%\n"},
+        "attributes": {"values": [{"key": "code", "value": {"string_value": "%RESPONSE_CODE%"}}]},
+    });
+    let log = service_log(
+        "envoy.access_loggers.open_telemetry",
+        "open_telemetry.v3.OpenTelemetryAccessLogConfig",
+        more,
+    );
+    told(log, read).await;
+}

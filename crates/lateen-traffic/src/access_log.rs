@@ -5,9 +5,10 @@ mod attributes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use crate::cel::Expression;
+use crate::ext_authz::GrpcService;
 use crate::matcher::{Fraction, HeaderMatcher, MetadataMatcher};
 use crate::request::{ConnectionInfo, PeerTls, RequestView};
 use crate::value::Value;
@@ -21,6 +22,8 @@ pub struct AccessLog {
     pub sink: LogSink,
     /// How a line looks.
     pub format: LogFormat,
+    /// Nothing stands for what is not known, rather than `-`.
+    pub omit_empty: bool,
     /// Which requests are logged; `None` logs all.
     pub filter: Option<LogFilter>,
 }
@@ -34,8 +37,46 @@ pub enum LogSink {
     Stderr,
     /// A file.
     File(Arc<str>),
+    /// A service.
+    Service(Arc<GrpcLog>),
     /// A logger that Lateen does not have; the logs are not written, and the type says whose.
     Unsupported(Arc<str>),
+}
+
+/// A log that a service takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GrpcLog {
+    /// What the service is, and what it gets.
+    pub kind: GrpcLogKind,
+    /// What it calls the log.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub service: GrpcService,
+}
+
+/// What a service that takes logs gets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GrpcLogKind {
+    /// Envoy's entries of requests, with these headers.
+    Http {
+        /// Of the request.
+        request: Vec<HeaderName>,
+        /// Of the response.
+        response: Vec<HeaderName>,
+        /// Of its trailers.
+        trailers: Vec<HeaderName>,
+    },
+    /// Envoy's entries of connections.
+    Tcp,
+    /// OpenTelemetry's records.
+    OpenTelemetry {
+        /// The format of the body.
+        body: Option<Arc<str>>,
+        /// Attributes, by their formats.
+        attributes: Vec<(Arc<str>, Arc<str>)>,
+        /// It is told whose log it is.
+        builtin_labels: bool,
+    },
 }
 
 /// The form of a log line.

@@ -9,7 +9,8 @@ use lateen_api::mesh::{
 
 use crate::accesslog::{DEFAULT_JSON, DEFAULT_TEXT};
 use crate::mesh::{
-    AccessLog, ClassLogs, Keepalive, LogFormat, Mesh, OutboundPolicy, PathNormalization, Settings,
+    AccessLog, ClassLogs, Keepalive, LogFormat, LogSink, Mesh, OutboundPolicy, PathNormalization,
+    Settings,
 };
 
 /// Applies Istio's defaults to what was written.
@@ -126,8 +127,11 @@ fn access_logs(config: &MeshConfig) -> ClassLogs {
         return ClassLogs::default();
     }
     let log = AccessLog {
-        path: config.access_log_file.clone(),
-        format: log_format(config),
+        sink: LogSink::File {
+            path: config.access_log_file.clone(),
+            format: log_format(config),
+            omit_empty: false,
+        },
         filter: None,
     };
     ClassLogs {

@@ -56,9 +56,43 @@ fn the_built_in_provider_logs_to_standard_output_in_the_meshs_format() {
         log_format: LogFormat::Text("mesh\n".to_owned()),
         ..Mesh::default()
     };
-    let built_in = log(&mesh, "envoy", Some("x")).unwrap();
-    assert_eq!(built_in.path, "/dev/stdout");
-    assert_eq!(built_in.format, mesh.log_format);
+    let lookup = |name: &str| match name {
+        "nowhere" => Err(String::new()),
+        name => Ok(name.to_owned()),
+    };
+    let built_in = log(&mesh, "envoy", Some("x"), &lookup).unwrap();
+    let LogSink::File { path, format, .. } = built_in.sink else {
+        panic!("{built_in:?}");
+    };
+    assert_eq!(path, "/dev/stdout");
+    assert_eq!(format, mesh.log_format);
     assert_eq!(built_in.filter.as_deref(), Some("x"));
-    assert_eq!(log(&mesh, "nobody", None), None);
+    assert_eq!(log(&mesh, "nobody", None, &lookup), None);
+}
+
+#[test]
+fn services_take_logs_if_there_are_such_services() {
+    let otel = |name: &str, service: &str| ExtensionProvider {
+        name: name.to_owned(),
+        envoy_otel_als: Some(lateen_api::mesh::EnvoyOpenTelemetryLogProvider {
+            service: service.to_owned(),
+            port: 4317,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let mesh = Mesh {
+        extension_providers: vec![otel("there", "otel.obs"), otel("away", "nowhere")],
+        ..Mesh::default()
+    };
+    let lookup = |name: &str| match name {
+        "nowhere" => Err(String::new()),
+        name => Ok(name.to_owned()),
+    };
+    let there = log(&mesh, "there", None, &lookup).unwrap();
+    let LogSink::OpenTelemetry(to, _) = there.sink else {
+        panic!("{there:?}");
+    };
+    assert_eq!(to.cluster, "outbound|4317||otel.obs");
+    assert_eq!(log(&mesh, "away", None, &lookup), None);
 }

@@ -11,18 +11,14 @@ use lateen_api::mesh::{
 use lateen_api::telemetry::{CustomTag, Telemetry, Tracing as Written, WorkloadMode};
 use lateen_api::value::Double;
 
-use super::provider;
+use super::{Lookup, collector, provider};
 use crate::attachment::Workload;
-use crate::mesh::{ClassTracing, Collector, Mesh, Tag, Tracer, Tracing};
-use crate::names;
+use crate::mesh::{ClassTracing, Mesh, Tag, Tracer, Tracing};
 
 const CANONICAL_NAME: &str = "service.istio.io/canonical-name";
 const CANONICAL_REVISION: &str = "service.istio.io/canonical-revision";
 /// Share of requests that are traced where nobody says, percent. Source: Istio, `PILOT_TRACE_SAMPLING`.
 const DEFAULT_SAMPLING: f64 = 1.0;
-
-/// Finds the host name of a service as a provider names it.
-pub(super) type Lookup<'a> = &'a dyn Fn(&str) -> Result<String, String>;
 
 /// What objects say of one direction.
 #[derive(Default)]
@@ -178,15 +174,6 @@ fn tracer(
     let skywalking = provider.skywalking.as_ref()?;
     let found = collector(&skywalking.service, skywalking.port, lookup)?;
     Some((Tracer::Skywalking(found), 0))
-}
-
-/// Where spans go; nowhere if there is no such service.
-fn collector(service: &str, port: u32, lookup: Lookup<'_>) -> Option<Collector> {
-    let hostname = lookup(service).ok()?;
-    Some(Collector {
-        cluster: names::outbound_cluster("", &hostname, port),
-        hostname,
-    })
 }
 
 /// Who makes spans, as Envoy's `--service-cluster` says it, too.

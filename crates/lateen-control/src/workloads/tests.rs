@@ -1,3 +1,5 @@
+//! Tests of workloads that register themselves.
+
 use std::net::IpAddr;
 
 use lateen_api::{SourceFile, parse_file};

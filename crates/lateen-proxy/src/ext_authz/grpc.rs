@@ -46,12 +46,12 @@ pub(super) enum AnswerError {
 
 /// The head of a call.
 pub(super) fn head(service: &GrpcService) -> Head {
-    crate::trace::grpc(service, PATH)
+    crate::export::grpc(service, PATH)
 }
 
 /// A message with its length before it.
 pub(super) fn frame(check: &Check) -> Bytes {
-    crate::trace::framed(&check.encode_to_vec())
+    crate::export::framed(&check.encode_to_vec())
 }
 
 /// What is asked about a connection.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -18,7 +19,9 @@ use lateen_traffic::value::{Metadata, Value};
 use lateen_traffic::{ConnectionInfo, RequestView};
 
 use super::record::{Heads, Record};
+use crate::access_log_service::ServiceLog;
 use crate::net::HostAddress;
+use crate::worker::Worker;
 
 /// The files that are logged to, each opened once for the whole process.
 #[derive(Debug, Default)]
@@ -60,27 +63,40 @@ impl LogSinks {
 /// One access log, compiled.
 #[derive(Debug)]
 pub(crate) struct AccessLog {
-    path: PathBuf,
-    format: Format,
+    target: Target,
     filter: Option<LogFilter>,
+}
+
+/// Where an access log goes.
+#[derive(Debug)]
+enum Target {
+    File(PathBuf, Format),
+    Service(ServiceLog),
 }
 
 impl AccessLog {
     /// Compiles an access log; `None` for sinks this proxy has not, or a format that is none.
     pub(crate) fn compile(log: &lateen_traffic::access_log::AccessLog) -> Option<Self> {
-        let path = match &log.sink {
-            LogSink::Stdout => PathBuf::from("/dev/stdout"),
-            LogSink::Stderr => PathBuf::from("/dev/stderr"),
-            LogSink::File(path) => PathBuf::from(&**path),
+        let file = |path: &str| {
+            let format = format(&log.format, log.omit_empty)?;
+            Ok(Target::File(PathBuf::from(path), format))
+        };
+        let target = match &log.sink {
+            LogSink::Stdout => file("/dev/stdout"),
+            LogSink::Stderr => file("/dev/stderr"),
+            LogSink::File(path) => file(path),
+            LogSink::Service(service) => {
+                let text = |text: &Arc<str>| format(&LogFormat::Text(Arc::clone(text)), false);
+                ServiceLog::compile(service, text).map(Target::Service)
+            }
             LogSink::Unsupported(kind) => {
                 tracing::debug!(%kind, "access logs of this kind are not written");
                 return None;
             }
         };
-        match format(&log.format) {
-            Ok(format) => Some(Self {
-                path,
-                format,
+        match target {
+            Ok(target) => Some(Self {
+                target,
                 filter: log.filter.clone(),
             }),
             Err(error) => {
@@ -90,14 +106,14 @@ impl AccessLog {
         }
     }
 
-    /// Where it goes.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The line for a context.
-    pub(crate) fn line<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) {
-        self.format.write(context, out);
+    /// Writes what has ended, whether or not it is wanted.
+    pub(crate) fn write<C: LogContext + ?Sized>(&self, worker: &Rc<Worker>, context: &C) {
+        match &self.target {
+            Target::File(path, format) => {
+                worker.write_log(path, |out| format.write(context, out));
+            }
+            Target::Service(log) => log.write(worker, context),
+        }
     }
 
     /// Whether something finished is to be logged.
@@ -110,7 +126,7 @@ impl AccessLog {
 ///
 /// # Errors
 /// It is none, or has an operator this proxy has not.
-pub(super) fn format(format: &LogFormat) -> Result<Format, String> {
+pub(super) fn format(format: &LogFormat, omit_empty: bool) -> Result<Format, String> {
     let hostname = std::env::var("HOSTNAME").unwrap_or_default();
     let variable = |name: &str| std::env::var(name).ok();
     let environment = Environment {
@@ -118,14 +134,14 @@ pub(super) fn format(format: &LogFormat) -> Result<Format, String> {
         variable: &variable,
     };
     let text = |format: &str| {
-        TextFormat::parse(format, false, &environment)
+        TextFormat::parse(format, omit_empty, &environment)
             .map(Format::Text)
             .map_err(|error| error.to_string())
     };
     match format {
         LogFormat::Default => text(ENVOY_TEXT_FORMAT),
         LogFormat::Text(format) => text(format),
-        LogFormat::Json(tree) => JsonFormat::parse(&json(tree), false, &environment)
+        LogFormat::Json(tree) => JsonFormat::parse(&json(tree), omit_empty, &environment)
             .map(Format::Json)
             .map_err(|error| error.to_string()),
     }
@@ -161,10 +177,7 @@ pub(crate) fn write(record: &Record, started_at: SystemTime) {
             .as_ref()
             .is_none_or(|filter| line.is_wanted_by(filter))
         {
-            record
-                .connection
-                .worker
-                .write_log(log.path(), |out| log.line(&line, out));
+            log.write(&record.connection.worker, &line);
         }
     }
 }
@@ -374,6 +387,8 @@ impl LogContext for Line<'_> {
                     .to_str()
                     .ok()
             }),
+            TextField::TraceId => record.span.as_ref()?.trace_text(),
+            TextField::SpanId => record.span.as_ref()?.span_text(),
             TextField::Tls(Side::Downstream, field) => record.connection.tls_text(field),
             TextField::Tls(Side::Upstream, field) => record.upstream.tls_text(field),
             _ => None,

@@ -116,7 +116,7 @@ impl BodyFormat {
             LogFormat::Default | LogFormat::Text(_) => "text/plain",
         };
         let content_type = from.content_type.as_deref().unwrap_or(by_kind);
-        match log::format(&from.format) {
+        match log::format(&from.format, false) {
             Ok(format) => Some(Self {
                 format,
                 content_type: HeaderValue::from_str(content_type)

@@ -6,7 +6,7 @@
 
 mod tags;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -50,6 +50,8 @@ pub(crate) struct Active {
     decorator: Option<HeaderValue>,
     /// What it was sent as, each try a span.
     tries: RefCell<Vec<Try>>,
+    /// The ids of the trace and of the span as logs have them, if they do.
+    ids: OnceCell<(String, String)>,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Tracer {
             operation: None,
             decorator: None,
             tries: RefCell::default(),
+            ids: OnceCell::new(),
         }
     }
 
@@ -281,6 +284,22 @@ impl Tracer {
 }
 
 impl Active {
+    /// `%TRACE_ID%`.
+    pub(crate) fn trace_text(&self) -> Option<&str> {
+        self.ids().map(|(trace, _)| trace.as_str())
+    }
+
+    /// `%SPAN_ID%`.
+    pub(crate) fn span_text(&self) -> Option<&str> {
+        self.ids().map(|(_, span)| span.as_str())
+    }
+
+    fn ids(&self) -> Option<&(String, String)> {
+        let context = self.context.as_ref()?;
+        let make = || (context.trace.short(), format!("{:016x}", context.span));
+        Some(self.ids.get_or_init(make))
+    }
+
     /// Whether its spans are kept.
     pub(crate) fn is_sampled(&self) -> bool {
         self.context.as_ref().is_some_and(|context| context.sampled)

@@ -1,13 +1,17 @@
-//! Spans as OpenTelemetry's collectors take them: `ExportTraceServiceRequest`, in protobuf.
+//! Spans and log records as OpenTelemetry's collectors take them: `ExportTraceServiceRequest`, `ExportLogsServiceRequest`, in protobuf.
 //!
-//! The messages have the fields that are written here, by their numbers in OTLP 1 (`opentelemetry/proto/trace/v1/trace.proto`).
+//! The messages have the fields that are written here, by their numbers in OTLP 1 (`opentelemetry/proto/trace/v1/trace.proto`, `…/logs/v1/logs.proto`).
+
+use std::time::SystemTime;
 
 use prost::Message;
 
 use super::{Kind, Span, since_epoch};
 
-/// The method of the gRPC service.
-pub const METHOD: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+/// The method of the gRPC service for logs.
+pub const LOGS: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
+/// The method of the gRPC service for spans.
+pub const TRACES: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 /// The instrumentation that spans name. Tools recognise Envoy's.
 const SCOPE: &str = "envoy";
@@ -102,6 +106,69 @@ struct Status {
     code: i32,
 }
 
+#[derive(Clone, PartialEq, Eq, Message)]
+struct LogsRequest {
+    #[prost(message, repeated, tag = "1")]
+    resource_logs: Vec<ResourceLogs>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ResourceLogs {
+    #[prost(message, optional, tag = "1")]
+    resource: Option<Resource>,
+    #[prost(message, repeated, tag = "2")]
+    scope_logs: Vec<ScopeLogs>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+struct ScopeLogs {
+    #[prost(message, repeated, tag = "2")]
+    log_records: Vec<LogRecord>,
+}
+
+/// A log record.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct LogRecord {
+    #[prost(fixed64, tag = "1")]
+    time_unix_nano: u64,
+    #[prost(message, optional, tag = "5")]
+    body: Option<AnyValue>,
+    #[prost(message, repeated, tag = "6")]
+    attributes: Vec<KeyValue>,
+}
+
+impl LogRecord {
+    /// A record of something that began at a time.
+    pub fn new(time: SystemTime, body: Option<String>, attributes: Vec<KeyValue>) -> Self {
+        Self {
+            time_unix_nano: nanos(time),
+            body: body.map(|text| AnyValue {
+                string_value: Some(text),
+            }),
+            attributes,
+        }
+    }
+}
+
+/// The message with these records, of a resource with these attributes.
+pub fn logs(records: Vec<LogRecord>, resource: &[KeyValue]) -> Vec<u8> {
+    let request = LogsRequest {
+        resource_logs: vec![ResourceLogs {
+            resource: Some(Resource {
+                attributes: resource.to_vec(),
+            }),
+            scope_logs: vec![ScopeLogs {
+                log_records: records,
+            }],
+        }],
+    };
+    request.encode_to_vec()
+}
+
+fn nanos(time: SystemTime) -> u64 {
+    u64::try_from(since_epoch(time).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// `STATUS_CODE_ERROR`.
 const ERROR: i32 = 2;
 
@@ -135,7 +202,6 @@ pub fn body(spans: &[Span], resource: &[KeyValue], version: &str) -> Vec<u8> {
 }
 
 fn wire(span: &Span) -> Wire {
-    let nanos = |time| u64::try_from(since_epoch(time).as_nanos()).unwrap_or(u64::MAX);
     let parent = span.parent.map(|parent| parent.to_be_bytes().to_vec());
     Wire {
         trace_id: span.trace.0.to_be_bytes().to_vec(),

@@ -2,17 +2,22 @@
 
 use std::sync::Arc;
 
+use http::HeaderName;
 use lateen_envoy::pb::envoy::config::accesslog::v3 as als;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::access_loggers::{
-    file::v3 as file, filters::cel::v3 as cel, stream::v3 as stream,
+    file::v3 as file, filters::cel::v3 as cel, grpc::v3 as grpc, open_telemetry::v3 as otel,
+    stream::v3 as stream,
 };
 
 use super::XdsError;
 use super::basic::{flag, fraction, object, texts};
 use super::error::Within as _;
+use super::ext_authz::grpc_service;
 use super::{extension, headers, matchers};
-use crate::access_log::{AccessLog, Compare, CompareOp, LogFilter, LogFormat, LogSink};
+use crate::access_log::{
+    AccessLog, Compare, CompareOp, GrpcLog, GrpcLogKind, LogFilter, LogFormat, LogSink,
+};
 use crate::cel::Expression;
 
 /// Filters nested in one filter, at most.
@@ -31,6 +36,7 @@ pub(super) fn compile_all(
 
 fn compile(log: &als::AccessLog) -> Result<AccessLog, XdsError> {
     let (sink, format) = sink(log).within("typed_config")?;
+    let omit_empty = omits_empty(log);
     let filter = log
         .filter
         .as_ref()
@@ -40,8 +46,20 @@ fn compile(log: &als::AccessLog) -> Result<AccessLog, XdsError> {
         name: log.name.as_str().into(),
         sink,
         format,
+        omit_empty,
         filter,
     })
+}
+
+/// Whether nothing stands for what is not known. Only files say so.
+fn omits_empty(log: &als::AccessLog) -> bool {
+    use file::file_access_log::AccessLogFormat as Form;
+    let Some(als::access_log::ConfigType::TypedConfig(any)) = log.config_type.as_ref() else {
+        return false;
+    };
+    let log = extension::message::<file::FileAccessLog>(any);
+    let format = log.ok().and_then(|log| log.access_log_format);
+    matches!(format, Some(Form::LogFormat(format)) if format.omit_empty_values)
 }
 
 fn sink(log: &als::AccessLog) -> Result<(LogSink, LogFormat), XdsError> {
@@ -70,6 +88,27 @@ fn sink(log: &als::AccessLog) -> Result<(LogSink, LogFormat), XdsError> {
             let format = log.access_log_format.as_ref().map(|Form(format)| format);
             Ok((LogSink::Stderr, optional(format)?))
         }
+        "envoy.extensions.access_loggers.grpc.v3.HttpGrpcAccessLogConfig" => {
+            let log: grpc::HttpGrpcAccessLogConfig = extension::message(any)?;
+            let kind = GrpcLogKind::Http {
+                request: names(&log.additional_request_headers_to_log),
+                response: names(&log.additional_response_headers_to_log),
+                trailers: names(&log.additional_response_trailers_to_log),
+            };
+            Ok((
+                service(log.common_config.as_ref(), kind)?,
+                LogFormat::Default,
+            ))
+        }
+        "envoy.extensions.access_loggers.grpc.v3.TcpGrpcAccessLogConfig" => {
+            let log: grpc::TcpGrpcAccessLogConfig = extension::message(any)?;
+            let sink = service(log.common_config.as_ref(), GrpcLogKind::Tcp)?;
+            Ok((sink, LogFormat::Default))
+        }
+        "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig" => Ok((
+            open_telemetry(&extension::message(any)?)?,
+            LogFormat::Default,
+        )),
         // A log that is not written is no reason to take a listener down.
         other => Ok((LogSink::Unsupported(other.into()), LogFormat::Default)),
     }
@@ -95,6 +134,61 @@ fn file_log(log: &file::FileAccessLog) -> Result<(LogSink, LogFormat), XdsError>
         Some(Form::LogFormat(format)) => headers::log_format(format).within("log_format")?,
     };
     Ok((sink, format))
+}
+
+/// Names of headers; what is none names nothing.
+fn names(from: &[String]) -> Vec<HeaderName> {
+    let names = from.iter();
+    names
+        .filter_map(|name| HeaderName::try_from(name.as_str()).ok())
+        .collect()
+}
+
+fn service(
+    common: Option<&grpc::CommonGrpcAccessLogConfig>,
+    kind: GrpcLogKind,
+) -> Result<LogSink, XdsError> {
+    let missing = || XdsError::new("is missing").within("common_config");
+    let common = common.ok_or_else(missing)?;
+    let service = common.grpc_service.as_ref().ok_or_else(missing)?;
+    Ok(LogSink::Service(Arc::new(GrpcLog {
+        kind,
+        name: common.log_name.as_str().into(),
+        service: grpc_service(service).within("common_config.grpc_service")?,
+    })))
+}
+
+/// OpenTelemetry's log over gRPC. Values that are no texts are left out.
+fn open_telemetry(from: &otel::OpenTelemetryAccessLogConfig) -> Result<LogSink, XdsError> {
+    use lateen_envoy::pb::opentelemetry::proto::common::v1 as otlp;
+    let text = |value: &otlp::AnyValue| match value.value.as_ref()? {
+        otlp::any_value::Value::StringValue(text) => Some(Arc::<str>::from(text.as_str())),
+        _ => None,
+    };
+    let attributes = from.attributes.iter().flat_map(|list| &list.values);
+    let attributes = attributes.filter_map(|pair| {
+        let value = text(pair.value.as_ref()?)?;
+        Some((Arc::from(pair.key.as_str()), value))
+    });
+    let kind = GrpcLogKind::OpenTelemetry {
+        body: from.body.as_ref().and_then(text),
+        attributes: attributes.collect(),
+        builtin_labels: !from.disable_builtin_labels,
+    };
+    #[expect(deprecated, reason = "Istio writes it, and Envoy reads it")]
+    let common = from.common_config.as_ref();
+    let (name, to) = match (&from.grpc_service, common) {
+        (Some(service), _) => (&from.log_name, service),
+        (None, Some(common)) if common.grpc_service.is_some() => {
+            return service(Some(common), kind);
+        }
+        (None, _) => return Ok(LogSink::Unsupported("OpenTelemetryAccessLogConfig".into())),
+    };
+    Ok(LogSink::Service(Arc::new(GrpcLog {
+        kind,
+        name: name.as_str().into(),
+        service: grpc_service(to).within("grpc_service")?,
+    })))
 }
 
 /// An access log filter.

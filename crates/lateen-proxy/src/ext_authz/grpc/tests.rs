@@ -5,7 +5,7 @@ use lateen_envoy::pb::google::rpc::Status;
 use super::*;
 
 fn answer(response: &auth::CheckResponse, grpc_status: &'static str) -> Answer {
-    let framed = crate::trace::framed(&response.encode_to_vec());
+    let framed = crate::export::framed(&response.encode_to_vec());
     let (head, ()) = http::Response::new(()).into_parts();
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static(grpc_status));

@@ -47,13 +47,15 @@ impl Tag {
             TagValue::Metadata(namespace, path, default) => {
                 Source::Metadata(Arc::clone(namespace), path.clone(), Arc::clone(default))
             }
-            TagValue::Format(text) => match log::format(&LogFormat::Text(Arc::clone(text))) {
-                Ok(format) => Source::Format(format),
-                Err(error) => {
-                    tracing::warn!(tag = %tag.name, %error, "the format of a span's tag cannot be used");
-                    return None;
+            TagValue::Format(text) => {
+                match log::format(&LogFormat::Text(Arc::clone(text)), false) {
+                    Ok(format) => Source::Format(format),
+                    Err(error) => {
+                        tracing::warn!(tag = %tag.name, %error, "the format of a span's tag cannot be used");
+                        return None;
+                    }
                 }
-            },
+            }
         };
         Some(Self {
             name: Arc::clone(&tag.name),
