@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use lateen_envoy::istio::nds::NameTable;
 use lateen_envoy::istio::nds::name_table::NameInfo;
@@ -58,23 +59,26 @@ pub struct Found<'a> {
 /// The compiled table. Names are lower case without the final dot.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    names: HashMap<String, Addresses>,
+    /// The forms of a name share its addresses.
+    names: HashMap<Box<str>, Arc<Addresses>>,
     scope: Scope,
 }
 
 impl Table {
     /// Compiles a name table. Entries without a readable address are left out.
     pub fn new(table: &NameTable, scope: Scope) -> Self {
-        let mut names: HashMap<String, Addresses> = HashMap::new();
+        let mut names: HashMap<Box<str>, Arc<Addresses>> = HashMap::new();
         for (host, info) in &table.table {
             let addresses = addresses(info);
             if addresses == Addresses::default() {
                 continue;
             }
+            let addresses = Arc::new(addresses);
             for name in forms(&normal(host), info, &scope) {
-                names.insert(name, addresses.clone());
+                names.insert(name.into(), Arc::clone(&addresses));
             }
         }
+        names.shrink_to_fit();
         Self { names, scope }
     }
 
@@ -122,12 +126,12 @@ impl Table {
     /// The name itself, else the longest wildcard that covers it.
     fn exact_or_wildcard(&self, name: &str) -> Option<&Addresses> {
         if let Some(found) = self.names.get(name) {
-            return Some(found);
+            return Some(found.as_ref());
         }
         let mut rest = name;
         while let Some((_, parent)) = rest.split_once('.') {
-            if let Some(found) = self.names.get(&format!("*.{parent}")) {
-                return Some(found);
+            if let Some(found) = self.names.get(format!("*.{parent}").as_str()) {
+                return Some(found.as_ref());
             }
             rest = parent;
         }
