@@ -10,6 +10,16 @@ use tokio::sync::watch;
 
 use crate::options::number;
 
+/// As the program itself does: gives back to the system what the calling thread has freed.
+#[expect(unsafe_code, reason = "the allocator is foreign code")]
+fn give_back() {
+    unsafe extern "C" {
+        fn mi_collect(force: bool);
+    }
+    // SAFETY: it takes no pointer and may be called by any thread at any time; the library is linked as the global allocator.
+    unsafe { mi_collect(true) };
+}
+
 /// Serves until it is killed.
 ///
 /// # Errors
@@ -29,6 +39,7 @@ pub(crate) fn main(arguments: &[String]) -> Result<()> {
     let identity = watch::channel(None).1;
     let mut config = ProxyConfig::new(node, ConfigSource::fixed(resources), identity);
     config.concurrency = number(arguments, "workers", 1)?;
+    config.give_back = Some(give_back);
     (config.admin, config.prometheus, config.health) = (None, None, None);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

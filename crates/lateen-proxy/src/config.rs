@@ -47,6 +47,9 @@ pub struct ProxyConfig {
     pub share_connections: bool,
     /// The levels of the program's log, for `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
+    /// Has the allocator give back to the system what the calling thread has freed. The allocator is the embedder's; each thread of the proxy
+    /// calls it when it has become quiet.
+    pub give_back: Option<fn()>,
 }
 
 /// Shows and changes the levels of the program's log, which belongs to the embedder.
@@ -79,6 +82,7 @@ impl ProxyConfig {
             decision_ids: DecisionIds::default(),
             share_connections: true,
             log_control: None,
+            give_back: None,
         }
     }
 }

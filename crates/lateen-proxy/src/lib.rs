@@ -34,6 +34,7 @@ mod mux;
 mod net;
 mod node;
 mod panic;
+mod quiet;
 mod rate_limit;
 mod secrets;
 mod shared;

@@ -41,6 +41,7 @@ use crate::http::dimensions::Dimensions;
 use crate::http::manager::Manager;
 use crate::jwks::Jwks;
 use crate::metadata_exchange;
+use crate::quiet::Quiet;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
 use crate::tls::PeerCertificate;
@@ -103,6 +104,7 @@ pub(crate) struct Worker {
     pub(crate) exchanges: ExchangeStats,
     /// Connections open.
     pub(crate) connections: Cell<usize>,
+    quiet: Quiet,
     /// Mirrored requests under way.
     pub(crate) mirrors: Cell<usize>,
     now: RefCell<Rc<Now>>,
@@ -193,6 +195,7 @@ impl Worker {
             metrics: RefCell::new(metrics),
             own_peer,
             connections: Cell::new(0),
+            quiet: Quiet::default(),
             mirrors: Cell::new(0),
             now: RefCell::new(now),
             clusters: RefCell::default(),
@@ -461,6 +464,11 @@ impl Worker {
         }
         if metrics_too {
             self.metrics.borrow_mut().sweep();
+        }
+        if let Some(give_back) = self.shared.config.give_back
+            && self.quiet.has_come(self.connections.get(), now.version)
+        {
+            give_back();
         }
     }
 

@@ -7,61 +7,21 @@
 
 #[path = "support/ads.rs"]
 mod ads;
+#[path = "support/heap.rs"]
+mod heap;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use ads::{Mesh, proxy, serve};
+use heap::{Held, opt_out};
 use lateen_api::{SourceFile, parse_file};
 use lateen_compile::{Compiler, ProxyKind, ProxyNode, Snapshot, SnapshotInputs};
 use lateen_envoy::{ResourceSet, TypeUrl};
 use support::identity::Root;
-
-/// Counts the bytes of threads that do not opt out.
-struct Counting;
-
-/// Bytes there are now.
-static LIVE: AtomicI64 = AtomicI64::new(0);
-/// Bytes there are now in pieces by their size in steps of [`STEP`].
-static PIECES: [AtomicI64; 512] = [const { AtomicI64::new(0) }; 512];
-const STEP: usize = 16;
-
-thread_local! {
-    static UNCOUNTED: Cell<bool> = const { Cell::new(false) };
-}
-
-fn count(size: usize, sign: i64) {
-    if !UNCOUNTED.try_with(Cell::get).unwrap_or(true) {
-        let bytes = sign * i64::try_from(size).unwrap_or(0);
-        LIVE.fetch_add(bytes, Ordering::Relaxed);
-        PIECES[(size / STEP).min(PIECES.len() - 1)].fetch_add(bytes, Ordering::Relaxed);
-    }
-}
-
-#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
-// SAFETY: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size(), 1);
-        // SAFETY: as the caller promised.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        count(layout.size(), -1);
-        // SAFETY: as the caller promised.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Services told of in the smaller and the larger mesh. Both beyond what is kept compiled because it is little.
 const FEW: usize = 200;
@@ -109,11 +69,9 @@ fn services(count: usize) -> ResourceSet {
     set
 }
 
-/// The bytes that a proxy holds once it has settled, and of pieces of which size they are.
-async fn held(count: usize) -> (i64, Vec<i64>) {
-    let before = LIVE.load(Ordering::Relaxed);
-    let pieces = || PIECES.iter().map(|bytes| bytes.load(Ordering::Relaxed));
-    let pieces_before: Vec<i64> = pieces().collect();
+/// What a proxy holds once it has settled.
+async fn held(count: usize) -> Held {
+    let before = Held::now();
     let set = services(count);
     for ty in [
         TypeUrl::Cluster,
@@ -132,30 +90,20 @@ async fn held(count: usize) -> (i64, Vec<i64>) {
     let ready = tokio::time::timeout(Duration::from_secs(60), handle.ready()).await;
     assert!(ready.unwrap());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let held = LIVE.load(Ordering::Relaxed) - before;
-    let by_size = pieces().zip(pieces_before).map(|(now, then)| now - then);
-    let by_size = by_size.collect();
+    let held = Held::now().since(&before);
     handle.shutdown().await;
     serving.abort();
-    (held, by_size)
+    held
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn services_that_nobody_calls_stay_within_their_budget() {
-    UNCOUNTED.set(true);
+    opt_out();
     let more = i64::try_from(MANY - FEW).unwrap();
-    let (few, few_by_size) = held(FEW).await;
-    let (many, many_by_size) = held(MANY).await;
-    let each = (many - few) / more;
-    for (at, (few, many)) in few_by_size.iter().zip(&many_by_size).enumerate() {
-        if (many - few) / more >= 16 {
-            println!(
-                "{:>6} bytes in pieces of {}",
-                (many - few) / more,
-                at * STEP
-            );
-        }
-    }
+    let few = held(FEW).await;
+    let grown = held(MANY).await.since(&few);
+    grown.print(more);
+    let each = grown.bytes / more;
     println!("{each} bytes for each service, budget {EACH}");
     assert!(each <= EACH, "{each} bytes, the budget is {EACH}");
 }

@@ -10,6 +10,7 @@ mod cli;
 mod cmd;
 mod http;
 mod log_levels;
+mod memory;
 mod migration;
 mod output;
 mod proxy_config;

@@ -1,4 +1,4 @@
-//! Gives back the pages of program text that only starting and applying configuration needed.
+//! Gives back what only starting and applying configuration needed: memory that was freed, and pages of program text.
 //!
 //! A page fault in a mapped file maps the sixteen pages around it too, so reading a command line, a first configuration and
 //! some certificates leaves most of the binary resident, while a request touches little of it. Once the configuration is
@@ -28,6 +28,9 @@ pub(super) async fn trim(shared: Arc<Shared>) {
     let mut changed = shared.changes();
     while changed.changed().await.is_ok() {
         while let Ok(Ok(())) = timeout(QUIET, changed.changed()).await {}
+        if let Some(give_back) = shared.config.give_back {
+            give_back();
+        }
         match release() {
             Ok(bytes) => tracing::debug!(bytes, "gave up pages of program text"),
             Err(error) => tracing::debug!(%error, "pages of program text stay resident"),

@@ -19,6 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{DataPlane, ProxyArgs, ProxyKind};
 use crate::log_levels::LogLevels;
+use crate::memory;
 
 pub(crate) fn run(args: &ProxyArgs) -> Result<ExitCode> {
     let levels = Arc::new(LogLevels::start("warning"));
@@ -106,6 +107,7 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     let mut config = ProxyConfig::new(node, ConfigSource::xds(source), agent.identity().watch());
     config.socket_mark = agent.config().mark;
     config.log_control = Some(levels);
+    config.give_back = Some(memory::give_back);
     config.decision_ids = decision_ids(agent.config().environment.get(DECISION_IDS));
     if let Some(workers) = agent.config().proxy_config.concurrency {
         config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
@@ -123,6 +125,7 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     let quit = agent.quit();
     let mut state = proxy.state();
     tokio::select! {
+        () = memory::keep_giving_back() => {}
         () = ended() => proxy.drain().await,
         () = quit.cancelled() => {}
         // By its admin interface's `/quitquitquit`, or by a bug that its log tells of.
