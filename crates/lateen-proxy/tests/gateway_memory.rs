@@ -25,7 +25,7 @@ const MANY: usize = 50;
 const REQUESTS: usize = 3;
 const BODY: usize = 512 * 1024;
 /// Bytes of the heap for one idle TLS connection, what is beside it towards the application included.
-const EACH: i64 = 40_000;
+const EACH: i64 = 20_000;
 
 type Client = StreamOwned<ClientConnection, TcpStream>;
 
