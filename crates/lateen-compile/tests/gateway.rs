@@ -270,3 +270,51 @@ spec:
         })
     );
 }
+
+const RESOLVED: &str = r#"
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: world, namespace: default}
+spec:
+  hosts: ["*.world.test"]
+  location: MESH_EXTERNAL
+  resolution: DYNAMIC_DNS
+  ports: [{number: 80, name: http, protocol: HTTP}, {number: 443, name: tls, protocol: TLS}]
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: out, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 443, name: tls, protocol: TLS}
+    hosts: ["*.world.test"]
+    tls: {mode: PASSTHROUGH}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: out, namespace: default}
+spec:
+  hosts: ["*.world.test"]
+  gateways: [out]
+  tls:
+  - match: [{sniHosts: ["*.world.test"]}]
+    route: [{destination: {host: "*.world.test", port: {number: 443}}}]
+"#;
+
+#[test]
+fn gateways_resolve_the_names_that_requests_and_connections_ask_for() {
+    let compiled = compile(RESOLVED);
+    let listener = get(&compiled, TypeUrl::Listener, "0.0.0.0_8443");
+    let filters = &listener["filter_chains"][0]["filters"];
+    let names = each(filters, "/name");
+    let at = |name: &str| names.iter().position(|found| **found == json!(name));
+    let resolver = at("envoy.filters.network.sni_dynamic_forward_proxy").unwrap();
+    assert_eq!(filters[resolver]["typed_config"]["port_value"], json!(443));
+    assert_eq!(resolver + 1, at("envoy.filters.network.tcp_proxy").unwrap());
+
+    let plain = get(&compiled, TypeUrl::Listener, "0.0.0.0_8080");
+    let http = &plain["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+    let names = each(http, "/name");
+    assert!(names.contains(&&json!("envoy.filters.http.dynamic_forward_proxy")));
+}

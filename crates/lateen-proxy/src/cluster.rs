@@ -27,7 +27,7 @@ use tokio::time::Instant;
 
 use self::breaker::{Breakers, Permit, Resource};
 use self::host::HostState;
-use self::outlier::{Ended, Outliers, count, uncount};
+use self::outlier::{Ended, HostRecord, Outliers, count, uncount};
 use crate::clock;
 use crate::http::grpc;
 use crate::level::Level;
@@ -124,15 +124,35 @@ pub(crate) struct Wanted<'a> {
     pub(crate) original_dst: Option<SocketAddr>,
 }
 
+/// How a host is: out, or as its checks and the control plane say.
+fn health_of(cluster: &Cluster, endpoint: &Endpoint, record: &HostRecord) -> HostHealth {
+    let told = HostHealth::from(endpoint.health);
+    if record.is_out() {
+        return HostHealth::Unhealthy;
+    }
+    if cluster.health_check.is_none() || endpoint.health_check.disabled {
+        return told;
+    }
+    let checked = record.checked();
+    match (checked.known, checked.healthy) {
+        (false, _) if cluster.common_lb.ignore_new_hosts_until_checked => HostHealth::Excluded,
+        (_, false) => HostHealth::Unhealthy,
+        (_, true) if checked.degraded && told == HostHealth::Healthy => HostHealth::Degraded,
+        (_, true) => told,
+    }
+}
+
 impl ClusterState {
     /// The state of a cluster that a worker meets for the first time.
     pub(crate) fn new(name: &Arc<str>, shared: &Shared, shard: Shard) -> Self {
+        let outliers = shared.outliers(name);
+        outliers.note_traffic();
         Self {
             name: Arc::clone(name),
             stats: shared.stats.cluster.handles(shard, name),
             shard,
             breakers: shared.breakers(name),
-            outliers: shared.outliers(name),
+            outliers,
             hosts: RefCell::default(),
             current: RefCell::new(None),
             tls: RefCell::default(),
@@ -291,10 +311,17 @@ impl ClusterState {
             .iter()
             .zip(&endpoints.endpoints)
             .map(|(state, endpoint)| match state {
-                Some(state) if !state.record.is_out() => HostHealth::from(endpoint.health),
-                _ => HostHealth::Unhealthy,
+                Some(state) => health_of(cluster, endpoint, &state.record),
+                None => HostHealth::Unhealthy,
             })
             .collect();
+        if cluster.close_connections_on_health_failure {
+            let unhealthy = states.iter().zip(&health);
+            let unhealthy = unhealthy.filter(|(_, health)| **health == HostHealth::Unhealthy);
+            unhealthy
+                .flat_map(|(state, _)| state)
+                .for_each(|state| state.close_idle());
+        }
         let mut set = HostSet::new(cluster, endpoints, &health);
         let renewed = slow_start(cluster, &states, &mut set);
         Members {
@@ -322,6 +349,7 @@ impl ClusterState {
             hostname: Arc::from(""),
             weight: 1,
             health: lateen_traffic::endpoint::HealthStatus::Unknown,
+            health_check: Default::default(),
             metadata: Metadata::default(),
             locality: Arc::new(Locality::default()),
         };

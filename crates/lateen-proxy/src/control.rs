@@ -32,6 +32,7 @@ use crate::cluster::outlier;
 use crate::config::ProxyConfig;
 use crate::drains::Scope;
 use crate::handle::{StartError, State};
+use crate::health;
 use crate::net::HostAddress;
 use crate::panic;
 use crate::shared::{Live, Shared};
@@ -250,8 +251,9 @@ async fn attend(shared: Arc<Shared>, source: source::Source, ports: Ports, order
         admin::Context::new(Arc::clone(&shared), dump, orders.clone()),
     );
     let ticking = again("tick", || tick(&shared, &orders));
+    let checking = again("health", || health::run(Arc::clone(&shared)));
     let trimming = again("trim", || resident::trim(Arc::clone(&shared)));
-    tokio::join!(applying, serving, ticking, trimming);
+    tokio::join!(applying, serving, ticking, checking, trimming);
 }
 
 /// Once a second: keeps gauges current, forgets what is gone; as often as clusters want it: looks after ejected hosts.

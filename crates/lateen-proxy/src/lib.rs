@@ -25,6 +25,7 @@ mod ext_authz;
 pub mod fuzzing;
 mod h2;
 mod handle;
+mod health;
 mod http;
 mod inspect;
 mod jwks;

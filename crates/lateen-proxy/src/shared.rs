@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use lateen_telemetry::metrics::Registry;
 use lateen_telemetry::metrics::envoy::{
-    ClusterFamilies, HttpFamilies, ListenerFamilies, OutlierFamilies, RouteFamilies, ServerStats,
-    TcpFamilies,
+    ClusterFamilies, HealthFamilies, HttpFamilies, ListenerFamilies, OutlierFamilies,
+    RouteFamilies, ServerStats, TcpFamilies,
 };
 use lateen_telemetry::metrics::istio::IstioMetrics;
 use lateen_traffic::cluster::Discovery;
@@ -110,6 +110,7 @@ pub(crate) struct Families {
     pub(crate) registry: Registry,
     pub(crate) cluster: ClusterFamilies,
     pub(crate) outlier: OutlierFamilies,
+    pub(crate) health: HealthFamilies,
     pub(crate) route: RouteFamilies,
     pub(crate) http: HttpFamilies,
     pub(crate) listener: ListenerFamilies,
@@ -123,6 +124,7 @@ impl Families {
         Self {
             cluster: ClusterFamilies::new(&registry),
             outlier: OutlierFamilies::new(&registry),
+            health: HealthFamilies::new(&registry),
             route: RouteFamilies::new(&registry),
             http: HttpFamilies::new(&registry),
             listener: ListenerFamilies::new(&registry),

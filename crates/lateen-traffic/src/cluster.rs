@@ -12,6 +12,7 @@ pub use outlier::{
 
 use crate::endpoint::EndpointSet;
 use crate::filter::NetworkFilter;
+use crate::health_check::HealthCheck;
 use crate::provenance::Provenance;
 use crate::tls::UpstreamTls;
 use crate::value::{Metadata, Value};
@@ -37,6 +38,8 @@ pub struct Cluster {
     pub circuit_breakers: [CircuitBreaker; 2],
     /// Ejection of failing hosts.
     pub outlier_detection: Option<OutlierDetection>,
+    /// What hosts are asked to find out how they are.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// The HTTP side.
     pub http: UpstreamHttp,
     /// How bytes are carried, unless an entry of `transport_matches` fits the host.

@@ -63,10 +63,38 @@ pub struct Endpoint {
     pub weight: u32,
     /// What the control plane says of its health.
     pub health: HealthStatus,
+    /// How active health checks reach it.
+    pub health_check: EndpointCheck,
     /// Its metadata.
     pub metadata: Metadata,
     /// Its locality.
     pub locality: Arc<Locality>,
+}
+
+/// `Endpoint.HealthCheckConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EndpointCheck {
+    /// Another address than the endpoint's own.
+    pub address: Option<EndpointAddress>,
+    /// Another port.
+    pub port: Option<u16>,
+    /// The host asked for; empty for the check's own.
+    pub hostname: Arc<str>,
+    /// It is not checked.
+    pub disabled: bool,
+}
+
+impl EndpointCheck {
+    /// Where an endpoint is checked.
+    pub fn address_of(&self, endpoint: &EndpointAddress) -> EndpointAddress {
+        let address = self.address.as_ref().unwrap_or(endpoint);
+        match (address, self.port) {
+            (EndpointAddress::Socket(address), Some(port)) => {
+                EndpointAddress::Socket(SocketAddr::new(address.ip(), port))
+            }
+            _ => address.clone(),
+        }
+    }
 }
 
 /// An address to connect to.

@@ -30,6 +30,8 @@ pub enum HostHealth {
     Degraded,
     /// Takes requests only in a panic.
     Unhealthy,
+    /// The same, and does not count when it is asked how many hosts are healthy: nothing is known of it yet.
+    Excluded,
 }
 
 impl From<HealthStatus> for HostHealth {

@@ -24,6 +24,7 @@ pub mod format;
 pub mod from_xds;
 pub mod hcm;
 pub mod headers;
+pub mod health_check;
 pub mod jwt;
 pub mod lb;
 pub mod listener;

@@ -8,7 +8,8 @@ use crate::authentication::RequestAuthentications;
 use crate::authorization::Policies;
 use crate::clusters::Mode;
 use crate::gateways::{MergedGateway, Server};
-use crate::listeners::{self, GatewayListenerInputs};
+use crate::listeners::{self, GatewayListenerInputs, ListenerView};
+use crate::model::Resolution;
 use crate::routes::{self, GatewayRouteInputs, relevant_labels};
 use crate::scope::Scope;
 use crate::secrets;
@@ -30,7 +31,11 @@ impl Compiler {
         let targets = proxy.snapshot.targets(&proxy.node.ips);
         let merged = MergedGateway::of(proxy.snapshot, proxy.labels, &targets);
         out.diagnostics.extend(merged.diagnostics.iter().cloned());
-        let view = proxy.listener_view();
+        let mut services = scope.services.iter();
+        let view = ListenerView {
+            dynamic_dns: services.any(|service| service.resolution == Resolution::DynamicDns),
+            ..proxy.listener_view()
+        };
         let policies = Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload()));
         let authentication = Shared::new(RequestAuthentications::of_workload(
             proxy.snapshot,

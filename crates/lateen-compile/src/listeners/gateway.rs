@@ -404,6 +404,9 @@ fn filters_of(
         GatewayAction::Tcp(action) | GatewayAction::Passthrough(action) => {
             let mut policies = inputs.policies.custom_network_filters();
             policies.extend(inputs.policies.network_filters());
+            let resolves = action.by_server_name;
+            policies
+                .extend(resolves.map(|port| filters::sni_forward_proxy(inputs.view.ip_mode, port)));
             tcp_filters(
                 &inputs.view,
                 &inputs.mesh,

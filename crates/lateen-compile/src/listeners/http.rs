@@ -166,7 +166,7 @@ fn http_filters(
     if view.native {
         out.extend(filters::http_stats(mesh, class));
     }
-    if view.dynamic_dns && class == Class::SidecarOutbound {
+    if view.dynamic_dns && class != Class::SidecarInbound {
         out.push(filters::dynamic_forward_proxy(view.ip_mode));
     }
     out.push(filters::router());

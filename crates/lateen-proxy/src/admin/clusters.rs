@@ -13,6 +13,7 @@ use lateen_envoy::pb::envoy::config::core::v3::{
 use lateen_envoy::{json, pipe_address, socket_address};
 use lateen_traffic::Cluster;
 use lateen_traffic::endpoint::{Endpoint, EndpointAddress, HealthStatus};
+use lateen_traffic::health_check::Verdict;
 
 use super::{Context, Page, Query};
 use crate::cluster::outlier::{HostCounts, HostRecord, Outliers};
@@ -50,13 +51,14 @@ fn status(context: &Context, live: &Live, cluster: &Cluster) -> ClusterStatus {
             .to_string(),
         added_via_api: true,
         host_statuses: endpoints
-            .map(|endpoint| host_status(endpoint, outliers.as_deref()))
+            .map(|endpoint| host_status(cluster, endpoint, outliers.as_deref()))
             .collect(),
         ..ClusterStatus::default()
     }
 }
 
-fn host_status(endpoint: &Endpoint, outliers: Option<&Outliers>) -> HostStatus {
+fn host_status(cluster: &Cluster, endpoint: &Endpoint, outliers: Option<&Outliers>) -> HostStatus {
+    let checked = checked(cluster, endpoint, outliers);
     let address = match &endpoint.address {
         EndpointAddress::Socket(address) => socket_address(address.ip(), address.port()),
         other => pipe_address(other.to_string()),
@@ -64,6 +66,9 @@ fn host_status(endpoint: &Endpoint, outliers: Option<&Outliers>) -> HostStatus {
     let health = HostHealthStatus {
         eds_health_status: proto_health(endpoint.health).into(),
         failed_outlier_check: is_out(endpoint, outliers),
+        failed_active_health_check: checked.is_some_and(|c| !c.healthy),
+        failed_active_degraded_check: checked.is_some_and(|c| c.degraded),
+        pending_active_hc: checked.is_some_and(|c| !c.known),
         ..HostHealthStatus::default()
     };
     HostStatus {
@@ -110,6 +115,39 @@ fn counts_of(
         ("rq_timeout", Counter, of(counts.rq_timeout)),
         ("rq_total", Counter, of(counts.rq_total)),
     ]
+}
+
+/// What is wrong with a host, in Envoy's words and order; `healthy` if nothing is.
+fn flags(cluster: &Cluster, endpoint: &Endpoint, outliers: Option<&Outliers>) -> String {
+    let checked = checked(cluster, endpoint, outliers);
+    let eds = proto_health(endpoint.health);
+    let all = [
+        (checked.is_some_and(|c| !c.healthy), "/failed_active_hc"),
+        (is_out(endpoint, outliers), "/failed_outlier_check"),
+        (
+            !matches!(eds, ProtoHealth::Healthy | ProtoHealth::Degraded),
+            "/failed_eds_health",
+        ),
+        (checked.is_some_and(|c| c.degraded), "/degraded_active_hc"),
+        (eds == ProtoHealth::Degraded, "/degraded_eds_health"),
+        (checked.is_some_and(|c| !c.known), "/pending_active_hc"),
+    ];
+    let set = all.iter().filter(|(set, _)| *set);
+    let set: String = set.map(|(_, flag)| *flag).collect();
+    if set.is_empty() {
+        "healthy".to_owned()
+    } else {
+        set
+    }
+}
+
+/// What active health checks found of a host; none if it is not checked.
+fn checked(cluster: &Cluster, endpoint: &Endpoint, outliers: Option<&Outliers>) -> Option<Verdict> {
+    if cluster.health_check.is_none() || endpoint.health_check.disabled {
+        return None;
+    }
+    let record = record_of(endpoint, outliers);
+    Some(record.map_or_else(Verdict::default, |record| record.checked()))
 }
 
 fn is_out(endpoint: &Endpoint, outliers: Option<&Outliers>) -> bool {
@@ -172,12 +210,7 @@ fn text(context: &Context, live: &Live, cluster: &Cluster, out: &mut String) {
     };
     for (index, endpoint) in set.endpoints.iter().enumerate() {
         let host = &endpoint.address;
-        let flags = match (is_out(endpoint, outliers), proto_health(endpoint.health)) {
-            (true, _) => "/failed_outlier_check",
-            (false, ProtoHealth::Healthy) => "healthy",
-            (false, ProtoHealth::Degraded) => "/degraded_eds_health",
-            _ => "/failed_eds_health",
-        };
+        let flags = flags(cluster, endpoint, outliers);
         for (counter, _, value) in counts_of(endpoint, outliers) {
             let _ = writeln!(out, "{name}::{host}::{counter}::{value}");
         }

@@ -9,7 +9,7 @@ mod record;
 mod tests;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub(crate) struct Outliers {
     /// Changes whenever a host goes out or comes back: workers then build their host set again.
     epoch: AtomicU64,
     ejected: AtomicU32,
+    /// Whether any worker has met the cluster.
+    traffic: AtomicBool,
     hosts: Mutex<HashMap<HostAddress, Arc<HostRecord>>>,
     due: Mutex<Option<Instant>>,
     families: OutlierFamilies,
@@ -130,6 +132,7 @@ impl Outliers {
         Self {
             epoch: AtomicU64::new(0),
             ejected: AtomicU32::new(0),
+            traffic: AtomicBool::new(false),
             hosts: Mutex::default(),
             due: Mutex::default(),
             families: families.clone(),
@@ -147,6 +150,21 @@ impl Outliers {
     /// The number that changes with every ejection and return.
     pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Notes that what is thought of a host has changed: workers build their host sets again.
+    pub(crate) fn touch(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+    }
+
+    /// Notes that somebody asks for the cluster.
+    pub(crate) fn note_traffic(&self) {
+        self.traffic.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether anybody ever has.
+    pub(crate) fn has_traffic(&self) -> bool {
+        self.traffic.load(Ordering::Relaxed)
     }
 
     /// The record of a host.

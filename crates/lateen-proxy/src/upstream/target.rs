@@ -5,14 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lateen_traffic::Cluster;
+use lateen_traffic::health_check::HealthCheck;
 use lateen_traffic::tls::UpstreamTls;
+use lateen_traffic::value::Metadata;
 
 use super::connect::{ConnectError, Target};
 use crate::cluster::host::TransportKey;
 use crate::cluster::{ClusterState, Host, connect_options};
+use crate::health::Subject;
 use crate::inspect::proxy_protocol;
 use crate::metadata_exchange;
+use crate::net::HostAddress;
 use crate::net::socket::OriginalSource;
+use crate::shared::{Live, Shared};
 use crate::tls::NameRule;
 use crate::worker::{Now, Worker};
 
@@ -77,6 +82,50 @@ pub(crate) fn of(
     key.server_name.clone_from(&names.asked);
     target.tls = Some((client, names.asked));
     Ok((target, key))
+}
+
+/// How to connect to a host to find out how it is. Needs no worker: checks run beside them.
+///
+/// # Errors
+/// The host has no address, or the transport socket cannot be made now.
+pub(crate) fn of_health_check(
+    shared: &Shared,
+    live: &Live,
+    subject: &Subject,
+    check: &HealthCheck,
+) -> Result<Target, ConnectError> {
+    let (cluster, endpoint) = (&*subject.cluster, &*subject.endpoint);
+    let asked = endpoint.health_check.address_of(&endpoint.address);
+    let address = HostAddress::of(&asked)
+        .ok_or_else(|| ConnectError::Transport("the host has no address".into()))?;
+    let transport = match &check.transport_match {
+        Some(wanted) => cluster.transport_for(wanted, &Metadata::default()).0,
+        None => {
+            cluster
+                .transport_for(&endpoint.metadata, &subject.locality)
+                .0
+        }
+    };
+    let mut target = Target {
+        options: connect_options(cluster, &address, shared.config.socket_mark),
+        address,
+        header: transport
+            .proxy_version()
+            .map(|version| proxy_protocol::write(version, None)),
+        tls: None,
+        introduction: None,
+        timeout: cluster.connect_timeout,
+    };
+    if let Some(tls) = transport.tls() {
+        let names = Names::of(cluster, tls, &endpoint.hostname, None);
+        let alpn = Some(&*check.alpn).filter(|list| !list.is_empty());
+        let client = shared
+            .tls
+            .client(tls, alpn, &names.rule, false, &live.secrets);
+        let client = client.map_err(|error| ConnectError::Transport(error.to_string().into()))?;
+        target.tls = Some((client, names.asked));
+    }
+    Ok(target)
 }
 
 /// The name a connection is made under, and the one the server's certificate has to carry.

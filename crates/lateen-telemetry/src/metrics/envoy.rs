@@ -133,6 +133,15 @@ stats! {
 }
 
 stats! {
+    /// `cluster.<name>.health_check.…`
+    HealthFamilies / HealthStats ("cluster.{cluster_name}.health_check") {
+        counters { attempt, success, failure, network_failure }
+        gauges { healthy }
+        histograms {}
+    }
+}
+
+stats! {
     /// `http.<stat prefix>.…`
     HttpFamilies / HttpStats ("http.{http_conn_manager_prefix}") {
         counters {

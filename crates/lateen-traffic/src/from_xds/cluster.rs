@@ -1,5 +1,6 @@
 //! Clusters.
 
+mod health_check;
 mod http;
 mod lb;
 mod outlier;
@@ -43,6 +44,7 @@ pub(super) fn compile(from: cds::Cluster) -> Result<Cluster, XdsError> {
     refuse_unsupported(&from)?;
     let (lb_policy, locality_weighted) = lb::policy(&from)?;
     let metadata = metadata(from.metadata.as_ref());
+    let http = http::compile(&from)?;
     let transport_matches = from.transport_socket_matches.iter().enumerate();
     let transport_matches = transport_matches
         .map(|(index, entry)| transport_match(entry).at("transport_socket_matches", index));
@@ -64,7 +66,8 @@ pub(super) fn compile(from: cds::Cluster) -> Result<Cluster, XdsError> {
             .map(outlier::compile)
             .transpose()
             .within("outlier_detection")?,
-        http: http::compile(&from)?,
+        health_check: health_check::compile(&from.health_checks, http.protocol)?,
+        http,
         transport: transport(from.transport_socket.as_ref()).within("transport_socket")?,
         transport_matches: transport_matches.collect::<Result<_, _>>()?,
         bind: bind(from.upstream_bind_config.as_ref()).within("upstream_bind_config")?,
@@ -88,7 +91,6 @@ fn refuse_unsupported(from: &cds::Cluster) -> Result<(), XdsError> {
             "transport_socket_matcher",
         ),
         (from.upstream_config.is_some(), "upstream_config"),
-        (!from.health_checks.is_empty(), "health_checks"),
     ];
     match unsupported.into_iter().find(|(set, _)| *set) {
         Some((_, field)) => Err(XdsError::new("is not supported").within(field)),
@@ -332,15 +334,19 @@ fn proxied(
     if !config.added_tlvs.is_empty() {
         return Err(XdsError::new("is not supported").within("config.added_tlvs"));
     }
-    let version = match config.version() {
-        core::proxy_protocol_config::Version::V1 => ProxyVersion::V1,
-        core::proxy_protocol_config::Version::V2 => ProxyVersion::V2,
-    };
+    let version = proxy_version(&config);
     match transport(from.transport_socket.as_ref()).within("transport_socket")? {
         TransportSocket::Proxied(..) => {
             Err(XdsError::new("one PROXY header is enough").within("transport_socket"))
         }
         inner => Ok(TransportSocket::Proxied(version, Arc::new(inner))),
+    }
+}
+
+fn proxy_version(config: &core::ProxyProtocolConfig) -> ProxyVersion {
+    match config.version() {
+        core::proxy_protocol_config::Version::V1 => ProxyVersion::V1,
+        core::proxy_protocol_config::Version::V2 => ProxyVersion::V2,
     }
 }
 

@@ -6,10 +6,10 @@ use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::config::endpoint::v3 as eds;
 
 use super::XdsError;
-use super::basic::{fraction, metadata, number, port_of, socket_address};
+use super::basic::{fraction, metadata, number, port, port_of, socket_address};
 use super::error::Within as _;
 use crate::endpoint::{
-    Endpoint, EndpointAddress, EndpointSet, HealthStatus, Locality, LocalityGroup,
+    Endpoint, EndpointAddress, EndpointCheck, EndpointSet, HealthStatus, Locality, LocalityGroup,
 };
 use crate::matcher::Fraction;
 
@@ -116,8 +116,31 @@ fn compile_endpoint(
         hostname: endpoint.hostname.as_str().into(),
         weight: weight.unwrap_or(1),
         health: health(from.health_status()),
+        health_check: health_check(endpoint.health_check_config.as_ref())
+            .within("endpoint.health_check_config")?,
         metadata: metadata(from.metadata.as_ref()),
         locality: locality.clone(),
+    })
+}
+
+fn health_check(
+    from: Option<&eds::endpoint::HealthCheckConfig>,
+) -> Result<EndpointCheck, XdsError> {
+    let Some(from) = from else {
+        return Ok(EndpointCheck::default());
+    };
+    let own = from.address.as_ref();
+    Ok(EndpointCheck {
+        address: own
+            .map(|from| address(from, Names::Forbidden))
+            .transpose()
+            .within("address")?,
+        port: match from.port_value {
+            0 => None,
+            number => Some(port(number).within("port_value")?),
+        },
+        hostname: from.hostname.as_str().into(),
+        disabled: from.disable_active_health_check,
     })
 }
 

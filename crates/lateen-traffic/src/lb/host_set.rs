@@ -259,7 +259,7 @@ impl Builder<'_> {
         let share = HealthShare {
             healthy: count(&healthy),
             degraded: count(&degraded),
-            total: count(&all),
+            total: count(&all) - count(&self.hosts(priority, Some(HostHealth::Excluded))),
         };
         PriorityLevel {
             priority,

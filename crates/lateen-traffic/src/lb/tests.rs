@@ -19,6 +19,7 @@ fn endpoints(groups: &[(u32, u32, &[u32])]) -> EndpointSet {
         for weight in *hosts {
             let number = u8::try_from(set.endpoints.len()).unwrap();
             set.endpoints.push(Arc::new(Endpoint {
+                health_check: Default::default(),
                 address: EndpointAddress::Socket(([10, 0, 0, number], 80).into()),
                 additional_addresses: vec![],
                 hostname: "".into(),

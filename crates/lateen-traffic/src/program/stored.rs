@@ -87,6 +87,7 @@ pub struct StoredCluster {
     pub(super) secrets: Arc<[Arc<str>]>,
     /// Whether its hosts are names to be resolved.
     pub(super) is_dns: bool,
+    is_checked: bool,
 }
 
 impl StoredCluster {
@@ -115,8 +116,14 @@ impl StoredCluster {
                 cluster.discovery,
                 Discovery::StrictDns(..) | Discovery::LogicalDns(..)
             ),
+            is_checked: cluster.health_check.is_some(),
             stored: Stored::new(body),
         }
+    }
+
+    /// Whether its hosts are asked how they are.
+    pub fn is_checked(&self) -> bool {
+        self.is_checked
     }
 }
 

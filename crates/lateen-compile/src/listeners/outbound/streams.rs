@@ -271,9 +271,22 @@ pub(in crate::listeners) fn routed(
         _ => format!("{}.{}", object.name, object.namespace),
     };
     let subset = if clusters.len() == 1 { subset } else { "" };
+    // All of them: a connection is resolved before it is known to which it goes.
+    let dynamic = |destination: &lateen_api::networking::Destination| {
+        let service = cluster(destination).1;
+        let service = service.filter(|service| service.resolution == Resolution::DynamicDns)?;
+        match (&destination.port, service.ports.as_slice()) {
+            (Some(port), _) => Some(port.number),
+            (None, [only]) => Some(only.number),
+            (None, _) => Some(port.number),
+        }
+    };
+    let ports = to.iter().filter_map(|route| route.destination.as_ref());
+    let ports: Option<Vec<u32>> = ports.map(dynamic).collect();
     TcpAction {
         stat_prefix,
         clusters,
+        by_server_name: ports.and_then(|ports| ports.first().copied()),
         ..settings(rule.as_deref(), subset)
     }
 }

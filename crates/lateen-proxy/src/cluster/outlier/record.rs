@@ -1,10 +1,11 @@
 //! One host's record over all workers: failures in a row, and whether it is out.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lateen_traffic::cluster::{OutlierDetection, Rate};
+use lateen_traffic::health_check::Verdict;
 use tokio::time::Instant;
 
 use super::counts::{HostCounts, sum};
@@ -13,6 +14,11 @@ use super::{Detected, Ended};
 /// Shards of hosts that come and go are added up beyond so many.
 const MOST_SHARDS: usize = 64;
 
+/// Bits of what checks found.
+const KNOWN: u8 = 1;
+const HEALTHY: u8 = 2;
+const DEGRADED: u8 = 4;
+
 /// One host's record.
 #[derive(Debug, Default)]
 pub(crate) struct HostRecord {
@@ -20,6 +26,8 @@ pub(crate) struct HostRecord {
     consecutive_gateway: AtomicU32,
     consecutive_local: AtomicU32,
     out: AtomicBool,
+    /// What active health checks found, in bits.
+    checked: AtomicU8,
     times: Mutex<Times>,
     /// What each worker counted, and counted before its state of the host was made anew.
     shards: Mutex<Vec<Arc<HostCounts>>>,
@@ -61,6 +69,30 @@ impl HostRecord {
     /// Whether the host is out.
     pub(crate) fn is_out(&self) -> bool {
         self.out.load(Ordering::Relaxed)
+    }
+
+    /// What active health checks found.
+    pub(crate) fn checked(&self) -> Verdict {
+        let bits = self.checked.load(Ordering::Relaxed);
+        Verdict {
+            known: bits & KNOWN != 0,
+            healthy: bits & HEALTHY != 0,
+            degraded: bits & DEGRADED != 0,
+        }
+    }
+
+    /// Notes what they found.
+    pub(crate) fn set_checked(&self, verdict: Verdict) {
+        let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+        let bits = bit(verdict.known, KNOWN)
+            | bit(verdict.healthy, HEALTHY)
+            | bit(verdict.degraded, DEGRADED);
+        self.checked.store(bits, Ordering::Relaxed);
+    }
+
+    /// Nobody checks the host any more.
+    pub(crate) fn forget_checks(&self) {
+        self.checked.store(0, Ordering::Relaxed);
     }
 
     /// Counts how something ended. What that makes one failure too many is told once.
