@@ -3,6 +3,8 @@
 //! Source: `pkg/bootstrap/config.go` and `pkg/model/proxy.go` of Istio 1.30. The metadata is made as JSON first, since half of it
 //! is passed through from `ISTIO_META_*` variables without anybody here knowing what it means.
 
+use std::path::Path;
+
 use lateen_envoy::pb::envoy::config::core::v3::{Locality, Node};
 use lateen_envoy::struct_from_json;
 use serde_json::{Map, Value, json};
@@ -11,6 +13,8 @@ use crate::config::{AgentConfig, DataPlaneKind};
 
 /// The Istio version whose behaviour this proxy has.
 pub const ISTIO_VERSION: &str = "1.30.0";
+/// Where a server of secrets may have its socket in the pod. The control plane is told, so that it names it for `sds://` credentials.
+const CREDENTIAL_SOCKET: &str = "./var/run/secrets/credential-uds/socket";
 /// Metadata key by which the control plane knows that our own proxy asks.
 pub const NATIVE: &str = "LATEEN_NATIVE";
 
@@ -92,6 +96,9 @@ pub fn metadata(config: &AgentConfig) -> Map<String, Value> {
     if let Some(labels) = static_labels(config) {
         meta.insert("LABELS".to_owned(), Value::Object(labels.clone()));
         meta.insert("STATIC_LABELS".to_owned(), Value::Object(labels));
+    }
+    if Path::new(CREDENTIAL_SOCKET).exists() {
+        meta.insert("credential".to_owned(), "true".into());
     }
     if config.data_plane == DataPlaneKind::Lateen {
         meta.insert(NATIVE.to_owned(), "true".into());

@@ -7,6 +7,7 @@ mod apply;
 mod dns;
 mod files;
 mod resident;
+mod secret_servers;
 mod source;
 mod update;
 

@@ -3,6 +3,7 @@
 mod admission;
 pub mod client;
 mod peer;
+pub mod secrets;
 pub mod server;
 
 pub use admission::AdmissionConfig;

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use lateen_envoy::{Resource, TypeUrl};
 use lateen_identity::WorkloadIdentity;
 use lateen_traffic::program::Change;
+use lateen_traffic::secret;
 use lateen_traffic::{Program, Rejection};
 use lateen_xds::grpc::client::Acknowledge;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use super::dns::Resolver;
 use super::files::{self, Files};
+use super::secret_servers::{Delivered, SecretServers};
 use super::source::{Event, Running, Source};
 use super::update::updated;
 use crate::handle::State;
@@ -58,6 +60,7 @@ pub(super) struct Applier {
     identity: watch::Receiver<Option<Arc<WorkloadIdentity>>>,
     resolver: Resolver,
     files: Files,
+    servers: SecretServers,
     told: BTreeSet<TypeUrl>,
     absent: BTreeSet<(TypeUrl, Arc<str>)>,
     held_since: Option<Instant>,
@@ -73,6 +76,7 @@ impl Applier {
             identity: shared.config.identity.clone(),
             resolver: Resolver::new(),
             files: Files::default(),
+            servers: SecretServers::new(Arc::clone(&shared)),
             shared,
             dump,
             program: Program::new(),
@@ -105,11 +109,29 @@ impl Applier {
                     Err(_) => identity_open = false,
                 },
                 () = self.resolver.changed() => self.dirty = true,
+                delivered = self.servers.next() => self.take_delivered(delivered),
                 () = self.files.time_to_look() => self.dirty |= self.files.look(&mut self.secrets),
                 () = over => self.give_up_waiting(),
             }
+            self.servers
+                .see(|| live(&self.program, &self.secrets, &self.resolver));
             self.publish().await;
         }
+    }
+
+    /// Takes secrets of another server than the control plane.
+    fn take_delivered(&mut self, (changes, answer): Delivered) {
+        let (next, mut rejections) = updated(&self.program, &changes);
+        self.program = next;
+        rejections.extend(self.take_secrets(&changes));
+        self.note(&changes, &rejections, &[], "");
+        self.dirty = true;
+        let said = match rejections.first() {
+            None => Ok(()),
+            Some(first) => Err(format!("{}: {}", first.name, first.reason)),
+        };
+        // A server that is gone meanwhile has nobody to tell.
+        let _ = answer.send(said);
     }
 
     async fn event(&mut self, event: Event, source: &mut Running) {
@@ -149,8 +171,10 @@ impl Applier {
             let mut wanted = self.program.references(ty);
             if ty == TypeUrl::Secret {
                 self.files.follow(&wanted, &mut self.secrets);
+                self.servers.follow(&wanted);
+                self.forget_external(&wanted);
             }
-            wanted.retain(|name| !is_local(ty, name));
+            wanted.retain(|name| !is_elsewhere(ty, name));
             let dropped = source.subscribe(ty, wanted).await;
             let removals: Vec<Change> = dropped
                 .into_iter()
@@ -161,6 +185,21 @@ impl Applier {
                 self.take_secrets(&removals);
                 self.note(&removals, &[], &[], "");
             }
+        }
+    }
+
+    /// Lets go of secrets of other servers that nobody refers to any more.
+    fn forget_external(&mut self, wanted: &BTreeSet<Arc<str>>) {
+        let known = self.program.secrets().iter();
+        let gone =
+            known.filter(|(key, _)| secret::external(key).is_some() && !wanted.contains(*key));
+        let removals: Vec<Change> = gone
+            .map(|(key, _)| Change::Remove(TypeUrl::Secret, Arc::clone(key)))
+            .collect();
+        if !removals.is_empty() {
+            self.program = updated(&self.program, &removals).0;
+            self.take_secrets(&removals);
+            self.note(&removals, &[], &[], "");
         }
     }
 
@@ -317,18 +356,23 @@ impl Applier {
         }
         self.held_since = None;
         self.dirty = false;
-        let resolved = self.resolver.resolved(&self.program);
-        self.shared.publish(Live {
-            version: 0, // set by publishing
-            program: self.program.clone(),
-            secrets: self.secrets.clone(),
-            resolved: Arc::new(resolved),
-        });
+        self.shared
+            .publish(live(&self.program, &self.secrets, &self.resolver));
         if self.shared.state_now() == State::Initializing {
             let version = self.shared.version();
             let _ = tokio::time::timeout(BIND_PATIENCE, self.shared.reconciled(version)).await;
             self.shared.advance(State::Live);
         }
+    }
+}
+
+/// Everything that came, as it would be in effect.
+fn live(program: &Program, secrets: &Secrets, resolver: &Resolver) -> Live {
+    Live {
+        version: 0, // set by publishing
+        program: program.clone(),
+        secrets: secrets.clone(),
+        resolved: Arc::new(resolver.resolved(program)),
     }
 }
 
@@ -341,6 +385,12 @@ fn refers(change: &Change) -> bool {
 /// Whether something may be missing after a change that was there before.
 fn may_lack(change: &Change) -> bool {
     refers(change) || matches!(change, Change::Remove(..))
+}
+
+/// The workload's own identity comes from the embedder, certificates in files from there, others from servers of their own: none of them
+/// from the control plane.
+fn is_elsewhere(ty: TypeUrl, name: &str) -> bool {
+    is_local(ty, name) || (ty == TypeUrl::Secret && secret::external(name).is_some())
 }
 
 /// The workload's own identity comes from the embedder, certificates in files from there, neither by SDS.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use lateen_traffic::Cluster;
+use lateen_traffic::endpoint::EndpointAddress;
 use lateen_traffic::health_check::HealthCheck;
 use lateen_traffic::tls::UpstreamTls;
 use lateen_traffic::value::Metadata;
@@ -94,18 +95,50 @@ pub(crate) fn of_health_check(
     subject: &Subject,
     check: &HealthCheck,
 ) -> Result<Target, ConnectError> {
+    let endpoint = &*subject.endpoint;
+    let address = endpoint.health_check.address_of(&endpoint.address);
+    let metadata = check.transport_match.as_ref();
+    beside_workers(shared, live, subject, &address, metadata, &check.alpn)
+}
+
+/// How to connect to a server of the proxy's own, over HTTP/2. Needs no worker.
+///
+/// # Errors
+/// As for [`of_health_check`].
+pub(crate) fn of_server(
+    shared: &Shared,
+    live: &Live,
+    subject: &Subject,
+) -> Result<Target, ConnectError> {
+    // A sidecar beside the server takes the first, other servers the second.
+    let alpn = ["istio-h2".into(), "h2".into()];
+    beside_workers(
+        shared,
+        live,
+        subject,
+        &subject.endpoint.address,
+        None,
+        &alpn,
+    )
+}
+
+fn beside_workers(
+    shared: &Shared,
+    live: &Live,
+    subject: &Subject,
+    address: &EndpointAddress,
+    metadata: Option<&Metadata>,
+    alpn: &[Arc<str>],
+) -> Result<Target, ConnectError> {
     let (cluster, endpoint) = (&*subject.cluster, &*subject.endpoint);
-    let asked = endpoint.health_check.address_of(&endpoint.address);
-    let address = HostAddress::of(&asked)
+    let address = HostAddress::of(address)
         .ok_or_else(|| ConnectError::Transport("the host has no address".into()))?;
-    let transport = match &check.transport_match {
-        Some(wanted) => cluster.transport_for(wanted, &Metadata::default()).0,
-        None => {
-            cluster
-                .transport_for(&endpoint.metadata, &subject.locality)
-                .0
-        }
+    let none = Metadata::default();
+    let (of_host, of_locality) = match metadata {
+        Some(wanted) => (wanted, &none),
+        None => (&endpoint.metadata, &subject.locality),
     };
+    let transport = cluster.transport_for(of_host, of_locality).0;
     let mut target = Target {
         options: connect_options(cluster, &address, shared.config.socket_mark),
         address,
@@ -118,7 +151,7 @@ pub(crate) fn of_health_check(
     };
     if let Some(tls) = transport.tls() {
         let names = Names::of(cluster, tls, &endpoint.hostname, None);
-        let alpn = Some(&*check.alpn).filter(|list| !list.is_empty());
+        let alpn = Some(alpn).filter(|list| !list.is_empty());
         let client = shared
             .tls
             .client(tls, alpn, &names.rule, false, &live.secrets);

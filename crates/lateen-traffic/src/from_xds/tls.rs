@@ -13,11 +13,14 @@ use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use super::basic::{data_source, flag, non_empty, number, texts};
 use super::error::Within as _;
 use super::{XdsError, extension, matchers};
-use crate::secret::{Secret, SecretKind};
+use crate::secret::{Secret, SecretKind, external_key};
 use crate::tls::{
     CertificateSource, DataSource, DownstreamTls, SanMatcher, SanType, TlsCertificate, TlsContext,
     TrustDomain, UpstreamTls, Validation, ValidationSource,
 };
+
+/// The cluster of a bootstrap that leads to the agent's secrets.
+const AGENT: &str = "sds-grpc";
 
 /// A listener's TLS.
 pub(super) fn downstream(from: &tls::DownstreamTlsContext) -> Result<DownstreamTls, XdsError> {
@@ -66,7 +69,7 @@ fn common(from: Option<&tls::CommonTlsContext>) -> Result<TlsContext, XdsError> 
                 .at("tls_certificates", index)
         });
     let by_sds = from.tls_certificate_sds_secret_configs.iter();
-    let by_sds = by_sds.map(|config| Ok(CertificateSource::Sds(config.name.as_str().into())));
+    let by_sds = by_sds.map(|config| Ok(CertificateSource::Sds(sds_key(config))));
     let parameters = parameters::parameters(from.tls_params.as_ref()).within("tls_params")?;
     Ok(TlsContext {
         certificates: inline.chain(by_sds).collect::<Result<_, XdsError>>()?,
@@ -79,6 +82,24 @@ fn common(from: Option<&tls::CommonTlsContext>) -> Result<TlsContext, XdsError> 
     })
 }
 
+/// What a secret is known by: its name, and the server that has it if that is neither the control plane nor the agent.
+fn sds_key(config: &tls::SdsSecretConfig) -> Arc<str> {
+    use core::config_source::ConfigSourceSpecifier;
+    use core::grpc_service::TargetSpecifier;
+    let source = config.sds_config.as_ref();
+    let source = source.and_then(|source| source.config_source_specifier.as_ref());
+    let service = match source {
+        Some(ConfigSourceSpecifier::ApiConfigSource(api)) => api.grpc_services.first(),
+        _ => None,
+    };
+    match service.and_then(|service| service.target_specifier.as_ref()) {
+        Some(TargetSpecifier::EnvoyGrpc(grpc)) if grpc.cluster_name != AGENT => {
+            external_key(&grpc.cluster_name, &config.name)
+        }
+        _ => config.name.as_str().into(),
+    }
+}
+
 fn validation_source(from: &tls::CommonTlsContext) -> Result<ValidationSource, XdsError> {
     use tls::common_tls_context::ValidationContextType as Kind;
     Ok(match from.validation_context_type.as_ref() {
@@ -88,7 +109,7 @@ fn validation_source(from: &tls::CommonTlsContext) -> Result<ValidationSource, X
             ValidationSource::Inline(Arc::new(context.within("validation_context")?))
         }
         Some(Kind::ValidationContextSdsSecretConfig(config)) => {
-            ValidationSource::Sds(config.name.as_str().into())
+            ValidationSource::Sds(sds_key(config))
         }
         Some(Kind::CombinedValidationContext(combined)) => {
             combined_validation(combined).within("combined_validation_context")?
@@ -105,7 +126,7 @@ fn combined_validation(
     match from.validation_context_sds_secret_config.as_ref() {
         Some(config) => Ok(ValidationSource::Combined {
             default,
-            sds: config.name.as_str().into(),
+            sds: sds_key(config),
         }),
         None => Ok(ValidationSource::Inline(default)),
     }

@@ -10,6 +10,7 @@ use lateen_traffic::hcm::HttpConnectionManager;
 use lateen_traffic::listener::{FilterChain, ListenerFilterKind};
 use lateen_traffic::request::TransportProtocol;
 use lateen_traffic::route::{RouteAction, RouteDecision, RouteOutcome};
+use lateen_traffic::secret;
 use lateen_traffic::tls::{CertificateSource, DownstreamTls};
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{ConnectionInfo, Listener, PeerTls, RequestView};
@@ -174,7 +175,10 @@ fn certificate(tls: &DownstreamTls) -> Option<String> {
         .certificates
         .iter()
         .find_map(|source| match source {
-            CertificateSource::Sds(name) => Some(name.to_string()),
+            CertificateSource::Sds(key) => {
+                let name = secret::external(key).map_or(&**key, |(_, name)| name);
+                Some(name.to_owned())
+            }
             CertificateSource::Inline(_) => None,
         })
 }
