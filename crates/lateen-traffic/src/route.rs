@@ -18,8 +18,8 @@ mod types;
 
 pub use action::{
     DirectResponse, Forward, HostRewrite, InternalRedirects, MirrorPolicy, PathRewrite, Redirect,
-    RedirectPath, RouteAction, RouteTimeouts, RouteUpgrade, Target, WeightedCluster,
-    WeightedClusters, WeightedTarget,
+    RedirectPath, RedirectPredicate, RouteAction, RouteTimeouts, RouteUpgrade, Target,
+    WeightedCluster, WeightedClusters, WeightedTarget,
 };
 pub use decision::{RouteDecision, RouteOutcome};
 pub use explain::{RejectedRoute, RouteTrace, VhostTrace};

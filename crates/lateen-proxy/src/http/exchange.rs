@@ -68,6 +68,8 @@ pub(crate) struct Exchange {
     pub(super) redirected: Option<Box<Redirected>>,
     /// Redirects that were followed.
     pub(super) redirects: u32,
+    /// The routes they led from and to.
+    pub(super) redirected_routes: Vec<(Arc<str>, Arc<str>)>,
     /// A body is coming that nothing has taken.
     pub(super) body_waits: bool,
     /// The client speaks gRPC-Web.
@@ -154,6 +156,7 @@ impl Exchange {
             connect: false,
             redirected: None,
             redirects: 0,
+            redirected_routes: Vec::new(),
             body_waits: false,
             web: None,
         }
@@ -199,8 +202,10 @@ impl Exchange {
                 mut head,
                 body,
                 status,
+                routes,
             } = *redirected;
             self.redirects += 1;
+            self.redirected_routes.push(routes);
             self.begin_anew(status, &body);
             let canonical = self.canonicalise(&mut head);
             self.remember(&head);

@@ -343,7 +343,8 @@ fn proxied(
     }
 }
 
-fn proxy_version(config: &core::ProxyProtocolConfig) -> ProxyVersion {
+/// A version of the PROXY protocol.
+pub(super) fn proxy_version(config: &core::ProxyProtocolConfig) -> ProxyVersion {
     match config.version() {
         core::proxy_protocol_config::Version::V1 => ProxyVersion::V1,
         core::proxy_protocol_config::Version::V2 => ProxyVersion::V2,

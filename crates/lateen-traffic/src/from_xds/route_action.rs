@@ -19,8 +19,8 @@ use crate::cors::CorsPolicy;
 use crate::matcher::Fraction;
 use crate::route::{
     DirectResponse, Forward, HashCookie, HashPolicy, HashPolicyKind, HostRewrite,
-    InternalRedirects, MirrorPolicy, PathRewrite, Redirect, RedirectPath, RouteTimeouts,
-    RouteUpgrade, Target, WeightedCluster, WeightedClusters, WeightedTarget,
+    InternalRedirects, MirrorPolicy, PathRewrite, Redirect, RedirectPath, RedirectPredicate,
+    RouteTimeouts, RouteUpgrade, Target, WeightedCluster, WeightedClusters, WeightedTarget,
 };
 use crate::tls::DataSource;
 
@@ -73,9 +73,8 @@ pub(super) fn forward(
 }
 
 fn internal_redirects(from: &rds::InternalRedirectPolicy) -> Result<InternalRedirects, XdsError> {
-    if !from.predicates.is_empty() {
-        return Err(XdsError::new("is not supported").within("predicates"));
-    }
+    let predicates = from.predicates.iter().enumerate();
+    let predicates = predicates.map(|(index, one)| redirect_predicate(one).at("predicates", index));
     let code = |(index, code): (usize, &u32)| match *code {
         301 | 302 | 303 | 307 | 308 => Ok(u16::try_from(*code).unwrap_or_default()),
         other => Err(XdsError::new(format!("{other} is no redirect")))
@@ -91,28 +90,43 @@ fn internal_redirects(from: &rds::InternalRedirectPolicy) -> Result<InternalRedi
         codes: if codes.is_empty() { vec![302] } else { codes },
         cross_scheme: from.allow_cross_scheme_redirect,
         copied_headers: copied.collect::<Result<_, _>>()?,
+        predicates: predicates.collect::<Result<_, _>>()?,
     })
 }
 
-fn upgrade(from: &rds::route_action::UpgradeConfig) -> Result<RouteUpgrade, XdsError> {
-    if let Some(connect) = &from.connect_config {
-        let unsupported = [
-            (connect.allow_post, "allow_post"),
-            (
-                connect.proxy_protocol_config.is_some(),
-                "proxy_protocol_config",
-            ),
-        ];
-        if let Some((_, field)) = unsupported.into_iter().find(|(set, _)| *set) {
-            return Err(XdsError::new("is not supported")
-                .within(field)
-                .within("connect_config"));
+fn redirect_predicate(from: &core::TypedExtensionConfig) -> Result<RedirectPredicate, XdsError> {
+    use lateen_envoy::pb::envoy::extensions::internal_redirect::allow_listed_routes::v3::AllowListedRoutesConfig;
+    const PACKAGE: &str = "envoy.extensions.internal_redirect.";
+    let missing = || XdsError::new("the configuration is missing");
+    let any = from.typed_config.as_ref().ok_or_else(missing)?;
+    let name = extension::type_name(any)?;
+    match name.strip_prefix(PACKAGE) {
+        Some("allow_listed_routes.v3.AllowListedRoutesConfig") => {
+            let config: AllowListedRoutesConfig = extension::message(any)?;
+            let names = super::basic::texts(&config.allowed_route_names);
+            Ok(RedirectPredicate::AllowListedRoutes(names))
         }
+        Some("previous_routes.v3.PreviousRoutesConfig") => Ok(RedirectPredicate::PreviousRoutes),
+        Some("safe_cross_scheme.v3.SafeCrossSchemeConfig") => {
+            Ok(RedirectPredicate::SafeCrossScheme)
+        }
+        _ => Err(XdsError::new(format!("{name} is not supported"))),
     }
+}
+
+fn upgrade(from: &rds::route_action::UpgradeConfig) -> Result<RouteUpgrade, XdsError> {
+    let connect = from.connect_config.as_ref();
+    if connect.is_some_and(|connect| connect.allow_post) {
+        return Err(XdsError::new("is not supported")
+            .within("allow_post")
+            .within("connect_config"));
+    }
+    let proxy = connect.and_then(|connect| connect.proxy_protocol_config.as_ref());
     Ok(RouteUpgrade {
         token: from.upgrade_type.as_str().into(),
         enabled: flag(from.enabled.as_ref(), true),
-        terminate_connect: from.connect_config.is_some(),
+        terminate_connect: connect.is_some(),
+        connect_proxy: proxy.map(super::cluster::proxy_version),
     })
 }
 

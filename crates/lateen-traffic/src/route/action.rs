@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::HashPolicy;
+use crate::cluster::ProxyVersion;
 use crate::cors::CorsPolicy;
 use crate::filter::PerFilter;
 use crate::headers::HeaderMutations;
@@ -187,6 +188,8 @@ pub struct RouteUpgrade {
     pub enabled: bool,
     /// CONNECT is terminated here and its payload goes upstream as TCP.
     pub terminate_connect: bool,
+    /// The header of the PROXY protocol that goes before its payload.
+    pub connect_proxy: Option<ProxyVersion>,
 }
 
 /// Redirects of the upstream that are followed in place of the client (`internal_redirect_policy`).
@@ -200,6 +203,19 @@ pub struct InternalRedirects {
     pub cross_scheme: bool,
     /// Headers of the redirect that go into the new request.
     pub copied_headers: Vec<HeaderName>,
+    /// Where it may not lead.
+    pub predicates: Vec<RedirectPredicate>,
+}
+
+/// A condition on where a redirect that is followed leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectPredicate {
+    /// To a route of one of these names.
+    AllowListedRoutes(Vec<Arc<str>>),
+    /// To a route that no redirect from this route has led to before.
+    PreviousRoutes,
+    /// From `http` to `http` alone, from `https` to either.
+    SafeCrossScheme,
 }
 
 /// A redirect.

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::action::{Forward, HostRewrite, MirrorPolicy, RouteAction, WeightedCluster};
+use super::action::{
+    Forward, HostRewrite, MirrorPolicy, RouteAction, RouteUpgrade, WeightedCluster,
+};
 use super::host::HostMatch;
 use super::types::{RequireTls, Route, RouteConfig, VirtualHost};
+use crate::cluster::ProxyVersion;
 use crate::cors::CorsPolicy;
 use crate::filter::FilterOverride;
 use crate::headers::HeaderMutations;
@@ -148,8 +151,17 @@ impl<'a> RouteDecision<'a> {
 
     /// Whether CONNECT ends here, rather than being passed on.
     pub fn terminates_connect(&self) -> bool {
-        let upgrades = self.forward().map(|forward| forward.upgrades.iter());
-        upgrades.into_iter().flatten().any(|upgrade| {
+        self.connect().is_some()
+    }
+
+    /// The header of the PROXY protocol that goes before the payload of a CONNECT that ends here.
+    pub fn connect_proxy(&self) -> Option<ProxyVersion> {
+        self.connect()?.connect_proxy
+    }
+
+    fn connect(&self) -> Option<&'a RouteUpgrade> {
+        let mut upgrades = self.forward()?.upgrades.iter();
+        upgrades.find(|upgrade| {
             upgrade.terminate_connect && upgrade.token.eq_ignore_ascii_case("CONNECT")
         })
     }

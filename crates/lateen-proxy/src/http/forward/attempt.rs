@@ -18,6 +18,7 @@ use crate::http::exchange::Exchange;
 use crate::http::local_reply::{LocalReply, ResetReason};
 use crate::http::response::Upstream;
 use crate::http::upgrade::Upgrade;
+use crate::inspect::proxy_protocol;
 use crate::streams;
 use crate::upstream::connect::{ConnectError, Target};
 use crate::upstream::h1;
@@ -202,10 +203,16 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         plan.action.high_priority,
         host,
     );
-    let (target, key) = match transport(exchange, plan, host, offer.alpn) {
+    let (mut target, key) = match transport(exchange, plan, host, offer.alpn) {
         Ok(found) => found,
         Err(error) => return Ok(Try::Failed(Failure::connect(&error))),
     };
+    if plan.upgrade == Upgrade::Terminated
+        && let Some(version) = plan.decision.connect_proxy()
+    {
+        let client = exchange.connection.facts.ends();
+        target.header = Some(proxy_protocol::write(version, Some(client)));
+    }
     let route = Route {
         state: &plan.state,
         cluster: &plan.cluster,

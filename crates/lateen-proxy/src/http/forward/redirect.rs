@@ -3,10 +3,12 @@
 //! The request begins anew with the place it was sent to: it is routed, filtered and forwarded like any other, so that a redirect leads
 //! nowhere a client could not have asked for. Source: Envoy, `Filter::convertRequestHeadersForInternalRedirect`.
 
+use std::sync::Arc;
+
 use http::uri::Uri;
 use http::{HeaderValue, Method, StatusCode, header};
 use lateen_traffic::RequestView;
-use lateen_traffic::route::{InternalRedirects, RouteOutcome};
+use lateen_traffic::route::{InternalRedirects, RedirectPredicate, Route, RouteOutcome};
 
 use super::Plan;
 use super::attempt::Response;
@@ -26,6 +28,8 @@ pub(in crate::http) struct Redirected {
     pub(in crate::http) body: source::Source,
     /// The status of the redirect.
     pub(in crate::http) status: StatusCode,
+    /// The names of the route it came by and of the one it leads to.
+    pub(in crate::http) routes: (Arc<str>, Arc<str>),
 }
 
 /// The request that a redirect leads to, if the route wants it followed and it may be.
@@ -84,11 +88,34 @@ fn attempt(
         plan.head.scheme, plan.head.authority, plan.head.path
     );
     headers::set(&mut head.headers, &ORIGINAL_URL, &original);
-    has_route(exchange, plan, &head).then_some(Redirected {
+    let to = route_of(exchange, plan, &head)?;
+    let routes = (name_of(plan.decision.route), to);
+    let allowed = |predicate| permits(predicate, exchange, (plan.head, &head), &routes);
+    policy.predicates.iter().all(allowed).then_some(Redirected {
         head,
         body,
         status: response.parts.status,
+        routes,
     })
+}
+
+/// Whether a condition lets a redirect be followed. Source: Envoy's `extensions/internal_redirect`.
+fn permits(
+    predicate: &RedirectPredicate,
+    exchange: &Exchange,
+    (from, to): (&Head, &Head),
+    routes: &(Arc<str>, Arc<str>),
+) -> bool {
+    match predicate {
+        RedirectPredicate::AllowListedRoutes(names) => names.contains(&routes.1),
+        RedirectPredicate::PreviousRoutes => !exchange.redirected_routes.contains(routes),
+        RedirectPredicate::SafeCrossScheme => from.scheme == "https" || to.scheme != "https",
+    }
+}
+
+/// A route's name, which is what predicates know it by.
+fn name_of(route: &Route) -> Arc<str> {
+    Arc::clone(&route.name)
 }
 
 /// Sends a head to another place; `None` if that is none, or not one to be followed to.
@@ -111,7 +138,8 @@ fn go_to(head: &mut Head, location: &str, policy: &InternalRedirects) -> Option<
     HeaderValue::from_str(&head.authority).ok().map(drop)
 }
 
-fn has_route(exchange: &Exchange, plan: &Plan<'_>, head: &Head) -> bool {
+/// The name of the route of a request; none if it has no route.
+fn route_of(exchange: &Exchange, plan: &Plan<'_>, head: &Head) -> Option<Arc<str>> {
     let program = &exchange.now.program;
     let routes = program.routes_of(&exchange.manager.config.routes);
     let view = RequestView {
@@ -122,8 +150,8 @@ fn has_route(exchange: &Exchange, plan: &Plan<'_>, head: &Head) -> bool {
         headers: &head.headers,
         ..*plan.view
     };
-    routes.is_some_and(|routes| {
-        let outcome = routes.route(&view, rand::random());
-        matches!(outcome, RouteOutcome::Route(_))
-    })
+    match routes?.route(&view, rand::random()) {
+        RouteOutcome::Route(decision) => Some(name_of(decision.route)),
+        _ => None,
+    }
 }
