@@ -447,7 +447,7 @@ impl ClusterState {
         };
         let mut hosts = self.hosts.borrow_mut();
         for host in hosts.values() {
-            host.sweep(cluster.http.idle_timeout);
+            host.sweep(&cluster.http);
         }
         if matches!(
             cluster.discovery,

@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
 use lateen_telemetry::metrics::istio::PeerId;
+use lateen_traffic::cluster::UpstreamHttp;
 use lateen_traffic::endpoint::Endpoint;
 use lateen_traffic::value::Value;
 use tokio::sync::Notify;
@@ -140,11 +140,11 @@ impl HostState {
     }
 
     /// Closes what was idle for too long, and forgets pools of transports that are gone.
-    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+    pub(crate) fn sweep(&self, http: &UpstreamHttp) {
         self.pools.borrow_mut().retain(|(_, pool)| {
-            pool.h1.sweep(idle_timeout);
-            pool.h2.sweep(idle_timeout);
-            pool.mux.sweep(idle_timeout);
+            pool.h1.sweep(http);
+            pool.h2.sweep(http);
+            pool.mux.sweep(http);
             pool.open.get() > 0 || Rc::strong_count(pool) > 1
         });
     }

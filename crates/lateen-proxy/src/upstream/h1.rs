@@ -81,6 +81,8 @@ pub(crate) struct ConnectionFacts {
     pub(crate) session: Option<crate::tls::Session>,
     /// The peer's identity for metrics, once it was asked for. A connection is one worker's.
     pub(crate) principal: Cell<Option<PrincipalId>>,
+    /// When it was made.
+    pub(crate) made: Instant,
     /// Requests it has carried.
     pub(crate) requests: Cell<u64>,
     /// Held while the connection exists, to count it.
@@ -100,6 +102,7 @@ impl ConnectionFacts {
                 .map(Rc::new),
             session: stream.tls().and_then(crate::tls::Session::of),
             principal: Cell::new(None),
+            made: clock::now(),
             requests: Cell::new(0),
             _open: open,
         })
@@ -137,6 +140,7 @@ impl ConnectionFacts {
             peer: None,
             session: None,
             principal: Cell::new(None),
+            made: clock::now(),
             requests: Cell::new(0),
             _open: None,
         })
@@ -217,15 +221,16 @@ impl Connection {
 }
 
 impl Idle {
-    /// The most recently used connection that is ready, dropping those that are closed or were idle for too long.
-    pub(crate) fn take(&self, idle_timeout: Option<Duration>) -> Option<Connection> {
+    /// The most recently used connection that is ready, dropping those that are closed, were idle for too long or are too old.
+    pub(crate) fn take(&self, http: &UpstreamHttp) -> Option<Connection> {
         let mut idle = self.0.borrow_mut();
         let now = clock::now();
         let mut at = idle.len();
         while at > 0 {
             at -= 1;
             let (connection, since) = &idle[at];
-            let expired = idle_timeout.is_some_and(|limit| now.duration_since(*since) >= limit);
+            let expired = is_over(http.idle_timeout, *since, now)
+                || is_over(http.max_connection_duration, connection.info.made, now);
             let usable = !expired && connection.is_usable();
             let taken = idle.remove(at);
             if usable {
@@ -248,12 +253,13 @@ impl Idle {
         idle.push_back((connection, clock::now()));
     }
 
-    /// Lets go of connections that are closed or were idle for too long.
-    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+    /// Lets go of connections that are closed, were idle for too long or are too old.
+    pub(crate) fn sweep(&self, http: &UpstreamHttp) {
         let now = Instant::now();
         self.0.borrow_mut().retain(|(connection, since)| {
             connection.is_usable()
-                && idle_timeout.is_none_or(|limit| now.duration_since(*since) < limit)
+                && !is_over(http.idle_timeout, *since, now)
+                && !is_over(http.max_connection_duration, connection.info.made, now)
         });
     }
 
@@ -261,6 +267,11 @@ impl Idle {
     pub(crate) fn clear(&self) {
         self.0.borrow_mut().clear();
     }
+}
+
+/// Whether a time that may be limited has passed.
+pub(super) fn is_over(limit: Option<Duration>, since: Instant, now: Instant) -> bool {
+    limit.is_some_and(|limit| now.duration_since(since) >= limit)
 }
 
 /// A connection in use, that goes back to its pool when the response has ended well and is closed otherwise.

@@ -13,7 +13,7 @@ use lateen_traffic::cluster::UpstreamHttp;
 use tokio::time::Instant;
 
 use super::connect::{self, ConnectError, Target};
-use super::h1::ConnectionFacts;
+use super::h1::{ConnectionFacts, is_over};
 use super::plain::Plain;
 use super::{SendError, UpstreamError, multiplexed};
 use crate::clock;
@@ -353,14 +353,14 @@ impl Connections {
         place
     }
 
-    /// Lets go of connections that are closed or were without a stream for too long.
-    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+    /// Lets go of connections that are closed, were without a stream for too long or are too old; streams under way go on.
+    pub(crate) fn sweep(&self, http: &UpstreamHttp) {
         let now = Instant::now();
         self.open.borrow_mut().retain(|connection| {
             let idle = connection.active.get() == 0
-                && idle_timeout
-                    .is_some_and(|limit| now.duration_since(connection.idle_since.get()) >= limit);
-            if idle {
+                && is_over(http.idle_timeout, connection.idle_since.get(), now);
+            let old = is_over(http.max_connection_duration, connection.info.made, now);
+            if idle || old {
                 connection.link.retire();
             }
             connection.link.is_open()

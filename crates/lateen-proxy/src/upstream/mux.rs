@@ -19,6 +19,7 @@ use super::h1::{self, ConnectionFacts};
 use super::plain::Plain;
 use super::pool::{Protocol, Tally};
 use super::{OpenConnection, SendError, UpstreamError, multiplexed};
+use crate::clock;
 use crate::http::body::RequestBody;
 use crate::mux::link::{Incoming, Link, Outgoing, Side};
 use crate::mux::{ALPN, Error, MOST_STREAMS, head};
@@ -184,13 +185,15 @@ impl Links {
         });
     }
 
-    /// Lets go of connections that are closed or were without a stream for too long.
-    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+    /// Lets go of connections that are closed, were without a stream for too long or are too old; streams under way go on.
+    pub(crate) fn sweep(&self, http: &UpstreamHttp) {
+        let now = clock::now();
         self.open.borrow_mut().retain(|connection| {
             let link = &connection.link;
-            let idle = link.active() == 0
-                && idle_timeout.is_some_and(|limit| connection.used.get().elapsed() >= limit);
-            if idle {
+            let idle =
+                link.active() == 0 && h1::is_over(http.idle_timeout, connection.used.get(), now);
+            let old = h1::is_over(http.max_connection_duration, connection.info.made, now);
+            if idle || old {
                 link.retire();
             }
             link.is_open()

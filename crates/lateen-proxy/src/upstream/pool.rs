@@ -254,7 +254,7 @@ pub(crate) async fn connection(route: &Route<'_>) -> Result<(Stream, Lease), Acq
 
 async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError> {
     loop {
-        if let Some(connection) = pool.h1.take(route.cluster.http.idle_timeout) {
+        if let Some(connection) = pool.h1.take(&route.cluster.http) {
             return Ok(checkout(route, pool, connection));
         }
         match open_permit(route, pool) {
@@ -340,7 +340,7 @@ async fn negotiated(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, Acquire
     if let Some(place) = pool.h2.place() {
         return Ok(Lease::H2(place));
     }
-    if let Some(connection) = pool.h1.take(route.cluster.http.idle_timeout) {
+    if let Some(connection) = pool.h1.take(&route.cluster.http) {
         return Ok(checkout(route, pool, connection));
     }
     let Some(open) = open_permit(route, pool) else {

@@ -53,6 +53,7 @@ async fn connect(address: SocketAddr) -> Connection {
             peer: None,
             session: None,
             principal: Cell::default(),
+            made: crate::clock::now(),
             requests: Cell::new(0),
             _open: None,
         }),
