@@ -124,3 +124,37 @@ async fn requests_wait_for_the_only_connection_there_may_be() {
     );
     proxy.handle.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_pooled_connection_takes_no_request_after_its_time() {
+    for http2 in [false, true] {
+        let address = backend(|_| async { text("ok") }).await;
+        let protocol = match http2 {
+            true => json!({"http2_protocol_options": {}}),
+            false => json!({"http_protocol_options": {}}),
+        };
+        let options = json!({"typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": H2,
+                "common_http_protocol_options": {"max_connection_duration": "2s"},
+                "explicit_http_config": protocol,
+            },
+        }});
+        let alone = |config: &mut lateen_proxy::ProxyConfig| config.concurrency = 1;
+        let proxy = start_with(hop(cluster("up", &[address], options)), None, alone).await;
+        let made = || {
+            let labels = [("cluster_name", "up")];
+            let metrics = proxy.handle.metrics();
+            metrics.counter("envoy_cluster_upstream_cx_total", &labels)
+        };
+        for _ in 0..3 {
+            assert_eq!(get(proxy.address("in"), "/").await.0, 200);
+        }
+        assert_eq!(made(), 1, "kept while it is young");
+        // HTTP/2 connections are looked at once a second.
+        tokio::time::sleep(Duration::from_millis(4500)).await;
+        assert_eq!(get(proxy.address("in"), "/").await.0, 200);
+        assert_eq!(made(), 2);
+        proxy.handle.shutdown().await;
+    }
+}
