@@ -58,7 +58,7 @@ pub struct Intervals {
 #[derive(Clone, Debug)]
 pub enum Checker {
     /// A request.
-    Http(HttpCheck),
+    Http(Box<HttpCheck>),
     /// A connection and, if need be, some bytes.
     Tcp(TcpCheck),
     /// A call of `grpc.health.v1.Health/Check`.

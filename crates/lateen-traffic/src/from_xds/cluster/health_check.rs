@@ -71,9 +71,9 @@ fn check(from: &core::HealthCheck) -> Result<HealthCheck, XdsError> {
 
 fn checker(from: Option<&HealthChecker>) -> Result<Checker, XdsError> {
     match from {
-        Some(HealthChecker::HttpHealthCheck(from)) => {
-            http(from).within("http_health_check").map(Checker::Http)
-        }
+        Some(HealthChecker::HttpHealthCheck(from)) => http(from)
+            .within("http_health_check")
+            .map(|check| Checker::Http(Box::new(check))),
         Some(HealthChecker::TcpHealthCheck(from)) => {
             tcp(from).within("tcp_health_check").map(Checker::Tcp)
         }
