@@ -18,8 +18,8 @@ mod sink;
 mod time;
 
 pub use context::{
-    Address, AddressField, FilterStateForm, HeaderKey, HeaderSource, LogContext, LogValue,
-    MetadataSource, NumberField, Side, TextField, TimePoint, TlsField,
+    Address, AddressField, Attempted, FilterStateForm, HeaderKey, HeaderSource, LogContext,
+    LogValue, MetadataSource, NumberField, Side, TextField, TimePoint, TlsField,
 };
 pub use format::TextFormat;
 pub use istio::{ENVOY_TEXT_FORMAT, ISTIO_TEXT_FORMAT, istio_json_format};

@@ -9,9 +9,9 @@ use std::time::SystemTime;
 use http::Version;
 use lateen_telemetry::ResponseFlags;
 use lateen_telemetry::access_log::{
-    Address, AddressField, ENVOY_TEXT_FORMAT, Environment, FilterStateForm, Format, HeaderKey,
-    HeaderSource, JsonFormat, LogContext, LogValue, LogWriter, MetadataSource, NumberField, Side,
-    Sink, SinkOptions, TextField, TextFormat, TimePoint,
+    Address, AddressField, Attempted, ENVOY_TEXT_FORMAT, Environment, FilterStateForm, Format,
+    HeaderKey, HeaderSource, JsonFormat, LogContext, LogValue, LogWriter, MetadataSource,
+    NumberField, Side, Sink, SinkOptions, TextField, TextFormat, TimePoint,
 };
 use lateen_traffic::access_log::{Finished, LogFilter, LogFormat, LogSink, More};
 use lateen_traffic::request::FilterState;
@@ -425,6 +425,19 @@ impl LogContext for Line<'_> {
             AddressField::UpstreamLocal => record.upstream.local?,
         };
         Some(Address::Ip(address))
+    }
+
+    fn attempted(&self, index: usize) -> Option<Attempted<'_>> {
+        let upstream = &self.record.upstream;
+        let (host, name) = match upstream.tried.get(index) {
+            Some((host, name)) => (host, name),
+            None if index == upstream.tried.len() => (upstream.host.as_ref()?, &upstream.host_name),
+            None => return None,
+        };
+        Some(Attempted {
+            address: host.logged(),
+            name: name.as_deref(),
+        })
     }
 
     fn time_point(&self, point: TimePoint) -> Option<std::time::Duration> {

@@ -100,6 +100,8 @@ pub(crate) struct UpstreamFacts {
     pub(crate) service: ServiceId,
     /// The host.
     pub(crate) host: Option<HostAddress>,
+    /// Hosts that were tried before, with their names.
+    pub(crate) tried: Vec<(HostAddress, Option<Arc<str>>)>,
     /// The local address of the connection to it.
     pub(crate) local: Option<SocketAddr>,
     /// The workload behind it.

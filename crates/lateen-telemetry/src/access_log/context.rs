@@ -181,6 +181,15 @@ pub enum Address<'a> {
     Other(&'a str),
 }
 
+/// A host that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempted<'a> {
+    /// Where it is.
+    pub address: Address<'a>,
+    /// Its name, if it has one.
+    pub name: Option<&'a str>,
+}
+
 /// A moment in the life of a request or connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimePoint {
@@ -287,6 +296,11 @@ pub trait LogContext {
 
     /// An address.
     fn address(&self, _field: AddressField) -> Option<Address<'_>> {
+        None
+    }
+
+    /// A host that was tried, by its place among the tries.
+    fn attempted(&self, _index: usize) -> Option<Attempted<'_>> {
         None
     }
 

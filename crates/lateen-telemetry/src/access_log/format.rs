@@ -113,6 +113,15 @@ pub(crate) enum Operation {
         form: FilterState,
     },
     QueryParam(Box<str>),
+    /// The query as it came.
+    Query,
+    /// The hosts that were tried, by their names or addresses.
+    Attempted {
+        name: bool,
+        part: AddressPart,
+    },
+    /// A random UUID.
+    UniqueId,
 }
 
 #[derive(Clone, Debug)]
@@ -264,6 +273,12 @@ impl Operation {
                 value(context.filter_state(*side, key, form.borrowed())?, out)
             }
             Operation::QueryParam(name) => query_param(context, name, out),
+            Operation::Query => push(query(context)?, out),
+            Operation::Attempted { name, part } => attempted(context, *name, *part, out),
+            Operation::UniqueId => {
+                unique_id(rand::random(), out);
+                Some(Appended::Text)
+            }
         }
     }
 }
@@ -516,12 +531,7 @@ fn query_param<C: LogContext + ?Sized>(
     name: &str,
     out: &mut Vec<u8>,
 ) -> Option<Appended> {
-    let path = context.header(HeaderSource::Request, &HeaderKey::Path)?;
-    let query = path
-        .iter()
-        .position(|byte| *byte == b'?')
-        .map(|at| &path[at + 1..])?;
-    let query = query.split(|byte| *byte == b'#').next()?;
+    let query = query(context)?;
     let parameters = query.split(|byte| *byte == b'&');
     let mut values = parameters.filter_map(|parameter| {
         let at = parameter.iter().position(|byte| *byte == b'=');
@@ -530,6 +540,58 @@ fn query_param<C: LogContext + ?Sized>(
     });
     percent_decode(values.next()?, out);
     Some(Appended::Text)
+}
+
+/// The query of the request's path.
+fn query<C: LogContext + ?Sized>(context: &C) -> Option<&[u8]> {
+    let path = context.header(HeaderSource::Request, &HeaderKey::Path)?;
+    let at = path.iter().position(|byte| *byte == b'?')?;
+    path[at + 1..].split(|byte| *byte == b'#').next()
+}
+
+/// The hosts that were tried, in their order, with commas.
+fn attempted<C: LogContext + ?Sized>(
+    context: &C,
+    by_name: bool,
+    part: AddressPart,
+    out: &mut Vec<u8>,
+) -> Option<Appended> {
+    let start = out.len();
+    for host in (0..).map_while(|index| context.attempted(index)) {
+        if out.len() > start {
+            out.push(b',');
+        }
+        match host.name.filter(|_| by_name) {
+            Some(name) => {
+                let bare = name.rsplit_once(':').map_or(name, |(host, _)| host);
+                let name = match part {
+                    AddressPart::WithoutPort => bare,
+                    AddressPart::Whole | AddressPart::Port => name,
+                };
+                out.extend_from_slice(name.as_bytes());
+            }
+            None => drop(address(host.address, part, out)),
+        }
+    }
+    (out.len() > start).then_some(Appended::Text)
+}
+
+/// A version 4 UUID (RFC 9562) of random bits.
+fn unique_id(random: u128, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    let [version, variant] = [0x4_u128 << 76, 0x8_u128 << 60];
+    let bits = random & !(0xf << 76) & !(0xc << 60) | version | variant;
+    let text = format!("{bits:032x}");
+    // Writing to a `Vec` cannot fail.
+    let _ = write!(
+        out,
+        "{}-{}-{}-{}-{}",
+        &text[..8],
+        &text[8..12],
+        &text[12..16],
+        &text[16..20],
+        &text[20..]
+    );
 }
 
 /// Appends `value` with `%XX` replaced by the byte; an incomplete one stays as it is.

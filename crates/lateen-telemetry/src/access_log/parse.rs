@@ -267,6 +267,11 @@ fn operation(
         Operator::FilterState(side) => filter_state(side, parameters)?,
         Operator::Path => path(parameters)?,
         Operator::QueryParam => Operation::QueryParam(parameters.into()),
+        Operator::Query => Operation::Query,
+        Operator::Attempted { name, part } => Operation::Attempted { name, part },
+        Operator::UniqueId => Operation::UniqueId,
+        // Set, and without anything in it: internal listeners and custom flags are what this proxy has none of.
+        Operator::Empty => Operation::Constant("".into()),
         Operator::Hostname => literal(environment.hostname),
         Operator::Environment => literal(&(environment.variable)(parameters).unwrap_or_default()),
         Operator::Unsupported => return Err(Problem::Unsupported),

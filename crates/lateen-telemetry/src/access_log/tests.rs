@@ -404,3 +404,56 @@ proptest! {
         prop_assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 1);
     }
 }
+
+/// A request with two tries.
+struct Tried;
+
+impl LogContext for Tried {
+    fn start_time(&self) -> SystemTime {
+        UNIX_EPOCH
+    }
+
+    fn emit_time(&self) -> SystemTime {
+        UNIX_EPOCH
+    }
+
+    fn attempted(&self, index: usize) -> Option<Attempted<'_>> {
+        let hosts = [("10.0.0.1:80", None), ("10.0.0.2:80", Some("b.example:80"))];
+        let (address, name) = hosts.get(index)?;
+        Some(Attempted {
+            address: Address::Ip(address.parse().unwrap()),
+            name: *name,
+        })
+    }
+}
+
+#[test]
+fn the_hosts_that_were_tried_are_told_in_their_order() {
+    let told = |format: &str| {
+        let format = TextFormat::parse(format, false, &Environment::default()).unwrap();
+        let mut out = Vec::new();
+        format.write(&Tried, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(
+        told("%UPSTREAM_HOSTS_ATTEMPTED%"),
+        "10.0.0.1:80,10.0.0.2:80"
+    );
+    assert_eq!(
+        told("%UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT%"),
+        "10.0.0.1,10.0.0.2"
+    );
+    assert_eq!(
+        told("%UPSTREAM_HOST_NAMES_ATTEMPTED%"),
+        "10.0.0.1:80,b.example:80"
+    );
+    assert_eq!(
+        told("%UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT%"),
+        "10.0.0.1,b.example"
+    );
+    assert_eq!(told("<%CUSTOM_FLAGS%>"), "<>");
+    assert_eq!(told("%QUERY_PARAMS%"), "-");
+    let id = told("%UNIQUE_ID%");
+    assert_eq!(id.len(), 36);
+    assert_eq!((&id[14..15], id.matches('-').count()), ("4", 4));
+}

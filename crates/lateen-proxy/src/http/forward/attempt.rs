@@ -125,7 +125,10 @@ pub(super) async fn once(
         return Err(LocalReply::no_healthy_upstream());
     };
     tried.note(&host, policy);
-    exchange.record.upstream.host = Some(host.state.address.clone());
+    let upstream = &mut exchange.record.upstream;
+    if let Some(before) = upstream.host.replace(host.state.address.clone()) {
+        upstream.tried.push((before, upstream.host_name.take()));
+    }
     if exchange.manager.logs_requests() && !host.endpoint.hostname.is_empty() {
         exchange.record.upstream.host_name = Some(Arc::clone(&host.endpoint.hostname));
     }

@@ -36,6 +36,13 @@ pub(super) enum Operator {
     FilterState(Side),
     Path,
     QueryParam,
+    Query,
+    Attempted {
+        name: bool,
+        part: AddressPart,
+    },
+    UniqueId,
+    Empty,
     Hostname,
     Environment,
     Unsupported,
@@ -66,7 +73,8 @@ impl Operator {
             O::Time { .. } | O::PeerCertTime { .. } | O::CodeDetails | O::GrpcStatus => {
                 (Parameters::Optional, false)
             }
-            O::Unsupported => (Parameters::Optional, true),
+            O::Unsupported | O::Query => (Parameters::Optional, true),
+            O::Attempted { .. } => (Parameters::None, true),
             _ => (Parameters::None, false),
         }
     }
@@ -84,6 +92,7 @@ fn request(name: &str) -> Option<Operator> {
     use Operator as O;
     use TextField as T;
     let time = |source, local| O::Time { source, local };
+    let attempted = |name, part| O::Attempted { name, part };
     Some(match name {
         "REQ" => O::Header(HeaderSource::Request),
         "RESP" => O::Header(HeaderSource::Response),
@@ -134,22 +143,22 @@ fn request(name: &str) -> Option<Operator> {
         "UPSTREAM_FILTER_STATE" => O::FilterState(Side::Upstream),
         "HOSTNAME" => O::Hostname,
         "ENVIRONMENT" => O::Environment,
-        "CEL"
-        | "TYPED_CEL"
-        | "COALESCE"
-        | "QUERY_PARAMS"
-        | "UNIQUE_ID"
-        | "CUSTOM_FLAGS"
-        | "FILE_CONTENT"
-        | "SECRET"
+        "QUERY_PARAMS" => O::Query,
+        "UNIQUE_ID" => O::UniqueId,
+        "CUSTOM_FLAGS"
         | "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
         | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID"
         | "UPSTREAM_LOCAL_ADDRESS_ENDPOINT_ID"
-        | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID"
-        | "UPSTREAM_HOSTS_ATTEMPTED"
-        | "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT"
-        | "UPSTREAM_HOST_NAMES_ATTEMPTED"
-        | "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT"
+        | "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID" => O::Empty,
+        "UPSTREAM_HOSTS_ATTEMPTED" => attempted(false, AddressPart::Whole),
+        "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT" => attempted(false, AddressPart::WithoutPort),
+        "UPSTREAM_HOST_NAMES_ATTEMPTED" => attempted(true, AddressPart::Whole),
+        "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT" => attempted(true, AddressPart::WithoutPort),
+        "CEL"
+        | "TYPED_CEL"
+        | "COALESCE"
+        | "FILE_CONTENT"
+        | "SECRET"
         | "UPSTREAM_CONNECTION_IDS_ATTEMPTED"
         | "DOWNSTREAM_PEER_ISSUER_SERIAL"
         | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256" => O::Unsupported,
