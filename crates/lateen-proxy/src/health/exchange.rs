@@ -19,7 +19,7 @@ use super::Subject;
 use crate::inspect::proxy_protocol;
 use crate::net::Stream;
 use crate::shared::{Live, Shared};
-use crate::upstream::{LocalExecutor, connect, target};
+use crate::upstream::{connect, target};
 
 /// Who asks. Source: Envoy.
 const AGENT: HeaderValue = HeaderValue::from_static("Envoy/HC");
@@ -35,6 +35,18 @@ const SERVING: u64 = 1;
 const DRAINED: usize = 64 * 1024;
 /// The most of a TCP answer that is read.
 const LONGEST_REPLY: usize = 64 * 1024;
+
+/// Runs what a connection leaves to others, on the control runtime's own thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
 
 /// A connection that is kept from one check to the next.
 pub(super) enum Kept {
