@@ -45,6 +45,9 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// A pause before what a bug ended begins anew, so that one that shows at once does not spin.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long each log may take for its last lines; one that is stuck does not keep the process.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Why a source of configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
@@ -163,16 +166,18 @@ impl Control {
         }
     }
 
-    /// Ends everything and joins the threads.
+    /// Ends everything, joins the threads, and has written what they logged.
     pub(crate) async fn shutdown(self) {
         self.orders.stop.cancel();
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let shared = Arc::clone(&self.shared);
         let joined = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // A thread that panicked has said so; there is nothing left to stop in it.
                 let _ = thread.join();
             }
+            shared.logs.flush(LOG_PATIENCE);
         });
         let _ = joined.await;
         self.shared.advance(State::Stopped);

@@ -133,3 +133,28 @@ async fn an_idle_connection_is_told_that_it_ends_before_it_is_closed() {
     assert_eq!(last.headers()["connection"], "close");
     drained.await.unwrap();
 }
+
+#[tokio::test]
+async fn the_log_is_whole_when_the_proxy_has_ended() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("access.log");
+    let app = backend(|_| async { text("ok") }).await;
+    let log = filter(
+        "envoy.access_loggers.file",
+        json!({
+            "@type": "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog",
+            "path": path.to_string_lossy(),
+            "log_format": {"text_format_source": {"inline_string": "%REQ(:path)%\n"}},
+        }),
+    );
+    let manager = hcm(route_to("app", json!({})), json!({"access_log": [log]}));
+    let listener = listener("outbound", json!([{"filters": [manager]}]));
+    let proxy = start(vec![listener, cluster("app", &[app], json!({}))]).await;
+    let address = proxy.address("outbound");
+    for n in 0..300 {
+        assert_eq!(get(address, &format!("/{n}")).await.0, 200);
+    }
+    proxy.handle.shutdown().await;
+    let log = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(log.lines().count(), 300);
+}

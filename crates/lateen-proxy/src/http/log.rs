@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::Version;
 use lateen_telemetry::ResponseFlags;
@@ -43,6 +43,16 @@ impl LogSinks {
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "cannot open the access log");
                 None
+            }
+        }
+    }
+
+    /// Waits until what workers handed over is written, `patience` at most for each file. Blocks.
+    pub(crate) fn flush(&self, patience: Duration) {
+        let sinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for (path, sink) in &*sinks {
+            if !sink.flush(patience) {
+                tracing::warn!(path = %path.display(), "the last lines of the access log are not written");
             }
         }
     }
@@ -440,14 +450,13 @@ impl LogContext for Line<'_> {
         })
     }
 
-    fn time_point(&self, point: TimePoint) -> Option<std::time::Duration> {
+    fn time_point(&self, point: TimePoint) -> Option<Duration> {
         match point {
             TimePoint::End | TimePoint::DownstreamTxEnd => Some(self.record.started.elapsed()),
             TimePoint::DownstreamRxEnd => self.record.request_end(),
-            TimePoint::UpstreamRxBegin | TimePoint::DownstreamTxBegin => self
-                .record
-                .service_time
-                .map(std::time::Duration::from_millis),
+            TimePoint::UpstreamRxBegin | TimePoint::DownstreamTxBegin => {
+                self.record.service_time.map(Duration::from_millis)
+            }
             _ => None,
         }
     }
