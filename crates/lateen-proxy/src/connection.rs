@@ -39,6 +39,7 @@ pub(crate) use self::network::{ConnectionCounts, Place};
 
 use self::detect::{Detected, detect};
 use self::network::Pass;
+use crate::http::headers::Told;
 use crate::http::server;
 use crate::level::Level;
 use crate::metadata_exchange::{self, Introduction};
@@ -84,6 +85,8 @@ pub(crate) struct Connection {
     pub(crate) draining: Cell<bool>,
     /// What network filters left for later ones, and for requests.
     pub(crate) filter_state: RefCell<FilterState>,
+    /// What requests say of the client's certificate.
+    pub(crate) told: Told,
     /// Buckets of rate limits that count for this connection alone.
     pub(crate) rate_limits: RateLimits,
     places: RefCell<Vec<Place>>,
@@ -372,6 +375,7 @@ async fn server_first(
         introduced: RefCell::default(),
         introduction: OnceCell::new(),
         filter_state: RefCell::default(),
+        told: Told::default(),
         rate_limits: RateLimits::default(),
         places: RefCell::default(),
         chain,
@@ -457,6 +461,7 @@ fn connection(
         introduced: RefCell::default(),
         introduction: OnceCell::new(),
         filter_state: RefCell::default(),
+        told: Told::default(),
         rate_limits: RateLimits::default(),
         places: RefCell::default(),
         worker,

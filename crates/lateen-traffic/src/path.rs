@@ -75,7 +75,8 @@ impl From<NormPath> for PathOptions {
 
 /// The path without its query and fragment.
 pub fn without_query(path: &str) -> &str {
-    &path[..path.find(['?', '#']).unwrap_or(path.len())]
+    let end = path.bytes().position(|byte| matches!(byte, b'?' | b'#'));
+    &path[..end.unwrap_or(path.len())]
 }
 
 /// The query without the question mark and without a fragment; empty if there is none.

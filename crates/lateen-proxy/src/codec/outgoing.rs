@@ -41,7 +41,9 @@ pub(crate) enum WriteError<E> {
 #[derive(Debug)]
 pub(crate) struct Outgoing<B> {
     /// What is to be written next: a head, a chunk's size, the end.
-    frame: Bytes,
+    frame: Vec<u8>,
+    /// How much of that was written.
+    framed: usize,
     /// Then this.
     data: Bytes,
     /// Then this, which ends a chunk.
@@ -58,7 +60,8 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     /// A message of which nothing was written.
     pub(crate) fn new(head: Vec<u8>, body: Option<B>, length: Length) -> Self {
         Self {
-            frame: head.into(),
+            frame: head,
+            framed: 0,
             data: Bytes::new(),
             tail: Bytes::new(),
             body,
@@ -172,22 +175,22 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     }
 
     fn append(&mut self, bytes: Vec<u8>) {
-        self.frame = if self.frame.is_empty() {
-            bytes.into()
+        if self.frame.is_empty() {
+            self.frame = bytes;
         } else {
-            [&self.frame[..], &bytes].concat().into()
-        };
+            self.frame.extend_from_slice(&bytes);
+        }
     }
 
     fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_some() {
             let parts = [
-                IoSlice::new(&self.frame),
+                IoSlice::new(&self.frame[self.framed..]),
                 IoSlice::new(&self.data),
                 IoSlice::new(&self.tail),
             ];
             let written = if self.data.is_empty() && self.tail.is_empty() {
-                Pin::new(&mut *stream).poll_write(cx, &self.frame)
+                Pin::new(&mut *stream).poll_write(cx, &self.frame[self.framed..])
             } else {
                 Pin::new(&mut *stream).poll_write_vectored(cx, &parts)
             };
@@ -203,7 +206,13 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     fn wrote(&mut self, mut n: usize) {
         self.written += n as u64;
         self.flushed = false;
-        for part in [&mut self.frame, &mut self.data, &mut self.tail] {
+        let taken = n.min(self.frame.len() - self.framed);
+        self.framed += taken;
+        n -= taken;
+        if self.framed == self.frame.len() {
+            (self.frame, self.framed) = (Vec::new(), 0);
+        }
+        for part in [&mut self.data, &mut self.tail] {
             let taken = n.min(part.len());
             part.advance(taken);
             n -= taken;

@@ -368,6 +368,7 @@ impl Exchange {
                 .peer
                 .as_ref()
                 .filter(|_| self.connection.validated),
+            told: &self.connection.told,
             own_principal: connection_principal(&self.connection, &self.now),
             own_address: self.connection.worker.shared.identity.address,
         };
@@ -613,6 +614,9 @@ impl Exchange {
         path: Option<&str>,
         status: StatusCode,
     ) {
+        if decision.response_headers().next().is_none() {
+            return;
+        }
         // Values may be taken from the very headers that are changed.
         let before = decision.response_headers().next().map(|_| headers.clone());
         let values = super::filters::CommandValues {

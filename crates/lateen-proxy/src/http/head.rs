@@ -255,13 +255,23 @@ fn authority(
 
 /// A host is visible ASCII without what would end it elsewhere: user information, a path, a query, a list.
 fn valid_host(host: &HeaderValue) -> Option<&str> {
-    let text = host.to_str().ok()?;
-    let valid = !text.is_empty()
-        && text.bytes().all(|b| {
-            b.is_ascii_graphic() && !matches!(b, b'@' | b'/' | b'?' | b'#' | b'\\' | b',')
-        });
-    valid.then_some(text)
+    let host = host.as_bytes();
+    let valid = !host.is_empty() && host.iter().all(|byte| OF_HOSTS[usize::from(*byte)]);
+    std::str::from_utf8(host).ok().filter(|_| valid)
 }
+
+/// Which bytes a host may have.
+static OF_HOSTS: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut at = 0;
+    while at < bytes.len() {
+        let byte = at as u8;
+        bytes[at] =
+            byte.is_ascii_graphic() && !matches!(byte, b'@' | b'/' | b'?' | b'#' | b'\\' | b',');
+        at += 1;
+    }
+    bytes
+};
 
 /// The token of an HTTP/1.1 upgrade: `Connection` must nominate `Upgrade` (RFC 9110 section 7.8).
 fn upgrade_token(headers: &HeaderMap) -> Option<String> {

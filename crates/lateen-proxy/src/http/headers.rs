@@ -5,6 +5,8 @@
 
 pub(crate) mod client_cert;
 
+pub(crate) use client_cert::Told;
+
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -30,7 +32,7 @@ static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What the names of Envoy's own headers begin with.
-const ENVOY_PREFIX: &str = "x-envoy-";
+const ENVOY_PREFIX: &[u8] = b"x-envoy-";
 
 /// Headers only internal clients may send. Envoy: `ConnectionManagerUtility::cleanInternalHeaders`.
 const INTERNAL_ONLY: [&str; 14] = [
@@ -67,6 +69,8 @@ pub(crate) struct Client<'a> {
     pub(crate) local: SocketAddr,
     /// Its certificate.
     pub(crate) certificate: Option<&'a PeerCertificate>,
+    /// What was said of it before.
+    pub(crate) told: &'a Told,
     /// The proxy's own identity on this connection (`By=` of the client certificate header).
     pub(crate) own_principal: Option<&'a str>,
     /// The proxy's own address, which stands for clients on loopback.
@@ -119,7 +123,9 @@ pub(crate) fn has_envoy_headers(headers: &HeaderMap) -> bool {
 
 /// Whether a header is one of Envoy's own.
 pub(crate) fn is_envoys(name: &HeaderName) -> bool {
-    name.as_str().starts_with(ENVOY_PREFIX)
+    let name = name.as_str().as_bytes();
+    // Most names are told from it by their first byte.
+    name.first() == Some(&b'x') && name.starts_with(ENVOY_PREFIX)
 }
 
 /// Whether a header concerns one connection only, or says how the proxy is to read this message.

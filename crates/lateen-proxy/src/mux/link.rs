@@ -22,6 +22,7 @@ pub(crate) use self::stream::{Incoming, Outgoing};
 use self::stream::Stream;
 use super::frame::{self, Frame, Kind};
 use super::{Error, MOST_STREAMS, WINDOW, head};
+use crate::clock;
 use crate::streams::out::Out;
 use crate::streams::wire::{self, Taken};
 use crate::streams::{HIGH, TOO_HIGH};
@@ -85,7 +86,7 @@ impl Link {
             blocked: false,
             retired: false,
             closed: None,
-            read_at: Instant::now(),
+            read_at: clock::now(),
         })))
     }
 
@@ -216,7 +217,7 @@ impl wire::Link for Link {
     }
 
     fn note_read(&self) {
-        self.0.borrow_mut().read_at = Instant::now();
+        self.0.borrow_mut().read_at = clock::now();
     }
 
     fn take(self: &Rc<Self>, read: &mut BytesMut) -> Result<Taken<Begun>, Error> {

@@ -93,7 +93,7 @@ impl Links {
         // The first with room, so that the others become idle when there is less to do.
         let roomy = open.iter().find(|c| c.link.active() < ENOUGH);
         let found = roomy.or(idlest.filter(|c| c.link.active() < FULL))?;
-        found.used.set(Instant::now());
+        found.used.set(clock::now());
         found.info.requests.set(found.info.requests.get() + 1);
         Some(Place(found.clone()))
     }

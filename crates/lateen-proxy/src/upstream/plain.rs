@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::codec::spelling::Spelling;
 use crate::http::body::RequestBody;
+use crate::http::headers::is_envoys;
 
 /// Fields that a proxy says itself, at most.
 const MOST_SAID: usize = 6;
@@ -26,7 +27,7 @@ pub(crate) struct Plain<'a> {
     pub(crate) host: HeaderValue,
     /// The fields that came, without the host.
     pub(crate) headers: &'a HeaderMap,
-    /// Which of them are left out.
+    /// Which of them are left out, of Envoy's own.
     pub(crate) leaves_out: Option<fn(&HeaderName) -> bool>,
     /// What is said in place of fields that came, or beside them.
     pub(crate) said: Said,
@@ -51,8 +52,9 @@ impl Default for Said {
 }
 
 impl Said {
-    /// Says a field, once for each name.
+    /// Says a field, once for each name; one of Envoy's own, as the others are not looked for among what came.
     pub(crate) fn say(&mut self, name: &'static HeaderName, value: HeaderValue) {
+        debug_assert!(is_envoys(name), "{name} may have come, too");
         if let Some(place) = self.fields.get_mut(self.count) {
             *place = Some((name, value));
             self.count += 1;
@@ -75,7 +77,9 @@ impl Plain<'_> {
     /// The fields as they are sent, the host first.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
         let came = self.headers.iter().filter(|(name, _)| {
-            !self.leaves_out.is_some_and(|leaves_out| leaves_out(name)) && !self.said.has(name)
+            !is_envoys(name)
+                || !(self.leaves_out.is_some_and(|leaves_out| leaves_out(name))
+                    || self.said.has(name))
         });
         std::iter::once((&HOST, &self.host))
             .chain(came)
@@ -106,10 +110,15 @@ mod tests {
 
     #[test]
     fn what_is_said_takes_the_place_of_what_came() {
-        static A: HeaderName = HeaderName::from_static("a");
-        static C: HeaderName = HeaderName::from_static("c");
+        static A: HeaderName = HeaderName::from_static("x-envoy-a");
+        static C: HeaderName = HeaderName::from_static("x-envoy-c");
         let mut headers = HeaderMap::new();
-        for (name, value) in [("a", "1"), ("b", "2"), ("a", "3"), ("left-out", "4")] {
+        for (name, value) in [
+            ("x-envoy-a", "1"),
+            ("b", "2"),
+            ("x-envoy-a", "3"),
+            ("x-envoy-wish", "4"),
+        ] {
             headers.append(name, HeaderValue::from_static(value));
         }
         let mut said = Said::default();
@@ -121,7 +130,7 @@ mod tests {
             target: PathAndQuery::from_static("/"),
             host: HeaderValue::from_static("h"),
             headers: &headers,
-            leaves_out: Some(|name| name == "left-out"),
+            leaves_out: Some(|name| name == "x-envoy-wish"),
             said,
             spelling: None,
         };
@@ -129,6 +138,12 @@ mod tests {
             .fields()
             .map(|(name, value)| (name.as_str(), value.to_str().unwrap()))
             .collect();
-        assert_eq!(fields, [("host", "h"), ("b", "2"), ("a", "5"), ("c", "6")]);
+        let expected = [
+            ("host", "h"),
+            ("b", "2"),
+            ("x-envoy-a", "5"),
+            ("x-envoy-c", "6"),
+        ];
+        assert_eq!(fields, expected);
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::action::Forward;
 use super::decision::RouteDecision;
@@ -20,6 +20,12 @@ pub const RETRY_HEADERS: [&str; 5] = [
     "x-envoy-retriable-status-codes",
     "x-envoy-retriable-header-names",
 ];
+
+/// Whether a header is one of Envoy's own: most are told from those by their first byte.
+fn is_envoys(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    name.first() == Some(&b'x') && name.starts_with(b"x-envoy-")
+}
 
 impl Forward {
     /// The route's timeout, or what an internal caller asks for instead, or gRPC's own deadline.
@@ -47,7 +53,7 @@ impl RouteDecision<'_> {
         let asks = request
             .headers
             .keys()
-            .any(|name| RETRY_HEADERS.contains(&name.as_str()));
+            .any(|name| is_envoys(name) && RETRY_HEADERS.contains(&name.as_str()));
         let policy = if asks {
             let policy = base.map(|policy| (**policy).clone()).unwrap_or_default();
             Arc::new(policy.with_headers(request.headers)?)

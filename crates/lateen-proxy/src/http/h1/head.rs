@@ -15,7 +15,7 @@ use crate::codec::{content_length, end_of_head, names};
 /// Headers for which there is room on the stack.
 const USUAL_HEADERS: usize = 100;
 /// Room for the headers that the proxy adds, so that the map need not grow.
-const SPARE: usize = 8;
+const SPARE: usize = 3;
 
 /// What a head may be.
 #[derive(Clone, Copy, Debug)]

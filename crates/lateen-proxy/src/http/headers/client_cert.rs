@@ -4,6 +4,8 @@
 //! than one value: applications read identities out of this header.
 //! Source: Envoy, `ConnectionManagerUtility::mutateXfccRequestHeader`.
 
+use std::cell::RefCell;
+
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use lateen_traffic::hcm::{ClientCertDetails, ForwardClientCert};
@@ -27,19 +29,62 @@ pub(crate) fn forward(
             headers.remove(&CLIENT_CERT);
         }
         (AppendForward, Some(certificate)) => {
-            append(
-                headers,
-                &CLIENT_CERT,
-                &element(details, certificate, client.own_principal),
-            );
-        }
-        (SanitizeSet, Some(certificate)) => {
-            headers.remove(&CLIENT_CERT);
-            let element = element(details, certificate, client.own_principal);
-            if let Ok(value) = HeaderValue::from_str(&element) {
-                headers.insert(&CLIENT_CERT, value);
+            let came = headers
+                .get(&CLIENT_CERT)
+                .is_some_and(|came| !came.is_empty());
+            let told = client.told.of(details, certificate, client.own_principal);
+            match told.as_ref().map(|told| (told, told.to_str())) {
+                Some((_, Ok(text))) if came => append(headers, &CLIENT_CERT, text),
+                _ => replace(headers, told),
             }
         }
+        (SanitizeSet, Some(certificate)) => {
+            let told = client.told.of(details, certificate, client.own_principal);
+            replace(headers, told);
+        }
+    }
+}
+
+fn replace(headers: &mut HeaderMap, told: Option<HeaderValue>) {
+    match told {
+        Some(told) => headers.insert(&CLIENT_CERT, told),
+        None => headers.remove(&CLIENT_CERT),
+    };
+}
+
+/// What was said of a connection's client. Its next requests mostly say the same.
+#[derive(Debug, Default)]
+pub(crate) struct Told(RefCell<Option<Element>>);
+
+#[derive(Debug)]
+struct Element {
+    details: ClientCertDetails,
+    own: Option<Box<str>>,
+    value: HeaderValue,
+}
+
+impl Told {
+    /// What is said of a certificate, which is the same one each time.
+    fn of(
+        &self,
+        details: ClientCertDetails,
+        certificate: &PeerCertificate,
+        own: Option<&str>,
+    ) -> Option<HeaderValue> {
+        let mut told = self.0.borrow_mut();
+        if let Some(known) = &*told
+            && known.details == details
+            && known.own.as_deref() == own
+        {
+            return Some(known.value.clone());
+        }
+        let value = HeaderValue::from_str(&element(details, certificate, own)).ok()?;
+        *told = Some(Element {
+            details,
+            own: own.map(Box::from),
+            value: value.clone(),
+        });
+        Some(value)
     }
 }
 
@@ -148,6 +193,7 @@ mod tests {
             remote: at,
             local: at,
             certificate,
+            told: &Told::default(),
             own_principal: Some("spiffe://cluster.local/ns/a/sa/me"),
             own_address: None,
         };

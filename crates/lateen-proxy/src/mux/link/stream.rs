@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::super::frame::Frame;
 use super::super::{Error, WINDOW, head};
 use super::{Link, Side};
-use crate::codec;
 use crate::streams::upload::Sink;
+use crate::{clock, codec};
 
 /// Data shorter than this is kept together while it waits, so that what it takes to keep it stays in proportion to its bytes.
 const SMALL: usize = 4 * 1024;
@@ -58,7 +58,7 @@ pub(super) struct Stream {
 impl Stream {
     pub(super) fn new() -> Self {
         Self {
-            began: Instant::now(),
+            began: clock::now(),
             head: None,
             has_head: false,
             data: VecDeque::new(),
@@ -150,7 +150,7 @@ impl Stream {
 
     /// Whether it has waited long without an answer on a connection last heard at a time.
     pub(super) fn is_unheard_of(&self, heard: Instant) -> bool {
-        !self.has_head && heard < self.began && self.began.elapsed() >= SILENCE
+        !self.has_head && heard <= self.began && clock::since(self.began) >= SILENCE
     }
 
     fn wake_reader(&mut self) {

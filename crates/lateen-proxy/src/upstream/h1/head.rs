@@ -2,12 +2,15 @@
 //!
 //! A head that says two things about where its body ends is refused: whoever is behind this proxy might believe the other one.
 
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::Error;
 use crate::codec::spelling::Spelling;
-use crate::codec::{content_length, end_of_head, names};
+use crate::codec::{content_length, names};
 
 /// Bytes of a response's head. Envoy: 60 KiB.
 pub(super) const MOST_BYTES: usize = 60 * 1024;
@@ -75,20 +78,99 @@ pub(super) fn take(
     (most_headers, cased): (usize, bool),
     asked: Asked,
 ) -> Result<Option<Head>, Error> {
-    let Some(end) = end_of_head(buffer, 0) else {
-        let hopeless = buffer.len() > MOST_BYTES || !looks_like_http(buffer);
-        return if hopeless { Err(Error::Head) } else { Ok(None) };
-    };
-    if end > MOST_BYTES {
+    if !looks_like_http(buffer) {
         return Err(Error::Head);
     }
-    let block = buffer.split_to(end).freeze();
-    if most_headers <= USUAL_HEADERS {
-        let mut room = [httparse::EMPTY_HEADER; USUAL_HEADERS];
-        return parse(&block, &mut room[..most_headers], (asked, cased)).map(Some);
+    let mut fields = [Span::default(); USUAL_HEADERS];
+    let mut many;
+    let found = if most_headers <= USUAL_HEADERS {
+        let mut room = [const { MaybeUninit::uninit() }; USUAL_HEADERS];
+        find(buffer, &mut room[..most_headers], &mut fields)?
+    } else {
+        let mut room = vec![MaybeUninit::uninit(); most_headers];
+        many = vec![Span::default(); most_headers];
+        match find(buffer, &mut room, &mut many)? {
+            Some(found) => {
+                let block = buffer.split_to(found.end).freeze();
+                return read(&block, &found, &many[..found.count], (asked, cased)).map(Some);
+            }
+            None => None,
+        }
+    };
+    let Some(found) = found else {
+        return if buffer.len() > MOST_BYTES {
+            Err(Error::Head)
+        } else {
+            Ok(None)
+        };
+    };
+    let block = buffer.split_to(found.end).freeze();
+    read(&block, &found, &fields[..found.count], (asked, cased)).map(Some)
+}
+
+/// Where a field's name and value lie: where each begins and ends.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span([u16; 4]);
+
+impl Span {
+    fn name(self) -> Range<usize> {
+        usize::from(self.0[0])..usize::from(self.0[1])
     }
-    let mut room = vec![httparse::EMPTY_HEADER; most_headers];
-    parse(&block, &mut room, (asked, cased)).map(Some)
+
+    fn value(self) -> Range<usize> {
+        usize::from(self.0[2])..usize::from(self.0[3])
+    }
+}
+
+/// A head that is there whole.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    status: StatusCode,
+    version: Version,
+    /// Its fields.
+    count: usize,
+    /// Where it ends.
+    end: usize,
+}
+
+/// Looks whether a head is there, and where its fields lie.
+fn find<'b>(
+    buffer: &'b [u8],
+    room: &mut [MaybeUninit<httparse::Header<'b>>],
+    spans: &mut [Span],
+) -> Result<Option<Found>, Error> {
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        buffer,
+        room,
+    );
+    let end = match parsed {
+        Ok(httparse::Status::Complete(end)) if end <= MOST_BYTES => end,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        _ => return Err(Error::Head),
+    };
+    let (Some(version), Some(code)) = (response.version, response.code) else {
+        return Err(Error::Head);
+    };
+    // Within what was parsed, and so below `MOST_BYTES`.
+    let at = |part: &[u8]| (part.as_ptr().addr() - buffer.as_ptr().addr()) as u16;
+    for (span, field) in spans.iter_mut().zip(response.headers.iter()) {
+        let (name, value) = (field.name.as_bytes(), field.value);
+        let (begin, value_at) = (at(name), if value.is_empty() { 0 } else { at(value) });
+        let lengths = (name.len() as u16, value.len() as u16);
+        *span = Span([begin, begin + lengths.0, value_at, value_at + lengths.1]);
+    }
+    Ok(Some(Found {
+        status: StatusCode::from_u16(code).map_err(|_| Error::Head)?,
+        version: if version == 0 {
+            Version::HTTP_10
+        } else {
+            Version::HTTP_11
+        },
+        count: response.headers.len(),
+        end,
+    }))
 }
 
 /// Whether the first bytes may become a response: what is none is not waited for.
@@ -98,40 +180,28 @@ fn looks_like_http(buffer: &[u8]) -> bool {
     buffer[..n] == start[..n]
 }
 
-fn parse<'b>(
-    block: &'b Bytes,
-    room: &mut [httparse::Header<'b>],
+fn read(
+    block: &Bytes,
+    found: &Found,
+    spans: &[Span],
     (asked, cased): (Asked, bool),
 ) -> Result<Head, Error> {
-    let mut response = httparse::Response::new(room);
-    match response.parse(block) {
-        // Anything else means that it ends elsewhere than where it was cut.
-        Ok(httparse::Status::Complete(n)) if n == block.len() => {}
-        _ => return Err(Error::Head),
-    }
-    let (Some(version), Some(code)) = (response.version, response.code) else {
-        return Err(Error::Head);
-    };
-    let status = StatusCode::from_u16(code).map_err(|_| Error::Head)?;
+    let (status, version) = (found.status, found.version);
     let mut fields = Fields::default();
     let mut spelling = cased.then(Spelling::default);
-    let mut headers = HeaderMap::with_capacity(response.headers.len() + SPARE);
-    for field in response.headers.iter() {
-        let name = names::name(field.name.as_bytes()).ok_or(Error::Head)?;
-        let value = HeaderValue::from_maybe_shared(block.slice_ref(field.value))
-            .map_err(|_| Error::Head)?;
+    let mut headers = HeaderMap::with_capacity(spans.len() + SPARE);
+    for span in spans {
+        let spelt = &block[span.name()];
+        let name = names::name(spelt).ok_or(Error::Head)?;
+        let value =
+            HeaderValue::from_maybe_shared(block.slice(span.value())).map_err(|_| Error::Head)?;
         if fields.note(&name, &value)? {
             if let Some(spelling) = &mut spelling {
-                spelling.note(&name, block.slice_ref(field.name.as_bytes()));
+                spelling.note(&name, block.slice_ref(spelt));
             }
             headers.append(name, value);
         }
     }
-    let version = if version == 0 {
-        Version::HTTP_10
-    } else {
-        Version::HTTP_11
-    };
     let framing = fields.framing(status, version, asked)?;
     Ok(Head {
         status,
@@ -143,7 +213,7 @@ fn parse<'b>(
 }
 
 /// Room for the headers that the proxy adds, so that the map need not grow.
-const SPARE: usize = 6;
+const SPARE: usize = 3;
 
 /// The fields that say how a message is framed.
 #[derive(Debug, Default)]
