@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue};
 use lateen_traffic::hcm::{ClientCertDetails, ForwardClientCert};
 
 use crate::http::headers::client_cert::forward;
-use crate::http::headers::{Client, append};
+use crate::http::headers::{Client, Told, append};
 use crate::tls::PeerCertificate;
 
 const NAME: &str = "x-forwarded-client-cert";
@@ -64,6 +64,7 @@ fn header(mode: ForwardClientCert, of: &PeerCertificate, sent: Option<HeaderValu
         remote: at,
         local: at,
         certificate: Some(of),
+        told: &Told::default(),
         own_principal: None,
         own_address: None,
     };

@@ -392,12 +392,33 @@ pub(crate) fn random_uuid(random: u128) -> HeaderValue {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
     let mut text = [b'-'; 36];
-    let mut left = bits;
-    for at in (0..text.len()).rev() {
-        if !matches!(at, 8 | 13 | 18 | 23) {
-            text[at] = DIGITS[(left & 0xf) as usize];
-            left >>= 4;
+    let mut at = 0;
+    for (number, byte) in bits.to_be_bytes().into_iter().enumerate() {
+        if matches!(number, 4 | 6 | 8 | 10) {
+            at += 1; // the dash there
         }
+        text[at] = DIGITS[usize::from(byte >> 4)];
+        text[at + 1] = DIGITS[usize::from(byte & 0xf)];
+        at += 2;
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bits_make_a_uuid_of_version_4() {
+        for (random, expected) in [
+            (0, "00000000-0000-4000-8000-000000000000"),
+            (u128::MAX, "ffffffff-ffff-4fff-bfff-ffffffffffff"),
+            (
+                0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
+                "01234567-89ab-4def-8123-456789abcdef",
+            ),
+        ] {
+            assert_eq!(random_uuid(random), expected);
+        }
+    }
 }
