@@ -67,6 +67,17 @@ impl ClientError {
     }
 }
 
+/// An error with everything that led to it, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!(": {cause}"));
+        next = cause.source();
+    }
+    text
+}
+
 /// Where a URL leads.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {

@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Call, ClientError, Pool, Target};
+use crate::client::{Call, ClientError, Pool, Target, with_causes};
 use crate::options::{Options, port};
 use crate::propagation::passed_on;
 use crate::server::{self, Body, Service, reply, text};
@@ -86,7 +86,10 @@ impl Service for Hello {
             Ok((status, answer)) if status.is_success() => (StatusCode::OK, answer),
             Ok((status, answer)) => (StatusCode::BAD_GATEWAY, format!("{status}\n{answer}")),
             Err(ClientError::Timeout(_)) => (StatusCode::GATEWAY_TIMEOUT, "no answer".to_owned()),
-            Err(error) => (StatusCode::BAD_GATEWAY, format!("no answer: {error}")),
+            Err(error) => (
+                StatusCode::BAD_GATEWAY,
+                format!("no answer: {}", with_causes(&error)),
+            ),
         };
         for line in answer.lines() {
             body.push_str(&format!("  {line}\n"));

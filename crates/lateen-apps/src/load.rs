@@ -18,11 +18,13 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::RunError;
-use crate::client::{Call, ClientError, Connection, Target};
+use crate::client::{Call, ClientError, Connection, Target, with_causes};
 use crate::options::Options;
 
 const USAGE: &str = "usage: load --url URL [--rps N] [--seconds S | --count N] [--header 'NAME: VALUE']… [--method M] \
      [--body TEXT] [--timeout SECONDS] [--concurrency N] [--key REGEX] [--fresh]";
+/// Characters of a failure that are shown.
+const LONGEST_EXAMPLE: usize = 500;
 /// Distinct keys and failures that are counted apart.
 const MOST_KEYS: usize = 1000;
 /// Connections that are kept for the next request.
@@ -123,6 +125,8 @@ struct Outcomes {
     ok: u64,
     failed: u64,
     failures: BTreeMap<String, u64>,
+    /// The first of each kind of failure: what came back, or why nothing did.
+    examples: BTreeMap<String, String>,
     statuses: BTreeMap<String, u64>,
     split: BTreeMap<String, u64>,
     latencies_microseconds: Vec<u32>,
@@ -206,22 +210,30 @@ impl Outcomes {
         self.latencies_microseconds.push(microseconds);
         let response = match answered {
             Ok(response) => response,
-            Err(error) => {
-                self.failed += 1;
-                return add(&mut self.failures, error.kind().to_owned());
-            }
+            Err(error) => return self.fail(error.kind().to_owned(), || with_causes(&error)),
         };
         let status = response.status();
         add(&mut self.statuses, status.as_str().to_owned());
         if status.is_client_error() || status.is_server_error() {
-            self.failed += 1;
-            add(&mut self.failures, format!("status_{}", status.as_u16()));
+            let body = || {
+                let text = String::from_utf8_lossy(response.body());
+                text.chars().take(LONGEST_EXAMPLE).collect()
+            };
+            self.fail(format!("status_{}", status.as_u16()), body);
         } else {
             self.ok += 1;
         }
         if let Some(key) = key {
             add(&mut self.split, key_of(key, response.body()));
         }
+    }
+
+    fn fail(&mut self, kind: String, example: impl FnOnce() -> String) {
+        self.failed += 1;
+        if self.examples.len() < MOST_KEYS && !self.examples.contains_key(&kind) {
+            self.examples.insert(kind.clone(), example());
+        }
+        add(&mut self.failures, kind);
     }
 
     fn report(mut self, url: &str, sent: u64, elapsed: Duration) -> Value {
@@ -242,6 +254,7 @@ impl Outcomes {
             "ok": self.ok,
             "failed": self.failed,
             "failures": self.failures,
+            "examples": self.examples,
             "statuses": self.statuses,
             "split": self.split,
             "seconds": elapsed.as_secs_f64(),

@@ -15,7 +15,8 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
         ["call", address] => return report(call(address.parse().unwrap(), None)),
         ["call-marked", address] => return report(call(address.parse().unwrap(), Some(1339))),
         ["call-as", from, to] => {
-            return report(call_as(from.parse().unwrap(), to.parse().unwrap()));
+            let (from, to) = (from.parse().unwrap(), to.parse().unwrap());
+            return report(patiently(|| call_as(from, to)));
         }
         ["health", port, file] => health(port.parse().unwrap(), file),
         ["exit", code] => return ExitCode::from(code.parse::<u8>().unwrap()),
@@ -107,14 +108,19 @@ fn http(port: u16, good: impl Fn() -> bool) {
 
 /// Connects and gives the line that comes back. A server that does not listen yet is given a moment.
 pub(crate) fn call(address: SocketAddr, mark: Option<u32>) -> std::io::Result<String> {
+    patiently(|| call_once(address, mark))
+}
+
+/// Calls again while nobody listens: a pod without probes is ready before its application is.
+fn patiently(call: impl Fn() -> std::io::Result<String>) -> std::io::Result<String> {
     for _ in 0..50 {
-        match call_once(address, mark) {
+        match call() {
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {}
             other => return other,
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    call_once(address, mark)
+    call()
 }
 
 /// Connects and gives the line that comes back.
