@@ -271,7 +271,7 @@ impl Reader<'_> {
         };
         let resource = Resource {
             kind,
-            meta,
+            meta: Arc::new(meta),
             spec: Arc::new(spec.unwrap_or_else(|| kind.empty())),
             origin: Arc::new(self.origin(root, &header, state.truncated)),
         };

@@ -15,7 +15,7 @@ pub struct Resource {
     /// Its kind, whatever the API version.
     pub kind: Kind,
     /// Its metadata; `namespace` is filled in for namespaced kinds.
-    pub meta: ObjectMeta,
+    pub meta: Arc<ObjectMeta>,
     /// Its body.
     pub spec: Arc<Spec>,
     /// Where it was written.

@@ -36,6 +36,11 @@ impl<T: Hash> Shared<T> {
 }
 
 impl<T> Shared<T> {
+    /// Whether two are the same value in memory; such are equal. The reverse need not hold.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.value, &other.value)
+    }
+
     /// The stored hash.
     pub(crate) fn digest(&self) -> u64 {
         self.hash

@@ -3,6 +3,7 @@
 //! Indexes are built once, so that compiling a proxy's configuration looks things up instead of searching.
 
 mod attached;
+mod build;
 mod client_labels;
 mod derived;
 mod endpoints;
@@ -13,6 +14,7 @@ mod mesh_config;
 mod ownership;
 mod policies;
 mod request_authentication;
+mod reuse;
 mod services;
 mod telemetry;
 mod virtual_services;
@@ -22,34 +24,31 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use lateen_api::mesh::MeshConfig;
-use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
-use lateen_api::security::PeerAuthentication;
+use lateen_api::networking::{Gateway, Sidecar};
 use lateen_api::telemetry::Telemetry;
-use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
+use lateen_api::{Diagnostic, KindSpec, Resource, kube};
 
 use crate::attachment::Workload;
 use crate::authentication::RequestAuthConfig;
 use crate::authorization::{Authorizer, PolicyConfig};
 use crate::credentials::SdsServer;
-use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
-use crate::host;
 use crate::jwks::{Jwks, JwksSource, JwksStore};
 use crate::labels;
 use crate::mesh::{Mesh, Settings};
-use crate::model::{Endpoint, Health, Port, Registry, Resolution, Service, Visibility};
+use crate::model::{Endpoint, Health, Port, Registry, Resolution, Service};
 use crate::names::ObjectRef;
 use crate::pod::Pod;
 use crate::rules::{MergedRule, RuleIndex};
 use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
-use crate::shared::{Shared, stable_hash};
+use crate::shared::Shared;
 
 pub(crate) use attached::applies as policy_applies;
-use derived::Aged;
+use build::{Base, Builder};
 use endpoints::{Context, Directory};
 pub use live::PodChange;
 use live::{Behind, Live};
-use ownership::Owners;
 pub(crate) use policies::{in_order as policies_in_order, is_dry_run as policy_is_dry_run};
+use virtual_services::Made;
 pub(crate) use virtual_services::{Semantics, VirtualServiceConfig};
 
 /// What a snapshot is made of.
@@ -64,7 +63,7 @@ pub struct SnapshotInputs {
     /// Every running pod, in any order.
     pub pods: Vec<Pod>,
     /// The addresses of Kubernetes Services, by namespace and name. Addresses in the objects themselves win.
-    pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+    pub cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
     /// What is known of the keys that [`crate::jwks_sources`] names.
     pub jwks: Arc<JwksStore>,
 }
@@ -109,31 +108,40 @@ struct Inner {
 struct Config {
     /// By kind, namespace and name.
     resources: Vec<Resource>,
-    directory: Directory,
+    /// MeshConfig as it was written.
+    written: MeshConfig,
+    cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
+    base: Base,
+    directory: Arc<Directory>,
     settings: Settings,
     mesh: Shared<Mesh>,
     services: Arc<Vec<Shared<Service>>>,
-    by_host: BTreeMap<String, Vec<usize>>,
+    by_host: Arc<BTreeMap<String, Vec<usize>>>,
     virtual_services: Arc<Vec<Shared<VirtualServiceConfig>>>,
-    by_gateway: BTreeMap<String, Vec<usize>>,
+    /// Those that were written, with their objects, in order of precedence.
+    made: Arc<Vec<Made>>,
+    /// What is wrong with those.
+    found_routes: Arc<[Diagnostic]>,
+    by_gateway: Arc<BTreeMap<String, Vec<usize>>>,
     rules: Arc<RuleIndex>,
+    /// What is wrong with those.
+    found_rules: Arc<[Diagnostic]>,
     sidecars: Arc<BTreeMap<String, Vec<Shared<Named<Sidecar>>>>>,
-    gateways: Vec<Shared<Named<Gateway>>>,
+    gateways: Arc<Vec<Shared<Named<Gateway>>>>,
     peer_authentication: Arc<PeerAuthIndex>,
     /// By namespace.
     request_authentication: attached::Index<RequestAuthConfig>,
     jwks: Arc<JwksStore>,
     authorization: attached::Index<PolicyConfig>,
-    telemetry: BTreeMap<String, Vec<Shared<Named<Telemetry>>>>,
-    secrets: BTreeMap<(String, String), Shared<kube::Secret>>,
-    client_labels: BTreeSet<String>,
+    telemetry: Arc<BTreeMap<String, Vec<Shared<Named<Telemetry>>>>>,
+    secrets: Arc<BTreeMap<(String, String), Shared<kube::Secret>>>,
+    client_labels: Arc<BTreeSet<String>>,
 }
 
 impl Config {
     /// What endpoints are found by.
     fn context(&self) -> Context<'_> {
         Context {
-            resources: &self.resources,
             directory: &self.directory,
             settings: &self.settings,
             mesh: &self.mesh,
@@ -631,239 +639,4 @@ fn reference(resource: &Resource) -> ObjectRef {
         resource.namespace(),
         resource.name(),
     )
-}
-
-struct Builder<'a> {
-    inputs: SnapshotInputs,
-    mesh: Mesh,
-    diagnostics: Vec<Diagnostic>,
-    /// The snapshot before, and how pods have changed since.
-    last: Option<(&'a Snapshot, &'a [PodChange])>,
-}
-
-impl<'a> Builder<'a> {
-    fn new(mut inputs: SnapshotInputs, last: Option<(&'a Snapshot, &'a [PodChange])>) -> Self {
-        // Whoever reads a list below reads it in this order, whatever order it came in.
-        // The hash decides between objects that should not be twice, so that even they come in a fixed order.
-        inputs
-            .resources
-            .sort_by_cached_key(|resource| (resource.key(), stable_hash(resource)));
-        let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
-        if !inputs.mesh.root_namespace.is_empty() {
-            inputs
-                .settings
-                .root_namespace
-                .clone_from(&inputs.mesh.root_namespace);
-        }
-        Self {
-            inputs,
-            mesh,
-            diagnostics: Vec::new(),
-            last,
-        }
-    }
-
-    fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
-        let owners = Owners::new(&self.inputs);
-        let (services, found) = services::services(&self.inputs, &self.mesh, &owners);
-        self.diagnostics.extend(found);
-        let last = self.last.map(|(last, _)| &*last.inner.config);
-        let services = shared(last.map(|last| &last.services), services);
-        let peer_authentication = reused(
-            last.map(|last| &last.peer_authentication),
-            self.peer_authentication(),
-        );
-        let derived = derived::derive(&self.inputs);
-        self.diagnostics.extend(derived.diagnostics);
-        let (written, found) = virtual_services::configs(&self.inputs, &owners);
-        self.diagnostics.extend(found);
-        let virtual_services = derived::in_order(
-            written
-                .into_iter()
-                .chain(derived.virtual_services)
-                .collect(),
-            |config| &config.object,
-        );
-        let virtual_services = shared(last.map(|last| &last.virtual_services), virtual_services);
-        let rules = reused(last.map(|last| &last.rules), self.rules());
-        let client_labels = client_labels::client_labels(&self.mesh, &virtual_services, &rules);
-        let directory = Directory::new(&self.inputs.resources, &services);
-        let pods = std::mem::take(&mut self.inputs.pods);
-        let resources = &self.inputs.resources;
-        let config = Config {
-            by_host: index(services.iter().map(|s| [s.hostname.clone()])),
-            by_gateway: index(
-                virtual_services
-                    .iter()
-                    .map(|config| config.gateways.iter().cloned()),
-            ),
-            sidecars: reused(
-                last.map(|last| &last.sidecars),
-                by_namespace(named::<Sidecar>(resources)),
-            ),
-            gateways: derived::in_order(
-                named::<Gateway>(resources)
-                    .into_iter()
-                    .chain(derived.gateways)
-                    .collect(),
-                |gateway| &gateway.object,
-            ),
-            authorization: attached::Index::new(resources),
-            request_authentication: attached::Index::new(resources),
-            jwks: Arc::clone(&self.inputs.jwks),
-            telemetry: by_namespace(named::<Telemetry>(resources)),
-            secrets: secrets(resources),
-            mesh: Shared::new(self.mesh),
-            settings: self.inputs.settings,
-            services,
-            virtual_services,
-            rules,
-            peer_authentication,
-            directory,
-            client_labels,
-            resources: self.inputs.resources,
-        };
-        let live = match self.last {
-            None => Live::new(&config, pods),
-            Some((last, changes)) => last.inner.live.after(&last.inner.config, &config, changes),
-        };
-        Snapshot::with_findings(Arc::new(config), live, self.diagnostics)
-    }
-
-    fn peer_authentication(&self) -> PeerAuthIndex {
-        let policies = sorted::<PeerAuthentication>(&self.inputs.resources)
-            .into_iter()
-            .map(|(resource, spec)| (reference(resource), spec.clone()))
-            .collect();
-        PeerAuthIndex::new(&self.inputs.settings.root_namespace, policies)
-    }
-
-    fn rules(&mut self) -> RuleIndex {
-        let default = &self.inputs.mesh.default_destination_rule_export_to;
-        let rules = sorted::<DestinationRule>(&self.inputs.resources)
-            .into_iter()
-            .map(|(resource, spec)| {
-                let namespace = resource.namespace();
-                let mut spec = spec.clone();
-                spec.host = host::resolve_short_name(
-                    &spec.host.to_lowercase(),
-                    namespace,
-                    &self.inputs.settings.domain_suffix,
-                );
-                // A rule for some workloads of a namespace means nothing to other namespaces.
-                let visibility = if spec.workload_selector.is_some() {
-                    Visibility::Namespaces(BTreeSet::from([namespace.to_owned()]))
-                } else {
-                    Visibility::parse(&spec.export_to, namespace, default)
-                };
-                (reference(resource), spec, visibility)
-            })
-            .collect();
-        let (index, duplicates) = RuleIndex::new(rules);
-        for duplicate in duplicates {
-            let at = self
-                .inputs
-                .resources
-                .iter()
-                .find(|r| reference(r) == duplicate.object);
-            let Some(resource) = at else { continue };
-            let message = format!(
-                "subset `{}` is already defined for this host by {}",
-                duplicate.subset, duplicate.kept
-            );
-            self.diagnostics.push(
-                on_resource(DUPLICATE_SUBSET, resource, "spec.subsets", message)
-                    .effect("the subset defined first is used")
-                    .fix("give it another name, or define the subsets of a host in one rule"),
-            );
-        }
-        index
-    }
-}
-
-/// The last value if the new one is equal, so that it is the same one.
-fn reused<T: PartialEq>(last: Option<&Arc<T>>, new: T) -> Arc<T> {
-    match last {
-        Some(last) if **last == new => Arc::clone(last),
-        _ => Arc::new(new),
-    }
-}
-
-/// The same for lists, of which also what is equal in one that is not is taken from the last.
-fn shared<T: Eq + std::hash::Hash>(
-    last: Option<&Arc<Vec<Shared<T>>>>,
-    mut new: Vec<Shared<T>>,
-) -> Arc<Vec<Shared<T>>> {
-    let Some(last) = last else {
-        return Arc::new(new);
-    };
-    let known: BTreeMap<u64, &Shared<T>> = last.iter().map(|item| (item.digest(), item)).collect();
-    for item in &mut new {
-        if let Some(known) = known.get(&item.digest()).filter(|known| **known == item) {
-            *item = Shared::clone(known);
-        }
-    }
-    reused(Some(last), new)
-}
-
-fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
-    resources: &[Resource],
-) -> Vec<Aged<Named<T>>> {
-    sorted::<T>(resources)
-        .into_iter()
-        .map(|(resource, spec)| {
-            let services = resource.meta.annotations.get(GATEWAY_SERVICE);
-            let item = Named {
-                object: reference(resource),
-                spec: spec.clone(),
-                services: services
-                    .map(|list| list.split(',').map(|host| host.trim().to_owned()).collect())
-                    .unwrap_or_default(),
-            };
-            Aged {
-                since: resource.meta.creation_timestamp.clone(),
-                item,
-            }
-        })
-        .collect()
-}
-
-fn by_namespace<T: std::hash::Hash>(
-    list: Vec<Aged<Named<T>>>,
-) -> BTreeMap<String, Vec<Shared<Named<T>>>> {
-    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
-    for Aged { item, .. } in list {
-        out.entry(item.object.namespace.clone())
-            .or_default()
-            .push(Shared::new(item));
-    }
-    out
-}
-
-/// Positions in a list, by any of the keys of each element.
-fn index<K: IntoIterator<Item = String>>(
-    keys: impl Iterator<Item = K>,
-) -> BTreeMap<String, Vec<usize>> {
-    let mut out: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (position, keys) in keys.enumerate() {
-        for key in keys {
-            let list = out.entry(key).or_default();
-            if list.last() != Some(&position) {
-                list.push(position);
-            }
-        }
-    }
-    out
-}
-
-fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {
-    resources
-        .iter()
-        .filter(|resource| resource.kind == Kind::Secret)
-        .filter_map(|resource| {
-            let secret = resource.spec_as::<kube::Secret>()?;
-            let key = (resource.namespace().to_owned(), resource.name().to_owned());
-            Some((key, Shared::new(secret.clone())))
-        })
-        .collect()
 }

@@ -51,7 +51,27 @@ enum Edit {
     MakeStrict,
     Relabel(usize, usize),
     Join(usize),
+    Write(usize),
 }
+
+/// Objects that say how traffic is treated, of which some have a part in others.
+const WRITTEN: [&str; 8] = [
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: ratings, namespace: default}, \
+     spec: {hosts: [ratings], http: [{timeout: 1s, route: [{destination: {host: ratings}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: root, namespace: default}, \
+     spec: {hosts: [reviews], http: [{match: [{uri: {prefix: /a}}], delegate: {name: part}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: part, namespace: default}, \
+     spec: {http: [{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: reviews}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: again, namespace: default}, \
+     spec: {host: ratings, subsets: [{name: v1, labels: {version: v1}}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: some, namespace: default}, \
+     spec: {rules: [{to: [{operation: {paths: [/x]}}]}]}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: all, namespace: istio-system}, spec: {}}",
+    "{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: logs, namespace: istio-system}, \
+     spec: {accessLogging: [{providers: [{name: envoy}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: default}, \
+     spec: {egress: [{hosts: ['./*']}]}}",
+];
 
 fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
     match edit {
@@ -82,6 +102,11 @@ fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
                 inputs.pods.push(pod);
             }
         }
+        Edit::Write(index) => {
+            let new = common::resources(WRITTEN[index % WRITTEN.len()]).remove(0);
+            inputs.resources.retain(|old| old.key() != new.key());
+            inputs.resources.push(new);
+        }
         Edit::MakeStrict => inputs.resources.extend(common::resources(
             "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, \
              metadata: {name: default, namespace: istio-system}, spec: {mtls: {mode: STRICT}}}",
@@ -98,6 +123,7 @@ fn edit() -> impl Strategy<Value = Edit> {
         Just(Edit::MakeStrict),
         (0..64_usize, 0..64_usize).prop_map(|(index, to)| Edit::Relabel(index, to)),
         (0..64_usize).prop_map(Edit::Join),
+        (0..64_usize).prop_map(Edit::Write),
     ]
 }
 

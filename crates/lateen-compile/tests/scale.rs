@@ -6,6 +6,8 @@
 
 mod common;
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -16,6 +18,32 @@ use lateen_compile::{Compiled, Compiler, Pod, PodChange, ProxyNode, Snapshot, Sn
 use lateen_envoy::TypeUrl;
 
 const SERVICES: usize = 20;
+
+/// Counts allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+#[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
+// SAFETY: every call is passed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // Threads that end have no counter any more.
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: as the caller promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as the caller promised.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 fn namespace(index: usize) -> String {
     format!("team-{index}")
@@ -177,5 +205,64 @@ fn an_object_that_changes_is_work_for_those_alone_who_see_it() {
         assert_eq!(concerned.len(), 1, "{concerned:?}");
         assert_eq!(told["team-2"], ["RouteConfiguration 80"]);
         assert_eq!(generators, 1, "the route configuration of its namespace");
+    }
+}
+
+/// Objects that say how the services of [`mesh`] are treated, a few to each namespace.
+fn treatment(namespaces: usize) -> String {
+    let mut yaml = String::new();
+    for ns in (0..namespaces).map(namespace) {
+        writeln!(
+            yaml,
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: s1, namespace: {ns}}}\nspec: {{hosts: [s1], \
+             http: [{{route: [{{destination: {{host: s1}}}}]}}]}}\n---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\n\
+             metadata: {{name: s1, namespace: {ns}}}\nspec: {{host: s1, subsets: [{{name: v1, labels: {{version: v1}}}}]}}\n---\n\
+             apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: default, namespace: {ns}}}\nspec: {{rules: \
+             [{{from: [{{source: {{namespaces: [{ns}]}}}}]}}]}}\n---"
+        )
+        .unwrap();
+    }
+    yaml
+}
+
+const CHANGES: [&str; 4] = [
+    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: s1, namespace: team-2}\n\
+     spec: {hosts: [s1], http: [{timeout: 3s, route: [{destination: {host: s1}}]}]}",
+    "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: s3, namespace: team-2}\n\
+     spec: {hosts: [s3], http: [{timeout: 3s, route: [{destination: {host: s3}}]}]}",
+    "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: default, namespace: team-2}\nspec: {}",
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: team-2, labels: {a: b}}",
+];
+
+/// Allocations made for the snapshot after a change, in a mesh of so many namespaces.
+fn allocations_for(change: &str, namespaces: usize) -> u64 {
+    let mut inputs = mesh(namespaces);
+    inputs.resources.extend(resources(&treatment(namespaces)));
+    let snapshot = Snapshot::new(inputs.clone()).0;
+    let new = resources(change).remove(0);
+    inputs.resources.retain(|old| old.key() != new.key());
+    inputs.resources.push(new);
+    let bare = SnapshotInputs {
+        pods: Vec::new(),
+        ..inputs.clone()
+    };
+    let before = ALLOCATIONS.get();
+    let (next, _) = snapshot.next(bare, &[]);
+    let made = ALLOCATIONS.get() - before;
+    assert_eq!(next.services().len(), namespaces * SERVICES);
+    made
+}
+
+#[test]
+fn a_change_of_how_traffic_is_treated_makes_as_little_of_a_snapshot_anew_in_a_mesh_of_any_size() {
+    for change in CHANGES {
+        let (small, large) = (allocations_for(change, 10), allocations_for(change, 100));
+        println!(
+            "{small} allocations in the small mesh, {large} in one ten times as large: {change}"
+        );
+        assert!(
+            large * 2 <= small * 3,
+            "{large} allocations instead of {small}: {change}"
+        );
     }
 }

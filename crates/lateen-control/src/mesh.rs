@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use lateen_api::{Diagnostic, Kind, Resource};
 use lateen_compile::{JwksStore, Pod, Settings, Snapshot, SnapshotInputs, jwks_sources};
 use lateen_sources::files::Loaded;
-use lateen_sources::plan::{PodState, plan};
+use lateen_sources::plan::{ClusterIps, PodState, cluster_ips};
 use lateen_sources::pods::{PodStates, compile_pods, pod_changes};
 use lateen_sources::{defaults, mesh};
 use tokio::sync::watch;
@@ -58,6 +58,7 @@ pub struct Published {
     pub secrets: Arc<[Resource]>,
     /// What it is made of that workloads outside can register for.
     pub(crate) workloads: Known,
+    cluster_ips: Arc<ClusterIps>,
 }
 
 /// What a snapshot was made of.
@@ -250,7 +251,8 @@ fn follow(before: &Inputs, last: &Published, inputs: &Inputs) -> Published {
     let changes = pod_changes(&before.pods, &inputs.pods);
     if !only_pods {
         let make = |made| last.snapshot.next(made, &changes);
-        return build_with(inputs, generation, Vec::new(), make);
+        let known = (&*before.loaded.resources, &last.cluster_ips);
+        return build_with(inputs, generation, Some(known), Vec::new(), make);
     }
     let (snapshot, found) = last.snapshot.with_pods(&changes);
     let about_mesh = last.about_mesh.iter().cloned();
@@ -263,6 +265,7 @@ fn follow(before: &Inputs, last: &Published, inputs: &Inputs) -> Published {
         ready_pods: ready(&inputs.pods),
         secrets: Arc::clone(&last.secrets),
         workloads: last.workloads.clone(),
+        cluster_ips: Arc::clone(&last.cluster_ips),
     }
 }
 
@@ -271,14 +274,17 @@ fn compile(inputs: &Inputs, generation: u64) -> Published {
     build_with(
         inputs,
         generation,
+        None,
         compile_pods(&inputs.pods),
         Snapshot::new,
     )
 }
 
+/// `known` are objects of before, and the addresses that Services had among them.
 fn build_with(
     inputs: &Inputs,
     generation: u64,
+    known: Option<(&[Resource], &Arc<ClusterIps>)>,
     pods: Vec<Pod>,
     make: impl FnOnce(SnapshotInputs) -> (Snapshot, Vec<Diagnostic>),
 ) -> Published {
@@ -286,7 +292,11 @@ fn build_with(
     let written = &inputs.loaded.resources;
     let settings = &inputs.settings;
     let resources = defaults::with_defaults(written);
-    let (plan, _) = plan(&resources, settings.dual_stack);
+    let known = known.filter(|(before, _)| same_services(before, written));
+    let cluster_ips = known.map_or_else(
+        || Arc::new(cluster_ips(&resources, settings.dual_stack)),
+        |(_, known)| Arc::clone(known),
+    );
     let (mesh, about_mesh) = mesh::in_trust_domain(&resources, &settings.trust_domain);
     let secrets = written.iter().filter(|r| r.kind == Kind::Secret);
     let secrets = secrets.cloned().collect();
@@ -296,7 +306,7 @@ fn build_with(
         mesh,
         resources,
         pods,
-        cluster_ips: plan.cluster_ips,
+        cluster_ips: Arc::clone(&cluster_ips),
         settings: settings.clone(),
         jwks: Arc::clone(&inputs.jwks),
     });
@@ -310,7 +320,19 @@ fn build_with(
         ready_pods: ready(&inputs.pods),
         secrets,
         workloads,
+        cluster_ips,
     }
+}
+
+/// Whether two lists have the very same Services, in the same order.
+fn same_services(before: &[Resource], after: &[Resource]) -> bool {
+    let service = |resource: &&Resource| resource.kind == Kind::Service;
+    let is_same = |(a, b): (&Resource, &Resource)| {
+        Arc::ptr_eq(&a.meta, &b.meta) && Arc::ptr_eq(&a.spec, &b.spec)
+    };
+    let old = before.iter().filter(service);
+    let new = after.iter().filter(service);
+    old.clone().count() == new.clone().count() && old.zip(new).all(is_same)
 }
 
 fn ready(pods: &[Arc<PodState>]) -> usize {

@@ -339,13 +339,13 @@ fn entry_of_group(node: &ProxyNode, known: &Known) -> Result<Resource, Status> {
     }
     Ok(Resource {
         kind: Kind::WorkloadEntry,
-        meta: ObjectMeta {
+        meta: Arc::new(ObjectMeta {
             name: entry_name(node, &entry.address),
             namespace: namespace.clone(),
             labels: entry.labels.clone(),
             annotations,
             ..ObjectMeta::default()
-        },
+        }),
         spec: Arc::new(Spec::WorkloadEntry(entry)),
         origin: Arc::clone(&resource.origin),
     })

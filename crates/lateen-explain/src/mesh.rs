@@ -34,7 +34,7 @@ pub struct MeshInputs {
     /// The kind of workload each pod belongs to, by namespace and name of the pod: `Deployment`.
     pub kinds: BTreeMap<(String, String), String>,
     /// The addresses of Services.
-    pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+    pub cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
     /// The keys of token issuers whose policies name a place instead of holding them.
     pub jwks: JwksStore,
 }

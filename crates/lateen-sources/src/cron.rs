@@ -247,7 +247,7 @@ pub fn job(resource: &Resource, scheduled: OffsetDateTime) -> Option<Resource> {
     };
     Some(Resource {
         kind: Kind::Job,
-        meta,
+        meta: Arc::new(meta),
         spec: Arc::new(Spec::Job(spec)),
         origin: resource.origin.clone(),
     })

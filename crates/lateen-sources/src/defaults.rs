@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
-use lateen_api::{Resource, SourceFile};
+use lateen_api::{Kind, Resource, SourceFile};
 
 /// Parsed once: they are asked for with every change of the mesh.
 static RESOURCES: LazyLock<Vec<Resource>> = LazyLock::new(|| {
@@ -18,11 +18,14 @@ pub fn resources() -> Vec<Resource> {
 
 /// The user's objects, and those defaults that the user did not declare.
 pub fn with_defaults(user: &[Resource]) -> Vec<Resource> {
-    let declared: BTreeSet<_> = user.iter().map(Resource::key).collect();
-    let missing = resources()
-        .into_iter()
-        .filter(|r| !declared.contains(&r.key()));
-    missing.chain(user.iter().cloned()).collect()
+    fn key(resource: &Resource) -> (Kind, &str, &str) {
+        (resource.kind, resource.namespace(), resource.name())
+    }
+    let defaults: BTreeSet<_> = RESOURCES.iter().map(key).collect();
+    let user_keys = user.iter().map(key);
+    let declared: BTreeSet<_> = user_keys.filter(|key| defaults.contains(key)).collect();
+    let missing = RESOURCES.iter().filter(|r| !declared.contains(&key(r)));
+    missing.chain(user).cloned().collect()
 }
 
 #[cfg(test)]

@@ -205,7 +205,7 @@ pub struct Plan {
     /// The pods, by namespace and name.
     pub pods: Vec<PodPlan>,
     /// The addresses of services that take a cluster IP: those they ask for, or assigned ones.
-    pub cluster_ips: BTreeMap<(String, String), Vec<IpAddr>>,
+    pub cluster_ips: Arc<ClusterIps>,
 }
 
 /// Plans pods and service addresses. With `dual_stack`, each has an IPv6 address too.
@@ -230,7 +230,7 @@ pub fn plan(resources: &[Resource], dual_stack: bool) -> (Plan, Vec<Diagnostic>)
     assign(&mut drafts, dual_stack);
     let plan = Plan {
         pods: drafts,
-        cluster_ips: cluster_ips(resources, dual_stack),
+        cluster_ips: Arc::new(cluster_ips(resources, dual_stack)),
     };
     (plan, diagnostics)
 }
@@ -242,6 +242,9 @@ fn namespace_labels(resources: &[Resource]) -> BTreeMap<&str, &BTreeMap<String, 
         .map(|r| (r.meta.name.as_str(), &r.meta.labels))
         .collect()
 }
+
+/// The addresses of Services, by namespace and name.
+pub type ClusterIps = BTreeMap<(String, String), Vec<IpAddr>>;
 
 /// A workload's pods, still without addresses.
 fn draft(
@@ -338,10 +341,9 @@ fn assign(pods: &mut [PodPlan], dual_stack: bool) {
     }
 }
 
-fn cluster_ips(
-    resources: &[Resource],
-    dual_stack: bool,
-) -> BTreeMap<(String, String), Vec<IpAddr>> {
+/// The addresses of Services, by namespace and name: those that were written, and for the others some that follow from all names.
+/// They depend on Services alone.
+pub fn cluster_ips(resources: &[Resource], dual_stack: bool) -> ClusterIps {
     let mut allocator = Allocator::default();
     let mut chosen = BTreeMap::new();
     let mut waiting = Vec::new();

@@ -2,11 +2,13 @@
 //!
 //! What a kind of policy says is its own: [`super::policies`], [`super::request_authentication`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use lateen_api::security::{AuthorizationPolicy, RequestAuthentication};
 use lateen_api::{Diagnostic, KindSpec, Resource};
+use lateen_envoy::SharedMap;
 
 use crate::attachment::{Attachment, Workload};
 use crate::authentication::RequestAuthConfig;
@@ -85,19 +87,31 @@ impl Policy for RequestAuthConfig {
 }
 
 /// Policies of one kind by namespace, in each in order of precedence.
-#[derive(Clone, Debug)]
-pub(super) struct Index<P>(BTreeMap<String, Vec<Shared<P>>>);
+#[derive(Debug)]
+pub(super) struct Index<P>(SharedMap<String, Arc<Vec<Shared<P>>>>);
+
+impl<P> Clone for Index<P> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<P: Policy> Index<P> {
     /// Of all objects.
     pub(super) fn new(resources: &[Resource]) -> Self {
-        let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
-        for (resource, spec) in sorted::<P::Spec>(resources) {
-            out.entry(resource.namespace().to_owned())
-                .or_default()
-                .push(Shared::new(P::of(resource, spec)));
+        Self(in_namespaces(resources, |_| true).collect())
+    }
+
+    /// The same where only policies of some namespaces have changed.
+    pub(super) fn after(&self, resources: &[Resource], changed: &BTreeSet<String>) -> Self {
+        let mut next = self.0.clone();
+        for namespace in changed {
+            next.remove(namespace);
         }
-        Self(out)
+        next.extend(in_namespaces(resources, |namespace| {
+            changed.contains(namespace)
+        }));
+        Self(next)
     }
 
     /// Those for a workload: of two namespaces, in this order; of one if they are the same.
@@ -112,6 +126,21 @@ impl<P: Policy> Index<P> {
             .map(|(_, policy)| policy.clone())
             .collect()
     }
+}
+
+fn in_namespaces<P: Policy>(
+    resources: &[Resource],
+    wanted: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = (String, Arc<Vec<Shared<P>>>)> {
+    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    let policies = sorted::<P::Spec>(resources).into_iter();
+    for (resource, spec) in policies.filter(|(resource, _)| wanted(resource.namespace())) {
+        out.entry(resource.namespace().to_owned())
+            .or_default()
+            .push(Shared::new(P::of(resource, spec)));
+    }
+    out.into_iter()
+        .map(|(namespace, list)| (namespace, Arc::new(list)))
 }
 
 /// Whether a policy is for a pod.

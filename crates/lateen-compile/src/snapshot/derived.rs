@@ -33,23 +33,14 @@ pub(super) fn derive(inputs: &SnapshotInputs) -> Derived {
     out
 }
 
-/// Istio's order of precedence: oldest first, then by name and namespace.
-pub(super) fn in_order<T: std::hash::Hash>(
-    mut list: Vec<Aged<T>>,
+/// Istio's order of precedence: oldest first, then by name and namespace. Each comes with the time by which it takes precedence.
+pub(super) fn in_order<T>(
+    mut list: Vec<(String, Shared<T>)>,
     object: impl Fn(&T) -> &ObjectRef,
 ) -> Vec<Shared<T>> {
-    list.sort_by(|a, b| {
-        let key = |aged: &Aged<T>| {
-            let object = object(&aged.item);
-            (
-                aged.since.clone(),
-                object.name.clone(),
-                object.namespace.clone(),
-            )
-        };
-        key(a).cmp(&key(b))
+    list.sort_by(|(a_since, a), (b_since, b)| {
+        let (a, b) = (object(a), object(b));
+        (a_since, &a.name, &a.namespace).cmp(&(b_since, &b.name, &b.namespace))
     });
-    list.into_iter()
-        .map(|aged| Shared::new(aged.item))
-        .collect()
+    list.into_iter().map(|(_, item)| item).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lateen_api::networking::{ServiceEntry, WorkloadEntry};
 use lateen_api::value::IntOrString;
-use lateen_api::{KindSpec, Resource, kube};
+use lateen_api::{Kind, KindSpec, Resource, kube};
 
 use crate::labels;
 use crate::mesh::{Mesh, Settings};
@@ -29,9 +29,20 @@ pub(super) fn spiffe(trust_domain: &str, namespace: &str, account: &str) -> Stri
     format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}")
 }
 
-/// Where the objects are that say what is behind each service. Places are places among the snapshot's resources.
+/// Kinds that say what is behind services.
+const KINDS: [Kind; 5] = [
+    kube::Service::KIND,
+    ServiceEntry::KIND,
+    WorkloadEntry::KIND,
+    kube::EndpointSlice::KIND,
+    kube::Endpoints::KIND,
+];
+
+/// Where the objects are that say what is behind each service. Places are places among the objects it keeps.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
+    /// Those of the kinds in [`KINDS`], in the snapshot's order.
+    resources: Vec<Resource>,
     /// Of each service, by its own place.
     origins: Vec<Option<usize>>,
     /// WorkloadEntries by namespace, in order of precedence.
@@ -48,7 +59,6 @@ pub(super) struct Directory {
 /// What does not depend on pods.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
-    pub(super) resources: &'a [Resource],
     pub(super) directory: &'a Directory,
     pub(super) settings: &'a Settings,
     pub(super) mesh: &'a Mesh,
@@ -64,26 +74,28 @@ pub(super) struct Sources<'a> {
 impl Directory {
     /// Of some services, found among resources.
     pub(super) fn new(resources: &[Resource], services: &[Shared<Service>]) -> Self {
+        let reads = |resource: &&Resource| KINDS.contains(&resource.kind);
+        let resources: Vec<Resource> = resources.iter().filter(reads).cloned().collect();
         let mut out = Self::default();
         let mut objects: BTreeMap<ObjectRef, usize> = BTreeMap::new();
-        for place in places::<kube::Service>(resources)
+        for place in places::<kube::Service>(&resources)
             .into_iter()
-            .chain(places::<ServiceEntry>(resources))
+            .chain(places::<ServiceEntry>(&resources))
         {
             objects.insert(reference(&resources[place]), place);
         }
-        for place in places::<WorkloadEntry>(resources) {
+        for place in places::<WorkloadEntry>(&resources) {
             let namespace = resources[place].namespace().to_owned();
             out.workloads.entry(namespace).or_default().push(place);
         }
-        for place in places::<kube::EndpointSlice>(resources) {
+        for place in places::<kube::EndpointSlice>(&resources) {
             let resource = &resources[place];
             if let Some(service) = resource.meta.labels.get(SLICE_SERVICE) {
                 let key = (resource.namespace().to_owned(), service.clone());
                 out.slices.entry(key).or_default().push(place);
             }
         }
-        for place in places::<kube::Endpoints>(resources) {
+        for place in places::<kube::Endpoints>(&resources) {
             let resource = &resources[place];
             let key = (resource.namespace().to_owned(), resource.name().to_owned());
             out.lists.insert(key, place);
@@ -92,10 +104,11 @@ impl Directory {
             out.origins.push(objects.get(&service.object).copied());
             let of_namespace = out.by_namespace.entry(service.namespace.clone());
             of_namespace.or_default().push(index);
-            for address in out.listed_addresses(resources, service) {
+            for address in out.listed_addresses(&resources, service) {
                 out.listed.entry(address).or_default().push(index);
             }
         }
+        out.resources = resources;
         out
     }
 
@@ -141,25 +154,12 @@ impl Directory {
 impl Config {
     /// Whether nothing but pods can make a difference between what is behind services here and there.
     pub(super) fn finds_endpoints_as(&self, other: &Self) -> bool {
-        let reads = |resource: &&Resource| {
-            [
-                kube::Service::KIND,
-                ServiceEntry::KIND,
-                WorkloadEntry::KIND,
-                kube::EndpointSlice::KIND,
-                kube::Endpoints::KIND,
-            ]
-            .contains(&resource.kind)
-        };
         Arc::ptr_eq(&self.services, &other.services)
             && Arc::ptr_eq(&self.peer_authentication, &other.peer_authentication)
             && self.mesh == other.mesh
             && self.settings == other.settings
-            && self
-                .resources
-                .iter()
-                .filter(reads)
-                .eq(other.resources.iter().filter(reads))
+            && (Arc::ptr_eq(&self.directory, &other.directory)
+                || self.directory.resources == other.directory.resources)
     }
 }
 
@@ -177,7 +177,7 @@ fn places<T: KindSpec>(resources: &[Resource]) -> Vec<usize> {
 impl<'a> Context<'a> {
     fn origin<T: KindSpec>(self, index: usize) -> Option<&'a T> {
         let place = self.directory.origins.get(index).copied().flatten()?;
-        self.resources.get(place)?.spec_as::<T>()
+        self.directory.resources.get(place)?.spec_as::<T>()
     }
 
     /// The labels by which a service finds its workloads.
@@ -334,7 +334,7 @@ impl<'a> Sources<'a> {
         let resources = places
             .into_iter()
             .flatten()
-            .map(move |place| &context.resources[*place]);
+            .map(move |place| &context.directory.resources[*place]);
         let workloads = resources.filter_map(|r| Some((r, r.spec_as::<WorkloadEntry>()?)));
         workloads.filter(|(resource, entry)| {
             let mut all = resource.meta.labels.clone();
@@ -347,10 +347,9 @@ impl<'a> Sources<'a> {
     fn sliced_endpoints(&self, service: &Service, port: &Port) -> Vec<Endpoint> {
         let context = self.context;
         let places = context.directory.slices.get(&key_of(service));
-        let slices = places
-            .into_iter()
-            .flatten()
-            .filter_map(|place| context.resources[*place].spec_as::<kube::EndpointSlice>());
+        let slices = places.into_iter().flatten().filter_map(|place| {
+            context.directory.resources[*place].spec_as::<kube::EndpointSlice>()
+        });
         let mut out = Vec::new();
         for slice in slices {
             let Some(number) = listed_port(&slice.ports, port) else {
@@ -371,8 +370,9 @@ impl<'a> Sources<'a> {
     /// Endpoints in the older form.
     fn listed_endpoints(&self, service: &Service, port: &Port) -> Vec<Endpoint> {
         let place = self.context.directory.lists.get(&key_of(service));
-        let list =
-            place.and_then(|place| self.context.resources[*place].spec_as::<kube::Endpoints>());
+        let list = place.and_then(|place| {
+            self.context.directory.resources[*place].spec_as::<kube::Endpoints>()
+        });
         let mut out = Vec::new();
         for subset in list.into_iter().flat_map(|list| &list.subsets) {
             let Some(number) = listed_port(&subset.ports, port) else {

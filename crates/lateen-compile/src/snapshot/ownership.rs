@@ -64,6 +64,11 @@ impl Owners {
         owners
     }
 
+    /// Whether they are told apart at all.
+    pub(super) fn are_strict(&self) -> bool {
+        self.strict
+    }
+
     /// Whom an object that names hosts is exported to, when it is written to be exported to `visibility`. `hosts` are full names.
     pub(super) fn visibility(
         &self,

@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use lateen_api::networking::{
     Destination, HttpMatchRequest, HttpRoute, StringMatch, VirtualService,
 };
-use lateen_api::{Diagnostic, Resource};
+use lateen_api::{Diagnostic, KindSpec as _, Resource};
 
 use crate::diagnostics::{DELEGATE, DELEGATE_CONFLICT, on_resource};
 use crate::host;
 use crate::model::Visibility;
 use crate::names::{MESH_GATEWAY, ObjectRef};
+use crate::shared::Shared;
 
-use super::derived::Aged;
 use super::ownership::Owners;
-use super::{SnapshotInputs, reference, sorted};
+use super::reuse::{by_key, is_same};
+use super::{SnapshotInputs, precedence, reference};
 
 /// A virtual service ready to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +32,13 @@ pub(crate) struct VirtualServiceConfig {
     pub(crate) from_tls_route: bool,
     /// Where each HTTP route came from, in the order of the routes.
     pub(crate) http_sources: Vec<RouteSource>,
+}
+
+/// A virtual service that was written, and what it was made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub(super) resource: Resource,
+    pub(super) config: Shared<VirtualServiceConfig>,
 }
 
 /// What an object was before it became a virtual service. Source: Istio, `internal.istio.io/route-semantics`.
@@ -107,14 +115,27 @@ impl RouteSource {
     }
 }
 
-/// Every virtual service that has hosts, in order of precedence.
+/// Every virtual service that has hosts, in order of their objects. Of `known`, which are in this order and were made in the same mesh,
+/// those are taken over whose objects are the same and that no other object has a part in.
 pub(super) fn configs(
     inputs: &SnapshotInputs,
     owners: &Owners,
-) -> (Vec<Aged<VirtualServiceConfig>>, Vec<Diagnostic>) {
-    let resolved: Vec<(&Resource, VirtualService)> = sorted::<VirtualService>(&inputs.resources)
+    known: Option<&[Made]>,
+) -> (Vec<Made>, Vec<Diagnostic>) {
+    let mut known = Known(known.filter(|_| !owners.are_strict()).unwrap_or_default());
+    let of_kind = |resource: &&Resource| resource.kind == VirtualService::KIND;
+    let mut configs = Vec::new();
+    let mut written = Vec::new();
+    for resource in inputs.resources.iter().filter(of_kind) {
+        match known.take(resource) {
+            Some(made) => configs.push(made.clone()),
+            None => written.extend(resource.spec_as().map(|spec| (resource, spec))),
+        }
+    }
+    written.sort_by(|(a, _), (b, _)| precedence(a).cmp(&precedence(b)));
+    let resolved: Vec<(&Resource, VirtualService)> = written
         .into_iter()
-        .map(|(resource, spec)| {
+        .map(|(resource, spec): (&Resource, &VirtualService)| {
             (
                 resource,
                 resolve(spec, resource.namespace(), &inputs.settings.domain_suffix),
@@ -134,7 +155,7 @@ pub(super) fn configs(
         })
         .collect();
     let mut diagnostics = Vec::new();
-    let configs = resolved
+    let made = resolved
         .iter()
         .filter(|(_, spec)| !spec.hosts.is_empty())
         .map(|(resource, spec)| {
@@ -163,13 +184,39 @@ pub(super) fn configs(
                 http_sources,
                 object,
             };
-            Aged {
-                since: resource.meta.creation_timestamp.clone(),
-                item,
+            Made {
+                resource: Resource::clone(resource),
+                config: Shared::new(item),
             }
-        })
-        .collect();
+        });
+    configs.extend(made);
+    configs.sort_by(|a, b| by_key(&a.resource, &b.resource));
     (configs, diagnostics)
+}
+
+/// What was made before, in the order of its objects, gone through once.
+struct Known<'a>(&'a [Made]);
+
+impl<'a> Known<'a> {
+    /// What was made of an object; objects are asked for in order.
+    fn take(&mut self, resource: &Resource) -> Option<&'a Made> {
+        while let Some((first, rest)) = self.0.split_first() {
+            if is_same(&first.resource, resource) {
+                self.0 = rest;
+                let spec = &first.config.spec;
+                let written: Option<&VirtualService> = first.resource.spec_as();
+                // A route that is missing, or is more than one, is a delegate's.
+                let alone = written.is_some_and(|w| w.http.iter().all(|r| r.delegate.is_none()));
+                debug_assert!(!alone || written.is_some_and(|w| w.http.len() == spec.http.len()));
+                return alone.then_some(first);
+            }
+            if by_key(&first.resource, resource).is_gt() {
+                return None;
+            }
+            self.0 = rest;
+        }
+        None
+    }
 }
 
 type Delegates<'a> = BTreeMap<(&'a str, &'a str), (&'a VirtualService, Visibility)>;

@@ -110,7 +110,7 @@ impl World {
             settings: Settings::default(),
             resources: resources(&self.yaml),
             pods: self.pods.clone(),
-            cluster_ips: BTreeMap::new(),
+            cluster_ips: std::sync::Arc::default(),
             jwks: Default::default(),
         }
     }

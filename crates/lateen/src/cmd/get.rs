@@ -193,7 +193,7 @@ struct View<'a> {
     selector: Selector,
     resources: Vec<Resource>,
     pods: Vec<PodState>,
-    cluster_ips: std::collections::BTreeMap<(String, String), Vec<std::net::IpAddr>>,
+    cluster_ips: std::sync::Arc<lateen_sources::plan::ClusterIps>,
     age: u64,
 }
 

@@ -56,7 +56,7 @@ pub(super) fn filters(case: &Case, policies: &str) -> Result<Filters> {
         },
         resources,
         pods: vec![pod()],
-        cluster_ips: BTreeMap::new(),
+        cluster_ips: std::sync::Arc::default(),
         jwks: Default::default(),
     });
     let compiled = Compiler::new().compile(&snapshot, &node());

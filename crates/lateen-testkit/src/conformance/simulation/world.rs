@@ -1,7 +1,5 @@
 //! A case's mesh: its resources compiled for its proxy, and the proxy's program.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Result, bail};
 use lateen_api::mesh::MeshConfig;
 use lateen_api::{Diagnostic, Resource, SourceFile, parse_file, parse_fragment};
@@ -58,7 +56,7 @@ impl World {
             settings: settings(case, &mut remarks),
             resources,
             pods: Vec::new(),
-            cluster_ips: BTreeMap::new(),
+            cluster_ips: std::sync::Arc::default(),
             jwks: Default::default(),
         });
         note(&found, &mut remarks);

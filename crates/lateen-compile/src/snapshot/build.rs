@@ -1,0 +1,380 @@
+//! Making a snapshot: of everything, or of what has changed since the last one.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
+use lateen_api::security::PeerAuthentication;
+use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
+
+use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
+use crate::host;
+use crate::mesh::Mesh;
+use crate::model::{Service, Visibility};
+use crate::rules::RuleIndex;
+use crate::security::PeerAuthIndex;
+use crate::shared::{Shared, stable_hash};
+
+use super::attached::{Index, Policy};
+use super::derived::{self, Aged, Derived};
+use super::endpoints::Directory;
+use super::live::{Live, PodChange};
+use super::ownership::Owners;
+use super::reuse::{self, Reuse};
+use super::{
+    Config, GATEWAY_SERVICE, Named, Snapshot, SnapshotInputs, client_labels, mesh_config,
+    reference, services, sorted, virtual_services,
+};
+
+/// What is made of the kinds that say what there is, and of nothing else.
+#[derive(Clone, Debug)]
+pub(super) struct Base {
+    owners: Arc<Owners>,
+    services: Arc<Vec<Shared<Service>>>,
+    by_host: Arc<BTreeMap<String, Vec<usize>>>,
+    directory: Arc<Directory>,
+    derived: Arc<Derived>,
+    gateways: Arc<Vec<Shared<Named<Gateway>>>>,
+    secrets: Arc<BTreeMap<(String, String), Shared<kube::Secret>>>,
+    /// What is wrong with it.
+    found: Arc<[Diagnostic]>,
+}
+
+/// What virtual services come to.
+struct Routes {
+    virtual_services: Arc<Vec<Shared<virtual_services::VirtualServiceConfig>>>,
+    made: Arc<Vec<virtual_services::Made>>,
+    by_gateway: Arc<BTreeMap<String, Vec<usize>>>,
+    found: Arc<[Diagnostic]>,
+}
+
+pub(super) struct Builder<'a> {
+    inputs: SnapshotInputs,
+    mesh: Mesh,
+    /// The snapshot before, and how pods have changed since.
+    last: Option<(&'a Snapshot, &'a [PodChange])>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(
+        mut inputs: SnapshotInputs,
+        last: Option<(&'a Snapshot, &'a [PodChange])>,
+    ) -> Self {
+        // Whoever reads a list below reads it in this order, whatever order it came in.
+        // The hash decides between objects that should not be twice, so that even they come in a fixed order.
+        inputs.resources.sort_by(|a, b| {
+            let twice = || stable_hash(a).cmp(&stable_hash(b));
+            reuse::by_key(a, b).then_with(twice)
+        });
+        let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
+        if !inputs.mesh.root_namespace.is_empty() {
+            inputs
+                .settings
+                .root_namespace
+                .clone_from(&inputs.mesh.root_namespace);
+        }
+        Self { inputs, mesh, last }
+    }
+
+    pub(super) fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
+        let last = self.last.map(|(last, _)| &*last.inner.config);
+        let reuse = last.and_then(|last| Reuse::of(last, &self.inputs));
+        let reuse = reuse.as_ref();
+        let without = |kind: Kind| reuse.and_then(|reuse| reuse.without(kind));
+        let base = match reuse {
+            Some(reuse) => reuse.base().base.clone(),
+            None => self.base(last),
+        };
+        let routes = self.routes(&base, last, reuse);
+        let (rules, found_rules) = match without(Kind::DestinationRule) {
+            Some(last) => (Arc::clone(&last.rules), Arc::clone(&last.found_rules)),
+            None => {
+                let (rules, found) = self.rules();
+                (reused(last.map(|last| &last.rules), rules), found.into())
+            }
+        };
+        let mut diagnostics = base.found.to_vec();
+        diagnostics.extend(routes.found.iter().cloned());
+        diagnostics.extend(found_rules.iter().cloned());
+        let pods = std::mem::take(&mut self.inputs.pods);
+        let resources = &self.inputs.resources;
+        let labels = client_labels::client_labels(&self.mesh, &routes.virtual_services, &rules);
+        let config = Config {
+            sidecars: taken(
+                without(Kind::Sidecar),
+                |last| &last.sidecars,
+                || {
+                    let sidecars = by_namespace(named::<Sidecar>(resources));
+                    reused(last.map(|last| &last.sidecars), sidecars)
+                },
+            ),
+            peer_authentication: taken(
+                without(Kind::PeerAuthentication),
+                |last| &last.peer_authentication,
+                || {
+                    let known = last.map(|last| &last.peer_authentication);
+                    reused(known, self.peer_authentication())
+                },
+            ),
+            authorization: attached(reuse, |last| &last.authorization, resources),
+            request_authentication: attached(reuse, |last| &last.request_authentication, resources),
+            telemetry: taken(
+                without(Kind::Telemetry),
+                |last| &last.telemetry,
+                || Arc::new(by_namespace(named(resources))),
+            ),
+            client_labels: reused(last.map(|last| &last.client_labels), labels),
+            gateways: Arc::clone(&base.gateways),
+            secrets: Arc::clone(&base.secrets),
+            by_host: Arc::clone(&base.by_host),
+            services: Arc::clone(&base.services),
+            directory: Arc::clone(&base.directory),
+            virtual_services: routes.virtual_services,
+            made: routes.made,
+            found_routes: routes.found,
+            by_gateway: routes.by_gateway,
+            rules,
+            found_rules,
+            base,
+            jwks: Arc::clone(&self.inputs.jwks),
+            mesh: Shared::new(self.mesh),
+            written: self.inputs.mesh,
+            cluster_ips: self.inputs.cluster_ips,
+            settings: self.inputs.settings,
+            resources: self.inputs.resources,
+        };
+        let live = match self.last {
+            None => Live::new(&config, pods),
+            Some((last, changes)) => last.inner.live.after(&last.inner.config, &config, changes),
+        };
+        Snapshot::with_findings(Arc::new(config), live, diagnostics)
+    }
+
+    fn base(&self, last: Option<&Config>) -> Base {
+        let owners = Owners::new(&self.inputs);
+        let (services, mut found) = services::services(&self.inputs, &self.mesh, &owners);
+        let services = shared(last.map(|last| &last.services), services);
+        let derived = derived::derive(&self.inputs);
+        found.extend(derived.diagnostics.iter().cloned());
+        let resources = &self.inputs.resources;
+        let gateways = named::<Gateway>(resources);
+        let gateways = gateways.into_iter().chain(derived.gateways.iter().cloned());
+        let gateways = gateways.map(|aged| (aged.since, Shared::new(aged.item)));
+        Base {
+            by_host: Arc::new(index(
+                services.iter().map(|s| std::slice::from_ref(&s.hostname)),
+            )),
+            directory: Arc::new(Directory::new(resources, &services)),
+            gateways: Arc::new(derived::in_order(gateways.collect(), |gateway| {
+                &gateway.object
+            })),
+            secrets: Arc::new(secrets(resources)),
+            found: found.into(),
+            derived: Arc::new(derived),
+            services,
+            owners: Arc::new(owners),
+        }
+    }
+
+    /// Virtual services; those whose objects are the same are taken from the last configuration, if everything else that they are made
+    /// of is the same.
+    fn routes(&self, base: &Base, last: Option<&Config>, reuse: Option<&Reuse<'_>>) -> Routes {
+        if let Some(last) = reuse.and_then(|reuse| reuse.without(Kind::VirtualService)) {
+            return Routes {
+                virtual_services: Arc::clone(&last.virtual_services),
+                made: Arc::clone(&last.made),
+                by_gateway: Arc::clone(&last.by_gateway),
+                found: Arc::clone(&last.found_routes),
+            };
+        }
+        let known = reuse.map(|reuse| reuse.base().made.as_slice());
+        let (made, found) = virtual_services::configs(&self.inputs, &base.owners, known);
+        let written = made.iter().map(|made| {
+            let since = made.resource.meta.creation_timestamp.clone();
+            (since, Shared::clone(&made.config))
+        });
+        let derived = base.derived.virtual_services.iter();
+        let derived = derived.map(|aged| (aged.since.clone(), Shared::new(aged.item.clone())));
+        let all = derived::in_order(written.chain(derived).collect(), |config| &config.object);
+        let virtual_services = shared(last.map(|last| &last.virtual_services), all);
+        Routes {
+            by_gateway: Arc::new(index(
+                virtual_services
+                    .iter()
+                    .map(|config| config.gateways.as_slice()),
+            )),
+            virtual_services,
+            made: Arc::new(made),
+            found: found.into(),
+        }
+    }
+
+    fn peer_authentication(&self) -> PeerAuthIndex {
+        let policies = sorted::<PeerAuthentication>(&self.inputs.resources)
+            .into_iter()
+            .map(|(resource, spec)| (reference(resource), spec.clone()))
+            .collect();
+        PeerAuthIndex::new(&self.inputs.settings.root_namespace, policies)
+    }
+
+    fn rules(&self) -> (RuleIndex, Vec<Diagnostic>) {
+        let mut found = Vec::new();
+        let default = &self.inputs.mesh.default_destination_rule_export_to;
+        let rules = sorted::<DestinationRule>(&self.inputs.resources)
+            .into_iter()
+            .map(|(resource, spec)| {
+                let namespace = resource.namespace();
+                let mut spec = spec.clone();
+                spec.host = host::resolve_short_name(
+                    &spec.host.to_lowercase(),
+                    namespace,
+                    &self.inputs.settings.domain_suffix,
+                );
+                // A rule for some workloads of a namespace means nothing to other namespaces.
+                let visibility = if spec.workload_selector.is_some() {
+                    Visibility::Namespaces(BTreeSet::from([namespace.to_owned()]))
+                } else {
+                    Visibility::parse(&spec.export_to, namespace, default)
+                };
+                (reference(resource), spec, visibility)
+            })
+            .collect();
+        let (index, duplicates) = RuleIndex::new(rules);
+        for duplicate in duplicates {
+            let at = self
+                .inputs
+                .resources
+                .iter()
+                .find(|r| reference(r) == duplicate.object);
+            let Some(resource) = at else { continue };
+            let message = format!(
+                "subset `{}` is already defined for this host by {}",
+                duplicate.subset, duplicate.kept
+            );
+            found.push(
+                on_resource(DUPLICATE_SUBSET, resource, "spec.subsets", message)
+                    .effect("the subset defined first is used")
+                    .fix("give it another name, or define the subsets of a host in one rule"),
+            );
+        }
+        (index, found)
+    }
+}
+
+/// The last value if the new one is equal, so that it is the same one.
+fn reused<T: PartialEq>(last: Option<&Arc<T>>, new: T) -> Arc<T> {
+    match last {
+        Some(last) if **last == new => Arc::clone(last),
+        _ => Arc::new(new),
+    }
+}
+
+/// The policies of one kind; of namespaces in which none has changed those of the last configuration.
+fn attached<P: Policy>(
+    reuse: Option<&Reuse<'_>>,
+    part: impl FnOnce(&Config) -> &Index<P>,
+    resources: &[Resource],
+) -> Index<P> {
+    let Some(reuse) = reuse else {
+        return Index::new(resources);
+    };
+    let last = part(reuse.base());
+    match reuse.namespaces(P::Spec::KIND) {
+        None => last.clone(),
+        Some(changed) => last.after(resources, changed),
+    }
+}
+
+/// What the last configuration has, if it may be taken; else what is made.
+fn taken<'a, T: 'a>(
+    last: Option<&'a Config>,
+    part: impl FnOnce(&'a Config) -> &'a Arc<T>,
+    make: impl FnOnce() -> Arc<T>,
+) -> Arc<T> {
+    last.map_or_else(make, |last| Arc::clone(part(last)))
+}
+
+/// The same for lists, of which also what is equal in one that is not is taken from the last.
+fn shared<T: Eq + std::hash::Hash>(
+    last: Option<&Arc<Vec<Shared<T>>>>,
+    mut new: Vec<Shared<T>>,
+) -> Arc<Vec<Shared<T>>> {
+    let Some(last) = last else {
+        return Arc::new(new);
+    };
+    if last.len() == new.len() && last.iter().zip(&new).all(|(a, b)| a.is_same(b)) {
+        return Arc::clone(last);
+    }
+    let known: HashMap<u64, &Shared<T>, FixedState> =
+        last.iter().map(|item| (item.digest(), item)).collect();
+    for item in &mut new {
+        if let Some(known) = known.get(&item.digest()).filter(|known| **known == item) {
+            *item = Shared::clone(known);
+        }
+    }
+    reused(Some(last), new)
+}
+
+fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
+    resources: &[Resource],
+) -> Vec<Aged<Named<T>>> {
+    sorted::<T>(resources)
+        .into_iter()
+        .map(|(resource, spec)| {
+            let services = resource.meta.annotations.get(GATEWAY_SERVICE);
+            let item = Named {
+                object: reference(resource),
+                spec: spec.clone(),
+                services: services
+                    .map(|list| list.split(',').map(|host| host.trim().to_owned()).collect())
+                    .unwrap_or_default(),
+            };
+            Aged {
+                since: resource.meta.creation_timestamp.clone(),
+                item,
+            }
+        })
+        .collect()
+}
+
+fn by_namespace<T: std::hash::Hash>(
+    list: Vec<Aged<Named<T>>>,
+) -> BTreeMap<String, Vec<Shared<Named<T>>>> {
+    let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    for Aged { item, .. } in list {
+        out.entry(item.object.namespace.clone())
+            .or_default()
+            .push(Shared::new(item));
+    }
+    out
+}
+
+/// Positions in a list, by any of the keys of each element.
+fn index<'a>(keys: impl Iterator<Item = &'a [String]>) -> BTreeMap<String, Vec<usize>> {
+    let mut out: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (position, keys) in keys.enumerate() {
+        for key in keys {
+            let list = match out.get_mut(key) {
+                Some(list) => list,
+                None => out.entry(key.clone()).or_default(),
+            };
+            if list.last() != Some(&position) {
+                list.push(position);
+            }
+        }
+    }
+    out
+}
+
+fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {
+    resources
+        .iter()
+        .filter(|resource| resource.kind == Kind::Secret)
+        .filter_map(|resource| {
+            let secret = resource.spec_as::<kube::Secret>()?;
+            let key = (resource.namespace().to_owned(), resource.name().to_owned());
+            Some((key, Shared::new(secret.clone())))
+        })
+        .collect()
+}
