@@ -247,7 +247,7 @@ fn files(certificate: &str, key: &str, mode: ServerTlsMode, report: &mut Report<
         if value.is_empty() {
             report.error_with(
                 format!("the mode {mode} needs `{name}`"),
-                "write `credentialName: SECRET`, or the files' paths",
+                "write the files' paths or, at a Gateway, `credentialName: SECRET`",
             );
         }
     }
