@@ -1,9 +1,12 @@
-//! Connections that carry many messages at once, whatever their frames look like: moving the bytes, what waits to be written, bodies on their
-//! way, and why a stream ended.
+//! Connections that carry many messages at once, whatever their frames look like: moving the bytes, what waits to be written, what came
+//! and nobody took yet, bodies on their way, and why a stream ended.
 //!
-//! Frames and the state of streams are each protocol's own: [`crate::mux`] between our own sidecars, [`crate::h2`] with anybody.
+//! Frames and flow control are each protocol's own: [`crate::mux`] between our own sidecars, [`crate::h2`] with anybody.
 
+#[cfg(test)]
+pub(crate) mod ends;
 pub(crate) mod out;
+pub(crate) mod stream;
 pub(crate) mod upload;
 pub(crate) mod wire;
 

@@ -10,7 +10,7 @@ mod take;
 
 use std::cell::{RefCell, RefMut};
 use std::collections::{HashMap, VecDeque};
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::stream::{Incoming, Outgoing};
 
-use self::stream::Stream;
+use self::stream::{Flow, Stream};
 use self::take::{Block, Rest};
 use super::frame::{self, Reason, flag, kind};
 use super::head::{self, Refused, RequestHead};
@@ -78,9 +78,6 @@ struct State {
     settings: Settings,
     peer: Peer,
     out: Out,
-    /// Bytes that were ever put there, and those that were written.
-    queued: u64,
-    written: u64,
     /// See [`MOST_OWED`].
     owed: usize,
     streams: HashMap<u32, Stream, foldhash::fast::RandomState>,
@@ -103,7 +100,6 @@ struct State {
     /// Streams that have more to send than the connection takes.
     waiting: VecDeque<u32>,
     useless: take::Useless,
-    driver: Option<Waker>,
     stage: Stage,
     closed: Option<Error>,
     read_at: Instant,
@@ -154,9 +150,7 @@ impl Link {
         Rc::new(Self(RefCell::new(State {
             side,
             peer: Peer::default(),
-            queued: out.len() as u64,
             out,
-            written: 0,
             owed: 0,
             streams: HashMap::default(),
             newest: 0,
@@ -174,7 +168,6 @@ impl Link {
             untold: 0,
             waiting: VecDeque::new(),
             useless: take::Useless::default(),
-            driver: None,
             stage: Stage::Open,
             closed: None,
             read_at: clock::now(),
@@ -204,7 +197,7 @@ impl Link {
     pub(crate) fn retire(&self) {
         let mut state = self.0.borrow_mut();
         state.stage = Stage::Last;
-        state.wake_driver();
+        state.out.wake_driver();
     }
 
     /// Asks the client to begin no more streams. Those that it began before it read that are still answered (RFC 9113 section 6.8).
@@ -252,7 +245,7 @@ impl Link {
         let mut stream = state.stream();
         stream.sent = end;
         stream.halves = if end { 1 } else { 2 };
-        stream.bodiless = bodiless;
+        stream.flow.bodiless = bodiless;
         state.streams.insert(id, stream);
         state.put_block(id, end, put_head);
         drop(state);
@@ -262,12 +255,12 @@ impl Link {
 
     /// Whether a stream that began when so many bytes had been queued has certainly not been sent.
     pub(crate) fn is_unsent(&self, began: u64) -> bool {
-        self.0.borrow().written <= began
+        self.0.borrow().out.is_unsent(began)
     }
 
     /// Bytes queued so far.
     pub(crate) fn queued(&self) -> u64 {
-        self.0.borrow().queued
+        self.0.borrow().out.queued()
     }
 
     /// What is to be cancelled when the peer gives a stream up.
@@ -293,11 +286,7 @@ impl wire::Link for Link {
     type Begun = Begun;
 
     fn driven_by(&self, waker: &Waker) {
-        let mut state = self.0.borrow_mut();
-        match &mut state.driver {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        self.0.borrow_mut().out.driven_by(waker);
     }
 
     fn may_read(&self) -> bool {
@@ -334,21 +323,13 @@ impl wire::Link for Link {
 
     fn write(
         &self,
-        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<std::io::Result<usize>>,
-    ) -> Poll<std::io::Result<()>> {
+        write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
         let mut state = self.0.borrow_mut();
-        while state.out.len() > 0 {
-            let (pieces, count) = state.out.pieces();
-            match write(&pieces[..count]) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                Poll::Ready(Ok(n)) => state.wrote(n),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(()))
+        let idle = state.streams.is_empty();
+        let (written, end) = state.out.write(idle, write);
+        state.wrote(written);
+        end
     }
 
     fn active(&self) -> usize {
@@ -364,7 +345,7 @@ impl wire::Link for Link {
         let mut state = self.0.borrow_mut();
         state.closed = Some(error);
         if matches!(error, Error::Io(_)) {
-            state.out = Out::default();
+            state.out.discard();
         }
         let streams = state.streams.values_mut();
         streams.for_each(|stream| stream.fail(error));
@@ -379,21 +360,16 @@ impl State {
 
     /// A stream that begins now.
     fn stream(&self) -> Stream {
-        Stream::new(
-            i64::from(self.settings.stream_window),
-            i64::from(self.peer.window),
-        )
-    }
-
-    fn append(&mut self, write: impl FnOnce(&mut BytesMut)) {
-        let before = self.out.len();
-        self.out.append(write);
-        self.queued += (self.out.len() - before) as u64;
-        self.wake_driver();
+        Stream::new(Flow {
+            window: i64::from(self.settings.stream_window),
+            credit: i64::from(self.peer.window),
+            ..Flow::default()
+        })
     }
 
     fn put(&mut self, kind: u8, flags: u8, id: u32, payload: &[u8]) {
-        self.append(|out| frame::put(out, kind, flags, id, payload));
+        self.out
+            .append(|out| frame::put(out, kind, flags, id, payload));
     }
 
     fn put_goaway(&mut self, last: u32, reason: Reason) {
@@ -422,12 +398,9 @@ impl State {
             return;
         }
         let most = self.peer.frame;
-        let before = self.out.len();
         let encoder = &mut self.encoder;
         self.out
             .append(|out| frame::put_block(out, id, end, most, |out| write(encoder, out)));
-        self.queued += (self.out.len() - before) as u64;
-        self.wake_driver();
     }
 
     fn put_data(&mut self, id: u32, end: bool, data: Bytes) {
@@ -437,23 +410,12 @@ impl State {
             flags: if end { flag::END_STREAM } else { 0 },
             stream: id,
         };
-        let before = self.out.len();
         self.out.append(|out| header.put(out));
         self.out.pass(data);
-        self.queued += (self.out.len() - before) as u64;
         self.useless.reset();
-        self.wake_driver();
-    }
-
-    fn wake_driver(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
-        }
     }
 
     fn wrote(&mut self, n: usize) {
-        self.out.wrote(n, self.streams.is_empty());
-        self.written += n as u64;
         self.owed = self.owed.saturating_sub(n);
         if self.out.len() < HIGH / 2 && self.credit > 0 {
             self.wake_waiting();
@@ -463,7 +425,7 @@ impl State {
     fn wake_waiting(&mut self) {
         while let Some(id) = self.waiting.pop_front() {
             if let Some(stream) = self.streams.get_mut(&id) {
-                stream.waits = false;
+                stream.flow.waits = false;
                 stream.wake_writer();
             }
         }
@@ -482,7 +444,7 @@ impl State {
                     self.streams = HashMap::default();
                 }
                 if self.stage == Stage::Last {
-                    self.wake_driver();
+                    self.out.wake_driver();
                 }
             }
         }

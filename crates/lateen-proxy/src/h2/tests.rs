@@ -1,63 +1,23 @@
 //! Our ends beside those of the `h2` crate, and what a peer can do to one of them frame by frame.
 
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
 
 use super::Settings;
 use super::frame::{self, PREFACE, Reason, flag, kind};
 use super::head::Limits;
 use super::hpack::{Decoder, Encoder};
 use super::link::{Begun, Incoming, Link};
-use crate::net::stream::Socket;
-use crate::net::{Prefixed, Stream};
 use crate::streams::Error;
+use crate::streams::ends::{drive, pair, run};
 use crate::streams::upload::Upload;
-use crate::streams::wire::{Link as _, Taken, Wire};
-
-/// Runs a test on one thread, in bounded time.
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
-        tokio::time::timeout(Duration::from_secs(60), test)
-            .await
-            .expect("the test ends");
-    });
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (client.unwrap(), accepted.unwrap().0)
-}
-
-/// Drives one of our ends; tells how it ended.
-fn drive(
-    link: &Rc<Link>,
-    socket: TcpStream,
-    mut begun: impl FnMut(Begun) + 'static,
-) -> JoinHandle<Error> {
-    let link = Rc::clone(link);
-    let stream = Stream::Plain(Prefixed::new(Bytes::new(), Socket::Tcp(socket)));
-    spawn_local(async move {
-        let mut wire = Wire::new(stream);
-        let ended = std::future::poll_fn(|cx| wire.poll(&link, cx, &mut begun)).await;
-        link.close(ended);
-        std::future::poll_fn(|cx| wire.poll_close(&*link, cx)).await;
-        ended
-    })
-}
+use crate::streams::wire::{Link as _, Taken};
 
 /// A server of ours that answers each request with its body and trailers of its own.
 fn echo(socket: TcpStream, settings: Settings) -> Rc<Link> {

@@ -8,7 +8,7 @@ mod stream;
 
 use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::stream::{Incoming, Outgoing};
 
-use self::stream::Stream;
+use self::stream::{Flow, Stream};
 use super::frame::{self, Frame, Kind};
 use super::{Error, MOST_STREAMS, WINDOW, head};
 use crate::clock;
@@ -45,13 +45,9 @@ struct State {
     side: Side,
     frames: frame::Reader,
     out: Out,
-    /// Bytes that were ever put there, and those that were written.
-    queued: u64,
-    written: u64,
     streams: BTreeMap<u32, Stream>,
     /// The newest stream.
     newest: u32,
-    driver: Option<Waker>,
     /// A body waits for `out` to be written.
     blocked: bool,
     /// No more streams are begun.
@@ -78,11 +74,8 @@ impl Link {
             side,
             frames: frame::Reader::default(),
             out: Out::default(),
-            queued: 0,
-            written: 0,
             streams: BTreeMap::new(),
             newest: 0,
-            driver: None,
             blocked: false,
             retired: false,
             closed: None,
@@ -100,7 +93,7 @@ impl Link {
     pub(crate) fn retire(&self) {
         let mut state = self.0.borrow_mut();
         state.retired = true;
-        state.wake_driver();
+        state.out.wake_driver();
     }
 
     /// Asks the peer to begin no more streams.
@@ -127,7 +120,7 @@ impl Link {
         }
         state.newest += 1;
         let id = state.newest;
-        let mut stream = Stream::new();
+        let mut stream = Stream::new(Flow::default());
         stream.sent = end;
         stream.halves = if end { 1 } else { 2 };
         state.streams.insert(id, stream);
@@ -139,12 +132,12 @@ impl Link {
 
     /// Whether a stream that began when so many bytes had been queued has certainly not been sent.
     pub(crate) fn is_unsent(&self, began: u64) -> bool {
-        self.0.borrow().written <= began
+        self.0.borrow().out.is_unsent(began)
     }
 
     /// Bytes queued so far.
     pub(crate) fn queued(&self) -> u64 {
-        self.0.borrow().queued
+        self.0.borrow().out.queued()
     }
 
     /// What is to be cancelled when the peer gives a stream up.
@@ -205,11 +198,7 @@ impl wire::Link for Link {
     type Begun = Begun;
 
     fn driven_by(&self, waker: &Waker) {
-        let mut state = self.0.borrow_mut();
-        match &mut state.driver {
-            Some(known) => known.clone_from(waker),
-            none => *none = Some(waker.clone()),
-        }
+        self.0.borrow_mut().out.driven_by(waker);
     }
 
     fn may_read(&self) -> bool {
@@ -229,21 +218,13 @@ impl wire::Link for Link {
 
     fn write(
         &self,
-        mut write: impl FnMut(&[IoSlice<'_>]) -> Poll<std::io::Result<usize>>,
-    ) -> Poll<std::io::Result<()>> {
+        write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<()>> {
         let mut state = self.0.borrow_mut();
-        while state.out.len() > 0 {
-            let (pieces, count) = state.out.pieces();
-            match write(&pieces[..count]) {
-                Poll::Ready(Ok(0)) => {
-                    return Poll::Ready(Err(std::io::ErrorKind::WriteZero.into()));
-                }
-                Poll::Ready(Ok(n)) => state.wrote(n),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        Poll::Ready(Ok(()))
+        let idle = state.streams.is_empty();
+        let (_, end) = state.out.write(idle, write);
+        state.unblock();
+        end
     }
 
     fn active(&self) -> usize {
@@ -260,7 +241,7 @@ impl wire::Link for Link {
     fn close(&self, error: Error) {
         let mut state = self.0.borrow_mut();
         state.closed = Some(error);
-        state.out = Out::default();
+        state.out.discard();
         for stream in state.streams.values_mut() {
             stream.fail(error);
         }
@@ -275,7 +256,7 @@ impl State {
             self.put(Kind::Refused, frame.stream, true, &[]);
             return false;
         }
-        let mut stream = Stream::new();
+        let mut stream = Stream::new(Flow::default());
         stream.has_head = true;
         stream.ended = frame.end;
         stream.halves = 2;
@@ -291,32 +272,19 @@ impl State {
         if self.closed.is_some() {
             return;
         }
-        let before = self.out.len();
         self.out.append(|out| frame::put(out, kind, id, end, write));
-        self.queued += (self.out.len() - before) as u64;
-        self.wake_driver();
     }
 
     fn put_data(&mut self, id: u32, end: bool, data: Bytes) {
         if self.closed.is_none() {
-            let before = self.out.len();
             self.out
                 .append(|out| frame::put_header(out, Kind::Data, id, end, data.len()));
             self.out.pass(data);
-            self.queued += (self.out.len() - before) as u64;
-            self.wake_driver();
         }
     }
 
-    fn wake_driver(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            driver.wake();
-        }
-    }
-
-    fn wrote(&mut self, n: usize) {
-        self.out.wrote(n, self.streams.is_empty());
-        self.written += n as u64;
+    /// Lets bodies go on that had to wait.
+    fn unblock(&mut self) {
         if self.blocked && self.out.len() < HIGH / 2 {
             self.blocked = false;
             for stream in self.streams.values_mut() {
@@ -334,7 +302,7 @@ impl State {
         if stream.halves == 0 {
             self.streams.remove(&id);
             if self.retired && self.streams.is_empty() {
-                self.wake_driver();
+                self.out.wake_driver();
             }
         }
     }
@@ -380,14 +348,14 @@ impl State {
             if data.is_empty() && !end {
                 return Poll::Ready(Ok(()));
             }
-            let most = (stream.credit as usize).min(frame::MOST_DATA);
+            let most = (stream.flow.credit as usize).min(frame::MOST_DATA);
             if full || (most == 0 && !data.is_empty()) {
-                stream.writer = Some(cx.waker().clone());
+                stream.wait_to_write(cx);
                 self.blocked |= full;
                 return Poll::Pending;
             }
             let part = data.split_to(most.min(data.len()));
-            stream.credit -= part.len() as u32;
+            stream.flow.credit -= part.len() as u32;
             let last = end && data.is_empty();
             stream.sent = last;
             self.put_data(id, last, part);
@@ -428,9 +396,9 @@ impl State {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if !stream.ended && stream.taken >= WINDOW / 2 {
-            let more = std::mem::take(&mut stream.taken);
-            stream.window += more;
+        if !stream.ended && stream.flow.taken >= WINDOW / 2 {
+            let more = std::mem::take(&mut stream.flow.taken);
+            stream.flow.window += more;
             self.put_with(Kind::Window, id, false, |out| out.put_u32(more));
         }
     }

@@ -1,63 +1,20 @@
 //! Two ends of a connection over loopback, and what one can do to the other.
 
 use std::cell::RefCell;
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{JoinHandle, spawn_local};
+use tokio::task::spawn_local;
 
 use super::frame::{self, Kind};
 use super::link::{Begun, Incoming, Link, Side};
 use super::{Error, MOST_STREAMS, WINDOW, head};
-use crate::net::stream::Socket;
-use crate::net::{Prefixed, Stream};
+use crate::streams::ends::{drive, pair, run};
 use crate::streams::upload::Upload;
-use crate::streams::wire::{Link as _, Wire};
-
-/// Runs a test on one thread, in bounded time.
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let tasks = tokio::task::LocalSet::new();
-    tasks.block_on(&runtime, async {
-        tokio::time::timeout(Duration::from_secs(30), test)
-            .await
-            .expect("the test ends");
-    });
-}
-
-async fn pair() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    (client.unwrap(), accepted.unwrap().0)
-}
-
-fn stream(socket: TcpStream) -> Stream {
-    Stream::Plain(Prefixed::new(Bytes::new(), Socket::Tcp(socket)))
-}
-
-/// Drives one end; tells how it ended.
-fn drive(
-    link: &Rc<Link>,
-    socket: TcpStream,
-    mut begun: impl FnMut(Begun) + 'static,
-) -> JoinHandle<Error> {
-    let link = Rc::clone(link);
-    spawn_local(async move {
-        let mut wire = Wire::new(stream(socket));
-        let ended = std::future::poll_fn(|cx| wire.poll(&link, cx, &mut begun)).await;
-        link.close(ended);
-        ended
-    })
-}
+use crate::streams::wire::Link as _;
 
 /// A client whose server answers each request with its body, and 200.
 async fn echo() -> (Rc<Link>, Rc<Link>) {
@@ -98,7 +55,7 @@ async fn ask(client: &Rc<Link>, body: Bytes) -> Result<Incoming, Error> {
             let _ = std::future::poll_fn(|cx| upload.poll(cx)).await;
         });
     }
-    let (head, _) = std::future::poll_fn(|cx| incoming.poll_head(cx)).await?;
+    let head = std::future::poll_fn(|cx| incoming.poll_head(cx)).await?;
     assert_eq!(head::response(head, 10).unwrap().0, StatusCode::OK);
     Ok(incoming)
 }

@@ -302,7 +302,7 @@ impl Place {
         let link = &self.0.link;
         let most = self.0.most_headers;
         let answered = multiplexed::ask(upload, incoming, |incoming, cx| {
-            let (head, _) = std::task::ready!(incoming.poll_head(cx))?;
+            let head = std::task::ready!(incoming.poll_head(cx))?;
             let (status, headers) = head::response(head, most)
                 .map_err(|_| Error::Protocol("malformed response head"))?;
             let bodiless = bodiless || status == http::StatusCode::NOT_MODIFIED;

@@ -29,17 +29,21 @@ impl State {
                 return Poll::Ready(Ok(()));
             }
             let full = self.out.len() >= HIGH || (self.credit <= 0 && !data.is_empty());
-            if full || (stream.credit <= 0 && !data.is_empty()) {
-                stream.wait(cx);
-                if full && !std::mem::replace(&mut stream.waits, true) {
+            if full || (stream.flow.credit <= 0 && !data.is_empty()) {
+                stream.wait_to_write(cx);
+                if full && !std::mem::replace(&mut stream.flow.waits, true) {
                     self.waiting.push_back(id);
                 }
                 return Poll::Pending;
             }
-            let most = stream.credit.min(self.credit).min(self.peer.frame as i64);
+            let most = stream
+                .flow
+                .credit
+                .min(self.credit)
+                .min(self.peer.frame as i64);
             // Neither is below zero unless there is nothing to send.
             let part = data.split_to(data.len().min(usize::try_from(most).unwrap_or(0)));
-            stream.credit -= part.len() as i64;
+            stream.flow.credit -= part.len() as i64;
             self.credit -= part.len() as i64;
             let last = end && data.is_empty();
             stream.sent = last;
@@ -68,10 +72,10 @@ impl State {
         let Some(stream) = self.streams.get_mut(&id) else {
             return self.stray(id);
         };
-        stream.credit += i64::from(more);
+        stream.flow.credit += i64::from(more);
         if more == 0 {
             self.refuse(id, Reason::Protocol);
-        } else if stream.credit > MOST_WINDOW {
+        } else if stream.flow.credit > MOST_WINDOW {
             self.refuse(id, Reason::FlowControl);
         } else {
             stream.wake_writer();
@@ -83,8 +87,8 @@ impl State {
     pub(super) fn shift_credit(&mut self, before: u32) -> Result<(), Broken> {
         let more = i64::from(self.peer.window) - i64::from(before);
         self.streams.values_mut().try_for_each(|stream| {
-            stream.credit += more;
-            if stream.credit > MOST_WINDOW {
+            stream.flow.credit += more;
+            if stream.flow.credit > MOST_WINDOW {
                 return Err(Broken(Reason::FlowControl, "window"));
             }
             if more > 0 {
@@ -98,11 +102,11 @@ impl State {
     pub(super) fn taken(&mut self, id: u32, bytes: u32) {
         let most = self.settings.stream_window;
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.unread = stream.unread.saturating_sub(bytes);
-            stream.taken += bytes;
-            if !stream.ended && stream.failed.is_none() && stream.taken >= most / 2 {
-                let more = std::mem::take(&mut stream.taken);
-                stream.window += i64::from(more);
+            stream.flow.unread = stream.flow.unread.saturating_sub(bytes);
+            stream.flow.taken += bytes;
+            if !stream.ended && stream.failed.is_none() && stream.flow.taken >= most / 2 {
+                let more = std::mem::take(&mut stream.flow.taken);
+                stream.flow.window += i64::from(more);
                 self.put(kind::WINDOW_UPDATE, 0, id, &more.to_be_bytes());
             }
         }

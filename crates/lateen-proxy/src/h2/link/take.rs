@@ -215,7 +215,7 @@ impl State {
             self.shift_credit(before.window)?;
         }
         self.owed += HEADER;
-        self.append(put_ack);
+        self.out.append(put_ack);
         Ok(())
     }
 
@@ -234,7 +234,7 @@ impl State {
 
     fn take_goaway(&mut self, last: u32) {
         self.stage = Stage::Last;
-        self.wake_driver();
+        self.out.wake_driver();
         if self.side == Side::Client {
             for (_, stream) in self.streams.iter_mut().filter(|(id, _)| **id > last) {
                 stream.fail(Error::Refused); // nothing was done with it, and nothing will be
@@ -246,7 +246,7 @@ impl State {
         let Some(stream) = self.streams.get_mut(&id) else {
             return self.stray(id);
         };
-        stream.gentle = reason == Reason::None as u32 || reason == Reason::Cancel as u32;
+        stream.flow.gentle = reason == Reason::None as u32 || reason == Reason::Cancel as u32;
         stream.fail(if reason == Reason::RefusedStream as u32 {
             Error::Refused
         } else {
@@ -337,7 +337,7 @@ impl State {
             self.refuse(id, reason);
             return Ok(());
         }
-        if stream.deaf {
+        if stream.flow.deaf {
             self.release(length);
         }
         Ok(())
@@ -423,7 +423,7 @@ impl State {
         let mut stream = self.stream();
         stream.has_head = true;
         stream.ended = end;
-        stream.left = length;
+        stream.flow.left = length;
         stream.halves = 2;
         self.streams.insert(id, stream);
         Ok(Took::Begun(id, head))

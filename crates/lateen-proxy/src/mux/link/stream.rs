@@ -1,123 +1,82 @@
 //! One stream: its two halves as those who read and write see them, and what the connection keeps of it.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, StatusCode, header};
 use http_body::SizeHint;
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
 
 use super::super::frame::Frame;
 use super::super::{Error, WINDOW, head};
 use super::{Link, Side};
+use crate::codec;
+use crate::streams::stream::{self, Part};
 use crate::streams::upload::Sink;
-use crate::{clock, codec};
 
-/// Data shorter than this is kept together while it waits, so that what it takes to keep it stays in proportion to its bytes.
-const SMALL: usize = 4 * 1024;
-/// A connection that was silent for so long while a request waited may be dead.
-const SILENCE: Duration = Duration::from_secs(1);
 /// Fields of trailers.
 const MOST_TRAILERS: usize = 100;
 
-/// What a connection keeps of a stream.
+/// What a connection keeps of a stream; heads and trailers are read by who takes them.
+pub(super) type Stream = stream::Stream<Bytes, Bytes, Flow>;
+
+/// What may be sent and received.
 #[derive(Debug)]
-pub(super) struct Stream {
-    began: Instant,
-    /// A response's head that nobody took yet.
-    head: Option<Bytes>,
-    pub(super) has_head: bool,
-    data: VecDeque<Bytes>,
-    /// What follows `data`, in one piece.
-    small: BytesMut,
-    trailers: Option<Bytes>,
-    /// The peer's message is complete.
-    pub(super) ended: bool,
+pub(super) struct Flow {
     /// What the peer may still send.
     pub(super) window: u32,
     /// What was taken of it and not credited yet.
     pub(super) taken: u32,
-    reader: Option<Waker>,
     /// What may still be sent.
     pub(super) credit: u32,
-    /// The message to the peer is complete.
-    pub(super) sent: bool,
-    pub(super) writer: Option<Waker>,
-    /// Halves somebody holds.
-    pub(super) halves: u8,
-    pub(super) failed: Option<Error>,
-    /// Who works on it, on the server's side.
-    pub(super) task: Option<AbortHandle>,
+}
+
+impl Default for Flow {
+    fn default() -> Self {
+        Self {
+            window: WINDOW,
+            taken: 0,
+            credit: WINDOW,
+        }
+    }
 }
 
 impl Stream {
-    pub(super) fn new() -> Self {
-        Self {
-            began: clock::now(),
-            head: None,
-            has_head: false,
-            data: VecDeque::new(),
-            small: BytesMut::new(),
-            trailers: None,
-            ended: false,
-            window: WINDOW,
-            taken: 0,
-            reader: None,
-            credit: WINDOW,
-            sent: false,
-            writer: None,
-            halves: 0,
-            failed: None,
-            task: None,
-        }
-    }
-
     pub(super) fn take_head(&mut self, frame: Frame) -> Result<(), Error> {
-        if std::mem::replace(&mut self.has_head, true) {
+        if self.has_head {
             return Err(Error::Protocol("second head"));
         }
-        self.head = Some(frame.payload);
-        self.ended = frame.end;
-        self.wake_reader();
+        self.keep_head(frame.payload);
+        self.received(frame.end);
         Ok(())
     }
 
     pub(super) fn take_data(&mut self, frame: Frame) -> Result<(), Error> {
         self.may_take()?;
         let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
-        self.window = self
-            .window
-            .checked_sub(length)
-            .ok_or(Error::Protocol("more data than was asked for"))?;
-        self.ended = frame.end;
-        if frame.payload.len() < SMALL && !(self.data.is_empty() && self.small.is_empty()) {
-            self.small.extend_from_slice(&frame.payload);
+        let window = self.flow.window.checked_sub(length);
+        self.flow.window = window.ok_or(Error::Protocol("more data than was asked for"))?;
+        if self.has_data() {
+            self.keep(frame.payload);
         } else if !frame.payload.is_empty() {
-            self.gather();
-            self.data.push_back(frame.payload);
+            self.keep_in_place(frame.payload); // most bodies are no more than this
         }
-        self.wake_reader();
+        self.received(frame.end);
         Ok(())
     }
 
     pub(super) fn take_trailers(&mut self, frame: Frame) -> Result<(), Error> {
         self.may_take()?;
-        self.trailers = Some(frame.payload);
-        self.ended = true;
-        self.wake_reader();
+        self.keep_trailers(frame.payload);
+        self.received(true);
         Ok(())
     }
 
     pub(super) fn take_window(&mut self, mut payload: Bytes) -> Result<(), Error> {
         let more = payload.try_get_u32().unwrap_or(0);
-        self.credit = self
-            .credit
-            .checked_add(more)
+        let credit = self.flow.credit.checked_add(more);
+        self.flow.credit = credit
             .filter(|credit| more > 0 && *credit <= WINDOW)
             .ok_or(Error::Protocol("window"))?;
         self.wake_writer();
@@ -129,52 +88,6 @@ impl Stream {
             return Err(Error::Protocol("body without a head, or after its end"));
         }
         Ok(())
-    }
-
-    /// Ends it with an error, for both halves.
-    pub(super) fn fail(&mut self, error: Error) {
-        // A message that is complete stays so: only what is missing fails.
-        self.failed.get_or_insert(error);
-        self.wake_reader();
-        self.wake_writer();
-        if let Some(task) = self.task.take() {
-            task.abort();
-        }
-    }
-
-    pub(super) fn wake_writer(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.wake();
-        }
-    }
-
-    /// Whether it has waited long without an answer on a connection last heard at a time.
-    pub(super) fn is_unheard_of(&self, heard: Instant) -> bool {
-        !self.has_head && heard <= self.began && clock::since(self.began) >= SILENCE
-    }
-
-    fn wake_reader(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
-    }
-
-    fn gather(&mut self) {
-        if !self.small.is_empty() {
-            self.data.push_back(self.small.split().freeze());
-        }
-    }
-
-    fn next(&mut self) -> Option<Bytes> {
-        if self.data.is_empty() {
-            self.gather();
-        }
-        self.data.pop_front()
-    }
-
-    /// Whether there is nothing left to be read.
-    fn is_drained(&self) -> bool {
-        self.ended && self.data.is_empty() && self.small.is_empty() && self.trailers.is_none()
     }
 }
 
@@ -221,21 +134,14 @@ impl Incoming {
         Ok(())
     }
 
-    /// The response's head, and whether it is all of the response.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Bytes, bool), Error>> {
+    /// The response's head, not read yet.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Error>> {
         let mut state = self.link.state();
         let closed = state.closed;
         let Some(stream) = state.streams.get_mut(&self.id) else {
             return Poll::Ready(Err(closed.unwrap_or(Error::Reset)));
         };
-        if let Some(head) = stream.head.take() {
-            return Poll::Ready(Ok((head, stream.ended)));
-        }
-        if let Some(error) = stream.failed {
-            return Poll::Ready(Err(error));
-        }
-        stream.reader = Some(cx.waker().clone());
-        Poll::Pending
+        stream.poll_head(cx)
     }
 
     fn poll_body(
@@ -247,22 +153,16 @@ impl Incoming {
         let Some(stream) = state.streams.get_mut(&self.id) else {
             return Poll::Ready(Err(closed.unwrap_or(Error::Reset)));
         };
-        if let Some(data) = stream.next() {
-            stream.taken += u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let part = ready!(stream.poll_part(cx))?;
+        if let Part::Data(data) = &part {
+            stream.flow.taken += u32::try_from(data.len()).unwrap_or(u32::MAX);
             state.credit(self.id);
-            drop(state);
-            return Poll::Ready(self.count(data).map(Some));
         }
-        if stream.ended {
-            let trailers = stream.trailers.take();
-            drop(state);
-            return Poll::Ready(self.finish(trailers));
-        }
-        if let Some(error) = stream.failed {
-            return Poll::Ready(Err(error));
-        }
-        stream.reader = Some(cx.waker().clone());
-        Poll::Pending
+        drop(state);
+        Poll::Ready(match part {
+            Part::Data(data) => self.count(data).map(Some),
+            Part::End(trailers) => self.finish(trailers),
+        })
     }
 
     fn count(&mut self, data: Bytes) -> Result<http_body::Frame<Bytes>, Error> {
