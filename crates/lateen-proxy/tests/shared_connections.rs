@@ -266,3 +266,73 @@ async fn a_server_that_closes_shared_connections_at_once_fails_the_request() {
     client.handle.shutdown().await;
     server.handle.shutdown().await;
 }
+
+/// Two servers with the same identity, of which the first has lost its application, and a client that takes turns with them under a
+/// retry policy.
+async fn half_gone(retry_on: &str) -> (Running, [Running; 2]) {
+    let root = Root::new();
+    let app = backend(|_| async { Response::new(Full::new(Bytes::from("served")).boxed()) }).await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let nobody = gone.local_addr().unwrap();
+    drop(gone);
+    let first = start_with(inbound(nobody), Some(root.workload("server")), |_| {}).await;
+    let second = start_with(inbound(app), Some(root.workload("server")), |_| {}).await;
+    let hosts = [first.address("inbound"), second.address("inbound")];
+    let mut resources = outbound(hosts[0], json!({"lb_policy": "ROUND_ROBIN"}));
+    resources[1]["load_assignment"] =
+        cluster("server", &hosts, json!({}))["load_assignment"].take();
+    let manager = &mut resources[0]["filter_chains"][0]["filters"][0]["typed_config"];
+    let route = &mut manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
+    let previous = filter(
+        "envoy.retry_host_predicates.previous_hosts",
+        json!({"@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"}),
+    );
+    let policy = json!({"retry_policy": {
+        "retry_on": retry_on, "num_retries": 2, "retry_host_predicate": [previous], "host_selection_retry_max_attempts": 5,
+    }});
+    merge(route, policy);
+    let client = start_with(resources, Some(root.workload("client")), |config| {
+        config.concurrency = 1;
+    })
+    .await;
+    (client, [first, second])
+}
+
+async fn post(client: &Running) -> (u16, String) {
+    let request = Request::post("/").header("host", "server");
+    let request = request.body(Full::from("order")).unwrap();
+    let (status, _, body) = send(client.address("outbound"), request).await;
+    (status, body)
+}
+
+#[tokio::test]
+async fn a_sidecar_that_lost_its_application_is_left_for_another_one() {
+    let (client, servers) = half_gone("connect-failure").await;
+    for _ in 0..8 {
+        assert_eq!(post(&client).await, (200, "served".to_owned()));
+    }
+    let retried = counted(&client, "envoy_cluster_upstream_rq_retry");
+    assert!(retried > 0, "the first server was never asked");
+    client.handle.shutdown().await;
+    for server in servers {
+        server.handle.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn without_a_policy_for_it_the_answer_of_a_sidecar_that_lost_its_application_is_passed_on() {
+    let (client, servers) = half_gone("retriable-status-codes").await;
+    let mut answers = [post(&client).await, post(&client).await];
+    answers.sort();
+    assert_eq!(answers[0], (200, "served".to_owned()));
+    assert_eq!(answers[1].0, 503);
+    assert!(
+        answers[1].1.contains("remote connection failure"),
+        "{}",
+        answers[1].1
+    );
+    client.handle.shutdown().await;
+    for server in servers {
+        server.handle.shutdown().await;
+    }
+}

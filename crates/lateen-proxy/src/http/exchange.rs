@@ -37,6 +37,7 @@ use super::response::ResponseBody;
 use super::source::Source;
 use crate::connection::Connection;
 use crate::decisions::{self, DecisionIds, Denied};
+use crate::mux::head::Unserved;
 use crate::secrets::WORKLOAD_CERTIFICATE;
 use crate::worker::{CATCH_ALL, Now};
 
@@ -680,7 +681,7 @@ impl Exchange {
             let manager = Rc::clone(&self.manager);
             manager.replies.apply(&mut self.record, &mut reply);
         }
-        let reply_status = reply.status;
+        let (reply_status, unserved) = (reply.status, reply.unserved);
         let caller = if self.web.is_some() {
             Caller::Grpc
         } else {
@@ -697,6 +698,9 @@ impl Exchange {
         if unfinished && self.record.version != Version::HTTP_2 {
             // What the client is still sending is not read: its connection cannot carry another request.
             self.connection.draining.set(true);
+        }
+        if unserved {
+            parts.extensions.insert(Unserved);
         }
         self.record.answered(parts.status.as_u16(), &parts.headers);
         Response::from_parts(parts, ResponseBody::full(body, self.record))

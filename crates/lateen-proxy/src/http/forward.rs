@@ -2,7 +2,8 @@
 //!
 //! A try that fails is either certainly not acted upon (never sent, refused) or possibly so. Beyond the policy, a try is repeated
 //! once without counting only in the first case, and when a kept HTTP/1 connection turns out to be closed under an idempotent request: that
-//! race is the proxy's own doing.
+//! race is the proxy's own doing. Another sidecar that could not reach its application says so ([`Unserved`]); the policy takes that as it
+//! takes a connection that could not be made.
 
 mod attempt;
 mod mirror;
@@ -46,6 +47,7 @@ use crate::cluster::ClusterState;
 use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
+use crate::mux::head::Unserved;
 use crate::worker::Now;
 
 static TIMEOUT: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
@@ -435,6 +437,13 @@ impl Failed {
 }
 
 fn should_retry(plan: &Plan<'_>, response: &Response, retries: u32) -> RetryDecision {
+    if response.parts.extensions.get::<Unserved>().is_some() {
+        // Another sidecar answers for an application it could not reach: a connection that could not be made, one step further.
+        let decision = decide(plan, Outcome::Reset(Reset::ConnectFailure), retries, false);
+        if decision != RetryDecision::Stop(NoRetry::NotRetriable) {
+            return decision;
+        }
+    }
     let outcome = Outcome::Response {
         status: response.parts.status.as_u16(),
         headers: &response.parts.headers,
@@ -611,6 +620,10 @@ impl Failure {
         if self.per_try_timeout {
             return LocalReply::per_try_timeout();
         }
-        LocalReply::upstream_reset(self.reason, self.transport_failure.as_deref(), retried)
+        let transport_failure = self.transport_failure.as_deref();
+        LocalReply {
+            unserved: !retried && !self.sent && self.reset() == Reset::ConnectFailure,
+            ..LocalReply::upstream_reset(self.reason, transport_failure, retried)
+        }
     }
 }

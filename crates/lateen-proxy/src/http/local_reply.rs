@@ -31,6 +31,8 @@ pub(crate) struct LocalReply {
     pub(crate) grpc_status: Option<u32>,
     /// What denied the request, if something did.
     pub(crate) cause: Option<Box<Cause>>,
+    /// The request reached no host.
+    pub(crate) unserved: bool,
 }
 
 /// How an upstream attempt failed before its response headers, in Envoy's words.
@@ -94,6 +96,7 @@ impl LocalReply {
             headers: Box::default(),
             grpc_status: None,
             cause: None,
+            unserved: false,
         }
     }
 

@@ -98,7 +98,7 @@ async fn answer(
             .headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    outgoing.respond(parts.status, &parts.headers, end);
+    outgoing.respond(&parts, end);
     drop(parts);
     if !end {
         send(outgoing, body, limits.stall).await;

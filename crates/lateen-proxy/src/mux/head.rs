@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! request  = version: u8 (10 or 11) | method | target | fields
-//! response = status: u16 | fields
+//! response = status: u16 (and 0x8000 if it is [`Unserved`]) | fields
 //! fields   = (name | value)*            to the end of the frame
 //! text     = length: LEB128 | bytes
 //! ```
@@ -32,6 +32,14 @@ pub(crate) struct RequestHead {
     /// Its fields.
     pub(crate) headers: HeaderMap,
 }
+
+/// Marks a response (in its extensions) that a proxy gave because it could not reach its application: the application was sent nothing,
+/// so that the request can go to another host whatever it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unserved;
+
+/// The bit of a response's status that says so.
+const UNSERVED: u16 = 0x8000;
 
 /// A head that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,10 +86,12 @@ pub(crate) fn put_plain(out: &mut BytesMut, plain: &Plain<'_>, says_no_body: boo
 }
 
 /// Encodes the head of a response.
-pub(crate) fn put_response(out: &mut BytesMut, status: StatusCode, headers: &HeaderMap) {
-    out.reserve(room(headers) + 2);
-    out.put_u16(status.as_u16());
-    put_fields(out, headers);
+pub(crate) fn put_response(out: &mut BytesMut, parts: &http::response::Parts) {
+    out.reserve(room(&parts.headers) + 2);
+    let unserved = parts.extensions.get::<Unserved>().is_some();
+    let mark = if unserved { UNSERVED } else { 0 };
+    out.put_u16(parts.status.as_u16() | mark);
+    put_fields(out, &parts.headers);
 }
 
 /// Encodes fields, but for those that concern one connection.
@@ -118,13 +128,20 @@ pub(crate) fn request(mut from: Bytes, most: usize) -> Result<RequestHead, Malfo
 ///
 /// # Errors
 /// It is none, or has more than `most` fields.
-pub(crate) fn response(mut from: Bytes, most: usize) -> Result<(StatusCode, HeaderMap), Malformed> {
+pub(crate) fn response(mut from: Bytes, most: usize) -> Result<http::response::Parts, Malformed> {
     let status = from.try_get_u16().map_err(|_| Malformed::Unreadable)?;
-    let status = StatusCode::from_u16(status).map_err(|_| Malformed::Unreadable)?;
+    let unserved = status & UNSERVED != 0;
+    let status = StatusCode::from_u16(status & !UNSERVED).map_err(|_| Malformed::Unreadable)?;
     if status.is_informational() {
         return Err(Malformed::Unreadable); // nothing but upgrades would need one, and they have connections of their own
     }
-    Ok((status, fields(from, most)?))
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    parts.status = status;
+    parts.headers = fields(from, most)?;
+    if unserved {
+        parts.extensions.insert(Unserved);
+    }
+    Ok(parts)
 }
 
 /// Reads fields to the end.
@@ -266,10 +283,18 @@ mod tests {
 
     #[test]
     fn a_response_has_a_final_status() {
-        let mut out = BytesMut::new();
-        put_response(&mut out, StatusCode::NO_CONTENT, &HeaderMap::new());
-        let read = response(out.freeze(), 10).unwrap();
-        assert_eq!(read.0, StatusCode::NO_CONTENT);
+        for unserved in [false, true] {
+            let (mut parts, ()) = http::Response::new(()).into_parts();
+            parts.status = StatusCode::NO_CONTENT;
+            if unserved {
+                parts.extensions.insert(Unserved);
+            }
+            let mut out = BytesMut::new();
+            put_response(&mut out, &parts);
+            let read = response(out.freeze(), 10).unwrap();
+            assert_eq!(read.status, StatusCode::NO_CONTENT);
+            assert_eq!(read.extensions.get::<Unserved>().is_some(), unserved);
+        }
         let interim = Bytes::from_static(&[0, 100]);
         assert_eq!(response(interim, 10).unwrap_err(), Malformed::Unreadable);
     }

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -379,14 +379,14 @@ impl State {
     }
 
     /// Sends a response's head.
-    fn send_response(&mut self, id: u32, status: StatusCode, headers: &HeaderMap, end: bool) {
+    fn send_response(&mut self, id: u32, parts: &http::response::Parts, end: bool) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         if stream.failed.is_none() {
             stream.sent = end;
             self.put_with(Kind::Head, id, end, |out| {
-                head::put_response(out, status, headers);
+                head::put_response(out, parts);
             });
         }
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::task::spawn_local;
 
@@ -28,7 +28,7 @@ async fn echo() -> (Rc<Link>, Rc<Link>) {
             let Begun {
                 incoming, outgoing, ..
             } = begun;
-            outgoing.respond(StatusCode::OK, &HeaderMap::new(), false);
+            outgoing.respond(&Response::new(()).into_parts().0, false);
             let mut upload = Upload::new(outgoing, incoming);
             let _ = std::future::poll_fn(|cx| upload.poll(cx)).await;
         });
@@ -56,7 +56,7 @@ async fn ask(client: &Rc<Link>, body: Bytes) -> Result<Incoming, Error> {
         });
     }
     let head = std::future::poll_fn(|cx| incoming.poll_head(cx)).await?;
-    assert_eq!(head::response(head, 10).unwrap().0, StatusCode::OK);
+    assert_eq!(head::response(head, 10).unwrap().status, StatusCode::OK);
     Ok(incoming)
 }
 

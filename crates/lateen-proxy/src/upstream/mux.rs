@@ -303,19 +303,16 @@ impl Place {
         let most = self.0.most_headers;
         let answered = multiplexed::ask(upload, incoming, |incoming, cx| {
             let head = std::task::ready!(incoming.poll_head(cx))?;
-            let (status, headers) = head::response(head, most)
+            let parts = head::response(head, most)
                 .map_err(|_| Error::Protocol("malformed response head"))?;
-            let bodiless = bodiless || status == http::StatusCode::NOT_MODIFIED;
-            incoming.expect(&headers, bodiless)?;
-            std::task::Poll::Ready(Ok((status, headers)))
+            let bodiless = bodiless || parts.status == http::StatusCode::NOT_MODIFIED;
+            incoming.expect(&parts.headers, bodiless)?;
+            std::task::Poll::Ready(Ok(parts))
         });
-        let ((status, headers), body) = answered.await.map_err(|error| SendError {
+        let (parts, body) = answered.await.map_err(|error| SendError {
             error: UpstreamError::Stream(error),
             unsent: error == Error::Refused || link.is_unsent(began),
         })?;
-        let mut response = Response::new(body);
-        *response.status_mut() = status;
-        *response.headers_mut() = headers;
-        Ok(response)
+        Ok(Response::from_parts(parts, body))
     }
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
 use http_body::SizeHint;
 
 use super::super::frame::Frame;
@@ -264,10 +264,8 @@ impl Outgoing {
     }
 
     /// Sends a response's head, which is all of it if `end`.
-    pub(crate) fn respond(&self, status: StatusCode, headers: &HeaderMap, end: bool) {
-        self.link
-            .state()
-            .send_response(self.id, status, headers, end);
+    pub(crate) fn respond(&self, parts: &http::response::Parts, end: bool) {
+        self.link.state().send_response(self.id, parts, end);
     }
 }
 
