@@ -6,6 +6,8 @@
 mod listeners;
 mod stats;
 
+pub use stats::{inclusion as stats_inclusion, is_chosen as chooses_stats};
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -31,6 +33,9 @@ impl Sockets {
         }
     }
 }
+
+/// The cluster of the proxy's own workload; the control plane knows it by this name.
+pub const LOCAL_CLUSTER: &str = "local_cluster";
 
 const HTTP_PROTOCOL_OPTIONS: &str =
     "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -71,8 +76,8 @@ pub fn bootstrap(config: &AgentConfig, sockets: &Sockets) -> Value {
             "listeners": listeners::listeners(config),
         },
     });
-    if let Some(mark) = config.mark {
-        bootstrap["cluster_manager"] = cluster_manager(mark);
+    if config.mark.is_some() || config.self_discovery {
+        bootstrap["cluster_manager"] = cluster_manager(config);
     }
     bootstrap
 }
@@ -100,16 +105,39 @@ fn dynamic_resources(config: &AgentConfig) -> Value {
     })
 }
 
-/// Every connection Envoy makes carries the mark, so that redirection does not send it back to Envoy.
-fn cluster_manager(mark: u32) -> Value {
-    json!({"upstream_bind_config": {"socket_options": [{
-        "description": "the proxy's own connections are not redirected",
-        // SOL_SOCKET, SO_MARK (asm-generic/socket.h).
-        "level": 1,
-        "name": 36,
-        "int_value": mark,
-        "state": "STATE_PREBIND",
-    }]}})
+/// Every connection Envoy makes carries the mark, so that redirection does not send it back to Envoy; its peers are those of the local
+/// cluster.
+fn cluster_manager(config: &AgentConfig) -> Value {
+    let mut manager = json!({});
+    if let Some(mark) = config.mark {
+        manager["upstream_bind_config"] = json!({"socket_options": [{
+            "description": "the proxy's own connections are not redirected",
+            // SOL_SOCKET, SO_MARK (asm-generic/socket.h).
+            "level": 1,
+            "name": 36,
+            "int_value": mark,
+            "state": "STATE_PREBIND",
+        }]});
+    }
+    if config.self_discovery {
+        manager["local_cluster_name"] = LOCAL_CLUSTER.into();
+    }
+    manager
+}
+
+/// The proxy's own workload, of which the control plane tells. Nothing is sent there.
+fn local_cluster() -> Value {
+    json!({
+        "name": LOCAL_CLUSTER,
+        "alt_stat_name": format!("{LOCAL_CLUSTER};"),
+        "type": "EDS",
+        "connect_timeout": "1s",
+        "lb_policy": "LEAST_REQUEST",
+        "eds_cluster_config": {
+            "eds_config": {"ads": {}, "resource_api_version": "V3"},
+            "service_name": LOCAL_CLUSTER,
+        },
+    })
 }
 
 fn clusters(config: &AgentConfig, sockets: &Sockets) -> Value {
@@ -127,12 +155,14 @@ fn clusters(config: &AgentConfig, sockets: &Sockets) -> Value {
     };
     let mut ads = grpc("xds-grpc", &sockets.ads);
     ads["circuit_breakers"] = json!({"thresholds": [limits("DEFAULT"), limits("HIGH")]});
-    json!([
+    let mut clusters = vec![
         tcp("prometheus_stats", config.proxy_config.admin_port),
         tcp("agent", config.proxy_config.status_port),
         grpc("sds-grpc", &sockets.sds),
         ads,
-    ])
+    ];
+    clusters.extend(config.self_discovery.then(local_cluster));
+    clusters.into()
 }
 
 fn static_cluster(name: &str, connect_timeout: &str, address: Value) -> Value {
@@ -240,6 +270,16 @@ mod tests {
         let manager = parsed(&[], Some(1337)).cluster_manager.unwrap();
         let options = manager.upstream_bind_config.unwrap().socket_options;
         assert_eq!((options[0].level, options[0].name), (1, 36));
+    }
+
+    #[test]
+    fn a_proxy_that_is_to_know_its_peers_has_a_cluster_of_them() {
+        let bootstrap = parsed(&[("ISTIO_META_ENABLE_SELF_DISCOVERY", "true")], None);
+        let manager = bootstrap.cluster_manager.unwrap();
+        assert_eq!(manager.local_cluster_name, LOCAL_CLUSTER);
+        assert!(manager.upstream_bind_config.is_none());
+        let statics = bootstrap.static_resources.unwrap();
+        assert!(statics.clusters.iter().any(|one| one.name == LOCAL_CLUSTER));
     }
 
     #[test]

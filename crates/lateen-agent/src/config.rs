@@ -15,7 +15,7 @@ use lateen_identity::spiffe::SpiffeError;
 use lateen_identity::{SpiffeId, TrustDomain};
 
 pub use duration::parse_duration;
-pub use proxy_config::ProxyConfig;
+pub use proxy_config::{ProxyConfig, StatsInclusion};
 
 /// The environment as the agent sees it.
 pub type Environment = BTreeMap<String, String>;
@@ -157,6 +157,9 @@ pub struct AgentConfig {
     pub grace_jitter: f64,
     /// Whether names are answered on 15053 (`ISTIO_META_DNS_CAPTURE`, `ISTIO_META_ENABLE_DNS_SERVER`).
     pub dns: DnsSettings,
+    /// Whether the proxy is told where the other instances of its workload are, by which it keeps requests in its zone
+    /// (`ISTIO_META_ENABLE_SELF_DISCOVERY`).
+    pub self_discovery: bool,
     /// `ISTIO_DELTA_XDS`: whether Envoy is told only what changed, rather than everything each time.
     pub delta_xds: bool,
     /// `MINIMUM_DRAIN_DURATION`.
@@ -253,6 +256,7 @@ impl AgentConfig {
             grace_ratio: env.ratio("SECRET_GRACE_PERIOD_RATIO", 0.5)?,
             grace_jitter: env.ratio("SECRET_GRACE_PERIOD_RATIO_JITTER", 0.01)?,
             dns: env.dns()?,
+            self_discovery: env.flag("ISTIO_META_ENABLE_SELF_DISCOVERY", false)?,
             delta_xds: env.flag("ISTIO_DELTA_XDS", true)?,
             minimum_drain: env.duration("MINIMUM_DRAIN_DURATION", Duration::from_secs(5))?,
             exit_on_zero_connections: env.flag("EXIT_ON_ZERO_ACTIVE_CONNECTIONS", false)?,
@@ -273,6 +277,27 @@ impl AgentConfig {
             istiod_name,
             environment,
         })
+    }
+
+    /// An annotation of the pod, which the injector passes on.
+    pub fn annotation(&self, name: &str) -> Option<String> {
+        let text = self.environment.get("ISTIO_METAJSON_ANNOTATIONS")?;
+        let annotations: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(text).ok()?;
+        annotations.get(name)?.as_str().map(str::to_owned)
+    }
+
+    /// The level of the proxy's log, and of some of its loggers (`NAME:LEVEL,…`), as annotations want them; Istio's defaults where they do
+    /// not.
+    pub fn log_levels(&self) -> (String, Option<String>) {
+        let written = |name: &str| {
+            let value = self.annotation(&format!("sidecar.istio.io/{name}"));
+            value
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty())
+        };
+        let level = written("logLevel").unwrap_or_else(|| "warning".to_owned());
+        (level, written("componentLogLevel"))
     }
 
     /// The pod's main address, or the loopback address where it has none.

@@ -91,6 +91,7 @@ impl EnvoyProcess {
     /// The process for these settings.
     pub fn new(config: &AgentConfig, binary: PathBuf, bootstrap: PathBuf) -> Self {
         let proxy = &config.proxy_config;
+        let (level, components) = config.log_levels();
         let mut arguments: Vec<String> = [
             "--drain-time-s",
             &proxy.drain_duration.as_secs().to_string(),
@@ -99,10 +100,13 @@ impl EnvoyProcess {
             "--disable-hot-restart",
             "--allow-unknown-static-fields",
             "--log-level",
-            "warning",
+            &level,
         ]
         .map(ToOwned::to_owned)
         .to_vec();
+        if let Some(components) = components {
+            arguments.extend(["--component-log-level".to_owned(), components]);
+        }
         if let Some(concurrency) = proxy.concurrency {
             arguments.extend(["--concurrency".to_owned(), concurrency.to_string()]);
         }

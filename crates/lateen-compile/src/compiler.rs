@@ -18,7 +18,7 @@ use crate::clusters::InboundClusterInputs;
 use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Mode, Place};
 use crate::credentials::CredentialServers;
 use crate::diagnostics::{SIDECAR_CREDENTIAL, on_object};
-use crate::endpoints::{self, EndpointInputs};
+use crate::endpoints::{self, EndpointInputs, PeerInputs};
 use crate::listeners::{
     GatewayListenerInputs, InboundInputs, ListenerView, OutboundListenerInputs,
     VirtualOutboundInputs,
@@ -66,7 +66,15 @@ impl Compiled {
         let Some(basis) = &mut self.basis else {
             return false;
         };
-        let sees = |service: &Service| basis.scope.service_of(service).is_some();
+        // Its own services tell a proxy of its peers, whether it may see them or not.
+        let own = match node.self_discovery {
+            true => basis.snapshot.targets(&node.ips),
+            false => Vec::new(),
+        };
+        let sees = |service: &Service| {
+            basis.scope.service_of(service).is_some()
+                || own.iter().any(|target| *target.service == *service)
+        };
         let pod = (node.namespace.as_str(), node.name.as_str());
         let holds = basis.snapshot.is_alike_for(snapshot, pod, &node.ips, sees);
         if holds {
@@ -100,6 +108,7 @@ pub struct Compiler {
     common_clusters: Memo<CommonClusterInputs, Vec<Resource>>,
     inbound_clusters: Memo<InboundClusterInputs, Vec<Resource>>,
     endpoints: Memo<EndpointInputs, Vec<Resource>>,
+    peers: Memo<PeerInputs, Vec<Resource>>,
     outbound_listeners: Memo<OutboundListenerInputs, Vec<Resource>>,
     virtual_outbound: Memo<VirtualOutboundInputs, Vec<Resource>>,
     inbound_listeners: Memo<InboundInputs, Vec<Resource>>,
@@ -146,6 +155,7 @@ impl Compiler {
             common_clusters: Memo::new(),
             inbound_clusters: Memo::new(),
             endpoints: Memo::new(),
+            peers: Memo::new(),
             outbound_listeners: Memo::new(),
             virtual_outbound: Memo::new(),
             inbound_listeners: Memo::new(),
@@ -176,6 +186,9 @@ impl Compiler {
             }
             ProxyKind::Router => self.add_gateway(&proxy, &scope, &outbound, &mut out),
         }
+        if node.self_discovery {
+            self.add_peers(&proxy, &mut out);
+        }
         let basis = Basis {
             snapshot: snapshot.clone(),
             scope,
@@ -185,6 +198,30 @@ impl Compiler {
             basis: Some(basis),
             ..out.finish()
         }
+    }
+
+    /// The proxy's own workload, by which it keeps requests in its zone.
+    fn add_peers(&self, proxy: &Proxy<'_>, out: &mut Output) {
+        let target = proxy.snapshot.targets(&proxy.node.ips).into_iter().next();
+        let endpoints = target.and_then(|target| {
+            let endpoints = proxy
+                .snapshot
+                .endpoints(&target.service, target.port.number);
+            endpoints.cloned()
+        });
+        let node = proxy.node;
+        let inputs = PeerInputs::new(
+            endpoints.unwrap_or_default(),
+            (&node.workload_name, &proxy.locality.region, &node.network),
+            |key| proxy.labels.get(key).cloned(),
+        );
+        out.add(
+            TypeUrl::ClusterLoadAssignment,
+            &self.peers.get(&inputs, |inputs| {
+                let built = endpoints::peers(inputs);
+                vec![resource(&built.cluster_name, &built)]
+            }),
+        );
     }
 
     fn add_name_table(&self, proxy: &Proxy<'_>, scope: &Scope, out: &mut Output) {
@@ -209,6 +246,7 @@ impl Compiler {
                 self.common_clusters.stats(),
                 self.inbound_clusters.stats(),
                 self.endpoints.stats(),
+                self.peers.stats(),
                 self.outbound_listeners.stats(),
                 self.virtual_outbound.stats(),
                 self.inbound_listeners.stats(),
@@ -270,6 +308,7 @@ impl Compiler {
         self.common_clusters.advance();
         self.inbound_clusters.advance();
         self.endpoints.advance();
+        self.peers.advance();
         self.outbound_listeners.advance();
         self.virtual_outbound.advance();
         self.inbound_listeners.advance();

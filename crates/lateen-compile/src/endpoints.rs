@@ -3,6 +3,7 @@
 //! Kept apart from clusters so that a pod that comes or goes changes one assignment and nothing else.
 
 mod locality;
+mod peers;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,9 @@ use crate::rules::MergedRule;
 use crate::shared::Shared;
 
 use locality::Group;
+
+pub use peers::LOCAL_CLUSTER;
+pub(crate) use peers::{PeerInputs, peers};
 
 /// Everything the endpoints of one cluster depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

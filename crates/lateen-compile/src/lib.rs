@@ -46,6 +46,7 @@ mod tracing;
 pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use dead_rules::dead_rules;
 pub use diagnostics::DEAD_RULES;
+pub use endpoints::LOCAL_CLUSTER;
 pub use features::Features;
 pub use ignored::{IGNORED, ignored};
 pub use jwks::{

@@ -108,6 +108,8 @@ pub struct ProxyNode {
     pub workload_entry: String,
     /// Whether its agent says how its workload is.
     pub readiness_probe: bool,
+    /// Whether it keeps requests in its zone by where its peers are, and so is told of them.
+    pub self_discovery: bool,
     /// Which generator it asked for; empty for the default.
     pub generator: String,
     /// The version of Istio it was made for.
@@ -162,6 +164,7 @@ impl ProxyNode {
             workload_entry: meta.text("WORKLOAD_ENTRY"),
             readiness_probe: meta.has_field("PROXY_CONFIG", "readinessProbe"),
             credential_socket: meta.flag("credential"),
+            self_discovery: meta.flag("ENABLE_SELF_DISCOVERY"),
             generator: meta.text("GENERATOR"),
             istio_version: meta.text("ISTIO_VERSION"),
             native: meta.flag("LATEEN_NATIVE"),

@@ -1,17 +1,18 @@
 //! A mesh to explain: everything the control plane would know, and the proxies' programs compiled from it as they are asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lateen_api::mesh::MeshConfig;
 use lateen_api::{Diagnostic, Resource};
 use lateen_compile::{
-    Compiler, Interception, JwksSource, JwksStore, Pod, PodRole, ProxyKind, ProxyNode, Settings,
-    Snapshot, SnapshotInputs,
+    Compiler, Interception, JwksSource, JwksStore, LOCAL_CLUSTER, Pod, PodRole, ProxyKind,
+    ProxyNode, Settings, Snapshot, SnapshotInputs,
 };
 use lateen_envoy::istio::nds::NameTable;
 use lateen_envoy::{ResourceSet, TypeUrl, unpack};
+use lateen_traffic::lb::Vicinity;
 use lateen_traffic::{Change, Program, Rejection};
 
 use serde_json::{Map, Value};
@@ -33,6 +34,8 @@ pub struct MeshInputs {
     pub pods: Vec<Pod>,
     /// The kind of workload each pod belongs to, by namespace and name of the pod: `Deployment`.
     pub kinds: BTreeMap<(String, String), String>,
+    /// Pods whose proxies are told of their peers (`ISTIO_META_ENABLE_SELF_DISCOVERY`), by namespace and name.
+    pub self_discovery: BTreeSet<(String, String)>,
     /// The addresses of Services.
     pub cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
     /// The keys of token issuers whose policies name a place instead of holding them.
@@ -55,6 +58,7 @@ pub struct Mesh {
     compiler: Compiler,
     pods: Vec<Pod>,
     kinds: BTreeMap<(String, String), String>,
+    self_discovery: BTreeSet<(String, String)>,
     places: Places,
     trust_domain: String,
     domain_suffix: String,
@@ -82,6 +86,8 @@ pub struct Proxy {
     pub identity: Option<String>,
     /// What a resolver appends to names, in order.
     pub search: Vec<String>,
+    /// Where it and its peers are, if it knows.
+    pub vicinity: Option<Vicinity>,
 }
 
 /// Who sends a request.
@@ -168,6 +174,7 @@ impl Mesh {
             compiler: Compiler::new(),
             pods: inputs.pods,
             kinds: inputs.kinds,
+            self_discovery: inputs.self_discovery,
             places,
             trust_domain,
             domain_suffix,
@@ -401,6 +408,15 @@ impl Mesh {
         proxy.ips.clone_from(&pod.ips);
         proxy.identity = Some(self.identity(&pod.namespace, &pod.service_account));
         proxy.search = self.search(&pod.namespace);
+        let peers = proxy.program.endpoints(LOCAL_CLUSTER);
+        proxy.vicinity = peers.map(|peers| {
+            let at = lateen_traffic::endpoint::Locality {
+                region: pod.locality.region.as_str().into(),
+                zone: pod.locality.zone.as_str().into(),
+                sub_zone: pod.locality.sub_zone.as_str().into(),
+            };
+            Vicinity::new(at, peers)
+        });
         proxy
     }
 
@@ -441,6 +457,9 @@ impl Mesh {
             locality: pod.locality.clone(),
             dns_capture: true,
             interception,
+            self_discovery: self
+                .self_discovery
+                .contains(&(pod.namespace.clone(), pod.name.clone())),
             native: true,
             ..ProxyNode::default()
         }
@@ -467,6 +486,7 @@ impl Proxy {
             ips: Vec::new(),
             identity: None,
             search: Vec::new(),
+            vicinity: None,
         }
     }
 

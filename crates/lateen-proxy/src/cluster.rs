@@ -19,7 +19,7 @@ use lateen_telemetry::metrics::envoy::ClusterStats;
 use lateen_telemetry::metrics::{Gauge, Shard};
 use lateen_traffic::cluster::{CircuitBreaker, Discovery, OutlierDetection, TransportSocket};
 use lateen_traffic::endpoint::{Endpoint, EndpointAddress, Locality};
-use lateen_traffic::lb::{HostHealth, HostSet, LbState, PickRequest};
+use lateen_traffic::lb::{HostHealth, HostSet, LbState, PickRequest, Vicinity};
 use lateen_traffic::tls::UpstreamTls;
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{Cluster, EndpointSet};
@@ -84,6 +84,7 @@ pub(crate) struct Members {
     pub(crate) cluster: Arc<Cluster>,
     endpoints: Arc<EndpointSet>,
     epoch: u64,
+    vicinity: Option<Arc<Vicinity>>,
     set: HostSet,
     lb: RefCell<LbState>,
     states: Vec<Option<Rc<HostState>>>,
@@ -274,16 +275,23 @@ impl ClusterState {
             && Arc::ptr_eq(&members.cluster, cluster)
             && Arc::ptr_eq(&members.endpoints, endpoints)
             && members.epoch == epoch
+            && members.vicinity.as_ref().map(Arc::as_ptr) == live.vicinity.as_ref().map(Arc::as_ptr)
             && members.renewed.is_none_or(|due| clock::now() < due)
         {
             return Some(Rc::clone(members));
         }
-        let members = Rc::new(self.build(cluster, endpoints, epoch));
+        let members = Rc::new(self.build(cluster, endpoints, live, epoch));
         *self.current.borrow_mut() = Some(Rc::clone(&members));
         Some(members)
     }
 
-    fn build(&self, cluster: &Arc<Cluster>, endpoints: &Arc<EndpointSet>, epoch: u64) -> Members {
+    fn build(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoints: &Arc<EndpointSet>,
+        live: &Live,
+        epoch: u64,
+    ) -> Members {
         let mut old = self.hosts.borrow_mut();
         let mut kept = BTreeMap::new();
         let states: Vec<Option<Rc<HostState>>> = endpoints
@@ -322,13 +330,15 @@ impl ClusterState {
                 .flat_map(|(state, _)| state)
                 .for_each(|state| state.close_idle());
         }
-        let mut set = HostSet::new(cluster, endpoints, &health);
+        let vicinity = live.vicinity.clone();
+        let mut set = HostSet::near(cluster, endpoints, &health, vicinity.as_deref());
         let renewed = slow_start(cluster, &states, &mut set);
         Members {
             healthy: health.iter().filter(|h| **h == HostHealth::Healthy).count(),
             cluster: Arc::clone(cluster),
             endpoints: Arc::clone(endpoints),
             epoch,
+            vicinity,
             lb: RefCell::new(LbState::new(&set, rand::random())),
             set,
             states,

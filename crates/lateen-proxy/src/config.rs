@@ -16,6 +16,7 @@ use lateen_xds::grpc::client::{ClientConfig, ConnectError, Link};
 use tokio::sync::watch;
 
 use crate::decisions::DecisionIds;
+use crate::stats_matcher::StatsMatcher;
 
 /// Settings of one proxy. [`ProxyConfig::new`] gives a sidecar's.
 #[derive(Debug)]
@@ -45,6 +46,11 @@ pub struct ProxyConfig {
     pub decision_ids: DecisionIds,
     /// Whether HTTP/1 requests to another of our own sidecars share connections, where that sidecar agrees.
     pub share_connections: bool,
+    /// Which statistics are shown; `None` for all.
+    pub stats: Option<StatsMatcher>,
+    /// The cluster of this workload's own instances, by whose places requests are kept in their zone (Envoy's `local_cluster_name`);
+    /// `None` for none. Its endpoints are asked for by this name.
+    pub local_cluster: Option<Arc<str>>,
     /// The levels of the program's log, for `/logging`.
     pub log_control: Option<Arc<dyn LogControl>>,
     /// Has the allocator give back to the system what the calling thread has freed. The allocator is the embedder's; each thread of the proxy
@@ -81,6 +87,8 @@ impl ProxyConfig {
             limits: Limits::default(),
             decision_ids: DecisionIds::default(),
             share_connections: true,
+            stats: None,
+            local_cluster: None,
             log_control: None,
             give_back: None,
         }

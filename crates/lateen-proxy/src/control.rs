@@ -9,6 +9,7 @@ mod files;
 mod resident;
 mod secret_servers;
 mod source;
+mod surroundings;
 mod update;
 
 use std::collections::BTreeSet;
@@ -153,7 +154,7 @@ impl Control {
 
     /// The statistics now.
     pub(crate) fn metrics(&self) -> Snapshot {
-        self.shared.stats.registry.snapshot()
+        self.shared.statistics()
     }
 
     /// Drains: returns when no connection is left or the drain time is over.

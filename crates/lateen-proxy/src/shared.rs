@@ -9,13 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use lateen_telemetry::metrics::Registry;
 use lateen_telemetry::metrics::envoy::{
     ClusterFamilies, HealthFamilies, HttpFamilies, ListenerFamilies, OutlierFamilies,
     RouteFamilies, ServerStats, TcpFamilies,
 };
 use lateen_telemetry::metrics::istio::IstioMetrics;
+use lateen_telemetry::metrics::{Registry, Snapshot};
 use lateen_traffic::cluster::Discovery;
+use lateen_traffic::lb::Vicinity;
 use lateen_traffic::{Cluster, EndpointSet, Program};
 use tokio::sync::watch;
 
@@ -43,6 +44,8 @@ pub(crate) struct Live {
     pub(crate) secrets: Secrets,
     /// Endpoints of DNS clusters with their names resolved, by cluster.
     pub(crate) resolved: Arc<BTreeMap<Arc<str>, Arc<EndpointSet>>>,
+    /// Where this proxy and its peers are; `None` where that is not known.
+    pub(crate) vicinity: Option<Arc<Vicinity>>,
 }
 
 impl Live {
@@ -137,6 +140,15 @@ impl Families {
 }
 
 impl Shared {
+    /// What was counted, as far as it is shown.
+    pub(crate) fn statistics(&self) -> Snapshot {
+        let all = self.stats.registry.snapshot();
+        match &self.config.stats {
+            Some(matcher) => matcher.shown(all),
+            None => all,
+        }
+    }
+
     /// The state of a proxy that knows nothing yet.
     pub(crate) fn new(config: Arc<ProxyConfig>, workers: u16) -> Self {
         let hides_decisions =

@@ -11,6 +11,7 @@ pub(crate) mod names;
 pub(crate) mod pipe;
 pub(crate) mod plain;
 mod pool;
+pub(crate) mod raw;
 pub(crate) mod target;
 
 pub(crate) use body::{SendError, Upgraded, UpstreamBody, UpstreamError};

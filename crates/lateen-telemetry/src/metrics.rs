@@ -197,6 +197,21 @@ pub(crate) struct FamilySnapshot {
 }
 
 impl Snapshot {
+    /// Leaves out the series whose stat name (as `/stats` shows it) is not to be kept.
+    #[must_use]
+    pub fn keeping(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        let mut name = String::new();
+        for family in &mut self.families {
+            let descriptor = &family.descriptor;
+            family.series.retain(|(labels, _)| {
+                name.clear();
+                descriptor.write_stat_name(labels, &mut name);
+                keep(&name)
+            });
+        }
+        self
+    }
+
     /// The value of the series of `name` (Prometheus' name) whose labels include all of `labels`, summed; `None` if
     /// there is no such series.
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> Option<Value> {

@@ -188,6 +188,14 @@ impl SlowStart {
 }
 
 impl LbPolicy {
+    /// Whether it may keep to a zone: a hash leads to the same host wherever that is.
+    pub const fn heeds_zones(&self) -> bool {
+        matches!(
+            self,
+            Self::RoundRobin { .. } | Self::LeastRequest { .. } | Self::Random
+        )
+    }
+
     /// Slow start, for the policies that have it.
     pub fn slow_start(&self) -> Option<SlowStart> {
         match self {
@@ -208,6 +216,33 @@ pub struct CommonLb {
     pub fail_on_panic: bool,
     /// New hosts wait for their first health check (`ignore_new_hosts_until_first_hc`).
     pub ignore_new_hosts_until_checked: bool,
+    /// How zones decide, where the proxy knows its peers.
+    pub zone_aware: ZoneAware,
+}
+
+/// `ZoneAwareLbConfig`: how requests keep to the proxy's own zone. It holds wherever a proxy knows its peers, also for clusters that
+/// say nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ZoneAware {
+    /// Percent of requests that it decides about; 100 by default.
+    pub enabled: f64,
+    /// Healthy hosts below which zones are disregarded; 6 by default.
+    pub min_cluster_size: u64,
+    /// Everything stays in the proxy's zone if at least so many healthy hosts are there (`force_local_zone`).
+    pub force_local: Option<u32>,
+    /// Zones are measured by their hosts' weights, not by their number (`HEALTHY_HOSTS_WEIGHT`).
+    pub by_weight: bool,
+}
+
+impl Default for ZoneAware {
+    fn default() -> Self {
+        Self {
+            enabled: 100.0,
+            min_cluster_size: 6,
+            force_local: None,
+            by_weight: false,
+        }
+    }
 }
 
 impl Default for CommonLb {
@@ -217,6 +252,7 @@ impl Default for CommonLb {
             locality_weighted: false,
             fail_on_panic: false,
             ignore_new_hosts_until_checked: false,
+            zone_aware: ZoneAware::default(),
         }
     }
 }

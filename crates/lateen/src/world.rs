@@ -11,7 +11,7 @@ use lateen_compile::{Jwks, JwksSource, JwksStore, Settings, jwks_sources, public
 use lateen_envoy::{ResourceSet, TypeUrl, json};
 use lateen_explain::{Mesh, MeshInputs, Places, Proxy};
 use lateen_sources::files::{Loaded, Reader};
-use lateen_sources::plan::{PodState, plan};
+use lateen_sources::plan::{PodPlan, PodState, plan};
 use lateen_sources::pods::compile_pods;
 use lateen_sources::{defaults, mesh as mesh_config};
 use serde_json::Value;
@@ -122,8 +122,12 @@ pub(crate) fn inputs_of_files(loaded: &Loaded, running: Option<&[PodState]>) -> 
         })
         .collect();
     let (mesh, _) = mesh_config::config(&resources);
+    let aware = |pod: &&PodPlan| pod.settings.is_set("ISTIO_META_ENABLE_SELF_DISCOVERY");
+    let self_discovery = planned.pods.iter().filter(aware);
+    let self_discovery = self_discovery.map(|pod| (pod.namespace.clone(), pod.name.clone()));
     MeshInputs {
         mesh,
+        self_discovery: self_discovery.collect(),
         settings: Settings {
             dual_stack,
             ..Settings::default()

@@ -132,8 +132,13 @@ impl Walker<'_> {
         onward: Onward,
         endpoints: &EndpointSet,
     ) {
-        let set = HostSet::new(&onward.cluster, endpoints, &[]);
-        let notes = locality_notes(&set, endpoints);
+        let vicinity = connection.arrival.proxy.vicinity.as_ref();
+        let set = HostSet::near(&onward.cluster, endpoints, &[], vicinity);
+        let mut notes = locality_notes(&set, endpoints);
+        if set.keeps_to_zones() {
+            let text = "by zone: what the proxies of a zone send stays there as far as its endpoints can take it";
+            notes.push(Note::new(NoteKind::Choice, text.to_owned()));
+        }
         let request = PickRequest {
             random: self.random(5),
             hash: onward.hash,

@@ -207,7 +207,7 @@ pub(super) fn prometheus(context: &Context, query: &Query) -> Page {
         Err(page) => return page,
     };
     let mut out = String::new();
-    let snapshot = context.shared.stats.registry.snapshot();
+    let snapshot = context.shared.statistics();
     filter.with(query, |filter| {
         render::prometheus(&snapshot, filter, &mut out)
     });
@@ -226,7 +226,7 @@ fn stats(context: &Context, query: &Query) -> Page {
         Ok(filter) => filter,
         Err(page) => return page,
     };
-    let snapshot = context.shared.stats.registry.snapshot();
+    let snapshot = context.shared.statistics();
     if query.get("format") == Some("json") {
         return filter.with(query, |filter| Page::json(&render::json(&snapshot, filter)));
     }

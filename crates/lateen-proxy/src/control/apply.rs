@@ -21,6 +21,7 @@ use super::dns::Resolver;
 use super::files::{self, Files};
 use super::secret_servers::{Delivered, SecretServers};
 use super::source::{Event, Running, Source};
+use super::surroundings::Surroundings;
 use super::update::updated;
 use crate::handle::State;
 use crate::secrets::{self, Secrets, TRUST_BUNDLE, WORKLOAD_CERTIFICATE};
@@ -61,6 +62,7 @@ pub(super) struct Applier {
     resolver: Resolver,
     files: Files,
     servers: SecretServers,
+    surroundings: Surroundings,
     told: BTreeSet<TypeUrl>,
     absent: BTreeSet<(TypeUrl, Arc<str>)>,
     held_since: Option<Instant>,
@@ -77,6 +79,7 @@ impl Applier {
             resolver: Resolver::new(),
             files: Files::default(),
             servers: SecretServers::new(Arc::clone(&shared)),
+            surroundings: Surroundings::new(&shared.config),
             shared,
             dump,
             program: Program::new(),
@@ -169,6 +172,9 @@ impl Applier {
             TypeUrl::Secret,
         ] {
             let mut wanted = self.program.references(ty);
+            if ty == TypeUrl::ClusterLoadAssignment {
+                wanted.extend(self.surroundings.subscription(&self.program));
+            }
             if ty == TypeUrl::Secret {
                 self.files.follow(&wanted, &mut self.secrets);
                 self.servers.follow(&wanted);
@@ -356,8 +362,9 @@ impl Applier {
         }
         self.held_since = None;
         self.dirty = false;
-        self.shared
-            .publish(live(&self.program, &self.secrets, &self.resolver));
+        let mut live = live(&self.program, &self.secrets, &self.resolver);
+        live.vicinity = self.surroundings.look(&live);
+        self.shared.publish(live);
         if self.shared.state_now() == State::Initializing {
             let version = self.shared.version();
             let _ = tokio::time::timeout(BIND_PATIENCE, self.shared.reconciled(version)).await;
@@ -373,6 +380,7 @@ fn live(program: &Program, secrets: &Secrets, resolver: &Resolver) -> Live {
         program: program.clone(),
         secrets: secrets.clone(),
         resolved: Arc::new(resolver.resolved(program)),
+        vicinity: None,
     }
 }
 

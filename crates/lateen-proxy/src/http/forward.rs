@@ -535,7 +535,8 @@ fn finish(
     {
         exchange.record.upstream.peer = host.introduce(&introduction, &exchange.connection.worker);
     }
-    let complete = plan.upgrade == Upgrade::None && plan.body.meter().has_ended();
+    let is_request = matches!(plan.upgrade, Upgrade::None | Upgrade::Posted);
+    let complete = is_request && plan.body.meter().has_ended();
     if complete && !exchange.manager.suppress_envoy_headers {
         parts
             .headers

@@ -26,6 +26,15 @@ pub(super) enum Upgrade {
     Forwarded,
     /// It ends here: its bytes go to the host as they are (`connect_config`).
     Terminated,
+    /// It is a POST that ends here likewise: its body goes to the host as it is, and what comes back is the response's.
+    Posted,
+}
+
+impl Upgrade {
+    /// Whether bytes go to the host as they are.
+    pub(super) const fn ends_here(self) -> bool {
+        matches!(self, Self::Terminated | Self::Posted)
+    }
 }
 
 /// Whether the request is an upgrade (or CONNECT) that may be made.
@@ -40,6 +49,9 @@ pub(super) fn permitted(
     let token = match &head.protocol {
         Some(token) => token.as_str(),
         None if head.method == Method::CONNECT => "CONNECT",
+        None if head.method == Method::POST && decision.terminates_post() => {
+            return Ok(Upgrade::Posted);
+        }
         None => return Ok(Upgrade::None),
     };
     let upgrades = &exchange.manager.config.upgrades;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use super::{h1, h2, mux};
+use super::{h1, h2, mux, raw};
 use crate::h2::tunnel::Tunnel;
 use crate::net::Stream;
 use crate::streams;
@@ -22,6 +22,8 @@ pub(crate) enum UpstreamBody {
     H2(h2::Body),
     /// Over a shared connection.
     Mux(mux::Body),
+    /// All bytes of a connection.
+    Raw(raw::Body),
 }
 
 /// The upstream's side of an upgrade.
@@ -77,6 +79,9 @@ impl Body for UpstreamBody {
             Self::H1(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::H1),
             Self::H2(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Stream),
             Self::Mux(body) => Pin::new(body).poll_frame(cx).map_err(UpstreamError::Stream),
+            Self::Raw(body) => body
+                .poll(cx)
+                .map_err(|error| UpstreamError::H1(h1::Error::Io(error))),
         }
     }
 
@@ -86,6 +91,7 @@ impl Body for UpstreamBody {
             Self::H1(body) => body.is_end_stream(),
             Self::H2(body) => body.is_end_stream(),
             Self::Mux(body) => body.is_end_stream(),
+            Self::Raw(body) => body.is_end(),
         }
     }
 
@@ -95,6 +101,7 @@ impl Body for UpstreamBody {
             Self::H1(body) => body.size_hint(),
             Self::H2(body) => body.size_hint(),
             Self::Mux(body) => body.size_hint(),
+            Self::Raw(_) => SizeHint::default(),
         }
     }
 }

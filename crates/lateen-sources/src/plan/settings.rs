@@ -53,6 +53,14 @@ impl ProxySettings {
         config.remove(name)
     }
 
+    /// Whether an environment variable of the proxy (`proxyMetadata`) is true, as Go reads truth.
+    pub fn is_set(&self, variable: &str) -> bool {
+        const TRUE: [&str; 6] = ["1", "t", "T", "true", "TRUE", "True"];
+        let metadata = self.field("proxyMetadata").unwrap_or_default();
+        let value = metadata.get(variable).and_then(Json::as_str);
+        value.is_some_and(|value| TRUE.contains(&value))
+    }
+
     /// A field that is a port, if it is one.
     pub fn port(&self, name: &str) -> Option<u16> {
         let port = self.field(name)?.as_u64()?;

@@ -42,7 +42,7 @@ pub(super) const DEFAULT_BUFFER_LIMIT: u32 = 1 << 20;
 /// Compiles a cluster.
 pub(super) fn compile(from: cds::Cluster) -> Result<Cluster, XdsError> {
     refuse_unsupported(&from)?;
-    let (lb_policy, locality_weighted) = lb::policy(&from)?;
+    let (lb_policy, localities) = lb::policy(&from)?;
     let metadata = metadata(from.metadata.as_ref());
     let http = http::compile(&from)?;
     let transport_matches = from.transport_socket_matches.iter().enumerate();
@@ -53,7 +53,7 @@ pub(super) fn compile(from: cds::Cluster) -> Result<Cluster, XdsError> {
         alt_stat_name: non_empty(&from.alt_stat_name),
         discovery: discovery(&from)?,
         lb_policy,
-        common_lb: lb::common(&from, locality_weighted),
+        common_lb: lb::common(&from, localities),
         connect_timeout: optional_duration(from.connect_timeout.as_ref(), "connect_timeout")?
             .filter(|timeout| !timeout.is_zero())
             .unwrap_or(DEFAULT_CONNECT_TIMEOUT),

@@ -116,16 +116,16 @@ fn redirect_predicate(from: &core::TypedExtensionConfig) -> Result<RedirectPredi
 
 fn upgrade(from: &rds::route_action::UpgradeConfig) -> Result<RouteUpgrade, XdsError> {
     let connect = from.connect_config.as_ref();
-    if connect.is_some_and(|connect| connect.allow_post) {
-        return Err(XdsError::new("is not supported")
-            .within("allow_post")
-            .within("connect_config"));
+    if connect.is_some() && !from.upgrade_type.eq_ignore_ascii_case("CONNECT") {
+        let message = "only an upgrade of type CONNECT may have it";
+        return Err(XdsError::new(message).within("connect_config"));
     }
     let proxy = connect.and_then(|connect| connect.proxy_protocol_config.as_ref());
     Ok(RouteUpgrade {
         token: from.upgrade_type.as_str().into(),
         enabled: flag(from.enabled.as_ref(), true),
         terminate_connect: connect.is_some(),
+        terminate_post: connect.is_some_and(|connect| connect.allow_post),
         connect_proxy: proxy.map(super::cluster::proxy_version),
     })
 }

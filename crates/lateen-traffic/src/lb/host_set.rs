@@ -3,6 +3,7 @@
 use super::HostHealth;
 use super::hash_table::{HashEntry, HashTable};
 use super::priority::{HealthShare, PriorityLoad, priority_load};
+use super::zones::{Amount, Vicinity, Zone, Zones};
 use crate::cluster::{Cluster, CommonLb, LbPolicy};
 use crate::endpoint::{Endpoint, EndpointSet, LocalityGroup};
 
@@ -20,6 +21,8 @@ pub struct HostSet {
     pub(super) slices: Vec<Slice>,
     pub(super) overprovisioning: u32,
     pub(super) hash_balance_factor: u32,
+    /// How zones decide among the hosts of priority 0.
+    pub(super) zones: Option<Zones>,
 }
 
 /// A list of hosts to pick from.
@@ -61,7 +64,42 @@ pub struct LocalitySlice {
 impl HostSet {
     /// Prepares a cluster's hosts. `health` is by endpoint index; hosts beyond its end are what the control plane says.
     pub fn new(cluster: &Cluster, endpoints: &EndpointSet, health: &[HostHealth]) -> Self {
-        Self::with_policy(cluster.lb_policy, cluster.common_lb, endpoints, health)
+        Self::near(cluster, endpoints, health, None)
+    }
+
+    /// The same for a proxy that knows where it and its peers are.
+    pub fn near(
+        cluster: &Cluster,
+        endpoints: &EndpointSet,
+        health: &[HostHealth],
+        vicinity: Option<&Vicinity>,
+    ) -> Self {
+        let mut set = Self::with_policy(cluster.lb_policy, cluster.common_lb, endpoints, health);
+        if let Some(vicinity) = vicinity {
+            set.keep_near(endpoints, health, vicinity);
+        }
+        set
+    }
+
+    /// Has zones decide, where they may.
+    pub(super) fn keep_near(
+        &mut self,
+        endpoints: &EndpointSet,
+        health: &[HostHealth],
+        vicinity: &Vicinity,
+    ) {
+        let (policy, common) = (self.policy, self.common);
+        if !policy.heeds_zones() || common.locality_weighted {
+            return;
+        }
+        let builder = Builder {
+            endpoints,
+            health,
+            policy,
+            common,
+        };
+        let zones = builder.zones(vicinity, &mut self.slices);
+        self.zones = Zones::new(zones, &common, vicinity);
     }
 
     /// Prepares hosts for a policy.
@@ -94,6 +132,7 @@ impl HostSet {
                 }
                 _ => 0,
             },
+            zones: None,
         };
         let mut priorities: Vec<u32> = endpoints
             .localities
@@ -133,6 +172,11 @@ impl HostSet {
         }
     }
 
+    /// Whether zones decide, of priority 0.
+    pub const fn keeps_to_zones(&self) -> bool {
+        self.zones.is_some()
+    }
+
     /// The levels, the highest priority first.
     pub fn levels(&self) -> &[PriorityLevel] {
         &self.levels
@@ -151,6 +195,15 @@ impl HostSet {
                 continue;
             }
             let degraded = f64::from(level.load.degraded) / 100.0;
+            if let Some(zones) = self.zones.as_ref().filter(|_| level.priority == 0) {
+                self.spread_zones(
+                    zones,
+                    (level.healthy, level.degraded),
+                    (healthy, degraded),
+                    &mut out,
+                );
+                continue;
+            }
             self.spread_level(level.healthy, &level.healthy_localities, healthy, &mut out);
             self.spread_level(
                 level.degraded,
@@ -175,6 +228,23 @@ impl HostSet {
         let total: f64 = localities.iter().map(|entry| entry.effective_weight).sum();
         for entry in localities {
             self.spread(entry.slice, share * entry.effective_weight / total, out);
+        }
+    }
+
+    fn spread_zones(
+        &self,
+        zones: &Zones,
+        (healthy, degraded): (usize, usize),
+        (share_healthy, share_degraded): (f64, f64),
+        out: &mut [f64],
+    ) {
+        let shares = zones.shares();
+        let rest = 1.0 - zones.enabled();
+        self.spread(healthy, share_healthy * rest, out);
+        self.spread(degraded, share_degraded * rest, out);
+        for (zone, share) in zones.zones.iter().zip(shares) {
+            self.spread(zone.slices[0], share_healthy * share, out);
+            self.spread(zone.slices[1], share_degraded * share, out);
         }
     }
 
@@ -321,6 +391,41 @@ impl Builder<'_> {
             }
         }
         out
+    }
+
+    /// The localities of priority 0, the proxy's own first, the others by name.
+    fn zones(&self, vicinity: &Vicinity, slices: &mut Vec<Slice>) -> Vec<Zone> {
+        let mut groups: Vec<(usize, &LocalityGroup)> = self
+            .groups(0)
+            .filter(|(_, group)| !group.endpoints.is_empty())
+            .collect();
+        groups.sort_by_key(|(_, group)| (*group.locality != *vicinity.locality(), &group.locality));
+        let same =
+            |a: &(usize, &LocalityGroup), b: &(usize, &LocalityGroup)| a.1.locality == b.1.locality;
+        let chunks = groups.chunk_by(same);
+        chunks.map(|chunk| self.zone(chunk, slices)).collect()
+    }
+
+    fn zone(&self, groups: &[(usize, &LocalityGroup)], slices: &mut Vec<Slice>) -> Zone {
+        let hosts = |wanted: HostHealth| -> Vec<usize> {
+            let all = groups.iter().flat_map(|(_, group)| group.endpoints.clone());
+            all.filter(|host| self.health_of(*host) == wanted).collect()
+        };
+        let (group, first) = groups[0];
+        let healthy = hosts(HostHealth::Healthy);
+        let mut amount = Amount::default();
+        for host in &healthy {
+            amount.add(self.endpoints.endpoints[*host].weight);
+        }
+        Zone {
+            group,
+            locality: first.locality.clone(),
+            healthy: amount,
+            slices: [
+                self.add_slice(healthy, slices),
+                self.add_slice(hosts(HostHealth::Degraded), slices),
+            ],
+        }
     }
 
     /// One table for each list of hosts that a level gives requests to.

@@ -4,6 +4,7 @@ use super::Availability;
 use super::edf::Scheduler;
 use super::host_set::{HostSet, LocalitySlice, PriorityLevel, Slice};
 use super::priority::{HealthShare, PriorityLoad, priority_load};
+use super::zones::ZonePick;
 use crate::cluster::LbPolicy;
 
 /// What a pick may look at.
@@ -32,7 +33,7 @@ pub struct Pick {
     pub priority: u32,
     /// Among which hosts of the priority.
     pub availability: Availability,
-    /// The locality drawn under locality-weighted balancing, as an index into the endpoint set's localities.
+    /// The locality drawn under locality-weighted balancing or zone-aware routing, as an index into the endpoint set's localities.
     pub locality: Option<usize>,
     /// Picks that were thrown away as they were to be avoided.
     pub retried: u32,
@@ -118,7 +119,10 @@ impl LbState {
             } else {
                 Availability::Healthy
             };
-            let (slice, locality) = self.choose_slice(at, level, degraded, hashed, random);
+            let (slice, locality) = match choose_zone(set, at, degraded, random)? {
+                Some(chosen) => chosen,
+                None => self.choose_slice(at, level, degraded, hashed, random),
+            };
             (slice, availability, locality)
         };
         let host = if hashed {
@@ -211,6 +215,33 @@ impl LbState {
             .pick(|index| weight(hosts[index]))
             .map(|index| hosts[index])
     }
+}
+
+/// The hosts of a zone that is drawn, where zones decide: their slice and locality.
+///
+/// # Errors
+/// Too few of the proxy's peers are well, and requests are to fail then.
+fn choose_zone(
+    set: &HostSet,
+    at: &PriorityLevel,
+    degraded: bool,
+    random: u64,
+) -> Result<Option<(usize, Option<usize>)>, NoHost> {
+    let Some(zones) = set.zones.as_ref().filter(|_| at.priority == 0) else {
+        return Ok(None);
+    };
+    let mut drawn = random;
+    let picked = zones.pick(|| {
+        drawn = mix(drawn);
+        drawn
+    });
+    let index = match picked {
+        ZonePick::Any => return Ok(None),
+        ZonePick::Nowhere => return Err(NoHost::Panic),
+        ZonePick::Zone(index) => index,
+    };
+    let zone = zones.zones.get(index);
+    Ok(zone.map(|zone| (zone.slices[usize::from(degraded)], Some(zone.group))))
 }
 
 /// The level for a number, as an index, and whether its degraded hosts are meant.

@@ -8,7 +8,7 @@ use crate::endpoint::{Endpoint, EndpointAddress, EndpointSet, Locality, Locality
 use crate::value::Metadata;
 
 /// Groups of (priority, locality weight, host weights).
-fn endpoints(groups: &[(u32, u32, &[u32])]) -> EndpointSet {
+pub(super) fn endpoints(groups: &[(u32, u32, &[u32])]) -> EndpointSet {
     let mut set = EndpointSet::empty("c");
     for (index, (priority, weight, hosts)) in groups.iter().enumerate() {
         let locality = Arc::new(Locality {
@@ -41,7 +41,7 @@ fn endpoints(groups: &[(u32, u32, &[u32])]) -> EndpointSet {
     set
 }
 
-const ROUND_ROBIN: LbPolicy = LbPolicy::RoundRobin { slow_start: None };
+pub(super) const ROUND_ROBIN: LbPolicy = LbPolicy::RoundRobin { slow_start: None };
 const LEAST_REQUEST: LbPolicy = LbPolicy::LeastRequest {
     choice_count: 2,
     active_request_bias: 1.0,

@@ -188,6 +188,8 @@ pub struct RouteUpgrade {
     pub enabled: bool,
     /// CONNECT is terminated here and its payload goes upstream as TCP.
     pub terminate_connect: bool,
+    /// So is POST (`allow_post`): the bodies of request and response are what goes both ways.
+    pub terminate_post: bool,
     /// The header of the PROXY protocol that goes before its payload.
     pub connect_proxy: Option<ProxyVersion>,
 }

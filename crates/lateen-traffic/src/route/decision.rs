@@ -154,6 +154,11 @@ impl<'a> RouteDecision<'a> {
         self.connect().is_some()
     }
 
+    /// Whether POST ends here, as CONNECT does.
+    pub fn terminates_post(&self) -> bool {
+        self.connect().is_some_and(|connect| connect.terminate_post)
+    }
+
     /// The header of the PROXY protocol that goes before the payload of a CONNECT that ends here.
     pub fn connect_proxy(&self) -> Option<ProxyVersion> {
         self.connect()?.connect_proxy

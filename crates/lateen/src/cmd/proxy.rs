@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use lateen_agent::bootstrap;
 use lateen_agent::http_client::HttpError;
 use lateen_agent::{
     Agent, AgentConfig, AgentOptions, DataPlane as AgentDataPlane, DataPlaneKind, NodeType,
@@ -12,7 +13,10 @@ use lateen_agent::{
 };
 use lateen_identity::BoxFuture;
 use lateen_local::addresses::PROXY_MARK;
-use lateen_proxy::{ConfigSource, DecisionIds, Proxy, ProxyConfig, ProxyHandle, State, XdsSource};
+use lateen_proxy::{
+    ConfigSource, DecisionIds, LogControl as _, Proxy, ProxyConfig, ProxyHandle, State,
+    StatsMatcher, XdsSource,
+};
 use lateen_telemetry::metrics::render::{Filter, prometheus};
 use lateen_xds::grpc::{ClientConfig, Link};
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,13 +110,25 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
     };
     let mut config = ProxyConfig::new(node, ConfigSource::xds(source), agent.identity().watch());
     config.socket_mark = agent.config().mark;
+    apply_log_levels(agent.config(), &levels);
     config.log_control = Some(levels);
+    if bootstrap::chooses_stats(agent.config()) {
+        let kept = bootstrap::stats_inclusion(agent.config());
+        config.stats = Some(StatsMatcher::new(
+            kept.prefixes,
+            kept.suffixes,
+            &kept.regexps,
+        ));
+    }
     config.give_back = Some(memory::give_back);
     config.decision_ids = decision_ids(agent.config().environment.get(DECISION_IDS));
     if let Some(workers) = agent.config().proxy_config.concurrency {
         config.concurrency = usize::try_from(workers).unwrap_or(usize::MAX);
     }
     config.share_connections = shares_connections(&agent.config().proxy_config.proxy_metadata);
+    if agent.config().self_discovery {
+        config.local_cluster = Some(bootstrap::LOCAL_CLUSTER.into());
+    }
     let admin = agent.config().proxy_config.admin_port;
     config.admin = Some(std::net::SocketAddr::from(([127, 0, 0, 1], admin)));
     config.drain.termination = agent.config().proxy_config.termination_drain_duration;
@@ -136,6 +152,37 @@ async fn run_ours(mut agent: Agent, levels: Arc<LogLevels>) -> Result<()> {
         proxy.shutdown().await;
     }
     Ok(())
+}
+
+/// The levels that annotations want. Where `RUST_LOG` is set nothing else counts.
+fn apply_log_levels(config: &AgentConfig, levels: &LogLevels) {
+    if std::env::var_os("RUST_LOG").is_some() {
+        return;
+    }
+    let (level, components) = config.log_levels();
+    for (logger, level) in log_changes(&level, components.as_deref()) {
+        levels.set(logger, level);
+    }
+}
+
+/// The changes that `sidecar.istio.io/logLevel` and `componentLogLevel` (`NAME:LEVEL,…`) make, as far as Envoy knows the words.
+fn log_changes<'a>(level: &'a str, components: Option<&'a str>) -> Vec<(Option<&'a str>, &'a str)> {
+    const LEVELS: [&str; 7] = [
+        "trace", "debug", "info", "warning", "error", "critical", "off",
+    ];
+    let pairs = components.into_iter().flat_map(|list| list.split(','));
+    let pairs = pairs.filter_map(|pair| pair.trim().split_once(':'));
+    let all = pairs.map(|(logger, level)| (Some(logger.trim()), level.trim()));
+    let mut changes = Vec::new();
+    for (logger, level) in std::iter::once((None, level)).chain(all) {
+        // Envoy takes this spelling, too.
+        let level = if level == "warn" { "warning" } else { level };
+        match LEVELS.contains(&level) {
+            true => changes.push((logger, level)),
+            false => tracing::warn!(level, "an annotation wants a log level that there is not"),
+        }
+    }
+    changes
 }
 
 /// Requests to other sidecars of our own share connections unless `proxyMetadata` says otherwise.
@@ -175,5 +222,23 @@ impl AgentDataPlane for Beside {
             self.0.drain().await;
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn annotations_set_the_level_of_all_and_of_some() {
+        assert_eq!(
+            log_changes("debug", Some("http:trace, pool:warn,nonsense,rbac:loud")),
+            [
+                (None, "debug"),
+                (Some("http"), "trace"),
+                (Some("pool"), "warning")
+            ]
+        );
+        assert_eq!(log_changes("warning", None), [(None, "warning")]);
     }
 }

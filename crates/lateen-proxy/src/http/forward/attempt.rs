@@ -14,6 +14,7 @@ use crate::clock;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
 use crate::cluster::{ActiveRequest, Host, Wanted};
+use crate::http::body::RequestBody;
 use crate::http::exchange::Exchange;
 use crate::http::local_reply::{LocalReply, ResetReason};
 use crate::http::response::Upstream;
@@ -21,12 +22,12 @@ use crate::http::upgrade::Upgrade;
 use crate::inspect::proxy_protocol;
 use crate::streams;
 use crate::upstream::connect::{ConnectError, Target};
-use crate::upstream::h1;
 use crate::upstream::target::{self, Wish};
 use crate::upstream::{
     AcquireError, Lease, Route, SendError, Upgraded, UpstreamBody, UpstreamError, acquire,
     connection,
 };
+use crate::upstream::{h1, raw};
 
 /// How often another host is picked in place of one that was tried, if the policy does not say.
 const PICKS: u32 = 3;
@@ -210,7 +211,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         Ok(found) => found,
         Err(error) => return Ok(Try::Failed(Failure::connect(&error))),
     };
-    if plan.upgrade == Upgrade::Terminated
+    if plan.upgrade.ends_here()
         && let Some(version) = plan.decision.connect_proxy()
     {
         let client = exchange.connection.facts.ends();
@@ -226,7 +227,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         high_priority: plan.action.high_priority,
     };
     let active = ActiveRequest::begin(&host.state, &plan.state.stats.upstream_rq_active);
-    if plan.upgrade == Upgrade::Terminated {
+    if plan.upgrade.ends_here() {
         return Ok(terminate(exchange, plan, host, &route, active).await);
     }
     let mut lease = match acquire(&route).await {
@@ -269,7 +270,7 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     }))
 }
 
-/// CONNECT ends here: once the host is reached, the client is told so and its bytes go there.
+/// CONNECT (or POST) ends here: once the host is reached, the client is told so and its bytes go there.
 async fn terminate(
     exchange: &mut Exchange,
     plan: &Plan<'_>,
@@ -287,12 +288,22 @@ async fn terminate(
     plan.state.stats.upstream_rq_total.inc();
     plan.state.reached(&plan.cluster, &host.state);
     note_upstream(exchange, &mut lease);
+    let (body, upgrade) = match plan.upgrade {
+        Upgrade::Posted => {
+            let body = raw::Body::new(stream, RequestBody::of(&plan.body));
+            (UpstreamBody::Raw(body), None)
+        }
+        _ => (
+            UpstreamBody::Empty,
+            Some(Upgraded::Stream(Box::new(stream))),
+        ),
+    };
     Try::Response(Response {
         parts: http::Response::new(()).into_parts().0,
-        upstream: Box::new(Upstream::new(UpstreamBody::Empty, lease, active)),
+        upstream: Box::new(Upstream::new(body, lease, active)),
         service_time: 0,
         host: Rc::clone(&host.state),
-        upgrade: Some(Upgraded::Stream(Box::new(stream))),
+        upgrade,
     })
 }
 

@@ -6,12 +6,13 @@ use lateen_envoy::pb::envoy::config::cluster::v3 as cds;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::load_balancing_policies::{
     common::v3 as common_lb, least_request::v3 as least_request, maglev::v3 as maglev,
-    ring_hash::v3 as ring_hash, round_robin::v3 as round_robin, wrr_locality::v3 as wrr_locality,
+    random::v3 as random, ring_hash::v3 as ring_hash, round_robin::v3 as round_robin,
+    wrr_locality::v3 as wrr_locality,
 };
 use lateen_envoy::pb::envoy::r#type::v3 as ty;
 use lateen_envoy::pb::google::protobuf as google;
 
-use crate::cluster::{CommonLb, ConsistentHashing, LbPolicy, SlowStart};
+use crate::cluster::{CommonLb, ConsistentHashing, LbPolicy, SlowStart, ZoneAware};
 use crate::from_xds::basic::{number, optional_duration, percent};
 use crate::from_xds::error::Within as _;
 use crate::from_xds::{XdsError, extension};
@@ -23,12 +24,20 @@ const RING_MAXIMUM: u64 = 8 << 20;
 /// Largest Maglev table. Source: Envoy.
 const MAGLEV_MAXIMUM: u64 = 5_000_011;
 
-/// The policy, and whether localities are weighted by it.
-pub(super) fn policy(from: &cds::Cluster) -> Result<(LbPolicy, bool), XdsError> {
+/// How localities decide, before a host does.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Localities {
+    weighted: bool,
+    zone_aware: ZoneAware,
+    fail_on_panic: bool,
+}
+
+/// The policy, with what it says of localities itself. One from the old enumeration leaves that to the cluster's `common_lb_config`.
+pub(super) fn policy(from: &cds::Cluster) -> Result<(LbPolicy, Localities), XdsError> {
     if let Some(typed) = &from.load_balancing_policy {
         return typed_policy(typed).within("load_balancing_policy");
     }
-    enumerated(from).map(|policy| (policy, false))
+    enumerated(from).map(|policy| (policy, of_cluster(from)))
 }
 
 fn enumerated(from: &cds::Cluster) -> Result<LbPolicy, XdsError> {
@@ -78,7 +87,7 @@ fn enumerated(from: &cds::Cluster) -> Result<LbPolicy, XdsError> {
 }
 
 /// The first policy of the list that is known, as Envoy does.
-fn typed_policy(from: &cds::LoadBalancingPolicy) -> Result<(LbPolicy, bool), XdsError> {
+fn typed_policy(from: &cds::LoadBalancingPolicy) -> Result<(LbPolicy, Localities), XdsError> {
     let configs = from
         .policies
         .iter()
@@ -91,14 +100,16 @@ fn typed_policy(from: &cds::LoadBalancingPolicy) -> Result<(LbPolicy, bool), Xds
         {
             "round_robin.v3.RoundRobin" => typed_round_robin(&extension::message(any)?)?,
             "least_request.v3.LeastRequest" => typed_least_request(&extension::message(any)?)?,
-            "random.v3.Random" => (LbPolicy::Random, false),
+            "random.v3.Random" => typed_random(&extension::message(any)?),
             "ring_hash.v3.RingHash" => typed_ring_hash(&extension::message(any)?)?,
             "maglev.v3.Maglev" => typed_maglev(&extension::message(any)?)?,
-            "cluster_provided.v3.ClusterProvided" => (LbPolicy::ClusterProvided, false),
+            "cluster_provided.v3.ClusterProvided" => {
+                (LbPolicy::ClusterProvided, Localities::default())
+            }
             "wrr_locality.v3.WrrLocality" => {
                 let wrapped: wrr_locality::WrrLocality = extension::message(any)?;
                 let inner = wrapped.endpoint_picking_policy.unwrap_or_default();
-                (typed_policy(&inner)?.0, true)
+                (typed_policy(&inner)?.0, Localities::weighted(true))
             }
             _ => continue,
         };
@@ -107,24 +118,31 @@ fn typed_policy(from: &cds::LoadBalancingPolicy) -> Result<(LbPolicy, bool), Xds
     Err(XdsError::new("none of the policies is supported").within("policies"))
 }
 
-fn typed_round_robin(from: &round_robin::RoundRobin) -> Result<(LbPolicy, bool), XdsError> {
+fn typed_round_robin(from: &round_robin::RoundRobin) -> Result<(LbPolicy, Localities), XdsError> {
     let slow_start = typed_slow_start(from.slow_start_config.as_ref())?;
     Ok((
         LbPolicy::RoundRobin { slow_start },
-        weighted(from.locality_lb_config.as_ref()),
+        localities(from.locality_lb_config.as_ref()),
     ))
 }
 
-fn typed_least_request(from: &least_request::LeastRequest) -> Result<(LbPolicy, bool), XdsError> {
+fn typed_least_request(
+    from: &least_request::LeastRequest,
+) -> Result<(LbPolicy, Localities), XdsError> {
     let policy = LbPolicy::LeastRequest {
         choice_count: number(from.choice_count.as_ref()).unwrap_or(2).max(2),
         active_request_bias: bias(from.active_request_bias.as_ref())?,
         slow_start: typed_slow_start(from.slow_start_config.as_ref())?,
     };
-    Ok((policy, weighted(from.locality_lb_config.as_ref())))
+    Ok((policy, localities(from.locality_lb_config.as_ref())))
 }
 
-fn typed_ring_hash(from: &ring_hash::RingHash) -> Result<(LbPolicy, bool), XdsError> {
+fn typed_random(from: &random::Random) -> (LbPolicy, Localities) {
+    let localities = localities(from.locality_lb_config.as_ref());
+    (LbPolicy::Random, localities)
+}
+
+fn typed_ring_hash(from: &ring_hash::RingHash) -> Result<(LbPolicy, Localities), XdsError> {
     if from.hash_function() == ring_hash::ring_hash::HashFunction::MurmurHash2 {
         return Err(XdsError::new("MURMUR_HASH_2 is not supported").within("hash_function"));
     }
@@ -134,23 +152,74 @@ fn typed_ring_hash(from: &ring_hash::RingHash) -> Result<(LbPolicy, bool), XdsEr
         from.maximum_ring_size.as_ref(),
         hashing,
     )?;
-    Ok((policy, from.locality_weighted_lb_config.is_some()))
+    let weighted = from.locality_weighted_lb_config.is_some();
+    Ok((policy, Localities::weighted(weighted)))
 }
 
-fn typed_maglev(from: &maglev::Maglev) -> Result<(LbPolicy, bool), XdsError> {
+fn typed_maglev(from: &maglev::Maglev) -> Result<(LbPolicy, Localities), XdsError> {
     let hashing = typed_hashing(from.consistent_hashing_lb_config.as_ref());
     Ok((
         maglev_table(from.table_size.as_ref(), hashing)?,
-        from.locality_weighted_lb_config.is_some(),
+        Localities::weighted(from.locality_weighted_lb_config.is_some()),
     ))
 }
 
-fn weighted(from: Option<&common_lb::LocalityLbConfig>) -> bool {
+impl Localities {
+    fn weighted(weighted: bool) -> Self {
+        Self {
+            weighted,
+            ..Self::default()
+        }
+    }
+}
+
+fn localities(from: Option<&common_lb::LocalityLbConfig>) -> Localities {
     use common_lb::locality_lb_config::LocalityConfigSpecifier;
-    matches!(
-        from.and_then(|from| from.locality_config_specifier.as_ref()),
-        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
-    )
+    use common_lb::locality_lb_config::zone_aware_lb_config::LocalityBasis;
+    let zones = match from.and_then(|from| from.locality_config_specifier.as_ref()) {
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => {
+            return Localities::weighted(true);
+        }
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => zones,
+        None => return Localities::default(),
+    };
+    let forced = zones.force_local_zone.as_ref();
+    #[expect(
+        deprecated,
+        reason = "the old field still counts where the new one is not set"
+    )]
+    let forced_before = zones.force_locality_direct_routing.then_some(1);
+    Localities {
+        weighted: false,
+        zone_aware: ZoneAware {
+            enabled: percent(zones.routing_enabled.as_ref(), 100.0),
+            min_cluster_size: zones.min_cluster_size.map_or(6, |size| size.value),
+            force_local: forced
+                .map(|forced| number(forced.min_size.as_ref()).unwrap_or(1))
+                .or(forced_before),
+            by_weight: zones.locality_basis() == LocalityBasis::HealthyHostsWeight,
+        },
+        fail_on_panic: zones.fail_traffic_on_panic,
+    }
+}
+
+/// What a cluster says of localities beside its policy.
+fn of_cluster(from: &cds::Cluster) -> Localities {
+    use cds::cluster::common_lb_config::LocalityConfigSpecifier;
+    let config = from.common_lb_config.as_ref();
+    match config.and_then(|config| config.locality_config_specifier.as_ref()) {
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_)) => Localities::weighted(true),
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zones)) => Localities {
+            weighted: false,
+            zone_aware: ZoneAware {
+                enabled: percent(zones.routing_enabled.as_ref(), 100.0),
+                min_cluster_size: zones.min_cluster_size.map_or(6, |size| size.value),
+                ..ZoneAware::default()
+            },
+            fail_on_panic: zones.fail_traffic_on_panic,
+        },
+        None => Localities::default(),
+    }
 }
 
 fn hashing(from: &cds::Cluster) -> ConsistentHashing {
@@ -258,21 +327,15 @@ fn slow_start_of(
 }
 
 /// Settings for every policy.
-pub(super) fn common(from: &cds::Cluster, policy_weighted: bool) -> CommonLb {
-    use cds::cluster::common_lb_config::LocalityConfigSpecifier;
-    let config = from.common_lb_config.clone().unwrap_or_default();
-    let zone_aware = match config.locality_config_specifier.as_ref() {
-        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(zone_aware)) => Some(zone_aware),
-        _ => None,
-    };
+pub(super) fn common(from: &cds::Cluster, localities: Localities) -> CommonLb {
+    let config = from.common_lb_config.as_ref();
+    let threshold = config.and_then(|config| config.healthy_panic_threshold.as_ref());
     CommonLb {
-        panic_threshold: percent(config.healthy_panic_threshold.as_ref(), 50.0),
-        locality_weighted: policy_weighted
-            || matches!(
-                config.locality_config_specifier,
-                Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
-            ),
-        fail_on_panic: zone_aware.is_some_and(|config| config.fail_traffic_on_panic),
-        ignore_new_hosts_until_checked: config.ignore_new_hosts_until_first_hc,
+        panic_threshold: percent(threshold, 50.0),
+        locality_weighted: localities.weighted,
+        fail_on_panic: localities.fail_on_panic,
+        ignore_new_hosts_until_checked: config
+            .is_some_and(|config| config.ignore_new_hosts_until_first_hc),
+        zone_aware: localities.zone_aware,
     }
 }
