@@ -71,8 +71,10 @@ const LAYERS: &[(&str, &[&str])] = &[
             "lateen-api",
             "lateen-compile",
             "lateen-envoy",
+            "lateen-identity",
             "lateen-proxy",
             "lateen-traffic",
+            "lateen-xds",
         ],
     ),
     (

@@ -16,7 +16,7 @@ mod upstream;
 pub use query::{Answered, Protocol, answer};
 pub use server::{DnsCounters, DnsError, DnsServer};
 pub use table::{Found, Scope, Table};
-pub use upstream::{Upstream, UpstreamOptions};
+pub use upstream::{Upstream, UpstreamOptions, response_code};
 
 #[cfg(test)]
 mod tests;

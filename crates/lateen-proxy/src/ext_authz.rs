@@ -138,6 +138,11 @@ impl Asker<'_> {
     }
 }
 
+/// Reads an answer and does nothing with it: for fuzzing.
+pub(crate) fn read_grpc(answer: &call::Answer) {
+    let _ = grpc::verdict(answer);
+}
+
 fn failed(cluster: &str, error: &call::CallError) -> Verdict {
     let cause = std::error::Error::source(error).map(ToString::to_string);
     tracing::debug!(cluster, %error, cause, "authorizer cannot be asked");

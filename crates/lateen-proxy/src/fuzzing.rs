@@ -3,6 +3,7 @@
 //! A target must never panic, whatever the bytes; what it returns is of no interest here. Where two ways of reading must come to the
 //! same ([`pieces`]: a stream may be cut anywhere), or what is written must say one thing only ([`client_cert`]), a target asserts it.
 
+mod answers;
 mod client_cert;
 mod pieces;
 
@@ -20,7 +21,7 @@ use crate::tls::{PeerCertificate, revocation_list};
 pub type Target = fn(&[u8]);
 
 /// The parsers by name; the name is also the directory of a corpus.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 25] = [
     ("http1_response", pieces::responses),
     ("http1_request", pieces::requests),
     ("chunked", pieces::chunks),
@@ -38,6 +39,11 @@ pub const TARGETS: [(&str, Target); 20] = [
         }
     }),
     ("client_cert_header", client_cert::written),
+    ("forwarded_for", answers::forwarded_for),
+    ("trace_context", answers::trace_context),
+    ("grpc_web", answers::grpc_web),
+    ("authorizer_grpc", answers::authorizer_grpc),
+    ("authorizer_http", answers::authorizer_http),
     ("certificate", |bytes| {
         if let Some(certificate) = PeerCertificate::read(&CertificateDer::from(bytes)) {
             client_cert::says_one_thing(&certificate, None);

@@ -11,7 +11,7 @@ mod ext_authz;
 mod filters;
 mod forward;
 pub(crate) mod grpc;
-mod grpc_web;
+pub(crate) mod grpc_web;
 pub(crate) mod h1;
 mod h2;
 pub(crate) mod head;

@@ -6,6 +6,7 @@
 
 mod compile;
 mod jwt;
+mod messages;
 mod mutate;
 pub mod network;
 mod yaml;

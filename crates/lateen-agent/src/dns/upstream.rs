@@ -135,6 +135,11 @@ impl Upstream {
     }
 }
 
+/// The response code of an answer to a query, both as bytes, that was asked under this number; `None` if it is none.
+pub fn response_code(answer: &[u8], query: &[u8], id: u16) -> Option<ResponseCode> {
+    verdict(answer, &Message::from_vec(query).ok()?, id)
+}
+
 /// The response code, if it is an answer to our question.
 fn verdict(answer: &[u8], request: &Message, id: u16) -> Option<ResponseCode> {
     let answer = Message::from_vec(answer).ok()?;

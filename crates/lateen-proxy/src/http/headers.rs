@@ -202,23 +202,16 @@ fn client_address(
     client: &Client<'_>,
 ) -> (SocketAddr, bool) {
     let hops = manager.xff_num_trusted_hops as usize;
-    let forwarded = forwarded_addresses(headers);
     let named = if manager.use_remote_address {
         // The connection's own address will be appended, so a trusted hop is one less to go back.
         hops.checked_sub(1)
-            .and_then(|back| forwarded.iter().rev().nth(back))
+            .and_then(|back| forwarded_address(headers, back))
     } else {
-        forwarded.iter().rev().nth(hops)
+        forwarded_address(headers, hops)
     };
-    let address = named
-        .copied()
-        .flatten()
-        .map_or(client.remote, |ip| SocketAddr::new(ip, 0));
-    let single = if manager.use_remote_address {
-        forwarded.is_empty()
-    } else {
-        forwarded.len() == 1
-    };
+    let address = named.map_or(client.remote, |ip| SocketAddr::new(ip, 0));
+    let named = forwarded_entries(headers).take(2).count();
+    let single = named == usize::from(!manager.use_remote_address);
     let internal = single
         && manager
             .internal_addresses
@@ -227,14 +220,17 @@ fn client_address(
     (address, internal)
 }
 
-fn forwarded_addresses(headers: &HeaderMap) -> Vec<Option<IpAddr>> {
-    headers
-        .get_all(&FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|text| text.trim().parse().ok())
-        .collect()
+/// The address that `x-forwarded-for` names so many places before its end, if it is one there.
+pub(crate) fn forwarded_address(headers: &HeaderMap, back: usize) -> Option<IpAddr> {
+    let entry = forwarded_entries(headers).nth(back)?;
+    std::str::from_utf8(entry.trim_ascii()).ok()?.parse().ok()
+}
+
+/// What `x-forwarded-for` names, last first. As bytes: a client that begins it with something that is no text must not make what a
+/// trusted hop appended unreadable.
+fn forwarded_entries(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(&FORWARDED_FOR).iter().rev();
+    values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','))
 }
 
 fn forwarding_headers(

@@ -90,6 +90,29 @@ async fn only_trusted_hops_say_who_the_client_is() {
     }
 }
 
+/// Class: forged client addresses. Limit: `xff_num_trusted_hops`. Outcome: a client that begins the header with bytes that are no text (or
+/// with more entries than anybody counts) does not make what a trusted hop appended to it unreadable, which would leave that hop's own
+/// address: one that a policy may allow.
+#[tokio::test]
+async fn what_a_trusted_hop_appended_stays_readable_whatever_stands_before() {
+    let proxy = telling(json!({"use_remote_address": true, "xff_num_trusted_hops": 1})).await;
+    let many = "1.1.1.1,".repeat(5_000);
+    for before in [&b"\xff\xfe"[..], b"\x80, 10.0.0.1", b",,,", many.as_bytes()] {
+        let value = [before, b", 6.6.6.6"].concat();
+        let value = http::HeaderValue::from_bytes(&value).unwrap();
+        let request = Request::get("/")
+            .header("host", "a.example")
+            .header("x-forwarded-for", value)
+            .body(Full::<Bytes>::default())
+            .unwrap();
+        let (status, _, told): (u16, HeaderMap, String) = send(proxy.address("in"), request).await;
+        assert_eq!(status, 200, "{told}");
+        let client = "x-envoy-external-address: 6.6.6.6";
+        assert!(told.contains(client), "{told}");
+    }
+    proxy.handle.shutdown().await;
+}
+
 /// Class: forged scheme. Outcome: `x-forwarded-proto` is the connection's, unless hops before are trusted, and only `http` or `https`.
 #[tokio::test]
 async fn the_scheme_is_the_connections() {

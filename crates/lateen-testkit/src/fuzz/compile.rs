@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lateen_api::diagnostic::Severity;
+use lateen_api::diagnostic::{Diagnostic, Severity};
 use lateen_api::mesh::MeshConfig;
 use lateen_api::{Resource, validate};
 use lateen_compile::{
@@ -16,14 +16,7 @@ use crate::engine;
 pub(super) fn check(text: &str) -> Seen {
     let (parsed, mut seen) = yaml::read(text);
     let resources: Vec<Resource> = parsed.resources.into_iter().filter(is_valid).collect();
-    let (snapshot, found) = Snapshot::new(SnapshotInputs {
-        mesh: MeshConfig::default(),
-        settings: Settings::default(),
-        resources,
-        pods: pods(),
-        cluster_ips: std::sync::Arc::default(),
-        jwks: Default::default(),
-    });
+    let (snapshot, found) = snapshot(resources);
     seen.codes
         .extend(found.iter().map(|diagnostic| diagnostic.code));
     for kind in [ProxyKind::Sidecar, ProxyKind::Router] {
@@ -42,6 +35,18 @@ pub(super) fn check(text: &str) -> Seen {
         }
     }
     seen
+}
+
+/// A mesh of these objects and the corpus' workloads.
+pub(super) fn snapshot(resources: Vec<Resource>) -> (Snapshot, Vec<Diagnostic>) {
+    Snapshot::new(SnapshotInputs {
+        mesh: MeshConfig::default(),
+        settings: Settings::default(),
+        resources,
+        pods: pods(),
+        cluster_ips: std::sync::Arc::default(),
+        jwks: Default::default(),
+    })
 }
 
 fn is_valid(resource: &Resource) -> bool {
@@ -78,7 +83,8 @@ fn pods() -> Vec<Pod> {
     labels.map(pod).into()
 }
 
-fn node(kind: ProxyKind) -> ProxyNode {
+/// A proxy of one of them, or of the gateway.
+pub(super) fn node(kind: ProxyKind) -> ProxyNode {
     let (namespace, name, label, ip) = match kind {
         ProxyKind::Sidecar => ("default", "reviews-v1", ("app", "reviews"), [10, 0, 0, 1]),
         ProxyKind::Router => (

@@ -14,7 +14,7 @@ use lateen_envoy::istio::nds::name_table::NameInfo;
 
 use super::jwt::Judge;
 use super::mutate::{self, Random};
-use super::{Options, Outcome, SLOW, keep};
+use super::{Options, Outcome, SLOW, keep, messages};
 
 /// Mutations between looks at the clock.
 const BATCH: u64 = 100;
@@ -67,6 +67,17 @@ pub fn parsers() -> Result<Vec<Parser>> {
         check: Box::new(query(known())),
         mutate: Box::new(|seeds, random| mutate::bytes(seeds, &[], random)),
     });
+    for (name, more, check) in MESSAGES {
+        let mut seeds = corpus(name)?;
+        seeds.extend(more());
+        let words = words(name);
+        out.push(Parser {
+            name,
+            seeds,
+            check: Box::new(check),
+            mutate: Box::new(move |seeds, random| mutate::bytes(seeds, words, random)),
+        });
+    }
     let judge = Judge::new();
     let mut seeds = corpus("jwt")?;
     seeds.extend(judge.seeds());
@@ -78,6 +89,31 @@ pub fn parsers() -> Result<Vec<Parser>> {
     });
     Ok(out)
 }
+
+/// What friends that may be none send: the name, inputs beside the corpus' own, the check.
+type Messages = (
+    &'static str,
+    fn() -> Vec<Vec<u8>>,
+    fn(&[u8]) -> Result<(), &'static str>,
+);
+
+const MESSAGES: [Messages; 7] = [
+    ("xds_resource", messages::resource_seeds, messages::resource),
+    (
+        "xds_response",
+        messages::response_seeds,
+        messages::responses,
+    ),
+    ("xds_request", messages::request_seeds, messages::requests),
+    ("dns_answer", Vec::new, messages::dns_answer),
+    ("pem", messages::pem_seeds, messages::pem),
+    (
+        "certificate_request",
+        messages::pem_seeds,
+        messages::certificate_request,
+    ),
+    ("key_set", Vec::new, messages::key_set),
+];
 
 /// Words that parsers look for.
 const WORDS: &[(&[&str], &[&str])] = &[
@@ -138,6 +174,82 @@ const WORDS: &[(&[&str], &[&str])] = &[
             "spiffe://",
             "%2C",
             "\u{e9}",
+        ],
+    ),
+    (
+        &["forwarded_for"],
+        &[
+            ",", ", ", "10.0.0.1", "::1", "[", "]", "\u{e9}", ":80", "%eth0",
+        ],
+    ),
+    (
+        &["trace_context"],
+        &[
+            "b3:",
+            "traceparent:",
+            "tracestate:",
+            "x-b3-traceid:",
+            "x-b3-spanid:",
+            "x-b3-parentspanid:",
+            "x-b3-sampled:",
+            "\n",
+            "-",
+            "00",
+            "ff",
+            "463ac35c9f6413ad48485a3953bb6124",
+            "a2fb4a1d1a96d312",
+        ],
+    ),
+    (&["grpc_web"], &["=", "==", "AAAA", "+", "/", "-", "\n"]),
+    (
+        &["authorizer_http"],
+        &[
+            "\n",
+            "\n\n",
+            ":",
+            "host:",
+            "content-length:",
+            "set-cookie:",
+            "x-envoy-auth-headers-to-remove:",
+            "location:",
+            "transfer-encoding:",
+        ],
+    ),
+    (
+        &["pem", "certificate_request"],
+        &[
+            "-----BEGIN CERTIFICATE-----\n",
+            "-----END CERTIFICATE-----\n",
+            "-----BEGIN PRIVATE KEY-----\n",
+            "-----END PRIVATE KEY-----\n",
+            "-----BEGIN CERTIFICATE REQUEST-----\n",
+            "-----END CERTIFICATE REQUEST-----\n",
+            "-----",
+            "\n",
+            "=",
+        ],
+    ),
+    (
+        &["key_set"],
+        &[
+            "{",
+            "}",
+            "[",
+            "]",
+            ",",
+            "\"keys\":",
+            "\"kty\":",
+            "\"RSA\"",
+            "\"EC\"",
+            "\"oct\"",
+            "\"OKP\"",
+            "\"d\":",
+            "\"n\":",
+            "\"e\":",
+            "\"alg\":",
+            "\"kid\":",
+            "1e999",
+            "\\u0000",
         ],
     ),
     (
