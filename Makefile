@@ -30,7 +30,7 @@ lint:
 fmt:
 	$(CARGO) fmt --all
 
-# All experiments, or one: `make bench NAME=hop`; `BENCH="--runs 3 --seconds 2"` to be quick. Results: bench/results/NAME.json.
+# All experiments, or one: `make bench NAME=hop`; what there is: `make bench BENCH=--list`; `BENCH="--runs 3 --seconds 2"` to be quick. Results: bench/results/NAME.json.
 bench:
 	$(CARGO) build --release --package lateen --package lateen-bench
 	$(TARGET_DIR)/release/lateen-bench $(NAME) $(BENCH)

@@ -14,7 +14,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 
 use crate::options::Options;
-use crate::process::{cpu_us, rss_kib};
+use crate::process::rss_kib;
 use crate::report::{Figures, Report, Row};
 
 pub(crate) mod clients;
@@ -107,6 +107,11 @@ impl Case {
     }
 }
 
+/// The names of the cases.
+pub(crate) fn cases() -> Vec<String> {
+    CASES.iter().map(|case| case.name()).collect()
+}
+
 /// Runs the experiment.
 ///
 /// # Errors
@@ -124,7 +129,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report.finish(&options.out)
 }
 
-/// Cold starts, each followed by every change; the steady case once, after the last.
+/// One cold start, every change as often as there are runs, then the steady case.
 fn measure(case: Case, options: &Options) -> Result<Vec<Row>> {
     let row = |what: &str| Row {
         case: format!("{}: {what}", case.name()),
@@ -205,7 +210,7 @@ impl Drop for Peer {
 /// What the control plane has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Done {
-    cpu_us: u64,
+    cpu_ns: f64,
     bytes: f64,
     generators: f64,
     compilations: f64,
@@ -354,7 +359,7 @@ impl Bench {
     fn done(&mut self) -> Result<Done> {
         let stats = self.plane.ask("stats")?;
         Ok(Done {
-            cpu_us: cpu_us(self.plane.pid()),
+            cpu_ns: number(&stats["cpu_ns"]),
             bytes: number(&stats["bytes"]),
             generators: number(&stats["generators"]),
             compilations: number(&stats["compilations"]),
@@ -365,10 +370,7 @@ impl Bench {
     fn figures(&mut self) -> Result<Figures> {
         let (now, before) = (self.done()?, self.before);
         Ok(Figures::from([
-            (
-                "cpu_ms",
-                now.cpu_us.saturating_sub(before.cpu_us) as f64 / 1e3,
-            ),
+            ("cpu_ms", (now.cpu_ns - before.cpu_ns) / 1e6),
             ("bytes_sent", now.bytes - before.bytes),
             ("compiled", now.generators - before.generators),
             ("proxies_compiled", now.compilations - before.compilations),

@@ -71,6 +71,12 @@ impl Case {
     }
 }
 
+/// The names of the cases.
+pub(crate) fn cases() -> Vec<String> {
+    let limit = std::iter::once(limit::CASE.to_owned());
+    limit.chain(CASES.iter().map(|case| case.name())).collect()
+}
+
 /// Runs the experiment.
 ///
 /// # Errors
@@ -80,7 +86,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     lateen()?;
     limit::run(options, &mut report)?;
     let token = Token::new()?;
-    for plane in planes(options, &mut report) {
+    let planes = if CASES.iter().any(|case| options.wants_case(&case.name())) {
+        planes(options, &mut report)
+    } else {
+        Vec::new()
+    };
+    for plane in planes {
         let bare = Running::start(Case::Bare, plane, &token)?;
         for case in CASES {
             if !options.wants_case(&case.name()) {

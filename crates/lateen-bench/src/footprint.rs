@@ -25,21 +25,38 @@ const QUIET: Duration = Duration::from_secs(12);
 /// Idle connections that are opened to see what one costs.
 const CONNECTIONS: usize = 1000;
 
+/// The size of what is installed.
+const BINARY: &str = "binary: control plane, proxy and command line";
+
+/// The names of the cases.
+pub(crate) fn cases() -> Vec<String> {
+    let sidecars = SERVICES.iter().map(|services| sidecar_case(*services));
+    std::iter::once(BINARY.to_owned())
+        .chain(ready::cases(SERVICES))
+        .chain(sidecars)
+        .collect()
+}
+
+fn sidecar_case(services: usize) -> String {
+    format!("sidecar, {services} services")
+}
+
 /// Runs the experiment.
 ///
 /// # Errors
 /// A mesh does not start, or a request fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("footprint");
-    report.extend([binary()?]);
+    if options.wants_case(BINARY) {
+        report.extend([binary()?]);
+    }
     ready::run(SERVICES, options, &mut report)?;
-    let planes = planes(options, &mut report);
     for services in SERVICES {
-        let case = format!("sidecar, {services} services");
+        let case = sidecar_case(*services);
         if !options.wants_case(&case) {
             continue;
         }
-        for plane in &planes {
+        for plane in &planes(options, &mut report) {
             eprintln!("footprint: {case}, {} …", plane.name());
             let mut row = Row {
                 case: case.clone(),
@@ -62,7 +79,7 @@ fn binary() -> Result<Row> {
     let size = fs::metadata(&path).with_context(|| format!("looking at {}", path.display()))?;
     let mib = size.len() as f64 / f64::from(1 << 20);
     Ok(Row {
-        case: "binary: control plane, proxy and command line".to_owned(),
+        case: BINARY.to_owned(),
         subject: "lateen".to_owned(),
         runs: vec![Figures::from([("binary_mib", mib)])],
     })

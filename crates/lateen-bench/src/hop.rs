@@ -139,6 +139,11 @@ const CASES: &[Case] = &[
     },
 ];
 
+/// The names of the cases.
+pub(crate) fn cases() -> Vec<String> {
+    CASES.iter().map(|case| case.name.to_owned()).collect()
+}
+
 /// Runs the experiment.
 ///
 /// # Errors
@@ -150,7 +155,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let _origin = origin(dir.path())?;
     for case in CASES.iter().filter(|case| options.wants_case(case.name)) {
         eprintln!("hop: {} …", case.name);
-        report.extend(measure(case, &subjects, options, dir.path())?);
+        let rows = measure(case, &subjects, options, dir.path(), &mut report)?;
+        report.extend(rows);
     }
     report.finish(&options.out)
 }
@@ -201,6 +207,7 @@ fn measure(
     subjects: &[(Subject, std::path::PathBuf)],
     options: &Options,
     dir: &Path,
+    report: &mut Report,
 ) -> Result<Vec<Row>> {
     let origin = match case.wire {
         Wire::Http1 | Wire::Https => ORIGIN.http1,
@@ -209,7 +216,8 @@ fn measure(
     };
     let mut running = Vec::new();
     for (at, (subject, program)) in subjects.iter().enumerate() {
-        if !subject.can(case.wire) {
+        if let Some(why) = subject.cannot(case.wire) {
+            report.skip(format!("{}: {why}", case.name));
             continue;
         }
         let port = FIRST + u16::try_from(at).context("few subjects")?;

@@ -31,6 +31,11 @@ const CASES: &[(&str, Wire, &str, &str)] = &[
     ("websocket 64 B echo", Wire::Http1, "websocket", "/"),
 ];
 
+/// The names of the cases.
+pub(crate) fn cases() -> Vec<String> {
+    CASES.iter().map(|(name, ..)| (*name).to_owned()).collect()
+}
+
 /// Runs the experiment.
 ///
 /// # Errors

@@ -85,6 +85,20 @@ impl Case {
     }
 }
 
+/// The names of the cases.
+pub(crate) fn cases() -> Vec<String> {
+    let all = [false, true].into_iter().flat_map(with_log);
+    all.map(|(case, log)| case.name(log)).collect()
+}
+
+/// What is measured with the access log on, or off.
+fn with_log(log: bool) -> impl Iterator<Item = (Case, bool)> {
+    let cases = CASES.iter().copied();
+    cases
+        .filter(move |case| !log || case.connections == 64)
+        .map(move |case| (case, log))
+}
+
 /// Runs the experiment.
 ///
 /// # Errors
@@ -93,10 +107,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut report = Report::new("mesh");
     lateen()?;
     for log in [false, true] {
-        let wanted: Vec<Case> = CASES
-            .iter()
-            .filter(|case| options.wants_case(&case.name(log)) && (!log || case.connections == 64))
-            .copied()
+        let wanted: Vec<Case> = with_log(log)
+            .map(|(case, _)| case)
+            .filter(|case| options.wants_case(&case.name(log)))
             .collect();
         if wanted.is_empty() {
             continue;

@@ -22,6 +22,12 @@ const BENCHES: &[(&str, &str)] = &[
     ("lateen-api", "yaml"),
 ];
 
+/// The names of the cases: of the benches, each of which measures several things.
+pub(crate) fn cases() -> Vec<String> {
+    let names = BENCHES.iter().map(|(_, bench)| (*bench).to_owned());
+    names.collect()
+}
+
 /// Runs the experiment.
 ///
 /// # Errors
@@ -98,7 +104,8 @@ fn row(home: &Path, path: &Path) -> Result<Row> {
         &median["point_estimate"],
         &median["confidence_interval"]["upper_bound"],
     ];
-    let runs = times.map(|ns| Figures::from([("us", ns.as_f64().unwrap_or(0.0) / 1000.0)]));
+    let runs =
+        times.map(|ns| Figures::from([("us_per_operation", ns.as_f64().unwrap_or(0.0) / 1000.0)]));
     let name = path.strip_prefix(home).unwrap_or(path);
     let name = name.parent().and_then(Path::parent).unwrap_or(name);
     Ok(Row {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::rivals::Subject;
+
 /// What to run and how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -22,21 +24,37 @@ pub(crate) struct Options {
     pub(crate) out: PathBuf,
 }
 
-impl Options {
-    /// Reads the command line.
-    ///
-    /// # Errors
-    /// An option is unknown or has no usable value.
-    pub(crate) fn parse(arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut options = Self {
+/// What a command line asks for.
+#[derive(Clone, Debug)]
+pub(crate) enum Asked {
+    /// To be told what there is to ask for.
+    Help,
+    /// The names of the cases of these experiments; of all, if none is named.
+    List(Vec<String>),
+    /// Measurements.
+    Run(Options),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
             names: Vec::new(),
             runs: 5,
             time: Duration::from_secs(5),
             case: None,
             subjects: None,
             out: PathBuf::from("bench/results"),
-        };
-        let mut arguments = arguments;
+        }
+    }
+}
+
+impl Options {
+    /// Reads the command line.
+    ///
+    /// # Errors
+    /// An option is unknown or has no usable value.
+    pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Asked> {
+        let (mut options, mut list) = (Self::default(), false);
         while let Some(argument) = arguments.next() {
             let mut value = || {
                 arguments
@@ -50,28 +68,33 @@ impl Options {
                     options.time = Duration::try_from_secs_f64(seconds).context("--seconds")?;
                 }
                 "--case" => options.case = Some(value()?),
-                "--subjects" => {
-                    options.subjects = Some(value()?.split(',').map(str::to_owned).collect());
-                }
+                "--subjects" => options.subjects = Some(subjects(&value()?)?),
                 "--out" => options.out = PathBuf::from(value()?),
+                "--help" | "-h" | "help" => return Ok(Asked::Help),
+                "--list" => list = true,
                 // `cargo bench` and `cargo run --` habits.
                 "--bench" | "--" => {}
                 name if !name.starts_with('-') => options.names.push(name.to_owned()),
-                unknown => bail!(
-                    "unknown option {unknown}; usage: lateen-bench [NAME…] [--runs N] [--seconds S] [--case TEXT] \
-                     [--subjects A,B] [--out DIR]"
-                ),
+                unknown => {
+                    bail!("unknown option {unknown}; `lateen-bench --help` lists those there are")
+                }
             }
         }
         if options.runs == 0 {
             bail!("--runs has to be at least 1");
         }
-        Ok(options)
+        Ok(if list {
+            Asked::List(options.names)
+        } else {
+            Asked::Run(options)
+        })
     }
 
-    /// Whether a case is to be run.
+    /// Whether a case is to be run: its name holds the text, in whichever case.
     pub(crate) fn wants_case(&self, case: &str) -> bool {
-        self.case.as_deref().is_none_or(|part| case.contains(part))
+        let case = case.to_lowercase();
+        let part = self.case.as_deref().map(str::to_lowercase);
+        part.is_none_or(|part| case.contains(&part))
     }
 
     /// Whether a subject is to be measured.
@@ -80,6 +103,21 @@ impl Options {
             .as_ref()
             .is_none_or(|list| list.iter().any(|s| s == subject))
     }
+}
+
+/// The subjects of a list.
+fn subjects(list: &str) -> Result<Vec<String>> {
+    let known = Subject::ALL.map(Subject::name);
+    let named: Vec<String> = list.split(',').map(str::to_owned).collect();
+    for name in &named {
+        if !known.contains(&name.as_str()) {
+            bail!(
+                "--subjects: no subject is called `{name}`; there are {}",
+                known.join(", ")
+            );
+        }
+    }
+    Ok(named)
 }
 
 /// The value of `--NAME` among the arguments of a role, as a number or the default.
@@ -103,4 +141,44 @@ pub(crate) fn text<'a>(arguments: &'a [String], name: &str) -> Option<&'a str> {
         .iter()
         .position(|a| a.strip_prefix("--") == Some(name))?;
     arguments.get(at + 1).map(String::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Asked> {
+        Options::parse(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn a_case_is_selected_by_a_part_of_its_name_in_whichever_case() {
+        let Asked::Run(options) = parse("hop --case HTTP1 --runs 2").unwrap() else {
+            panic!("it is to run");
+        };
+        assert_eq!((options.names, options.runs), (vec!["hop".to_owned()], 2));
+        let options = Options {
+            case: Some("HTTP1".to_owned()),
+            ..Options::default()
+        };
+        assert!(options.wants_case("http1 1 KiB, 64 connections"));
+        assert!(!options.wants_case("http2 1 KiB"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_what_there_is() {
+        let error = parse("--subjects lateen,apache").unwrap_err().to_string();
+        assert!(
+            error.contains("`apache`") && error.contains("haproxy"),
+            "{error}"
+        );
+        assert!(parse("--runs 0").is_err());
+        assert!(
+            parse("--frobnicate")
+                .unwrap_err()
+                .to_string()
+                .contains("--help")
+        );
+        assert!(matches!(parse("--help"), Ok(Asked::Help)));
+    }
 }

@@ -66,16 +66,24 @@ impl Row {
         Spread::of(self.runs.iter().filter_map(|run| run.get(figure).copied()))
     }
 
+    /// Its figures: those of [`HEADINGS`] first, in their order.
+    fn figures(&self) -> Vec<&'static str> {
+        let first = self.runs.first();
+        let mut names: Vec<&'static str> =
+            first.into_iter().flat_map(Figures::keys).copied().collect();
+        names.sort_by_key(|name| {
+            let known = HEADINGS.iter().position(|heading| heading == name);
+            known.unwrap_or(HEADINGS.len())
+        });
+        names
+    }
+
     fn json(&self) -> Value {
         let mut object = Map::new();
         object.insert("case".to_owned(), json!(self.case));
         object.insert("subject".to_owned(), json!(self.subject));
         object.insert("runs".to_owned(), json!(self.runs.len()));
-        let names: Vec<&str> = self
-            .runs
-            .first()
-            .map_or(Vec::new(), |run| run.keys().copied().collect());
-        for name in names {
+        for name in self.figures() {
             let Some(spread) = self.spread(name) else {
                 continue;
             };
@@ -142,17 +150,16 @@ impl Report {
             }
             let _ = writeln!(text, "{}", self.line(row));
         }
+        for what in &self.skipped {
+            let _ = writeln!(text, "\nSKIPPED: {what}");
+        }
         text
     }
 
     fn line(&self, row: &Row) -> String {
         let mut line = format!("  {:<22}", row.subject);
         let base = self.baseline(row);
-        for (at, name) in HEADINGS
-            .iter()
-            .filter(|n| row.spread(n).is_some())
-            .enumerate()
-        {
+        for (at, name) in row.figures().into_iter().enumerate() {
             let Some(spread) = row.spread(name) else {
                 continue;
             };
@@ -177,13 +184,13 @@ impl Report {
     }
 }
 
-/// Figures of a table, in order; the first that a row has carries spread and ratio.
+/// Figures that come first in a table, in order; the first that a row has carries spread and ratio.
 const HEADINGS: &[&str] = &[
     "cpu_us_per_request",
     "added_us",
     "instructions_per_request",
     "cpu_us_per_mib",
-    "us",
+    "us_per_operation",
     "cpu_ms",
     "converged_ms_p50",
     "converged_ms_p99",
@@ -234,6 +241,13 @@ mod tests {
         assert_eq!((odd.median, odd.min, odd.max), (2.0, 1.0, 3.0));
         assert_eq!(Spread::of([4.0, 1.0]).unwrap().median, 2.5);
         assert_eq!(Spread::of([]), None);
+    }
+
+    #[test]
+    fn what_was_not_measured_is_in_the_table_too() {
+        let mut report = Report::new("r");
+        report.skip("nginx is not installed (apt-get install nginx)".to_owned());
+        assert!(report.table().contains("SKIPPED: nginx is not installed"));
     }
 
     #[test]

@@ -145,9 +145,17 @@ impl Subject {
         Ok(process)
     }
 
-    /// Whether it can make such a hop: nginx needs its stream module for TCP and speaks HTTP/1 to upstreams, but for gRPC.
-    pub(crate) const fn can(self, wire: Wire) -> bool {
-        !matches!((self, wire), (Self::Nginx, Wire::Tcp | Wire::Http2))
+    /// Why it cannot make such a hop, if it cannot.
+    pub(crate) const fn cannot(self, wire: Wire) -> Option<&'static str> {
+        match (self, wire) {
+            (Self::Nginx, Wire::Tcp) => {
+                Some("nginx carries TCP by its stream module alone, which is not asked for here")
+            }
+            (Self::Nginx, Wire::Http2) => Some(
+                "nginx speaks HTTP/1 to upstreams, but for gRPC, so there is no HTTP/2 hop to be made",
+            ),
+            _ => None,
+        }
     }
 }
 

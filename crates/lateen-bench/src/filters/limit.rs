@@ -12,7 +12,7 @@ use crate::process::{Process, cpu_us, output, rss_kib};
 use crate::report::{Figures, Report, Row};
 use crate::rivals::{Hop, Subject, Wire};
 
-const CASE: &str = "local rate limit, one hop";
+pub(super) const CASE: &str = "local rate limit, one hop";
 /// Without the limit, and with it.
 const PORTS: [u16; 2] = [28130, 28131];
 

@@ -25,21 +25,35 @@ const PORTS: (u16, u16) = (28120, 28121);
 /// Longest a configuration may take to be in effect.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The start of a process.
+const START: &str = "start of a process with one listener";
+
+/// The names of the cases.
+pub(super) fn cases(services: &[usize]) -> Vec<String> {
+    let ready = services.iter().map(|services| ready_case(*services));
+    std::iter::once(START.to_owned()).chain(ready).collect()
+}
+
+fn ready_case(services: usize) -> String {
+    format!("ready after the configuration of {services} services")
+}
+
 /// Measures both.
 ///
 /// # Errors
 /// Something does not start.
 pub(super) fn run(services: &[usize], options: &Options, report: &mut Report) -> Result<()> {
-    let case = "start of a process with one listener";
-    if options.wants_case(case) {
+    if options.wants_case(START) {
         for subject in [Subject::Envoy, Subject::Lateen] {
-            let Some(program) = subject
-                .program()
-                .filter(|_| options.wants_subject(subject.name()))
-            else {
+            if !options.wants_subject(subject.name()) {
+                continue;
+            }
+            let Some(program) = subject.program() else {
+                let (name, how) = (subject.name(), subject.install());
+                report.skip(format!("{START}: {name} is not installed ({how})"));
                 continue;
             };
-            let mut row = row(case, subject.name());
+            let mut row = row(START, subject.name());
             for _ in 0..options.runs {
                 row.runs.push(started(subject, &program)?);
             }
@@ -47,7 +61,7 @@ pub(super) fn run(services: &[usize], options: &Options, report: &mut Report) ->
         }
     }
     for services in services {
-        let case = format!("ready after the configuration of {services} services");
+        let case = ready_case(*services);
         if !options.wants_case(&case) {
             continue;
         }
