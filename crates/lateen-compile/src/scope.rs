@@ -254,7 +254,6 @@ fn outbound_policy(snapshot: &Snapshot, sidecar: Option<&Sidecar>) -> OutboundPo
 fn everything(snapshot: &Snapshot, namespace: &str) -> EgressScope {
     let visible = snapshot
         .services()
-        .iter()
         .filter(|service| service.visibility.includes(namespace))
         .cloned()
         .collect();
@@ -270,10 +269,17 @@ fn mesh_virtual_services(
     snapshot: &Snapshot,
     namespace: &str,
 ) -> Vec<Shared<VirtualServiceConfig>> {
-    let mut out: Vec<_> = snapshot
-        .virtual_services(MESH_GATEWAY, namespace)
-        .cloned()
-        .collect();
+    in_istios_order(
+        snapshot.virtual_services(MESH_GATEWAY, namespace),
+        namespace,
+    )
+}
+
+fn in_istios_order<'a>(
+    configs: impl Iterator<Item = &'a Shared<VirtualServiceConfig>>,
+    namespace: &str,
+) -> Vec<Shared<VirtualServiceConfig>> {
+    let mut out: Vec<_> = configs.cloned().collect();
     out.sort_by_key(|config| match &config.visibility {
         Visibility::Namespaces(list) if list.len() == 1 && config.object.namespace == namespace => {
             0
@@ -365,7 +371,7 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
     let of = |ns: &str| [imports.get(ns), imports.get("*")].into_iter().flatten();
     // Of namespaces that nothing is imported from nothing is looked at: there may be thousands.
     let candidates = match imports.get("*") {
-        Some(_) => snapshot.services().iter().collect(),
+        Some(_) => snapshot.services().collect(),
         None => snapshot.services_of(imports.keys()),
     };
     let port = listener
@@ -382,7 +388,14 @@ fn limited(snapshot: &Snapshot, namespace: &str, listener: &IstioEgressListener)
         })
         .filter_map(|service| with_port(service, port))
         .collect();
-    let virtual_services = mesh_virtual_services(snapshot, namespace)
+    let configs = match imports.get("*") {
+        Some(_) => mesh_virtual_services(snapshot, namespace),
+        None => in_istios_order(
+            snapshot.mesh_virtual_services_in(imports.keys(), namespace),
+            namespace,
+        ),
+    };
+    let virtual_services = configs
         .into_iter()
         .filter(|config| {
             config.spec.hosts.iter().any(|name| {

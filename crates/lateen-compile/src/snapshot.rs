@@ -3,6 +3,7 @@
 //! Indexes are built once, so that compiling a proxy's configuration looks things up instead of searching.
 
 mod attached;
+mod base;
 mod build;
 mod client_labels;
 mod derived;
@@ -11,10 +12,12 @@ mod http_route;
 mod ingress;
 mod live;
 mod mesh_config;
+mod order;
 mod ownership;
 mod policies;
 mod request_authentication;
 mod reuse;
+mod roster;
 mod services;
 mod telemetry;
 mod virtual_services;
@@ -43,11 +46,13 @@ use crate::security::{EffectiveMtls, MtlsMode, PeerAuthIndex};
 use crate::shared::Shared;
 
 pub(crate) use attached::applies as policy_applies;
-use build::{Base, Builder};
-use endpoints::{Context, Directory};
+use base::Base;
+use build::Builder;
+use endpoints::Context;
 pub use live::PodChange;
 use live::{Behind, Live};
 pub(crate) use policies::{in_order as policies_in_order, is_dry_run as policy_is_dry_run};
+use roster::{Place, Roster};
 use virtual_services::Made;
 pub(crate) use virtual_services::{Semantics, VirtualServiceConfig};
 
@@ -112,29 +117,26 @@ struct Config {
     written: MeshConfig,
     cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
     base: Base,
-    directory: Arc<Directory>,
     settings: Settings,
     mesh: Shared<Mesh>,
-    services: Arc<Vec<Shared<Service>>>,
-    by_host: Arc<BTreeMap<String, Vec<usize>>>,
     virtual_services: Arc<Vec<Shared<VirtualServiceConfig>>>,
     /// Those that were written, with their objects, in order of precedence.
     made: Arc<Vec<Made>>,
     /// What is wrong with those.
     found_routes: Arc<[Diagnostic]>,
     by_gateway: Arc<BTreeMap<String, Vec<usize>>>,
+    /// The places of those for sidecars, by namespace and then in order.
+    in_mesh: Arc<Vec<usize>>,
     rules: Arc<RuleIndex>,
     /// What is wrong with those.
     found_rules: Arc<[Diagnostic]>,
     sidecars: Arc<BTreeMap<String, Vec<Shared<Named<Sidecar>>>>>,
-    gateways: Arc<Vec<Shared<Named<Gateway>>>>,
     peer_authentication: Arc<PeerAuthIndex>,
     /// By namespace.
     request_authentication: attached::Index<RequestAuthConfig>,
     jwks: Arc<JwksStore>,
     authorization: attached::Index<PolicyConfig>,
     telemetry: Arc<BTreeMap<String, Vec<Shared<Named<Telemetry>>>>>,
-    secrets: Arc<BTreeMap<(String, String), Shared<kube::Secret>>>,
     client_labels: Arc<BTreeSet<String>>,
 }
 
@@ -142,21 +144,12 @@ impl Config {
     /// What endpoints are found by.
     fn context(&self) -> Context<'_> {
         Context {
-            directory: &self.directory,
+            roster: &self.base.roster,
+            directory: &self.base.directory,
             settings: &self.settings,
             mesh: &self.mesh,
             peer_authentication: &self.peer_authentication,
         }
-    }
-
-    /// The place of a service among the services.
-    fn index_of(&self, service: &Service) -> Option<usize> {
-        let indexes = self.by_host.get(&service.hostname)?;
-        let same = |index: &usize| {
-            let known = &self.services[*index];
-            known.namespace == service.namespace && known.registry == service.registry
-        };
-        indexes.iter().copied().find(same)
     }
 }
 
@@ -179,8 +172,12 @@ impl Snapshot {
     }
 
     /// Every service, oldest first, then by namespace and name.
-    pub fn services(&self) -> &[Shared<Service>] {
-        &self.inner.config.services
+    pub fn services(&self) -> impl Iterator<Item = &Shared<Service>> + Clone {
+        self.roster().iter()
+    }
+
+    fn roster(&self) -> &Roster {
+        &self.inner.config.base.roster
     }
 
     /// The services of some namespaces, in the order of services.
@@ -188,13 +185,11 @@ impl Snapshot {
         &self,
         namespaces: impl Iterator<Item = &'a String>,
     ) -> Vec<&Shared<Service>> {
-        let config = &self.inner.config;
-        let of = |namespace: &String| config.directory.in_namespace(namespace).iter().copied();
-        let places: BTreeSet<usize> = namespaces.flat_map(of).collect();
-        let services = places.into_iter();
-        services
-            .filter_map(|place| config.services.get(place))
-            .collect()
+        let roster = self.roster();
+        let of = |namespace: &String| roster.in_namespace(namespace).iter().copied();
+        let places: BTreeSet<Place> = namespaces.flat_map(of).collect();
+        let places = places.into_iter();
+        places.filter_map(|place| roster.get(place)).collect()
     }
 
     /// The endpoints of a service's port.
@@ -204,8 +199,8 @@ impl Snapshot {
 
     /// What is behind a service.
     pub(crate) fn behind(&self, service: &Service) -> Option<&Behind> {
-        let index = self.inner.config.index_of(service)?;
-        self.inner.live.behind.get(&index).map(|behind| &**behind)
+        let place = self.roster().place_of(service)?;
+        self.inner.live.behind.get(&place).map(|behind| &**behind)
     }
 
     /// The same with some pods changed, and all diagnostics. It is what [`Snapshot::new`] makes of all pods, for work in proportion
@@ -275,17 +270,17 @@ impl Snapshot {
         };
         let same_targets = |ip: &IpAddr| old.targets.get(ip) == new.targets.get(ip);
         let mut moved = old.behind.differences(&new.behind);
-        let services = &self.inner.config.services;
+        let roster = self.roster();
         same_pod
             && ips.iter().all(same_targets)
-            && !moved.any(|d| services.get(*d.key).is_none_or(|service| sees(service)))
+            && !moved.any(|d| roster.get(*d.key).is_none_or(|service| sees(service)))
     }
 
     /// Whether the same can be seen from everywhere in two snapshots: what scopes are made of is the same.
     pub(crate) fn looks_like(&self, other: &Self) -> bool {
         let (a, b) = (&self.inner.config, &other.inner.config);
         let same = || {
-            Arc::ptr_eq(&a.services, &b.services)
+            a.base.roster.has_services_of(&b.base.roster)
                 && Arc::ptr_eq(&a.virtual_services, &b.virtual_services)
                 && Arc::ptr_eq(&a.sidecars, &b.sidecars)
                 && a.mesh == b.mesh
@@ -293,24 +288,26 @@ impl Snapshot {
         Arc::ptr_eq(a, b) || same()
     }
 
-    /// The services that something else is behind in `other`. `None` if the two differ in more that clusters and their endpoints
-    /// are made of, besides what a scope holds.
+    /// The services that something else is behind in `other`, among those that are in both. `None` if the two differ in more that clusters and
+    /// their endpoints are made of, besides what a scope holds.
     pub(crate) fn moved<'a>(&'a self, other: &'a Self) -> Option<Vec<&'a Shared<Service>>> {
         let (a, b) = (&self.inner.config, &other.inner.config);
         let same = || {
-            Arc::ptr_eq(&a.services, &b.services)
+            a.base.roster.has_numbering_of(&b.base.roster)
                 && Arc::ptr_eq(&a.rules, &b.rules)
                 && Arc::ptr_eq(&a.peer_authentication, &b.peer_authentication)
                 && a.mesh == b.mesh
                 && a.settings == b.settings
+                && self.sds_server() == other.sds_server()
         };
         if !Arc::ptr_eq(a, b) && !same() {
             return None;
         }
         let (old, new) = (&self.inner.live.behind, &other.inner.live.behind);
         let moved = old.differences(new);
-        let services = &self.inner.config.services;
-        Some(moved.filter_map(|d| services.get(*d.key)).collect())
+        let (old, new) = (self.roster(), other.roster());
+        let at = |place: Place| [old.get(place), new.get(place)].into_iter().flatten();
+        Some(moved.flat_map(|d| at(*d.key)).collect())
     }
 
     /// The keys of labels by which clients are told apart.
@@ -344,15 +341,8 @@ impl Snapshot {
 
     /// The services with a host name that a namespace may see.
     fn visible_services(&self, hostname: &str, namespace: &str) -> Vec<&Shared<Service>> {
-        let indexes = self
-            .inner
-            .config
-            .by_host
-            .get(hostname)
-            .map_or(&[][..], Vec::as_slice);
-        indexes
-            .iter()
-            .map(|&index| &self.inner.config.services[index])
+        let services = self.roster().with_host(hostname);
+        services
             .filter(|service| service.visibility.includes(namespace))
             .collect()
     }
@@ -404,6 +394,27 @@ impl Snapshot {
             .filter(move |config| config.visibility.includes(namespace))
     }
 
+    /// Of the virtual services of sidecars that a namespace may see, those that are in some namespaces, in order of precedence.
+    pub(crate) fn mesh_virtual_services_in<'a>(
+        &'a self,
+        namespaces: impl Iterator<Item = &'a String>,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Shared<VirtualServiceConfig>> {
+        let config = &self.inner.config;
+        let namespace_of = |place: usize| &config.virtual_services[place].object.namespace;
+        let of = |namespace: &'a String| {
+            let before = |place: &usize| namespace_of(*place) < namespace;
+            let from = config.in_mesh.partition_point(before);
+            let rest = config.in_mesh[from..].iter().copied();
+            rest.take_while(move |place| namespace_of(*place) == namespace)
+        };
+        let places: BTreeSet<usize> = namespaces.flat_map(of).collect();
+        let configs = places
+            .into_iter()
+            .filter_map(|place| config.virtual_services.get(place));
+        configs.filter(move |config| config.visibility.includes(namespace))
+    }
+
     /// The destination rules for a service as a namespace sees them.
     pub(crate) fn rules(&self, client: &str, service: &Service) -> Vec<Shared<MergedRule>> {
         let root = &self.inner.config.settings.root_namespace;
@@ -446,7 +457,7 @@ impl Snapshot {
 
     /// Every Gateway, in order of precedence.
     pub(crate) fn gateways(&self) -> &[Shared<Named<Gateway>>] {
-        &self.inner.config.gateways
+        &self.inner.config.base.gateways
     }
 
     /// What a workload accepts.
@@ -499,15 +510,9 @@ impl Snapshot {
             Some((namespace, host)) => (Some(namespace), host),
             None => (None, written),
         };
-        let known = self
-            .inner
-            .config
-            .by_host
-            .get(host)
-            .map_or(&[][..], Vec::as_slice);
+        let known = self.roster().with_host(host);
         let namespaces: BTreeSet<&str> = known
-            .iter()
-            .map(|&index| self.inner.config.services[index].namespace.as_str())
+            .map(|service| service.namespace.as_str())
             .filter(|found| namespace.is_none_or(|wanted| wanted == *found))
             .collect();
         match namespaces.len() {
@@ -557,10 +562,8 @@ impl Snapshot {
             format!("{host}.{suffix}"),
             format!("{host}.svc.{suffix}"),
         ];
-        let index = full
-            .iter()
-            .find_map(|name| self.inner.config.by_host.get(name))?;
-        let service = &self.inner.config.services[*index.first()?];
+        let roster = self.roster();
+        let service = full.iter().find_map(|name| roster.with_host(name).next())?;
         let has_addresses = match service.resolution {
             Resolution::Static => true,
             Resolution::Passthrough => service.registry == Registry::Kubernetes,
@@ -606,10 +609,8 @@ impl Snapshot {
 
     /// A Secret.
     pub(crate) fn secret(&self, namespace: &str, name: &str) -> Option<&Shared<kube::Secret>> {
-        self.inner
-            .config
-            .secrets
-            .get(&(namespace.to_owned(), name.to_owned()))
+        let secrets = &self.inner.config.base.secrets;
+        secrets.get(&(namespace.to_owned(), name.to_owned()))
     }
 }
 

@@ -52,10 +52,38 @@ enum Edit {
     Relabel(usize, usize),
     Join(usize),
     Write(usize),
+    Readdress(u8),
 }
 
-/// Objects that say how traffic is treated, of which some have a part in others.
-const WRITTEN: [&str; 8] = [
+/// Objects that say how traffic is treated, of which some have a part in others; and services, with what lists their endpoints.
+const WRITTEN: [&str; 20] = [
+    "{apiVersion: v1, kind: Service, metadata: {name: new, namespace: default}, \
+     spec: {clusterIP: 10.96.7.1, selector: {app: echo}, ports: [{name: http, port: 80}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: ratings, namespace: default}, \
+     spec: {clusterIP: 10.96.7.2, selector: {app: reviews}, ports: [{name: http, port: 9080}, {name: tcp, port: 91}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: ratings, namespace: default, creationTimestamp: '2026-01-01T00:00:00Z'}, \
+     spec: {clusterIP: 10.96.7.2, selector: {app: ratings}, ports: [{name: http, port: 9080}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: listed, namespace: default}, \
+     spec: {clusterIP: 10.96.0.9, ports: [{name: http, port: 8000}, {name: grpc, port: 8001}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: default}, \
+     spec: {type: ExternalName, externalName: ratings.default.svc.cluster.local}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: alias, namespace: default}, \
+     spec: {clusterIP: None, selector: {app: ratings}, ports: [{name: http, port: 80}]}}",
+    "{apiVersion: v1, kind: Service, metadata: {name: elsewhere, namespace: other}, \
+     spec: {selector: {app: ratings}, ports: [{name: http, port: 80}]}}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: listed-1, namespace: default, \
+     labels: {kubernetes.io/service-name: listed}}, addressType: IPv4, ports: [{name: http, port: 8000}], \
+     endpoints: [{addresses: [10.244.0.14]}]}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: listed-1, namespace: default, \
+     labels: {kubernetes.io/service-name: new}}, addressType: IPv4, ports: [{name: http, port: 8000}], \
+     endpoints: [{addresses: [10.244.0.13]}]}",
+    "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: listed-2, namespace: default, \
+     labels: {kubernetes.io/service-name: listed}}, addressType: IPv4, ports: [{name: http, port: 8002}], \
+     endpoints: [{addresses: [10.244.0.13]}, {addresses: [172.16.0.1]}]}",
+    "{apiVersion: v1, kind: Endpoints, metadata: {name: listed, namespace: default}, \
+     subsets: [{addresses: [{ip: 10.244.0.12}], ports: [{name: http, port: 8003}]}]}",
+    "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: door, namespace: default}, spec: {rules: [{host: a.example, \
+     http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: ratings, port: {name: http}}}}]}}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: ratings, namespace: default}, \
      spec: {hosts: [ratings], http: [{timeout: 1s, route: [{destination: {host: ratings}}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: root, namespace: default}, \
@@ -102,6 +130,11 @@ fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
                 inputs.pods.push(pod);
             }
         }
+        Edit::Readdress(last) => {
+            let key = ("default".to_owned(), "reviews".to_owned());
+            let ip = std::net::IpAddr::from([10, 96, 9, *last]);
+            Arc::make_mut(&mut inputs.cluster_ips).insert(key, vec![ip]);
+        }
         Edit::Write(index) => {
             let new = common::resources(WRITTEN[index % WRITTEN.len()]).remove(0);
             inputs.resources.retain(|old| old.key() != new.key());
@@ -117,13 +150,14 @@ fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
 
 fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
-        (0..64_usize).prop_map(Edit::Drop),
-        (0..64_usize).prop_map(Edit::Unready),
-        (0..64_usize).prop_map(Edit::Leave),
-        Just(Edit::MakeStrict),
-        (0..64_usize, 0..64_usize).prop_map(|(index, to)| Edit::Relabel(index, to)),
-        (0..64_usize).prop_map(Edit::Join),
-        (0..64_usize).prop_map(Edit::Write),
+        1 => (0..64_usize).prop_map(Edit::Drop),
+        1 => (0..64_usize).prop_map(Edit::Unready),
+        1 => (0..64_usize).prop_map(Edit::Leave),
+        1 => Just(Edit::MakeStrict),
+        1 => (0..3_u8).prop_map(Edit::Readdress),
+        1 => (0..64_usize, 0..64_usize).prop_map(|(index, to)| Edit::Relabel(index, to)),
+        1 => (0..64_usize).prop_map(Edit::Join),
+        3 => (0..64_usize).prop_map(Edit::Write),
     ]
 }
 
@@ -202,7 +236,8 @@ fn changes(before: &[Pod], after: &[Pod]) -> Vec<PodChange> {
 /// The snapshot of `after`, by way of the one of `before`.
 fn step(last: &Snapshot, before: &SnapshotInputs, after: &SnapshotInputs) -> Snapshot {
     let changes = changes(&before.pods, &after.pods);
-    let (next, found) = if before.resources == after.resources {
+    let same = before.resources == after.resources && before.cluster_ips == after.cluster_ips;
+    let (next, found) = if same {
         last.with_pods(&changes)
     } else {
         let inputs = SnapshotInputs {
@@ -249,7 +284,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn a_snapshot_that_follows_another_is_what_one_from_nothing_would_be(

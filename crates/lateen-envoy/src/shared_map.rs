@@ -115,6 +115,21 @@ impl<K: Ord, V> SharedMap<K, V> {
         self.get(key).is_some()
     }
 
+    /// The last key that comes before something and the first that does not, if there are such. What comes before has to be a beginning of
+    /// the map.
+    pub fn around(&self, mut comes_before: impl FnMut(&K, &V) -> bool) -> [Option<&K>; 2] {
+        let mut before = |(key, value): &(K, V)| comes_before(key, value);
+        let index = self
+            .chunks
+            .partition_point(|chunk| chunk.first().is_some_and(&mut before));
+        let chunk = index.checked_sub(1).and_then(|at| self.chunks.get(at));
+        let after = chunk.map_or(0, |chunk| chunk.partition_point(&mut before));
+        let last = chunk.and_then(|chunk| chunk.get(after.checked_sub(1)?));
+        let next = chunk.and_then(|chunk| chunk.get(after));
+        let next = next.or_else(|| self.chunks.get(index)?.first());
+        [last.map(|(key, _)| key), next.map(|(key, _)| key)]
+    }
+
     /// The entries from a key on, in the order of keys.
     pub fn iter_from<'a, Q: Ord + ?Sized>(
         &'a self,

@@ -136,7 +136,6 @@ pub fn tls_check(mesh: &Mesh, client: &Pod) -> Vec<TlsCheck> {
     };
     let services = mesh.snapshot().services();
     let mut out: Vec<TlsCheck> = services
-        .iter()
         .flat_map(|service| service.ports.iter().map(move |port| (service, port)))
         .filter(|(_, port)| port.protocol != Protocol::Udp)
         .map(|(service, port)| (service, port.number))
@@ -327,8 +326,8 @@ pub fn who_can(mesh: &Mesh, target: &Pod, asked: &Asked, options: Options) -> Ve
 
 /// The host and port by which a workload is reached: the first service that has it behind a port.
 pub fn service_of(mesh: &Mesh, target: &Pod, port: Option<u16>) -> Option<(String, u32)> {
-    let services = mesh.snapshot().services();
-    services.iter().find_map(|service| {
+    let mut services = mesh.snapshot().services();
+    services.find_map(|service| {
         let number = service
             .ports
             .iter()

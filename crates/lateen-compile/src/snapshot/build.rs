@@ -1,51 +1,38 @@
 //! Making a snapshot: of everything, or of what has changed since the last one.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-use lateen_api::networking::{DestinationRule, Gateway, Sidecar};
+use lateen_api::networking::{DestinationRule, Sidecar};
 use lateen_api::security::PeerAuthentication;
 use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
 
 use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
 use crate::host;
 use crate::mesh::Mesh;
-use crate::model::{Service, Visibility};
+use crate::model::Visibility;
+use crate::names::MESH_GATEWAY;
 use crate::rules::RuleIndex;
 use crate::security::PeerAuthIndex;
-use crate::shared::{Shared, stable_hash};
+use crate::shared::Shared;
 
 use super::attached::{Index, Policy};
-use super::derived::{self, Aged, Derived};
-use super::endpoints::Directory;
+use super::base::Base;
+use super::derived::{self, Aged};
 use super::live::{Live, PodChange};
-use super::ownership::Owners;
-use super::reuse::{self, Reuse};
+use super::reuse::Reuse;
+use super::roster::adopt;
 use super::{
-    Config, GATEWAY_SERVICE, Named, Snapshot, SnapshotInputs, client_labels, mesh_config,
-    reference, services, sorted, virtual_services,
+    Config, GATEWAY_SERVICE, Named, Snapshot, SnapshotInputs, client_labels, mesh_config, order,
+    reference, sorted, virtual_services,
 };
-
-/// What is made of the kinds that say what there is, and of nothing else.
-#[derive(Clone, Debug)]
-pub(super) struct Base {
-    owners: Arc<Owners>,
-    services: Arc<Vec<Shared<Service>>>,
-    by_host: Arc<BTreeMap<String, Vec<usize>>>,
-    directory: Arc<Directory>,
-    derived: Arc<Derived>,
-    gateways: Arc<Vec<Shared<Named<Gateway>>>>,
-    secrets: Arc<BTreeMap<(String, String), Shared<kube::Secret>>>,
-    /// What is wrong with it.
-    found: Arc<[Diagnostic]>,
-}
 
 /// What virtual services come to.
 struct Routes {
     virtual_services: Arc<Vec<Shared<virtual_services::VirtualServiceConfig>>>,
     made: Arc<Vec<virtual_services::Made>>,
     by_gateway: Arc<BTreeMap<String, Vec<usize>>>,
+    in_mesh: Arc<Vec<usize>>,
     found: Arc<[Diagnostic]>,
 }
 
@@ -62,11 +49,8 @@ impl<'a> Builder<'a> {
         last: Option<(&'a Snapshot, &'a [PodChange])>,
     ) -> Self {
         // Whoever reads a list below reads it in this order, whatever order it came in.
-        // The hash decides between objects that should not be twice, so that even they come in a fixed order.
-        inputs.resources.sort_by(|a, b| {
-            let twice = || stable_hash(a).cmp(&stable_hash(b));
-            reuse::by_key(a, b).then_with(twice)
-        });
+        let known = last.map(|(last, _)| last.inner.config.resources.as_slice());
+        inputs.resources = order::in_order(inputs.resources, known.unwrap_or_default());
         let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
         if !inputs.mesh.root_namespace.is_empty() {
             inputs
@@ -82,9 +66,13 @@ impl<'a> Builder<'a> {
         let reuse = last.and_then(|last| Reuse::of(last, &self.inputs));
         let reuse = reuse.as_ref();
         let without = |kind: Kind| reuse.and_then(|reuse| reuse.without(kind));
-        let base = match reuse {
-            Some(reuse) => reuse.base().base.clone(),
-            None => self.base(last),
+        let after = reuse.and_then(|reuse| Base::after(reuse, &self.inputs, &self.mesh));
+        let (base, moved) = match after {
+            Some((base, moved)) => (base, Some(moved)),
+            None => {
+                let last = last.map(|last| &last.base);
+                (Base::new(&self.inputs, &self.mesh, last), None)
+            }
         };
         let routes = self.routes(&base, last, reuse);
         let (rules, found_rules) = match without(Kind::DestinationRule) {
@@ -94,12 +82,12 @@ impl<'a> Builder<'a> {
                 (reused(last.map(|last| &last.rules), rules), found.into())
             }
         };
-        let mut diagnostics = base.found.to_vec();
+        let mut diagnostics: Vec<Diagnostic> = base.findings().cloned().collect();
         diagnostics.extend(routes.found.iter().cloned());
         diagnostics.extend(found_rules.iter().cloned());
         let pods = std::mem::take(&mut self.inputs.pods);
         let resources = &self.inputs.resources;
-        let labels = client_labels::client_labels(&self.mesh, &routes.virtual_services, &rules);
+        let labels = self.client_labels(last, &routes, &rules);
         let config = Config {
             sidecars: taken(
                 without(Kind::Sidecar),
@@ -124,16 +112,12 @@ impl<'a> Builder<'a> {
                 |last| &last.telemetry,
                 || Arc::new(by_namespace(named(resources))),
             ),
-            client_labels: reused(last.map(|last| &last.client_labels), labels),
-            gateways: Arc::clone(&base.gateways),
-            secrets: Arc::clone(&base.secrets),
-            by_host: Arc::clone(&base.by_host),
-            services: Arc::clone(&base.services),
-            directory: Arc::clone(&base.directory),
+            client_labels: labels,
             virtual_services: routes.virtual_services,
             made: routes.made,
             found_routes: routes.found,
             by_gateway: routes.by_gateway,
+            in_mesh: routes.in_mesh,
             rules,
             found_rules,
             base,
@@ -146,45 +130,26 @@ impl<'a> Builder<'a> {
         };
         let live = match self.last {
             None => Live::new(&config, pods),
-            Some((last, changes)) => last.inner.live.after(&last.inner.config, &config, changes),
+            Some((last, changes)) => {
+                let known = &last.inner;
+                let moved = moved.as_ref();
+                known.live.after(&known.config, &config, changes, moved)
+            }
         };
         Snapshot::with_findings(Arc::new(config), live, diagnostics)
-    }
-
-    fn base(&self, last: Option<&Config>) -> Base {
-        let owners = Owners::new(&self.inputs);
-        let (services, mut found) = services::services(&self.inputs, &self.mesh, &owners);
-        let services = shared(last.map(|last| &last.services), services);
-        let derived = derived::derive(&self.inputs);
-        found.extend(derived.diagnostics.iter().cloned());
-        let resources = &self.inputs.resources;
-        let gateways = named::<Gateway>(resources);
-        let gateways = gateways.into_iter().chain(derived.gateways.iter().cloned());
-        let gateways = gateways.map(|aged| (aged.since, Shared::new(aged.item)));
-        Base {
-            by_host: Arc::new(index(
-                services.iter().map(|s| std::slice::from_ref(&s.hostname)),
-            )),
-            directory: Arc::new(Directory::new(resources, &services)),
-            gateways: Arc::new(derived::in_order(gateways.collect(), |gateway| {
-                &gateway.object
-            })),
-            secrets: Arc::new(secrets(resources)),
-            found: found.into(),
-            derived: Arc::new(derived),
-            services,
-            owners: Arc::new(owners),
-        }
     }
 
     /// Virtual services; those whose objects are the same are taken from the last configuration, if everything else that they are made
     /// of is the same.
     fn routes(&self, base: &Base, last: Option<&Config>, reuse: Option<&Reuse<'_>>) -> Routes {
-        if let Some(last) = reuse.and_then(|reuse| reuse.without(Kind::VirtualService)) {
+        let unwritten = reuse.and_then(|reuse| reuse.without(Kind::VirtualService));
+        let is_derived_of = |last: &&Config| Arc::ptr_eq(&last.base.derived, &base.derived);
+        if let Some(last) = unwritten.filter(is_derived_of) {
             return Routes {
                 virtual_services: Arc::clone(&last.virtual_services),
                 made: Arc::clone(&last.made),
                 by_gateway: Arc::clone(&last.by_gateway),
+                in_mesh: Arc::clone(&last.in_mesh),
                 found: Arc::clone(&last.found_routes),
             };
         }
@@ -204,9 +169,35 @@ impl<'a> Builder<'a> {
                     .iter()
                     .map(|config| config.gateways.as_slice()),
             )),
+            in_mesh: Arc::new(in_mesh(&virtual_services)),
             virtual_services,
             made: Arc::new(made),
             found: found.into(),
+        }
+    }
+
+    /// The labels by which clients are told apart.
+    fn client_labels(
+        &self,
+        last: Option<&Config>,
+        routes: &Routes,
+        rules: &Arc<RuleIndex>,
+    ) -> Arc<BTreeSet<String>> {
+        let is_same = |last: &&Config| {
+            Arc::ptr_eq(&last.virtual_services, &routes.virtual_services)
+                && Arc::ptr_eq(&last.rules, rules)
+                && *last.mesh == self.mesh
+        };
+        let known = last.map(|last| &last.client_labels);
+        match last.filter(is_same) {
+            Some(last) => Arc::clone(&last.client_labels),
+            None => {
+                let configs = &routes.virtual_services;
+                reused(
+                    known,
+                    client_labels::client_labels(&self.mesh, configs, rules),
+                )
+            }
         }
     }
 
@@ -282,7 +273,7 @@ fn attached<P: Policy>(
     let last = part(reuse.base());
     match reuse.namespaces(P::Spec::KIND) {
         None => last.clone(),
-        Some(changed) => last.after(resources, changed),
+        Some(changed) => last.after(resources, &changed),
     }
 }
 
@@ -306,17 +297,11 @@ fn shared<T: Eq + std::hash::Hash>(
     if last.len() == new.len() && last.iter().zip(&new).all(|(a, b)| a.is_same(b)) {
         return Arc::clone(last);
     }
-    let known: HashMap<u64, &Shared<T>, FixedState> =
-        last.iter().map(|item| (item.digest(), item)).collect();
-    for item in &mut new {
-        if let Some(known) = known.get(&item.digest()).filter(|known| **known == item) {
-            *item = Shared::clone(known);
-        }
-    }
+    adopt(last.iter(), &mut new);
     reused(Some(last), new)
 }
 
-fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
+pub(super) fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
     resources: &[Resource],
 ) -> Vec<Aged<Named<T>>> {
     sorted::<T>(resources)
@@ -350,6 +335,17 @@ fn by_namespace<T: std::hash::Hash>(
     out
 }
 
+/// The positions of virtual services for sidecars, those of one namespace beside each other.
+fn in_mesh(configs: &[Shared<virtual_services::VirtualServiceConfig>]) -> Vec<usize> {
+    let is_for_mesh = |position: &usize| {
+        let gateways = &configs[*position].gateways;
+        gateways.iter().any(|gateway| gateway == MESH_GATEWAY)
+    };
+    let mut out: Vec<usize> = (0..configs.len()).filter(is_for_mesh).collect();
+    out.sort_by_key(|position| configs[*position].object.namespace.as_str());
+    out
+}
+
 /// Positions in a list, by any of the keys of each element.
 fn index<'a>(keys: impl Iterator<Item = &'a [String]>) -> BTreeMap<String, Vec<usize>> {
     let mut out: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -367,7 +363,8 @@ fn index<'a>(keys: impl Iterator<Item = &'a [String]>) -> BTreeMap<String, Vec<u
     out
 }
 
-fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {
+/// Secrets by namespace and name.
+pub(super) fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {
     resources
         .iter()
         .filter(|resource| resource.kind == Kind::Secret)

@@ -9,18 +9,25 @@ use crate::shared::Shared;
 use super::{Named, SnapshotInputs, VirtualServiceConfig, http_route, ingress};
 
 /// Something with the time by which it takes precedence; empty where a manifest has none.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Aged<T> {
     pub(super) since: String,
     pub(super) item: T,
 }
 
 /// What was made of other kinds.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Derived {
     pub(super) gateways: Vec<Aged<Named<Gateway>>>,
     pub(super) virtual_services: Vec<Aged<VirtualServiceConfig>>,
     pub(super) diagnostics: Vec<Diagnostic>,
+}
+
+impl Derived {
+    /// Whether there is nothing that anything could be made of.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gateways.is_empty() && self.virtual_services.is_empty() && self.diagnostics.is_empty()
+    }
 }
 
 /// Reads Ingresses, and the Gateway API's routes for services.

@@ -6,18 +6,21 @@ use std::sync::Arc;
 
 use lateen_api::networking::{ServiceEntry, WorkloadEntry};
 use lateen_api::value::IntOrString;
-use lateen_api::{Kind, KindSpec, Resource, kube};
+use lateen_api::{KindSpec, Resource, kube};
+use lateen_envoy::SharedMap;
 
 use crate::labels;
 use crate::mesh::{Mesh, Settings};
 use crate::model::{Endpoint, Health, Port, Registry, Resolution, Service};
-use crate::names::ObjectRef;
 use crate::pod::{Locality, Pod, PodRole};
 use crate::security::{MtlsMode, PeerAuthIndex};
 use crate::shared::Shared;
 
+use super::base::Key;
 use super::live::{Behind, Pods};
-use super::{Config, precedence, reference};
+use super::reuse::Changed;
+use super::roster::{self, Place, Roster};
+use super::{Config, precedence, sorted};
 
 /// Says whether a workload speaks mutual TLS, where its labels do.
 const TLS_MODE: &str = "security.istio.io/tlsMode";
@@ -29,36 +32,22 @@ pub(super) fn spiffe(trust_domain: &str, namespace: &str, account: &str) -> Stri
     format!("spiffe://{trust_domain}/ns/{namespace}/sa/{account}")
 }
 
-/// Kinds that say what is behind services.
-const KINDS: [Kind; 5] = [
-    kube::Service::KIND,
-    ServiceEntry::KIND,
-    WorkloadEntry::KIND,
-    kube::EndpointSlice::KIND,
-    kube::Endpoints::KIND,
-];
-
-/// Where the objects are that say what is behind each service. Places are places among the objects it keeps.
-#[derive(Debug, Default)]
+/// Where the objects are that list what is behind services. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Directory {
-    /// Those of the kinds in [`KINDS`], in the snapshot's order.
-    resources: Vec<Resource>,
-    /// Of each service, by its own place.
-    origins: Vec<Option<usize>>,
     /// WorkloadEntries by namespace, in order of precedence.
-    workloads: BTreeMap<String, Vec<usize>>,
-    /// By namespace and name of the service.
-    slices: BTreeMap<(String, String), Vec<usize>>,
-    lists: BTreeMap<(String, String), usize>,
-    /// Services of each namespace.
-    by_namespace: BTreeMap<String, Vec<usize>>,
+    workloads: Arc<BTreeMap<String, Vec<Resource>>>,
+    /// Those of each service, in order of precedence.
+    slices: SharedMap<Key, Arc<[Resource]>>,
+    lists: SharedMap<Key, Resource>,
     /// Services that name an address themselves, in a slice or a list.
-    listed: BTreeMap<IpAddr, Vec<usize>>,
+    listed: SharedMap<IpAddr, Arc<[Place]>>,
 }
 
 /// What does not depend on pods.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {
+    pub(super) roster: &'a Roster,
     pub(super) directory: &'a Directory,
     pub(super) settings: &'a Settings,
     pub(super) mesh: &'a Mesh,
@@ -73,55 +62,118 @@ pub(super) struct Sources<'a> {
 
 impl Directory {
     /// Of some services, found among resources.
-    pub(super) fn new(resources: &[Resource], services: &[Shared<Service>]) -> Self {
-        let reads = |resource: &&Resource| KINDS.contains(&resource.kind);
-        let resources: Vec<Resource> = resources.iter().filter(reads).cloned().collect();
-        let mut out = Self::default();
-        let mut objects: BTreeMap<ObjectRef, usize> = BTreeMap::new();
-        for place in places::<kube::Service>(&resources)
-            .into_iter()
-            .chain(places::<ServiceEntry>(&resources))
-        {
-            objects.insert(reference(&resources[place]), place);
+    pub(super) fn new(resources: &[Resource], roster: &Roster) -> Self {
+        let mut workloads: BTreeMap<String, Vec<Resource>> = BTreeMap::new();
+        for (resource, _) in sorted::<WorkloadEntry>(resources) {
+            let of_namespace = workloads.entry(resource.namespace().to_owned());
+            of_namespace.or_default().push(resource.clone());
         }
-        for place in places::<WorkloadEntry>(&resources) {
-            let namespace = resources[place].namespace().to_owned();
-            out.workloads.entry(namespace).or_default().push(place);
-        }
-        for place in places::<kube::EndpointSlice>(&resources) {
-            let resource = &resources[place];
-            if let Some(service) = resource.meta.labels.get(SLICE_SERVICE) {
-                let key = (resource.namespace().to_owned(), service.clone());
-                out.slices.entry(key).or_default().push(place);
+        let mut slices: BTreeMap<Key, Vec<Resource>> = BTreeMap::new();
+        for (resource, _) in sorted::<kube::EndpointSlice>(resources) {
+            if let Some(key) = slice_key(resource) {
+                slices.entry(key).or_default().push(resource.clone());
             }
         }
-        for place in places::<kube::Endpoints>(&resources) {
-            let resource = &resources[place];
-            let key = (resource.namespace().to_owned(), resource.name().to_owned());
-            out.lists.insert(key, place);
-        }
-        for (index, service) in services.iter().enumerate() {
-            out.origins.push(objects.get(&service.object).copied());
-            let of_namespace = out.by_namespace.entry(service.namespace.clone());
-            of_namespace.or_default().push(index);
-            for address in out.listed_addresses(&resources, service) {
-                out.listed.entry(address).or_default().push(index);
+        let lists = sorted::<kube::Endpoints>(resources).into_iter();
+        let mut out = Self {
+            workloads: Arc::new(workloads),
+            slices: slices
+                .into_iter()
+                .map(|(k, list)| (k, list.into()))
+                .collect(),
+            lists: lists
+                .map(|(resource, _)| (own_key(resource), resource.clone()))
+                .collect(),
+            listed: SharedMap::new(),
+        };
+        let mut listed: BTreeMap<IpAddr, Vec<Place>> = BTreeMap::new();
+        if !(out.slices.is_empty() && out.lists.is_empty()) {
+            for (place, service) in roster.placed() {
+                for address in out.listed_addresses(&key_of(service)) {
+                    listed.entry(address).or_default().push(place);
+                }
             }
         }
-        out.resources = resources;
+        let listed = listed.into_iter().map(|(ip, places)| (ip, places.into()));
+        out.listed = listed.collect();
         out
     }
 
-    fn listed_addresses(&self, resources: &[Resource], service: &Service) -> Vec<IpAddr> {
-        let key = (service.namespace.clone(), service.name.clone());
-        let slices = self.slices.get(&key).into_iter().flatten();
+    /// The same after some slices and lists have changed, and some services have; `keys` are those of all services concerned.
+    pub(super) fn after(
+        &self,
+        last: &Roster,
+        roster: &Roster,
+        keys: &BTreeSet<Key>,
+        slices: &[Changed],
+        lists: &[Changed],
+    ) -> Self {
+        let mut next = self.clone();
+        for change in slices {
+            next.replace_slice(change);
+        }
+        for change in lists {
+            if let Some(old) = &change.old {
+                next.lists.remove(&own_key(old));
+            }
+            if let Some(new) = &change.new {
+                next.lists.insert(own_key(new), new.clone());
+            }
+        }
+        for key in keys {
+            for address in self.listed_addresses(key) {
+                for place in last.named(&key.0, &key.1) {
+                    roster::remove(&mut next.listed, &address, place);
+                }
+            }
+        }
+        for key in keys {
+            for address in next.listed_addresses(key) {
+                for place in roster.named(&key.0, &key.1) {
+                    roster::insert(&mut next.listed, &address, place);
+                }
+            }
+        }
+        next
+    }
+
+    fn replace_slice(&mut self, change: &Changed) {
+        let of_key = |slices: &SharedMap<Key, Arc<[Resource]>>, key: &Key| {
+            slices.get(key).map_or(Vec::new(), |list| list.to_vec())
+        };
+        if let Some((old, key)) = change
+            .old
+            .as_ref()
+            .and_then(|old| Some((old, slice_key(old)?)))
+        {
+            let mut list = of_key(&self.slices, &key);
+            list.retain(|known| own_key(known) != own_key(old));
+            match list.is_empty() {
+                true => drop(self.slices.remove(&key)),
+                false => drop(self.slices.insert(key, list.into())),
+            }
+        }
+        if let Some((new, key)) = change
+            .new
+            .as_ref()
+            .and_then(|new| Some((new, slice_key(new)?)))
+        {
+            let mut list = of_key(&self.slices, &key);
+            list.push(new.clone());
+            list.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
+            self.slices.insert(key, list.into());
+        }
+    }
+
+    fn listed_addresses(&self, key: &Key) -> Vec<IpAddr> {
+        let slices = self.slices.get(key).into_iter().flat_map(|list| &**list);
         let sliced = slices
-            .filter_map(|place| resources[*place].spec_as::<kube::EndpointSlice>())
+            .filter_map(|resource| resource.spec_as::<kube::EndpointSlice>())
             .flat_map(|slice| &slice.endpoints)
             .flat_map(|endpoint| &endpoint.addresses);
-        let list = self.lists.get(&key);
+        let list = self.lists.get(key);
         let listed = list
-            .and_then(|place| resources[*place].spec_as::<kube::Endpoints>())
+            .and_then(|resource| resource.spec_as::<kube::Endpoints>())
             .into_iter()
             .flat_map(|list| &list.subsets)
             .flat_map(|subset| &subset.addresses)
@@ -129,72 +181,65 @@ impl Directory {
         let all = sliced.chain(listed);
         all.filter_map(|address| address.parse().ok()).collect()
     }
-
-    /// The services of a namespace, by their places.
-    pub(super) fn in_namespace(&self, namespace: &str) -> &[usize] {
-        self.by_namespace.get(namespace).map_or(&[], Vec::as_slice)
-    }
-
-    /// The services that a pod may be behind.
-    pub(super) fn services_of<'a>(
-        &'a self,
-        pod: &'a Pod,
-        config: &'a Config,
-    ) -> impl Iterator<Item = usize> + 'a {
-        let selecting = self.in_namespace(&pod.namespace).iter().copied();
-        let selecting = selecting.filter(|index| {
-            let selector = config.context().selector(*index);
-            selector.is_some_and(|selector| labels::is_subset(selector, &pod.labels))
-        });
-        let listed = pod.ips.iter().filter_map(|ip| self.listed.get(ip));
-        selecting.chain(listed.flatten().copied())
-    }
 }
 
 impl Config {
-    /// Whether nothing but pods can make a difference between what is behind services here and there.
-    pub(super) fn finds_endpoints_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.services, &other.services)
-            && Arc::ptr_eq(&self.peer_authentication, &other.peer_authentication)
+    /// Whether what is behind services is found alike here and there, services and lists of endpoints apart.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.peer_authentication, &other.peer_authentication)
             && self.mesh == other.mesh
             && self.settings == other.settings
-            && (Arc::ptr_eq(&self.directory, &other.directory)
-                || self.directory.resources == other.directory.resources)
+    }
+
+    /// Whether services and lists of endpoints are the same here and there.
+    pub(super) fn lists_endpoints_as(&self, other: &Self) -> bool {
+        let (base, other) = (&self.base, &other.base);
+        base.roster.is_like(&other.roster) && base.directory == other.directory
     }
 }
 
-/// The places of the objects of one kind, in order of precedence.
-fn places<T: KindSpec>(resources: &[Resource]) -> Vec<usize> {
-    let of_kind = resources.iter().enumerate();
-    let mut out: Vec<usize> = of_kind
-        .filter(|(_, resource)| resource.kind == T::KIND)
-        .map(|(place, _)| place)
-        .collect();
-    out.sort_by(|a, b| precedence(&resources[*a]).cmp(&precedence(&resources[*b])));
-    out
+/// The service that a slice is for.
+pub(super) fn slice_key(slice: &Resource) -> Option<Key> {
+    let service = slice.meta.labels.get(SLICE_SERVICE)?;
+    Some((slice.namespace().to_owned(), service.clone()))
+}
+
+fn own_key(resource: &Resource) -> Key {
+    (resource.namespace().to_owned(), resource.name().to_owned())
 }
 
 impl<'a> Context<'a> {
-    fn origin<T: KindSpec>(self, index: usize) -> Option<&'a T> {
-        let place = self.directory.origins.get(index).copied().flatten()?;
-        self.directory.resources.get(place)?.spec_as::<T>()
+    fn origin<T: KindSpec>(self, place: Place) -> Option<&'a T> {
+        self.roster.origin(place)?.spec_as::<T>()
+    }
+
+    /// The services that a pod may be behind.
+    pub(super) fn services_of(self, pod: &'a Pod) -> impl Iterator<Item = Place> + 'a {
+        let selecting = self.roster.in_namespace(&pod.namespace).iter().copied();
+        let selecting = selecting.filter(move |place| {
+            let selector = self.selector(*place);
+            selector.is_some_and(|selector| labels::is_subset(selector, &pod.labels))
+        });
+        let listed = pod.ips.iter();
+        let listed = listed.filter_map(move |ip| self.directory.listed.get(ip));
+        selecting.chain(listed.flat_map(|places| places.iter().copied()))
     }
 
     /// The labels by which a service finds its workloads.
-    fn selector(self, index: usize) -> Option<&'a BTreeMap<String, String>> {
-        if let Some(service) = self.origin::<kube::Service>(index) {
+    fn selector(self, place: Place) -> Option<&'a BTreeMap<String, String>> {
+        if let Some(service) = self.origin::<kube::Service>(place) {
             let selector = &service.spec.selector;
             return (!selector.is_empty()).then_some(selector);
         }
-        let entry = self.origin::<ServiceEntry>(index)?;
+        let entry = self.origin::<ServiceEntry>(place)?;
         entry.workload_selector.as_ref().map(|s| &s.labels)
     }
 
     /// Whether the endpoints of a service are workloads of this mesh that it stands in front of.
-    pub(super) fn leads_inside(self, index: usize, service: &Service) -> bool {
+    pub(super) fn leads_inside(self, place: Place, service: &Service) -> bool {
         match service.registry {
             Registry::Kubernetes => true,
-            Registry::External => self.origin::<ServiceEntry>(index).is_some_and(|entry| {
+            Registry::External => self.origin::<ServiceEntry>(place).is_some_and(|entry| {
                 entry.workload_selector.is_some()
                     || (!entry.endpoints.is_empty() && !service.mesh_external)
             }),
@@ -219,11 +264,11 @@ impl<'a> Sources<'a> {
     }
 
     /// What is behind a service.
-    pub(super) fn behind(&self, index: usize, service: &Service) -> Behind {
+    pub(super) fn behind(&self, place: Place, service: &Service) -> Behind {
         let mut ports = BTreeMap::new();
         let mut identities: BTreeSet<String> = service.subject_alt_names.iter().cloned().collect();
         for port in &service.ports {
-            let mut found = self.endpoints(index, service, port);
+            let mut found = self.endpoints(place, service, port);
             let known = found
                 .iter()
                 .filter_map(|endpoint| endpoint.identity.as_deref());
@@ -263,15 +308,15 @@ impl<'a> Sources<'a> {
     }
 
     /// The endpoints of a port.
-    fn endpoints(&self, index: usize, service: &Service, port: &Port) -> Vec<Endpoint> {
+    fn endpoints(&self, place: Place, service: &Service, port: &Port) -> Vec<Endpoint> {
         match service.registry {
-            Registry::Kubernetes => self.kubernetes_endpoints(index, service, port),
-            Registry::External => self.external_endpoints(index, service, port),
+            Registry::Kubernetes => self.kubernetes_endpoints(place, service, port),
+            Registry::External => self.external_endpoints(place, service, port),
         }
     }
 
-    fn kubernetes_endpoints(&self, index: usize, service: &Service, port: &Port) -> Vec<Endpoint> {
-        let Some(written) = self.context.origin::<kube::Service>(index) else {
+    fn kubernetes_endpoints(&self, place: Place, service: &Service, port: &Port) -> Vec<Endpoint> {
+        let Some(written) = self.context.origin::<kube::Service>(place) else {
             return Vec::new();
         };
         let Some(written_port) = written
@@ -330,11 +375,8 @@ impl<'a> Sources<'a> {
         selector: &'a BTreeMap<String, String>,
     ) -> impl Iterator<Item = (&'a Resource, &'a WorkloadEntry)> + use<'a> {
         let context = self.context;
-        let places = context.directory.workloads.get(namespace);
-        let resources = places
-            .into_iter()
-            .flatten()
-            .map(move |place| &context.directory.resources[*place]);
+        let resources = context.directory.workloads.get(namespace);
+        let resources = resources.into_iter().flatten();
         let workloads = resources.filter_map(|r| Some((r, r.spec_as::<WorkloadEntry>()?)));
         workloads.filter(|(resource, entry)| {
             let mut all = resource.meta.labels.clone();
@@ -345,11 +387,9 @@ impl<'a> Sources<'a> {
 
     /// Endpoints in slices.
     fn sliced_endpoints(&self, service: &Service, port: &Port) -> Vec<Endpoint> {
-        let context = self.context;
-        let places = context.directory.slices.get(&key_of(service));
-        let slices = places.into_iter().flatten().filter_map(|place| {
-            context.directory.resources[*place].spec_as::<kube::EndpointSlice>()
-        });
+        let slices = self.context.directory.slices.get(&key_of(service));
+        let slices = slices.into_iter().flat_map(|list| &**list);
+        let slices = slices.filter_map(|resource| resource.spec_as::<kube::EndpointSlice>());
         let mut out = Vec::new();
         for slice in slices {
             let Some(number) = listed_port(&slice.ports, port) else {
@@ -369,10 +409,8 @@ impl<'a> Sources<'a> {
 
     /// Endpoints in the older form.
     fn listed_endpoints(&self, service: &Service, port: &Port) -> Vec<Endpoint> {
-        let place = self.context.directory.lists.get(&key_of(service));
-        let list = place.and_then(|place| {
-            self.context.directory.resources[*place].spec_as::<kube::Endpoints>()
-        });
+        let list = self.context.directory.lists.get(&key_of(service));
+        let list = list.and_then(|resource| resource.spec_as::<kube::Endpoints>());
         let mut out = Vec::new();
         for subset in list.into_iter().flat_map(|list| &list.subsets) {
             let Some(number) = listed_port(&subset.ports, port) else {
@@ -426,8 +464,8 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn external_endpoints(&self, index: usize, service: &Service, port: &Port) -> Vec<Endpoint> {
-        let Some(entry) = self.context.origin::<ServiceEntry>(index) else {
+    fn external_endpoints(&self, place: Place, service: &Service, port: &Port) -> Vec<Endpoint> {
+        let Some(entry) = self.context.origin::<ServiceEntry>(place) else {
             return Vec::new();
         };
         let number = if port.target == 0 {
@@ -571,7 +609,7 @@ impl<'a> Sources<'a> {
 }
 
 /// Namespace and name, the key of lists of endpoints.
-fn key_of(service: &Service) -> (String, String) {
+fn key_of(service: &Service) -> Key {
     (service.namespace.clone(), service.name.clone())
 }
 

@@ -53,6 +53,9 @@ pub(super) fn derive(inputs: &SnapshotInputs) -> Derived {
             },
         });
     }
+    if ours.is_empty() {
+        return out;
+    }
     let services = sorted::<kube::Service>(&inputs.resources)
         .into_iter()
         .map(|(resource, service)| ((resource.namespace(), resource.name()), service))

@@ -10,11 +10,12 @@ use std::sync::Arc;
 
 use lateen_envoy::SharedMap;
 
-use crate::model::{Endpoint, Service};
+use crate::model::Endpoint;
 use crate::pod::Pod;
 use crate::shared::Shared;
 
 use super::endpoints::{Context, Sources};
+use super::roster::Place;
 use super::{Config, ServiceTarget};
 
 /// A namespace and a name.
@@ -52,7 +53,7 @@ pub enum PodChange {
 pub(super) struct Live {
     pub(super) pods: Pods,
     /// By the service's place among the services.
-    pub(super) behind: SharedMap<usize, Arc<Behind>>,
+    pub(super) behind: SharedMap<Place, Arc<Behind>>,
     /// The service ports that the workload at an address is behind, in the order of services.
     pub(super) targets: SharedMap<IpAddr, Arc<[ServiceTarget]>>,
 }
@@ -150,12 +151,12 @@ impl Live {
         let sources = Sources::new(config.context(), &pods);
         let mut targets: BTreeMap<IpAddr, Vec<ServiceTarget>> = BTreeMap::new();
         let mut behind = Vec::new();
-        for (index, service) in config.services.iter().enumerate() {
-            let found = sources.behind(index, service);
-            for (address, target) in targets_of(config.context(), index, service, &found) {
+        for (place, service) in config.base.roster.placed() {
+            let found = sources.behind(place, service);
+            for (address, target) in targets_of(config.context(), place, &found) {
                 push(targets.entry(address).or_default(), target);
             }
-            behind.push((index, Arc::new(found)));
+            behind.push((place, Arc::new(found)));
         }
         let targets = targets.into_iter().map(|(ip, list)| (ip, list.into()));
         Self {
@@ -167,46 +168,72 @@ impl Live {
 
     /// The same with some pods changed.
     pub(super) fn with(&self, config: &Config, changes: &[PodChange]) -> Self {
+        self.with_services(config, config, changes, &BTreeSet::new())
+    }
+
+    /// The same with some pods changed, and some services or what lists their endpoints.
+    fn with_services(
+        &self,
+        last: &Config,
+        config: &Config,
+        changes: &[PodChange],
+        services: &BTreeSet<Place>,
+    ) -> Self {
         let mut next = self.clone();
-        let mut concerned = BTreeSet::new();
+        let mut concerned = services.clone();
         for change in changes {
             let (old, new) = next.pods.apply(change);
             if old != new {
                 for pod in [old, new].into_iter().flatten() {
-                    concerned.extend(config.directory.services_of(&pod, config));
+                    concerned.extend(config.context().services_of(&pod));
                 }
             }
         }
         let sources = Sources::new(config.context(), &next.pods);
         let mut moved: BTreeSet<IpAddr> = BTreeSet::new();
-        let mut changed = Vec::new();
-        for index in concerned {
-            let Some(service) = config.services.get(index) else {
-                continue;
-            };
-            let found = sources.behind(index, service);
-            let old = self.behind.get(&index).cloned().unwrap_or_default();
-            if found == *old {
+        let mut changed: BTreeSet<Place> = BTreeSet::new();
+        for place in concerned {
+            let old = self.behind.get(&place);
+            let service = config.base.roster.get(place);
+            let found = service.map(|service| Arc::new(sources.behind(place, service)));
+            let is_same = old == found.as_ref();
+            if is_same && !services.contains(&place) {
                 continue;
             }
-            for behind in [&*old, &found] {
-                let targets = targets_of(config.context(), index, service, behind);
-                moved.extend(targets.into_iter().map(|(address, _)| address));
+            for (context, behind) in [(last.context(), old), (config.context(), found.as_ref())] {
+                let targets = behind.map(|behind| targets_of(context, place, behind));
+                let targets = targets.into_iter().flatten();
+                moved.extend(targets.map(|(address, _)| address));
             }
-            changed.push((index, Arc::new(found)));
+            changed.insert(place);
+            match found {
+                Some(_) if is_same => {}
+                Some(found) => drop(next.behind.insert(place, found)),
+                None => drop(next.behind.remove(&place)),
+            }
         }
-        let indexes: BTreeSet<usize> = changed.iter().map(|(index, _)| *index).collect();
-        next.behind.extend(changed);
         for address in moved {
-            next.retarget(config, address, &indexes);
+            next.retarget(config, address, &changed);
         }
         next
     }
 
-    /// The same for another configuration, with some pods changed.
-    pub(super) fn after(&self, last: &Config, config: &Config, changes: &[PodChange]) -> Self {
-        if config.finds_endpoints_as(last) {
-            return self.with(config, changes);
+    /// The same for another configuration, with some pods changed. `services` are the places of those that are all that has changed of
+    /// services and what is behind them, besides pods; `None` if more has.
+    pub(super) fn after(
+        &self,
+        last: &Config,
+        config: &Config,
+        changes: &[PodChange],
+        services: Option<&BTreeSet<Place>>,
+    ) -> Self {
+        if config.is_like(last) {
+            if config.lists_endpoints_as(last) {
+                return self.with(config, changes);
+            }
+            if let Some(services) = services {
+                return self.with_services(last, config, changes, services);
+            }
         }
         let mut pods = self.pods.clone();
         for change in changes {
@@ -216,18 +243,17 @@ impl Live {
     }
 
     /// Looks again which services an address is behind: those it was behind, and those that have changed.
-    fn retarget(&mut self, config: &Config, address: IpAddr, changed: &BTreeSet<usize>) {
+    fn retarget(&mut self, config: &Config, address: IpAddr, changed: &BTreeSet<Place>) {
         let known = self.targets.get(&address).map_or(&[][..], |list| list);
-        let mut indexes = changed.clone();
-        indexes.extend(known.iter().filter_map(|t| config.index_of(&t.service)));
+        let mut places = changed.clone();
+        let roster = &config.base.roster;
+        places.extend(known.iter().filter_map(|t| roster.place_of(&t.service)));
         let mut list = Vec::new();
-        for index in indexes {
-            let (Some(service), Some(behind)) =
-                (config.services.get(index), self.behind.get(&index))
-            else {
+        for place in places {
+            let Some(behind) = self.behind.get(&place) else {
                 continue;
             };
-            let targets = targets_of(config.context(), index, service, behind);
+            let targets = targets_of(config.context(), place, behind);
             for (_, target) in targets.into_iter().filter(|(ip, _)| *ip == address) {
                 push(&mut list, target);
             }
@@ -246,15 +272,11 @@ fn push(list: &mut Vec<ServiceTarget>, target: ServiceTarget) {
 }
 
 /// The addresses that a service leads to within the mesh, with what each is there for.
-fn targets_of(
-    context: Context<'_>,
-    index: usize,
-    service: &Shared<Service>,
-    behind: &Behind,
-) -> Vec<(IpAddr, ServiceTarget)> {
-    if !context.leads_inside(index, service) {
+fn targets_of(context: Context<'_>, place: Place, behind: &Behind) -> Vec<(IpAddr, ServiceTarget)> {
+    let service = context.roster.get(place);
+    let Some(service) = service.filter(|service| context.leads_inside(place, service)) else {
         return Vec::new();
-    }
+    };
     let mut out = Vec::new();
     for port in &service.ports {
         let endpoints = behind.ports.get(&port.number).into_iter();

@@ -1,13 +1,15 @@
 //! What the next snapshot takes from the last one without looking at it again.
 //!
 //! Objects are shared by pointer between the lists that sources hand on, so which of them have changed is told without reading them. What only
-//! says how traffic is treated (routes, rules, policies) changes far more often than what there is (services, their endpoints,
-//! gateways of other kinds); where nothing else has changed, all that is made of the rest is taken over, diagnostics and all.
+//! says how traffic is treated (routes, rules, policies) changes far more often than what there is; where nothing else has changed, all
+//! that is made of the rest is taken over, diagnostics and all. Services and lists of their endpoints are made again one by one
+//! ([`super::base`]).
 //!
 //! "The same" means the very object, to the line it was written in: diagnostics point there.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_api::{Kind, Resource};
@@ -26,23 +28,51 @@ const TREATMENT: &[Kind] = &[
     Kind::VirtualService,
 ];
 
+/// Kinds of which each object can be made again by itself.
+const ONE_BY_ONE: &[Kind] = &[Kind::Service, Kind::EndpointSlice, Kind::Endpoints];
+
+/// An object that is not the very same as before.
+#[derive(Clone, Debug)]
+pub(super) struct Changed {
+    /// What it was, if it was there.
+    pub(super) old: Option<Resource>,
+    /// What it is, if it is there.
+    pub(super) new: Option<Resource>,
+}
+
+impl Changed {
+    /// What it was and what it is.
+    pub(super) fn either(&self) -> impl Iterator<Item = &Resource> {
+        self.old.iter().chain(&self.new)
+    }
+}
+
 /// The last configuration, and what differs from it.
 #[derive(Clone, Debug)]
 pub(super) struct Reuse<'a> {
     last: &'a Config,
-    /// The namespaces of what has changed, by kind.
-    changed: BTreeMap<Kind, BTreeSet<String>>,
+    changed: BTreeMap<Kind, Vec<Changed>>,
 }
 
 impl<'a> Reuse<'a> {
     /// What can be taken from the last configuration; `None` if that is nothing. The inputs' objects are in order.
     pub(super) fn of(last: &'a Config, inputs: &SnapshotInputs) -> Option<Self> {
-        let same_mesh = last.written == inputs.mesh
-            && last.settings == inputs.settings
-            && last.cluster_ips == inputs.cluster_ips;
-        let changed = changed(&last.resources, &inputs.resources);
-        let only_treatment = changed.keys().all(|kind| TREATMENT.contains(kind));
-        (same_mesh && only_treatment).then_some(Self { last, changed })
+        if last.written != inputs.mesh || last.settings != inputs.settings {
+            return None;
+        }
+        let mut changed = changed(&last.resources, &inputs.resources);
+        let known = |kind: &Kind| TREATMENT.contains(kind) || ONE_BY_ONE.contains(kind);
+        if !changed.keys().all(known) {
+            return None;
+        }
+        let readdressed = readdressed(last, inputs, changed.get(&Kind::Service));
+        if !readdressed.is_empty() {
+            changed
+                .entry(Kind::Service)
+                .or_default()
+                .extend(readdressed);
+        }
+        Some(Self { last, changed })
     }
 
     /// The last configuration, for what does not read kinds of treatment.
@@ -50,9 +80,17 @@ impl<'a> Reuse<'a> {
         self.last
     }
 
-    /// The namespaces in which objects of a kind have changed.
-    pub(super) fn namespaces(&self, kind: Kind) -> Option<&BTreeSet<String>> {
-        self.changed.get(&kind)
+    /// The objects of a kind that have changed.
+    pub(super) fn changes(&self, kind: Kind) -> &[Changed] {
+        self.changed.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// The namespaces in which objects of a kind have changed, if any have.
+    pub(super) fn namespaces(&self, kind: Kind) -> Option<BTreeSet<String>> {
+        let changes = self.changed.get(&kind)?.iter();
+        let resources = changes.flat_map(Changed::either);
+        let namespaces = resources.map(|resource| resource.namespace().to_owned());
+        Some(namespaces.collect())
     }
 
     /// The last configuration, if no object of a kind has changed.
@@ -61,41 +99,64 @@ impl<'a> Reuse<'a> {
     }
 }
 
-/// The namespaces, by kind, of objects that are not the very same in two lists, each in order.
-fn changed(old: &[Resource], new: &[Resource]) -> BTreeMap<Kind, BTreeSet<String>> {
-    let mut out: BTreeMap<Kind, BTreeSet<String>> = BTreeMap::new();
-    let mut note = |resource: &Resource| {
-        let namespaces = out.entry(resource.kind).or_default();
-        namespaces.insert(resource.namespace().to_owned());
-    };
+/// The objects, by kind, that are not the very same in two lists, each in order.
+fn changed(old: &[Resource], new: &[Resource]) -> BTreeMap<Kind, Vec<Changed>> {
+    let mut out: BTreeMap<Kind, Vec<Changed>> = BTreeMap::new();
     let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return out,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(a), Some(b)) if is_same(a, b) => Ordering::Equal,
-            (Some(a), Some(b)) => {
-                let order = by_key(a, b);
-                if order.is_eq() {
-                    note(a);
-                }
-                order
+            (Some(a), Some(b)) if is_same(a, b) => {
+                old.next();
+                new.next();
+                continue;
             }
+            (Some(a), Some(b)) => by_key(a, b),
         };
-        if order.is_le()
-            && let Some(resource) = old.next()
-            && order.is_lt()
-        {
-            note(resource);
-        }
-        if order.is_ge()
-            && let Some(resource) = new.next()
-            && order.is_gt()
-        {
-            note(resource);
+        let change = Changed {
+            old: old.next_if(|_| order.is_le()).cloned(),
+            new: new.next_if(|_| order.is_ge()).cloned(),
+        };
+        let kind = change.either().next().map(|resource| resource.kind);
+        if let Some(kind) = kind {
+            out.entry(kind).or_default().push(change);
         }
     }
+}
+
+/// Services that are the very same but for the addresses they were given.
+fn readdressed(
+    last: &Config,
+    inputs: &SnapshotInputs,
+    known: Option<&Vec<Changed>>,
+) -> Vec<Changed> {
+    let (old, new) = (&*last.cluster_ips, &*inputs.cluster_ips);
+    if Arc::ptr_eq(&last.cluster_ips, &inputs.cluster_ips) || old == new {
+        return Vec::new();
+    }
+    type Entry<'a> = (&'a (String, String), &'a Vec<IpAddr>);
+    let differs = |(key, ips): &Entry<'_>| new.get(*key) != Some(*ips);
+    let is_new = |(key, _): &Entry<'_>| !old.contains_key(*key);
+    let moved = old.iter().filter(differs).chain(new.iter().filter(is_new));
+    let is_known = |(namespace, name): &(String, String)| {
+        let mut known = known.into_iter().flatten().flat_map(Changed::either);
+        known.any(|resource| resource.namespace() == namespace && resource.name() == name)
+    };
+    let keys = moved.map(|(key, _)| key).filter(|key| !is_known(key));
+    keys.filter_map(|(namespace, name)| {
+        let wanted = (Kind::Service, namespace.as_str(), name.as_str());
+        let place = inputs
+            .resources
+            .binary_search_by(|r| (r.kind, r.namespace(), r.name()).cmp(&wanted));
+        let resource = inputs.resources.get(place.ok()?)?;
+        Some(Changed {
+            old: Some(resource.clone()),
+            new: Some(resource.clone()),
+        })
+    })
+    .collect()
 }
 
 /// Whether two are the very same object.

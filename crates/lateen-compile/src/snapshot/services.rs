@@ -9,9 +9,9 @@ use crate::diagnostics::{DUPLICATE_SERVICE, on_resource};
 use crate::mesh::Mesh;
 use crate::model::{Distribution, Port, Registry, Resolution, Service, Visibility};
 use crate::protocol::Protocol;
-use crate::shared::Shared;
 
 use super::ownership::Owners;
+use super::roster::{Aliases, Listed, Roster};
 use super::{SnapshotInputs, reference, sorted};
 
 /// `.`-separated annotation and label names this file reads.
@@ -26,7 +26,7 @@ pub(super) fn services(
     inputs: &SnapshotInputs,
     mesh: &Mesh,
     owners: &Owners,
-) -> (Vec<Shared<Service>>, Vec<Diagnostic>) {
+) -> (Listed, Vec<Diagnostic>) {
     let mut found: Vec<(&Resource, Service)> = Vec::new();
     for (resource, service) in sorted::<kube::Service>(&inputs.resources) {
         found.push((resource, kubernetes(resource, service, inputs, mesh)));
@@ -46,16 +46,53 @@ pub(super) fn services(
                 .map(|s| (resource, s)),
         );
     }
+    let written = found.iter().filter(|(_, s)| is_kubernetes(s)).count();
     let mut diagnostics = drop_duplicates(&mut found);
+    let has_twins = found.iter().filter(|(_, s)| is_kubernetes(s)).count() < written;
     diagnostics.append(&mut narrowed);
     found.sort_by(|(a, x), (b, y)| order(a, x).cmp(&order(b, y)));
-    let mut services: Vec<Service> = found.into_iter().map(|(_, service)| service).collect();
+    let found = found
+        .into_iter()
+        .map(|(resource, service)| (resource.clone(), service));
+    let mut services: Vec<(Resource, Service)> = found.collect();
     allocate(&mut services, inputs.settings.dual_stack);
-    link_aliases(&mut services);
-    (services.into_iter().map(Shared::new).collect(), diagnostics)
+    let aliases = link_aliases(&mut services);
+    let listed = Listed {
+        services,
+        aliases,
+        has_twins,
+    };
+    (listed, diagnostics)
 }
 
-fn order<'a>(resource: &'a Resource, service: &'a Service) -> impl Ord + 'a {
+/// What a Service has become among others that have not changed. `None` if that cannot be told from it alone: an alias changes another.
+pub(super) fn one(
+    resource: &Resource,
+    inputs: &SnapshotInputs,
+    mesh: &Mesh,
+    roster: &Roster,
+) -> Option<Service> {
+    let written: &kube::Service = resource.spec_as()?;
+    let mut service = kubernetes(resource, written, inputs, mesh);
+    service.aliases = roster.aliases_of(&service.hostname);
+    service.external_name.is_none().then_some(service)
+}
+
+/// Whether an object is a Service that stands for another name.
+pub(super) fn is_alias(resource: &Resource) -> bool {
+    let service: Option<&kube::Service> = resource.spec_as();
+    service.is_some_and(|service| service.spec.r#type == "ExternalName")
+}
+
+fn is_kubernetes(service: &Service) -> bool {
+    service.registry == Registry::Kubernetes
+}
+
+/// When it was written, where, and what it is called.
+type Order<'a> = (&'a str, Registry, &'a str, &'a str, &'a str);
+
+/// What orders services.
+pub(super) fn order<'a>(resource: &'a Resource, service: &'a Service) -> Order<'a> {
     (
         resource.meta.creation_timestamp.as_str(),
         service.registry,
@@ -315,10 +352,11 @@ const POOL: u32 = 65_536;
 
 /// Gives addresses to names that want one. A name's place follows from its hash, so that adding another entry does not move it
 /// unless the two collide.
-fn allocate(services: &mut [Service], dual_stack: bool) {
+fn allocate(services: &mut [(Resource, Service)], dual_stack: bool) {
     let mut taken: BTreeMap<u32, String> = BTreeMap::new();
     let mut wanting: Vec<&mut Service> = services
         .iter_mut()
+        .map(|(_, service)| service)
         .filter(|service| !service.auto_addresses.is_empty())
         .collect();
     wanting.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
@@ -353,13 +391,13 @@ fn hash(text: &str) -> u32 {
     })
 }
 
-/// Tells each service which aliases stand for it. An alias of an alias stands for the last of them.
-fn link_aliases(services: &mut [Service]) {
+/// Tells each service which aliases stand for it, and gives them all. An alias of an alias stands for the last of them.
+fn link_aliases(services: &mut [(Resource, Service)]) -> Aliases {
     let names: BTreeMap<String, String> = services
         .iter()
-        .filter_map(|s| Some((s.hostname.clone(), s.external_name.clone()?)))
+        .filter_map(|(_, s)| Some((s.hostname.clone(), s.external_name.clone()?)))
         .collect();
-    let mut by_target: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut by_target = Aliases::new();
     for alias in names.keys() {
         let mut target = alias;
         // A chain longer than the number of aliases is a ring, which stands for nothing.
@@ -376,9 +414,10 @@ fn link_aliases(services: &mut [Service]) {
                 .push(alias.clone());
         }
     }
-    for service in services {
+    for (_, service) in services {
         if let Some(aliases) = by_target.get(&service.hostname) {
             service.aliases.clone_from(aliases);
         }
     }
+    by_target
 }

@@ -101,3 +101,15 @@ fn one_change_among_many_is_found_by_looking_at_few() {
     assert_eq!(keys, [5_000, 7_777_777]);
     assert!(COMPARED.get() <= 2 * MOST, "{}", COMPARED.get());
 }
+
+#[test]
+fn neighbours_of_what_is_not_there_are_found_by_what_comes_before() {
+    let map: SharedMap<u32, u32> = (0..300).map(|n| (n * 2, n)).collect();
+    for wanted in [0_u32, 1, 63, 64, 65, 300, 598, 599] {
+        let [before, after] = map.around(|key, _| *key < wanted);
+        assert_eq!(before, map.keys().filter(|k| **k < wanted).last());
+        assert_eq!(after, map.keys().find(|k| **k >= wanted));
+    }
+    let empty = SharedMap::<u32, u32>::new();
+    assert_eq!(empty.around(|_, _| true), [None, None]);
+}

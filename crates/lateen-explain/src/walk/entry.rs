@@ -264,7 +264,6 @@ fn cluster_dns(mesh: &Mesh, pod: &Pod, host: &str) -> Option<IpAddr> {
         let service = mesh
             .snapshot()
             .services()
-            .iter()
             .find(|service| service.hostname == *name)?;
         let vip = service.vips(false).iter().find_map(|vip| vip.parse().ok());
         vip.or_else(|| {
@@ -327,7 +326,7 @@ fn from_outside(
 /// The pod's port behind a port of a Service that selects it.
 fn target_port(mesh: &Mesh, pod: &Pod, port: u16) -> Option<u16> {
     let snapshot = mesh.snapshot();
-    snapshot.services().iter().find_map(|service| {
+    snapshot.services().find_map(|service| {
         let endpoints = snapshot.endpoints(service, u32::from(port))?;
         let own = endpoints.iter().find(|endpoint| {
             let is_pod = |address: &String| {

@@ -409,7 +409,7 @@ impl Walker<'_> {
     fn service_at(&self, ip: IpAddr) -> Option<&Service> {
         let ip = ip.to_string();
         let services = self.mesh?.snapshot().services();
-        let mut found = services.iter().map(|service| &**service);
+        let mut found = services.map(|service| &**service);
         found.find(|service| service.vips(false).contains(&ip))
     }
 

@@ -257,7 +257,7 @@ fn security_of(out: &mut String, mesh: &Mesh, pod: &Pod) {
 }
 
 fn services_of<'m>(mesh: &'m Mesh, pod: &Pod) -> Vec<&'m Service> {
-    let services = mesh.snapshot().services().iter();
+    let services = mesh.snapshot().services();
     services
         .map(|service| &**service)
         .filter(|service| {
@@ -358,7 +358,7 @@ fn matched(wanted: &StringMatch) -> String {
 }
 
 fn find_service<'m>(mesh: &'m Mesh, wanted: &str, namespace: Option<&str>) -> Result<&'m Service> {
-    let services = || mesh.snapshot().services().iter().map(|service| &**service);
+    let services = || mesh.snapshot().services().map(|service| &**service);
     let (name, dotted) = match wanted.split_once('.') {
         Some((name, namespace)) => (name, Some(namespace.split('.').next().unwrap_or_default())),
         None => (wanted, None),
