@@ -18,7 +18,7 @@ use lateen_telemetry::metrics::{Registry, Snapshot};
 use lateen_traffic::cluster::Discovery;
 use lateen_traffic::lb::Vicinity;
 use lateen_traffic::{Cluster, EndpointSet, Program};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::cluster::breaker::Breakers;
 use crate::cluster::outlier::Outliers;
@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     next_connection: AtomicU64,
     /// The version each worker's listeners are at.
     workers: watch::Sender<Vec<u64>>,
+    /// Told when a worker has given memory back: most of its connections have gone.
+    pub(crate) emptied: Notify,
 }
 
 /// Families of statistics.
@@ -175,6 +177,7 @@ impl Shared {
             bound: Mutex::default(),
             next_connection: AtomicU64::new(1),
             workers: watch::Sender::new(vec![0; usize::from(workers)]),
+            emptied: Notify::new(),
         }
     }
 

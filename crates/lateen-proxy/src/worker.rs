@@ -469,6 +469,7 @@ impl Worker {
             && self.quiet.has_come(self.connections.get(), now.version)
         {
             give_back();
+            self.shared.emptied.notify_one();
         }
     }
 

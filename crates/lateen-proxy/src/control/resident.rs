@@ -2,7 +2,8 @@
 //!
 //! A page fault in a mapped file maps the sixteen pages around it too, so reading a command line, a first configuration and
 //! some certificates leaves most of the binary resident, while a request touches little of it. Once the configuration is
-//! quiet the clean pages are given up: what is needed again comes back from the page cache, a microsecond for sixteen pages.
+//! quiet, and when most connections have gone, the clean pages are given up: what is needed again comes back from the page
+//! cache, a microsecond for sixteen pages.
 
 use std::io;
 use std::sync::Arc;
@@ -23,10 +24,16 @@ struct Range {
     length: usize,
 }
 
-/// Gives pages up after each burst of configuration, until the runtime stops.
+/// Gives pages up after each burst of configuration or connections, until the runtime stops.
 pub(super) async fn trim(shared: Arc<Shared>) {
     let mut changed = shared.changes();
-    while changed.changed().await.is_ok() {
+    loop {
+        tokio::select! {
+            changed = changed.changed() => if changed.is_err() {
+                return;
+            },
+            () = shared.emptied.notified() => {}
+        }
         while let Ok(Ok(())) = timeout(QUIET, changed.changed()).await {}
         if let Some(give_back) = shared.config.give_back {
             give_back();
