@@ -167,13 +167,20 @@ pub(crate) fn unpadded(header: Header, payload: &[u8]) -> Option<&[u8]> {
     rest.get(..rest.len().checked_sub(usize::from(*padding))?)
 }
 
-/// The block of a HEADERS frame, without padding and priority. Priorities are not looked at (RFC 9113 section 5.3.2).
-pub(crate) fn block(header: Header, payload: &[u8]) -> Option<&[u8]> {
+/// The block of a HEADERS frame, without padding and priority, and the stream that this one depends on. Nothing else of a
+/// priority is looked at (RFC 9113 section 5.3.2).
+pub(crate) fn block(header: Header, payload: &[u8]) -> Option<(&[u8], Option<u32>)> {
     let payload = unpadded(header, payload)?;
     if !header.has(flag::PRIORITY) {
-        return Some(payload);
+        return Some((payload, None));
     }
-    payload.get(5..)
+    let ([on @ .., _weight], block) = payload.split_first_chunk::<5>()?;
+    Some((block, Some(depends_on(*on))))
+}
+
+/// The stream that a priority names, without the bit that says that it has no other dependents.
+pub(crate) fn depends_on(bytes: [u8; 4]) -> u32 {
+    u32::from_be_bytes(bytes) & (u32::MAX >> 1)
 }
 
 /// A number of four bytes.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Io;
+use super::cases::PADDED;
 use super::frames::{
     DATA, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
 };
@@ -27,18 +28,18 @@ pub(crate) enum Step {
     Data(u32, usize),
     /// The ping is answered with the same bytes.
     Pong([u8; 8]),
+    /// So many frames are sent on the stream, each of one byte of data and 255 of padding, as far as windows let them.
+    Padded(u32, usize),
     /// Settings are acknowledged.
     Settled,
     /// The connection still answers.
     Alive,
     /// The stream is refused for one of these reasons, or the connection is.
     StreamError(u32, &'static [u32]),
-    /// The same, or the request is answered (with an error, or before the rest was looked at).
-    StreamErrorOrAnswer(u32, &'static [u32]),
     /// The connection is refused for one of these reasons, or ended.
     ConnectionError(&'static [u32]),
-    /// Either what is wrong is disregarded, or it is refused for one of these reasons.
-    ErrorOrAlive(&'static [u32]),
+    /// The other side closes the connection.
+    Closed,
 }
 
 /// A frame that was received.
@@ -61,11 +62,22 @@ impl Frame {
 pub(crate) struct Wire {
     io: Box<dyn Io>,
     pings: u8,
+    /// What the other side takes on the connection, and on a new stream.
+    credit: i64,
+    initial: u32,
+    /// What it took since of streams' data.
+    more: i64,
 }
 
 impl Wire {
     pub(crate) fn new(io: Box<dyn Io>) -> Self {
-        Self { io, pings: 0 }
+        Self {
+            io,
+            pings: 0,
+            credit: 65_535,
+            initial: 65_535,
+            more: 0,
+        }
     }
 
     /// The preface and the settings of both sides.
@@ -111,19 +123,39 @@ impl Wire {
                 };
                 self.wait("a pong", pong).await
             }
+            Step::Padded(stream, count) => Box::pin(self.send_padded(*stream, *count)).await,
             Step::Settled => {
                 let acked =
                     |f: &Frame| (f.kind == SETTINGS && f.flags & ACK != 0).then_some(Ok(()));
                 self.wait("an acknowledgement", acked).await
             }
             Step::Alive => self.alive().await,
-            Step::StreamError(stream, codes) => self.refused(Some(*stream), codes, false).await,
-            Step::StreamErrorOrAnswer(stream, codes) => {
-                self.refused(Some(*stream), codes, true).await
-            }
-            Step::ConnectionError(codes) => self.refused(None, codes, false).await,
-            Step::ErrorOrAlive(codes) => self.refused_or_alive(codes).await,
+            Step::StreamError(stream, codes) => self.refused(Some(*stream), codes).await,
+            Step::ConnectionError(codes) => self.refused(None, codes).await,
+            Step::Closed => self.wait_or_closed("the end", |_| None).await.map(drop),
         }
+    }
+
+    async fn send_padded(&mut self, stream: u32, count: usize) -> Result<(), String> {
+        let bytes = frame(
+            DATA,
+            PADDED,
+            stream,
+            &[&[254, b'x'][..], &[0; 254]].concat(),
+        );
+        let mut credit = i64::from(self.initial) + self.more;
+        for _ in 0..count {
+            while credit < 256 || self.credit < 256 {
+                let before = self.more;
+                let update = |f: &Frame| (f.kind == WINDOW_UPDATE).then_some(Ok(()));
+                self.wait("a larger window", update).await?;
+                credit += self.more - before;
+            }
+            credit -= 256;
+            self.credit -= 256;
+            self.step(&Step::Send(bytes.clone())).await?;
+        }
+        Ok(())
     }
 
     async fn alive(&mut self) -> Result<(), String> {
@@ -139,28 +171,11 @@ impl Wire {
         bytes
     }
 
-    async fn refused_or_alive(&mut self, codes: &[u32]) -> Result<(), String> {
-        let bytes = self.ping().await;
-        let found = self.wait_or_closed("a refusal or a pong", |f| match f.kind {
-            PING if f.flags & ACK != 0 && f.payload == bytes => Some(Ok(())),
-            RST_STREAM => Some(known(f.code(0), codes)),
-            GOAWAY => Some(known(f.code(4), codes)),
-            _ => None,
-        });
-        found.await.map(drop)
-    }
-
     /// Waits for the refusal of a stream, or of the connection.
-    async fn refused(
-        &mut self,
-        stream: Option<u32>,
-        codes: &[u32],
-        or_answer: bool,
-    ) -> Result<(), String> {
+    async fn refused(&mut self, stream: Option<u32>, codes: &[u32]) -> Result<(), String> {
         let found = self.wait_or_closed("a refusal", |f| match f.kind {
             RST_STREAM if Some(f.stream) == stream => Some(known(f.code(0), codes)),
             GOAWAY => Some(known(f.code(4), codes)),
-            HEADERS if or_answer && Some(f.stream) == stream => Some(Ok(())),
             _ => None,
         });
         found.await.map(drop)
@@ -209,12 +224,30 @@ impl Wire {
         let length = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         let mut payload = vec![0; length];
         self.io.read_exact(&mut payload).await.ok()?;
-        Some(Frame {
+        let frame = Frame {
             kind,
             flags,
             stream: u32::from_be_bytes([s1, s2, s3, s4]),
             payload,
-        })
+        };
+        self.count(&frame);
+        Some(frame)
+    }
+
+    /// What the frame says of windows.
+    fn count(&mut self, frame: &Frame) {
+        match (frame.kind, frame.stream) {
+            (WINDOW_UPDATE, 0) => self.credit += i64::from(frame.code(0).unwrap_or(0)),
+            (WINDOW_UPDATE, _) => self.more += i64::from(frame.code(0).unwrap_or(0)),
+            (SETTINGS, _) => {
+                let settings = frame.payload.chunks_exact(6);
+                let window = settings.filter(|setting| setting[..2] == [0, 4]);
+                for setting in window {
+                    self.initial = u32::from_be_bytes(setting[2..].try_into().unwrap());
+                }
+            }
+            _ => {}
+        }
     }
 }
 

@@ -26,6 +26,9 @@ const A_WHILE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Broken(pub(super) Reason, pub(super) &'static str);
 
+/// What a stream may not (RFC 7540 section 5.3.1). It says nothing a server could act on, so the connection is not to be trusted.
+const DEPENDS_ON_ITSELF: Broken = Broken(Reason::Protocol, "stream that depends on itself");
+
 /// What came of looking for a frame.
 #[derive(Debug)]
 #[expect(
@@ -190,10 +193,19 @@ impl State {
                 let last = payload.first_chunk::<4>().filter(|_| payload.len() >= 8);
                 self.take_goaway(u32::from_be_bytes(*last.ok_or(SIZE)?));
             }
-            kind::PRIORITY if payload.len() != 5 => return Err(SIZE),
+            kind::PRIORITY => self.take_priority(id, payload.try_into().map_err(|_| SIZE)?)?,
             _ => self.useless.add()?, // an extension is disregarded
         }
         Ok(Took::Frame)
+    }
+
+    /// Nothing follows from a priority.
+    fn take_priority(&mut self, id: u32, payload: &[u8; 5]) -> Result<(), Broken> {
+        let [on @ .., _weight] = *payload;
+        if frame::depends_on(on) == id {
+            return Err(DEPENDS_ON_ITSELF);
+        }
+        self.useless.add()
     }
 
     fn take_settings(&mut self, header: Header, payload: &[u8]) -> Result<(), Broken> {
@@ -278,6 +290,14 @@ impl State {
         self.put_reset(id, reason);
     }
 
+    /// Answers what comes for a stream that the peer itself has ended. One that was ended here may be heard of for a while.
+    fn refuse_over(&mut self, id: u32) {
+        if !self.lately.contains(&id) {
+            self.owed += HEADER + 4;
+            self.put_reset(id, Reason::StreamClosed);
+        }
+    }
+
     fn take_padded(&mut self, header: Header, payload: &[u8]) -> Result<(), Broken> {
         let Some(data) = frame::unpadded(header, payload) else {
             return Err(Broken(Reason::Protocol, "padding"));
@@ -287,9 +307,15 @@ impl State {
         if data.is_empty() && !end {
             self.useless.add()?;
         }
+        // Padding counts against both windows (RFC 9113 section 6.1), and is taken as soon as it is there.
         self.count_data(padding)?;
-        self.release(padding);
-        self.take_part(header.stream, Bytes::copy_from_slice(data), end)
+        if let Some(stream) = self.streams.get_mut(&header.stream) {
+            stream.flow.window -= i64::from(padding);
+            stream.flow.unread += padding;
+        }
+        self.take_part(header.stream, Bytes::copy_from_slice(data), end)?;
+        self.taken(header.stream, padding);
+        Ok(())
     }
 
     /// Takes what is there of a DATA frame, so that nothing is gathered that would only be copied.
@@ -323,13 +349,12 @@ impl State {
         let Some(stream) = self.streams.get_mut(&id) else {
             self.stray(id)?;
             self.release(length);
-            if !self.lately.contains(&id) {
-                self.refuse(id, Reason::StreamClosed);
-            }
+            self.refuse_over(id);
             return Ok(());
         };
         if stream.failed.is_some() {
             self.release(length);
+            self.refuse_over(id);
             return Ok(());
         }
         if let Err(reason) = stream.take_data(data, end) {
@@ -344,9 +369,12 @@ impl State {
     }
 
     fn take_headers(&mut self, header: Header, payload: &[u8]) -> Result<Took, Broken> {
-        let Some(block) = frame::block(header, payload) else {
+        let Some((block, on)) = frame::block(header, payload) else {
             return Err(Broken(Reason::Protocol, "padding"));
         };
+        if on == Some(header.stream) {
+            return Err(DEPENDS_ON_ITSELF);
+        }
         self.useless.reset();
         let end = header.has(flag::END_STREAM);
         if header.has(flag::END_HEADERS) {
@@ -432,7 +460,7 @@ impl State {
     /// Takes a response's head, or trailers.
     fn take_more(&mut self, id: u32, end: bool, fields: Fields, side: Side) {
         let Some(stream) = self.streams.get_mut(&id).filter(|s| s.failed.is_none()) else {
-            return;
+            return self.refuse_over(id);
         };
         let taken = if side == Side::Client && !stream.has_head {
             stream.take_head(fields, end)

@@ -4,7 +4,7 @@ use super::super::frames::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
     WINDOW_UPDATE, frame, literal,
 };
-use super::super::wire::Step::{self, ConnectionError, Settled, StreamError};
+use super::super::wire::Step::{self, Closed, ConnectionError, Settled, StreamError};
 use super::{
     COMPRESSION_ERROR, Case, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR, PADDED, PRIORITY,
     PROTOCOL_ERROR, PUSH_PROMISE, case, continuation, data, get, open, post, priority, send,
@@ -12,9 +12,8 @@ use super::{
 };
 
 const PROTOCOL: &[u32] = &[PROTOCOL_ERROR];
-/// The RFC names an error of its own for frames of a wrong size; the `h2` crate says `PROTOCOL_ERROR` of every frame it cannot read.
-const SIZE: &[u32] = &[FRAME_SIZE_ERROR, PROTOCOL_ERROR];
-const FLOW: &[u32] = &[FLOW_CONTROL_ERROR, PROTOCOL_ERROR];
+const SIZE: &[u32] = &[FRAME_SIZE_ERROR];
+const FLOW: &[u32] = &[FLOW_CONTROL_ERROR];
 
 pub(super) fn cases() -> Vec<Case> {
     [
@@ -54,6 +53,11 @@ fn preface() -> Vec<Case> {
             "a preface that is wrong",
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX INVALID",
             &[ConnectionError(PROTOCOL)],
+        ),
+        hand(
+            "no preface at all",
+            b"INVALID CONNECTION PREFACE\r\n\r\n",
+            &[Closed],
         ),
     ]
 }
@@ -143,7 +147,7 @@ fn order() -> Vec<Case> {
             "4.3",
             "a block that is none",
             &[whole(1, &[0x44, 0x84, 0xff, 0x53, 0xa9])],
-            &[COMPRESSION_ERROR, PROTOCOL_ERROR],
+            &[COMPRESSION_ERROR],
         ),
         refused(
             "4.3",
@@ -276,6 +280,15 @@ fn of_streams() -> Vec<Case> {
             &[frame(PING, 0, 3, &[0; 8])],
             PROTOCOL,
         ),
+        case(
+            "5.4.1",
+            "the connection is closed after an error",
+            [
+                send([frame(PING, 0, 3, &[0; 8])]),
+                ConnectionError(PROTOCOL),
+                Closed,
+            ],
+        ),
     ]
 }
 
@@ -312,7 +325,6 @@ fn settings() -> Vec<Case> {
 fn windows() -> Vec<Case> {
     let most = 0x7fff_ffff_u32.to_be_bytes();
     let update = |stream, by: &[u8]| frame(WINDOW_UPDATE, 0, stream, by);
-    let flow: &[u32] = &[FLOW_CONTROL_ERROR];
     vec![
         refused(
             "6.9",
@@ -332,14 +344,14 @@ fn windows() -> Vec<Case> {
             "6.9.1",
             "the connection's window overflows",
             &[update(0, &most), update(0, &most)],
-            flow,
+            FLOW,
         ),
         case(
             "6.9.1",
             "a stream's window overflows",
             [
                 send([open(1, &post()), update(1, &most), update(1, &most)]),
-                StreamError(1, &[FLOW_CONTROL_ERROR]),
+                StreamError(1, FLOW),
             ],
         ),
     ]

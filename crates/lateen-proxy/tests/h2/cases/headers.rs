@@ -1,7 +1,7 @@
-//! Messages that are malformed (RFC 9113 section 8.1.1): a server resets the stream, or answers with an error.
+//! Messages that are malformed (RFC 9113 section 8.1.1): a server resets the stream.
 
 use super::super::frames::{END_STREAM, indexed, literal};
-use super::super::wire::Step::{Answer, StreamErrorOrAnswer};
+use super::super::wire::Step::{Answer, StreamError};
 use super::{Case, PROTOCOL_ERROR, case, data, get, open, post, send, whole, with};
 
 const PROTOCOL: &[u32] = &[PROTOCOL_ERROR];
@@ -12,12 +12,11 @@ pub(super) fn cases() -> Vec<Case> {
     cases
 }
 
-/// The request is refused, by a reset or a status of 400; it is not answered as if nothing were wrong.
 fn malformed(section: &'static str, name: &'static str, block: Vec<u8>) -> Case {
     case(
         section,
         name,
-        [send([whole(1, &block)]), StreamErrorOrAnswer(1, PROTOCOL)],
+        [send([whole(1, &block)]), StreamError(1, PROTOCOL)],
     )
 }
 
@@ -84,7 +83,7 @@ fn pseudo_headers() -> Vec<Case> {
                     data(1, 0, b"x"),
                     whole(1, &literal(b":method", b"POST")),
                 ]),
-                StreamErrorOrAnswer(1, PROTOCOL),
+                StreamError(1, PROTOCOL),
             ],
         ),
         malformed(
@@ -129,13 +128,8 @@ fn pseudo_headers() -> Vec<Case> {
 
 fn lengths() -> Vec<Case> {
     let long = |length: &[u8]| [post(), literal(b"content-length", length)].concat();
-    let cut = |name, frames: &[Vec<u8>]| {
-        case(
-            "8.1.1",
-            name,
-            [send(frames), StreamErrorOrAnswer(1, PROTOCOL)],
-        )
-    };
+    let cut =
+        |name, frames: &[Vec<u8>]| case("8.1.1", name, [send(frames), StreamError(1, PROTOCOL)]);
     vec![
         cut(
             "less content than was said",

@@ -2,14 +2,13 @@
 
 use super::super::frames::{indexed, literal, remembered};
 use super::super::wire::Step::{Answer, ConnectionError};
-use super::{COMPRESSION_ERROR, Case, PROTOCOL_ERROR, case, get, send, whole};
+use super::{COMPRESSION_ERROR, Case, case, get, send, whole};
 
 /// `custom-key` and `custom-value` in Huffman code (RFC 7541 appendix C.4.3).
 const HUFFMAN_CUSTOM: &[u8] = &[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xa9, 0x7d, 0x7f];
 const HUFFMAN_VALUE: &[u8] = &[0x25, 0xa8, 0x49, 0xe9, 0x5b, 0xb8, 0xe8, 0xb4, 0xbf];
 
-/// What the RFC asks for; the `h2` crate says `PROTOCOL_ERROR` of every block it cannot read.
-const COMPRESSION: &[u32] = &[COMPRESSION_ERROR, PROTOCOL_ERROR];
+const COMPRESSION: &[u32] = &[COMPRESSION_ERROR];
 
 /// First bytes of a literal: remembered, not indexed, never indexed.
 const FORMS: [(&str, u8, u8); 3] = [

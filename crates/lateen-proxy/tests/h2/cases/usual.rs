@@ -4,7 +4,7 @@ use super::super::frames::{
     CONTINUATION, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS,
     WINDOW_UPDATE, frame, literal,
 };
-use super::super::wire::Step::{Alive, Answer, Data, End, Pong, Settled};
+use super::super::wire::Step::{Alive, Answer, Data, End, Padded, Pong, Settled};
 use super::{
     Case, PADDED, WITH_PRIORITY, case, continuation, data, get, open, post, priority, request,
     send, setting, whole, with,
@@ -115,6 +115,17 @@ fn frames() -> Vec<Case> {
                     data(1, END_STREAM | PADDED, &padded(b"x")),
                 ]),
                 Answer(1),
+            ],
+        ),
+        case(
+            "6.1",
+            "padding of more than a window",
+            [
+                send([open(1, &post())]),
+                Padded(1, 1200),
+                send([data(1, END_STREAM, b"x")]),
+                Answer(1),
+                End(1),
             ],
         ),
         case(
