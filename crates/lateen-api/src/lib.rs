@@ -17,6 +17,7 @@
 //!
 //! Nothing here does I/O, knows a clock, or depends on a runtime. Modules depend only on those listed before them.
 
+pub mod cipher;
 pub mod diagnostic;
 pub mod extensions;
 pub mod host;

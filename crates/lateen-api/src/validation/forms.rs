@@ -19,13 +19,13 @@ pub(crate) fn is_dns_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// A DNS label that may start with a wildcard: `*`, `*-suffix`, `*suffix` is not.
+/// A DNS label that may start with a wildcard: `*`, `*suffix`, `*-suffix`.
 fn is_wildcard_label(text: &str) -> bool {
     match text.strip_prefix('*') {
         Some("") => true,
-        Some(rest) => rest
-            .strip_prefix('-')
-            .is_some_and(|rest| is_dns_label(rest) && text.len() <= MAX_LABEL),
+        Some(rest) => {
+            is_dns_label(rest.strip_prefix('-').unwrap_or(rest)) && text.len() <= MAX_LABEL
+        }
         None => is_dns_label(text),
     }
 }
@@ -50,6 +50,23 @@ pub(crate) fn wildcard_name(name: &str) -> Option<String> {
         ));
     }
     rest.and_then(|rest| labels(rest, name))
+}
+
+/// What is wrong with `name` as a host of a Gateway or Sidecar: it is a full name, or its first label is `*` and nothing else.
+pub(crate) fn full_name(name: &str) -> Option<String> {
+    if name == "*" {
+        return None;
+    }
+    if let Some(why) = wildcard_name(name) {
+        return Some(why);
+    }
+    if !name.contains('.') {
+        return Some(format!(
+            "`{name}` is a short name; full names are needed here"
+        ));
+    }
+    (name.starts_with('*') && !name.starts_with("*."))
+        .then(|| format!("the wildcard of `{name}` has to be a whole label"))
 }
 
 fn preconditions(name: &str) -> Option<String> {
@@ -222,8 +239,18 @@ mod tests {
         assert_eq!(wildcard_name("*"), None);
         assert_eq!(wildcard_name("*.example.com"), None);
         assert_eq!(wildcard_name("*-foo.example.com"), None);
+        assert_eq!(wildcard_name("*foo.example.com"), None);
         assert!(wildcard_name("a.*.com").is_some());
-        assert!(wildcard_name("*foo.com").is_some());
+        assert!(wildcard_name("*--foo.com").is_some());
+    }
+
+    #[test]
+    fn gateways_and_sidecars_name_hosts_in_full() {
+        assert_eq!(full_name("*"), None);
+        assert_eq!(full_name("*.example.com"), None);
+        assert_eq!(full_name("a.example.com"), None);
+        assert!(full_name("a").is_some_and(|why| why.contains("short name")));
+        assert!(full_name("*-a.example.com").is_some_and(|why| why.contains("whole label")));
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Gateway, and server TLS settings, which Sidecar uses too.
 
+use std::collections::BTreeSet;
+
 use super::forms::Protocol;
 use super::{Report, common, forms};
+use crate::cipher;
 use crate::networking::{
     Gateway, Port, Server, ServerTlsMode, ServerTlsSettings, TlsCertificate, TlsProtocol,
 };
@@ -64,7 +67,7 @@ fn gateway_host(host: &str, report: &mut Report<'_>) {
         }
         None => host,
     };
-    if let Some(why) = forms::wildcard_name(name)
+    if let Some(why) = forms::full_name(name)
         && !forms::is_ip(name)
     {
         report.error(why);
@@ -153,6 +156,7 @@ pub(crate) fn server_tls(tls: &ServerTlsSettings, report: &mut Report<'_>) {
             );
         });
     }
+    cipher_suites(tls, report);
     match tls.mode {
         ServerTlsMode::IstioMutual => istio_mutual(tls, report),
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
@@ -165,6 +169,17 @@ pub(crate) fn server_tls(tls: &ServerTlsSettings, report: &mut Report<'_>) {
             terminating(tls, report);
         }
     }
+}
+
+fn cipher_suites(tls: &ServerTlsSettings, report: &mut Report<'_>) {
+    let mut seen = BTreeSet::new();
+    report.each("cipherSuites", &tls.cipher_suites, |report, name| {
+        if !cipher::is_suite(name) {
+            report.warning(format!("`{name}` is not a cipher suite"), "it is ignored");
+        } else if !seen.insert(name.clone()) {
+            report.warning(format!("`{name}` is listed twice"), "it counts once");
+        }
+    });
 }
 
 /// The fields that name certificates, and whether they are set.

@@ -64,6 +64,11 @@ fn uri(uri: &str, report: &mut Report<'_>) {
         let fix = "serve the keys without credentials: they are public".to_owned();
         advise(report, message.to_owned(), EFFECT_REFUSED, fix);
     }
+    let place = authority.rsplit('@').next().unwrap_or_default();
+    let port = place.rsplit_once(':').map_or("", |(_, port)| port);
+    if !port.ends_with(']') && !port.bytes().all(|byte| byte.is_ascii_digit()) {
+        report.error(format!("`{port}` is not a port"));
+    }
     let name = authority.split(':').next().unwrap_or_default();
     let local = !name.contains('.')
         || name.ends_with(".local")

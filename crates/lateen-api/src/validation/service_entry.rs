@@ -88,7 +88,7 @@ fn dns(spec: &ServiceEntry, report: &mut Report<'_>) {
         });
     }
     report.each("endpoints", &spec.endpoints, |report, endpoint| {
-        workload::endpoint(endpoint, Some(&spec.ports), Address::NameToo, report);
+        workload::endpoint(endpoint, Some(&spec.ports), Address::Name, report);
     });
     let is_tcp = |port: &ServicePort| {
         Protocol::parse(&port.protocol).is_some_and(|p| !p.is_http() && p != Protocol::Udp)

@@ -1,6 +1,6 @@
 //! Sidecar.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::forms::Protocol;
 use super::{Report, common, destination_rule, forms, gateway, routes};
@@ -48,6 +48,21 @@ fn unique_ports(key: &str, numbers: &[u32], report: &mut Report<'_>) {
                 let message = format!("the port {number} has two listeners");
                 report.index(index, |report| report.error_at("port", message));
             }
+        }
+    });
+}
+
+/// One listener to a socket.
+fn unique_sockets(spec: &Sidecar, report: &mut Report<'_>) {
+    let socket = |listener: &'_ IstioEgressListener| {
+        let has_none = listener.port.as_ref().is_some_and(|port| port.number == 0);
+        has_none.then(|| listener.bind.clone())
+    };
+    let mut seen = BTreeSet::new();
+    report.each("egress", &spec.egress, |report, listener| {
+        let Some(bind) = socket(listener) else { return };
+        if !seen.insert(bind) {
+            report.error_at("bind", "the Unix domain socket has two listeners");
         }
     });
 }
@@ -149,6 +164,7 @@ fn catch_all(spec: &Sidecar, report: &mut Report<'_>) {
         .map(|l| l.port.as_ref().map_or(0, |port| port.number))
         .collect();
     unique_ports("egress", &numbers, report);
+    unique_sockets(spec, report);
     let last = spec.egress.len().saturating_sub(1);
     report.key("egress", |report| {
         for (index, _) in spec
@@ -186,6 +202,19 @@ fn egress(report: &mut Report<'_>, listener: &IstioEgressListener) {
         egress_host(host, report)
     });
     doubles(listener, report);
+    everything(listener, report);
+}
+
+/// `*/*` leaves nothing for others to add.
+fn everything(listener: &IstioEgressListener, report: &mut Report<'_>) {
+    let everywhere = listener.hosts.iter().any(|host| host == "*/*");
+    let others = |host: &String| !host.starts_with(['*', '~']);
+    if everywhere && listener.hosts.iter().any(others) {
+        report.key("hosts", |report| {
+            let message = "`*/*` stands for every host; there is nothing to add";
+            report.warning(message, "the other hosts change nothing");
+        });
+    }
 }
 
 /// `namespace/host`; the namespace may be `*`, `.` and `~`, or start with `~` to leave it out.
@@ -203,7 +232,7 @@ fn egress_host(host: &str, report: &mut Report<'_>) {
             "`{namespace}` is none of `*`, `.`, `~` and a namespace"
         ));
     }
-    if let Some(why) = forms::wildcard_name(name) {
+    if let Some(why) = forms::full_name(name) {
         report.error(why);
     }
 }

@@ -1,6 +1,7 @@
 //! VirtualService.
 
 use super::common::{self, Export};
+use super::destination_rule::whole_milliseconds;
 use super::{Report, forms, headers, reachability, routes};
 use crate::host;
 use crate::networking::{
@@ -140,6 +141,7 @@ fn http_route(route: &HttpRoute, is_delegate: bool, report: &mut Report<'_>) {
         route.direct_response.as_ref(),
         direct_response,
     );
+    whole_milliseconds("timeout", route.timeout, report);
     report.some("retries", route.retries.as_ref(), retries);
     report.some("rewrite", route.rewrite.as_ref(), |report, r| {
         rewrite(r, route, report)
@@ -378,6 +380,7 @@ fn http_status(report: &mut Report<'_>, status: i64) {
 
 fn delay(report: &mut Report<'_>, delay: &FaultDelay) {
     report.some("percentage", delay.percentage.as_ref(), routes::percent);
+    whole_milliseconds("fixedDelay", delay.fixed_delay, report);
     if delay.exponential_delay.is_some() {
         report.error_at("exponentialDelay", "an exponential delay is not supported");
     }
@@ -460,6 +463,8 @@ pub(crate) fn retries(report: &mut Report<'_>, retries: &HttpRetry) {
     let configured = retries.per_try_timeout.is_some()
         || !retries.retry_on.is_empty()
         || retries.retry_remote_localities.is_some();
+    whole_milliseconds("perTryTimeout", retries.per_try_timeout, report);
+    whole_milliseconds("backoff", retries.backoff, report);
     if retries.attempts == 0 && configured {
         report.error_with(
             "retries are configured, but `attempts` is 0, which turns them off",

@@ -14,6 +14,8 @@ pub(crate) enum Address {
     Ip,
     /// Also a name, to be looked up.
     NameToo,
+    /// An IP address or a name, to be looked up.
+    Name,
 }
 
 /// An endpoint; its ports are among `ports`, if these are known.
@@ -30,7 +32,10 @@ pub(crate) fn endpoint(
             let effect = "it is reached through its network's gateway";
             report.warning("the endpoint has a network, but no address", effect);
         }
-    } else if let Some(path) = address.strip_prefix("unix://") {
+    } else if let Some(path) = address
+        .strip_prefix("unix://")
+        .filter(|_| allowed != Address::Name)
+    {
         if let Some(why) = common::unix_path(path) {
             report.error_at("address", why);
         }
@@ -39,11 +44,13 @@ pub(crate) fn endpoint(
             report.error_at("address", message);
         }
     } else if !forms::is_ip(address) {
-        let is_name = allowed == Address::NameToo && forms::dns_name(address).is_none();
+        let is_name = allowed != Address::Ip && forms::dns_name(address).is_none();
         if !is_name {
             let message = match allowed {
                 Address::Ip => format!("`{address}` is not an IP address"),
-                Address::NameToo => format!("`{address}` is neither an IP address nor a host name"),
+                Address::NameToo | Address::Name => {
+                    format!("`{address}` is neither an IP address nor a host name")
+                }
             };
             report.error_at("address", message);
         }

@@ -165,7 +165,10 @@ impl<'a> Builder<'a> {
         }
         let is_flow = frame.style == StructureStyle::Flow;
         let anchor = frame.anchor;
-        let (node, size) = complete(frame, is_flow.then_some(end.end));
+        let (mut node, size) = complete(frame, is_flow.then_some(end.end));
+        if is_flow && let Some(scalar) = ends_with_colon(self.chunk, &node) {
+            node = scalar;
+        }
         self.anchor(anchor, &node, size);
         self.node(node, size);
         Ok(())
@@ -310,6 +313,37 @@ fn complete(frame: Frame, flow_end: Option<u32>) -> (Node, usize) {
         },
         frame.size,
     )
+}
+
+/// `[2001:db8::]`: to YAML 1.2 the last colon makes a map of one key, to the library that Kubernetes reads manifests with it is
+/// part of the text, because no blank follows.
+fn ends_with_colon(chunk: &Chunk<'_>, node: &Node) -> Option<Node> {
+    let Tree::Map(entries) = &node.tree else {
+        return None;
+    };
+    let [entry] = entries.as_slice() else {
+        return None;
+    };
+    let text = chunk.text_from(entry.key_span);
+    let length = entry.key_span.len() as usize;
+    let implicit = !chunk.text_from(node.span).starts_with('{');
+    let plain = !text.starts_with(['"', '\'', '?']) && matches!(entry.value.tree, Tree::Empty);
+    let ends = text
+        .get(length..)?
+        .strip_prefix(':')?
+        .starts_with([']', ',', '}']);
+    let span = Span {
+        end: entry.key_span.end + 1,
+        ..entry.key_span
+    };
+    let scalar = Scalar {
+        text: text.get(..=length)?.into(),
+        style: Style::Plain,
+    };
+    (implicit && plain && ends).then_some(Node {
+        span,
+        tree: Tree::Scalar(scalar),
+    })
 }
 
 /// A value that is not written stands where its key does.

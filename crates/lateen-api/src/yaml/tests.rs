@@ -200,3 +200,11 @@ fn flow_collections_may_be_indented_like_their_key() {
         r#"{"a":{"b":["x"],"c":"z"}}"#
     );
 }
+
+#[test]
+fn a_colon_without_a_blank_belongs_to_the_text() {
+    assert_eq!(
+        json("a: [2001:db8::, ::, x, z:]\nb: [c: d, {e: f}, g: ]"),
+        r#"{"a":["2001:db8::","::","x","z:"],"b":[{"c":"d"},{"e":"f"},{"g":null}]}"#
+    );
+}
