@@ -2,6 +2,7 @@
 //!
 //! Automatic mutual TLS is decided per endpoint, by a transport-socket match on the endpoint's metadata.
 
+use lateen_api::cipher::suites;
 use lateen_api::mesh::MeshTlsConfig;
 use lateen_api::networking::{ClientTlsMode, ClientTlsSettings};
 
@@ -198,7 +199,7 @@ fn apply_rule(draft: &mut Draft, rule: &ClientTlsSettings, context: &RuleContext
     let mut parameters = client_parameters();
     if let Some(defaults) = context.defaults {
         parameters.ecdh_curves.clone_from(&defaults.ecdh_curves);
-        parameters.cipher_suites.clone_from(&defaults.cipher_suites);
+        parameters.cipher_suites = suites(&defaults.cipher_suites);
     }
     let mut common = tls::CommonTlsContext {
         tls_params: Some(parameters),

@@ -1,5 +1,6 @@
 //! TLS as servers: mutual TLS of the mesh, and what gateways are told.
 
+use lateen_api::cipher::suites;
 use lateen_api::mesh::{MeshTlsConfig, MeshTlsProtocol};
 use lateen_api::networking::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
 
@@ -152,7 +153,7 @@ fn parameters(
     let out = tls::TlsParameters {
         tls_minimum_protocol_version: lowest as i32,
         tls_maximum_protocol_version: version(settings.max_protocol_version) as i32,
-        cipher_suites: own_or(&settings.cipher_suites, |mesh| &mesh.cipher_suites),
+        cipher_suites: suites(&own_or(&settings.cipher_suites, |mesh| &mesh.cipher_suites)),
         ecdh_curves: own_or(&settings.ecdh_curves, |mesh| &mesh.ecdh_curves),
         ..Default::default()
     };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use lateen_api::cipher::suites;
 use lateen_api::mesh::{
     AccessLogEncoding, H2UpgradePolicy, InboundTrafficPolicyMode, MeshConfig, MeshTlsProtocol,
     NormalizationType, OutboundTrafficPolicyMode,
@@ -72,7 +73,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         path_normalization: path_normalization(config),
         min_tls_13: tls.is_some_and(|tls| tls.min_protocol_version == MeshTlsProtocol::Tlsv13),
         tls_ciphers: tls
-            .map(|tls| tls.cipher_suites.clone())
+            .map(|tls| suites(&tls.cipher_suites))
             .filter(|ciphers| !ciphers.is_empty())
             .unwrap_or(default.tls_ciphers),
         tls_defaults: config.tls_defaults.clone(),
