@@ -133,6 +133,7 @@ fn drop_duplicates(found: &mut Vec<(&Resource, Service)>) -> Vec<Diagnostic> {
                 .filter(|address| !known.addresses.contains(address))
                 .collect();
             known.addresses.extend(addresses);
+            known.auto_addresses.extend(service.auto_addresses);
         } else {
             let message = format!(
                 "host `{}` is already declared by {} with another resolution or location",
@@ -311,7 +312,7 @@ fn external(resource: &Resource, entry: &ServiceEntry, visibility: &Visibility) 
             registry: Registry::External,
             ports: ports.clone(),
             addresses: entry.addresses.clone(),
-            // A mark for `allocate`: an empty address is to be filled in.
+            // A mark for `allocate`: an empty address, for each entry that the host is in, is to be filled in.
             auto_addresses: if wants_address(&hostname, entry, resolution) && !opted_out {
                 vec![String::new()]
             } else {
@@ -346,14 +347,15 @@ fn wants_address(hostname: &str, entry: &ServiceEntry, resolution: Resolution) -
         && !matches!(resolution, Resolution::Passthrough | Resolution::DynamicDns)
 }
 
-/// The second half of each allocated address: the pool is 240.240.0.0/16, without .0 and .255 (Istio's pool and its
-/// habit), and 2001:2::/48.
-const POOL: u32 = 65_536;
+/// Places for allocated addresses, and the prime below their number: Istio's, whose allocator by hashes
+/// (`PILOT_ENABLE_IP_AUTOALLOCATE=false`) this agrees with.
+const PLACES: u32 = 256 * 254;
+const PRIME: u32 = 65_011;
 
 /// Gives addresses to names that want one. A name's place follows from its hash, so that adding another entry does not move it
 /// unless the two collide.
 fn allocate(services: &mut [(Resource, Service)], dual_stack: bool) {
-    let mut taken: BTreeMap<u32, String> = BTreeMap::new();
+    let mut taken: BTreeSet<u32> = BTreeSet::new();
     let mut wanting: Vec<&mut Service> = services
         .iter_mut()
         .map(|(_, service)| service)
@@ -361,27 +363,36 @@ fn allocate(services: &mut [(Resource, Service)], dual_stack: bool) {
         .collect();
     wanting.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
     for service in wanting {
-        service.auto_addresses.clear();
-        let key = format!("{}/{}", service.namespace, service.hostname);
-        let mut slot = hash(&key) % POOL;
-        let mut tries = 0;
-        while taken.contains_key(&slot) || matches!(slot & 0xff, 0 | 0xff) {
-            slot = (slot + 1) % POOL;
-            tries += 1;
-            if tries == POOL {
-                return;
-            }
-        }
-        taken.insert(slot, key);
-        service
-            .auto_addresses
-            .push(format!("240.240.{}.{}", slot >> 8, slot & 0xff));
+        let entries = std::mem::take(&mut service.auto_addresses).len();
+        let hash = hash(&format!("{}/{}", service.namespace, service.hostname));
+        // Every entry of a name takes a place, and the name has the first of them.
+        let places: Vec<u32> = (0..entries)
+            .filter_map(|_| place(hash, &mut taken))
+            .collect();
+        let Some((third, fourth)) = places.iter().min().and_then(|place| octets(*place)) else {
+            continue;
+        };
+        let addresses = &mut service.auto_addresses;
+        addresses.push(format!("240.240.{third}.{fourth}"));
         if dual_stack {
-            service
-                .auto_addresses
-                .push(format!("2001:2::f0f0:{slot:x}"));
+            addresses.push(format!("2001:2::f0f0:{:x}", third << 8 | fourth));
         }
     }
+}
+
+/// A free place for a name, by double hashing. None if there is none.
+fn place(hash: u32, taken: &mut BTreeSet<u32>) -> Option<u32> {
+    let step = PRIME - hash % PRIME;
+    let further = (1..PLACES).map(|i| hash.wrapping_add(i.wrapping_mul(step)) % (PLACES - 1));
+    std::iter::once(hash % PLACES)
+        .chain(further)
+        .find(|place| octets(*place).is_some() && taken.insert(*place))
+}
+
+/// The second half of a place's address. There is none that ends in 0 or 255.
+fn octets(place: u32) -> Option<(u32, u32)> {
+    let (third, fourth) = ((place + 1) / 255, (place + 1) % 255);
+    (fourth != 0).then_some((third, fourth))
 }
 
 /// FNV-1a, 32 bit: fixed for ever, because addresses follow from it.
@@ -420,4 +431,33 @@ fn link_aliases(services: &mut [(Resource, Service)]) -> Aliases {
         }
     }
     by_target
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The address of a name that so many entries declare.
+    fn address(key: &str, entries: usize) -> (u32, u32) {
+        let mut taken = BTreeSet::new();
+        let places = (0..entries).filter_map(|_| place(hash(key), &mut taken));
+        octets(places.min().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn names_have_the_addresses_that_istios_allocator_by_hashes_gives_them() {
+        assert_eq!(address("default/istio.io", 2), (91, 120));
+        assert_eq!(address("default/istio.io", 1), (122, 168));
+    }
+
+    #[test]
+    fn as_many_names_as_there_are_places_have_addresses_of_their_own() {
+        let mut taken = BTreeSet::new();
+        for n in 0..2000 {
+            let place = place(hash(&format!("default/foo{n}.com")), &mut taken);
+            let (third, fourth) = octets(place.unwrap()).unwrap();
+            assert!(third < 255 && (1..255).contains(&fourth));
+        }
+        assert_eq!(taken.len(), 2000);
+    }
 }
