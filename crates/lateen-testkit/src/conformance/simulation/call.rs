@@ -133,16 +133,17 @@ fn seen_protocol(listener: &Listener, call: &Call) -> Option<String> {
 }
 
 fn connection<'a>(listener: &Listener, call: &'a Call, alpn: &'a [&'a str]) -> ConnectionInfo<'a> {
-    let is_tls = call.tls != CallTls::Plaintext
-        && has_filter(listener, call.port, &ListenerFilterKind::TlsInspector);
+    let inspected = has_filter(listener, call.port, &ListenerFilterKind::TlsInspector);
+    let is_tls = inspected && call.tls != CallTls::Plaintext;
     ConnectionInfo {
         local: SocketAddr::new(call.address, call.port),
         remote: CLIENT,
         direct_remote: CLIENT,
+        // What the call says is sent, even where it says that it is sent in the clear: Istio's own simulation looks at nothing else.
         server_name: call
             .sni
             .as_deref()
-            .filter(|name| is_tls && !name.is_empty()),
+            .filter(|name| inspected && !name.is_empty()),
         transport_protocol: if is_tls {
             TransportProtocol::Tls
         } else {
