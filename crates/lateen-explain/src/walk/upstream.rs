@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use lateen_compile::{Pod, PodRole, Registry, Service};
 use lateen_traffic::cluster::{Discovery, LbPolicy};
-use lateen_traffic::endpoint::{EndpointAddress, LocalityGroup};
+use lateen_traffic::endpoint::{Endpoint, EndpointAddress, LocalityGroup};
 use lateen_traffic::lb::{HostSet, LbState, PickRequest};
 use lateen_traffic::listener::TrafficDirection;
 use lateen_traffic::tls::{UpstreamTls, ValidationSource};
-use lateen_traffic::value::Metadata;
+use lateen_traffic::value::{Metadata, Value};
 use lateen_traffic::{Cluster, EndpointSet};
 
 use super::connection::{Connection, mode_of};
@@ -159,7 +159,7 @@ impl Walker<'_> {
         let mut groups: BTreeMap<String, (usize, f64)> = BTreeMap::new();
         for (host, share) in shares.iter().enumerate().filter(|(_, share)| **share > 0.0) {
             let group = groups
-                .entry(self.workload_at(&endpoints.endpoints[host].address))
+                .entry(self.workload_of(&endpoints.endpoints[host]))
                 .or_insert((host, 0.0));
             group.1 += share * 100.0;
         }
@@ -214,9 +214,17 @@ impl Walker<'_> {
         } else {
             format!("{of}, {how}")
         };
-        let workload = self.workload_at(&endpoint.address);
+        let workload = self.workload_of(endpoint);
         let what = format!("{} {workload}{how}", endpoint.address);
         Step::new(connection.at(), Stage::Endpoint, what)
+    }
+
+    /// Whose an endpoint is. In a dump of one proxy that is what its metadata says: `reviews-v1.default`.
+    fn workload_of(&self, endpoint: &Endpoint) -> String {
+        if self.mesh.is_some() {
+            return self.workload_at(&endpoint.address);
+        }
+        told_workload(&endpoint.metadata).unwrap_or_else(|| "of an unknown workload".to_owned())
     }
 
     /// Whose an address is: `deploy/reviews-v1.default`, or `outside`.
@@ -625,6 +633,16 @@ fn locality(group: &LocalityGroup) -> String {
     } else {
         parts.join("/")
     }
+}
+
+/// The workload in Istio's metadata of an endpoint: `name;namespace;service;revision;cluster`.
+fn told_workload(metadata: &Metadata) -> Option<String> {
+    let Some(Value::String(text)) = metadata.get("istio", &["workload"]) else {
+        return None;
+    };
+    let mut parts = text.split(';');
+    let (name, namespace) = (parts.next()?, parts.next()?);
+    (!name.is_empty()).then(|| format!("{name}.{namespace}"))
 }
 
 #[cfg(test)]

@@ -54,6 +54,7 @@ fn check_views(data_plane: DataPlane) {
     ))
     .unwrap();
     parses_as_envoys(&dump);
+    explains_from_a_dump(&mesh);
     metrics(&mesh, data_plane);
     let denied = mesh.exec(
         "deploy/outsider.plain",
@@ -118,6 +119,32 @@ fn metrics(mesh: &Mesh, data_plane: DataPlane) {
     } else {
         assert!(metrics.contains("envoy_cluster_upstream_rq_total"));
     }
+}
+
+/// What one proxy's dump tells is what the whole mesh tells, as far as the dump goes.
+fn explains_from_a_dump(mesh: &Mesh) {
+    let from = "deploy/productpage-v1";
+    let url = "http://127.0.0.1:15000/config_dump?include_eds";
+    let dump = mesh.exec(from, &["curl", "-s", url]).stdout;
+    let file = mesh.state().join("dump.json");
+    std::fs::write(&file, dump).unwrap();
+    let file = file.to_string_lossy().into_owned();
+    let told = |args: &[&str]| -> Value {
+        let asked = ["GET", "http://reviews:9080/reviews/0", "-o", "json"];
+        serde_json::from_str(&text(mesh, &[&["explain"], args, &asked].concat())).unwrap()
+    };
+    let of_dump = told(&["--config-dump", &file, "--listener", "15001"]);
+    let of_mesh = told(&["--from", from]);
+    let ways = |explanation: &Value| -> Vec<Value> {
+        let branches = explanation["branches"].as_array().unwrap();
+        let way =
+            |b: &Value| serde_json::json!([b["percent"], b["facts"]["cluster"], b["facts"]["tls"]]);
+        branches.iter().map(way).collect()
+    };
+    assert_eq!(ways(&of_dump), ways(&of_mesh), "{of_dump:#}");
+    assert_eq!(ways(&of_dump).len(), 3, "{of_dump:#}");
+    let workload = &of_dump["branches"][0]["facts"]["workloads"]["reviews-v1.default"];
+    assert_eq!(*workload, 100.0, "{of_dump:#}");
 }
 
 /// The dump is Envoy's `envoy.admin.v3.ConfigDump`, to the last field.
