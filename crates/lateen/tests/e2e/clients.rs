@@ -64,7 +64,7 @@ spec:
 
 /// The same checks as `peers::calls`, by grpcio: arguments are `HOST:PORT` and the authority of nobody.
 const PYTHON: &str = r#"
-import json, sys, grpc
+import json, sys, time, grpc
 
 def message(text):
     data, length, head = text.encode(), len(text.encode()), b"\x0a"
@@ -140,9 +140,36 @@ def unknown_method():
     error = status(lambda: method("unary_unary", "NoSuchMethod")("", timeout=10))
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED, error
 
+def cancellation():
+    watched = method("unary_stream", "Watch")("", timeout=20)
+    assert next(watched) == "watching"
+    watching = lambda: method("unary_unary", "Watching")("", timeout=10)
+    assert watching() != "0"
+    watched.cancel()
+    late = method("unary_unary", "Late").future("20000", timeout=20)
+    time.sleep(0.2)
+    late.cancel()
+    until = time.time() + 5
+    while watching() != "0":
+        assert time.time() < until, watching()
+        time.sleep(0.05)
+
+def keepalive():
+    pings = [("grpc.keepalive_time_ms", 100), ("grpc.keepalive_timeout_ms", 2000), ("grpc.keepalive_permit_without_calls", 1),
+             ("grpc.http2.max_pings_without_data", 0), ("grpc.http2.min_time_between_pings_ms", 100)]
+    with grpc.insecure_channel(sys.argv[1], options=pings) as own:
+        say = own.unary_unary("/lateen.test.Peer/Say", **as_text)
+        watched = own.unary_stream("/lateen.test.Peer/Watch", **as_text)("", timeout=20)
+        assert next(watched) == "watching"
+        for _ in range(3):
+            time.sleep(1)
+            assert say("hello", timeout=10).endswith(": hello")
+        assert watched.is_active(), watched
+        watched.cancel()
+
 result = {}
 for check in [unary, server_streaming, client_streaming, both_ways, deadline, trailers_only, error_after_messages,
-              metadata, large, unknown_method]:
+              metadata, large, unknown_method, cancellation, keepalive]:
     try:
         check()
         result[check.__name__] = "ok"

@@ -24,6 +24,8 @@ pub(crate) async fn all(url: &str) -> Value {
             "metadata": outcome(metadata(&mut client).await),
             "large messages": outcome(large(&mut client).await),
             "unknown method": outcome(unknown_method(&mut client).await),
+            "cancellation": outcome(cancellation(&mut client).await),
+            "keepalive": outcome(keepalive(url).await),
         })
     };
     let done = tokio::time::timeout(limit, checks).await;
@@ -157,4 +159,45 @@ async fn unknown_method(client: &mut Client) -> Checked {
         Err(status) => expect(status.code() == Code::Unimplemented, told(status)),
         Ok(_) => Err("there was an answer".to_owned()),
     }
+}
+
+/// The server hears that nobody waits any more, of a stream that is given up and of a call whose deadline has passed.
+async fn cancellation(client: &mut Client) -> Checked {
+    let mut watched = client.watch().await.map_err(told)?;
+    let first = watched.message().await.map_err(told)?;
+    expect(first.is_some(), &first)?;
+    let watching = client.watching().await.map_err(told)?;
+    expect(watching != "0", ("while it is watched", watching))?;
+    drop(watched);
+    let mut request = Request::new(text("20000"));
+    request.set_timeout(Duration::from_millis(200));
+    let late = client.unary("Late", request).await;
+    expect(late.is_err(), late.is_ok())?;
+    let began = Instant::now();
+    loop {
+        let watching = client.watching().await.map_err(told)?;
+        if watching == "0" {
+            return Ok(());
+        }
+        let patient = began.elapsed() < Duration::from_secs(5);
+        expect(patient, ("after it was given up", watching))?;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Pings are answered, and cost nobody the connection: not while there is no call, not during a stream on which nothing comes.
+async fn keepalive(url: &str) -> Checked {
+    const PAUSE: Duration = Duration::from_millis(1500);
+    let mut client = Client::with_keepalive(url, Duration::from_millis(50));
+    unary(&mut client).await?;
+    tokio::time::sleep(PAUSE).await;
+    let (sender, mut echoes) = client.echo().await.map_err(told)?;
+    for _ in 0..2 {
+        let sent = sender.send(text("still there")).await;
+        sent.map_err(|_| "the stream has ended".to_owned())?;
+        let echo = echoes.message().await.map_err(told)?;
+        expect(echo.is_some(), &echo)?;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }

@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,10 +32,27 @@ pub(crate) fn text(text: impl Into<String>) -> Text {
 
 type Codec = ProstCodec<Text, Text>;
 
-/// `lateen.test.Peer`: `Say`, `Count`, `Join`, `Echo`, `Fail`, `Late`, `Meta`.
+/// `lateen.test.Peer`: `Say`, `Count`, `Join`, `Echo`, `Fail`, `Late`, `Meta`, `Watch`, `Watching`.
 #[derive(Clone)]
 struct Peer {
     name: String,
+    watching: Arc<AtomicUsize>,
+}
+
+/// Counts a call as long as it is not over.
+struct Watch(Arc<AtomicUsize>);
+
+impl Watch {
+    fn new(watching: &Arc<AtomicUsize>) -> Self {
+        watching.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(watching))
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl NamedService for Peer {
@@ -50,12 +69,12 @@ impl Service<http::Request<Body>> for Peer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let name = self.name.clone();
-        Box::pin(async move { Ok(answer(name, request).await) })
+        let peer = self.clone();
+        Box::pin(async move { Ok(answer(peer, request).await) })
     }
 }
 
-async fn answer(name: String, request: http::Request<Body>) -> http::Response<Body> {
+async fn answer(peer: Peer, request: http::Request<Body>) -> http::Response<Body> {
     const LARGEST: usize = 16 << 20;
     let mut grpc = tonic::server::Grpc::new(Codec::default()).max_decoding_message_size(LARGEST);
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
@@ -63,6 +82,13 @@ async fn answer(name: String, request: http::Request<Body>) -> http::Response<Bo
         "Count" => {
             let service =
                 tower::service_fn(|r: Request<Text>| async move { count(&r.get_ref().text) });
+            grpc.server_streaming(service, request).await
+        }
+        "Watch" => {
+            let service = tower::service_fn(move |_: Request<Text>| {
+                let watch = Watch::new(&peer.watching);
+                async move { Ok::<_, Status>(Response::new(watched(watch))) }
+            });
             grpc.server_streaming(service, request).await
         }
         "Join" => {
@@ -75,9 +101,9 @@ async fn answer(name: String, request: http::Request<Body>) -> http::Response<Bo
             });
             grpc.streaming(service, request).await
         }
-        method @ ("Say" | "Fail" | "Late" | "Meta") => {
+        method @ ("Say" | "Fail" | "Late" | "Meta" | "Watching") => {
             let method = method.to_owned();
-            let service = tower::service_fn(move |r| unary(method.clone(), name.clone(), r));
+            let service = tower::service_fn(move |r| unary(method.clone(), peer.clone(), r));
             grpc.unary(service, request).await
         }
         _ => Status::unimplemented("no such method").into_http(),
@@ -86,7 +112,7 @@ async fn answer(name: String, request: http::Request<Body>) -> http::Response<Bo
 
 async fn unary(
     method: String,
-    name: String,
+    peer: Peer,
     request: Request<Text>,
 ) -> Result<Response<Text>, Status> {
     let asked = &request.get_ref().text;
@@ -100,7 +126,12 @@ async fn unary(
             status.metadata_mut().insert_bin("detail-bin", detail);
             Err(status)
         }
+        "Watching" => {
+            let watching = peer.watching.load(Ordering::Relaxed);
+            Ok(Response::new(text(watching.to_string())))
+        }
         "Late" => {
+            let _watch = Watch::new(&peer.watching);
             let wait = asked
                 .parse()
                 .map_err(|_| Status::invalid_argument("no time"))?;
@@ -121,8 +152,17 @@ async fn unary(
             }
             Ok(response)
         }
-        _ => Ok(Response::new(text(format!("{name}: {asked}")))),
+        _ => Ok(Response::new(text(format!("{}: {asked}", peer.name)))),
     }
+}
+
+/// One message, and nothing more until the call is given up.
+fn watched(watch: Watch) -> impl Stream<Item = Result<Text, Status>> {
+    let first = stream::iter([Ok(text("watching"))]);
+    first.chain(stream::once(async move {
+        let _watch = watch;
+        std::future::pending().await
+    }))
 }
 
 /// `5`: 1 to 5. `5!`: the same, then an error.
@@ -153,6 +193,7 @@ pub(super) async fn serve(port: u16, name: &str) -> Value {
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
     let peer = Peer {
         name: name.to_owned(),
+        watching: Arc::default(),
     };
     let router = tonic::transport::Server::builder().add_service(peer);
     router.serve(address).await.unwrap();
@@ -164,7 +205,20 @@ pub(crate) struct Client(tonic::client::Grpc<Channel>);
 
 impl Client {
     pub(crate) fn new(url: &str) -> Self {
-        let channel = Channel::from_shared(url.to_owned()).unwrap().connect_lazy();
+        Self::on(Channel::from_shared(url.to_owned()).unwrap().connect_lazy())
+    }
+
+    /// One that asks so often whether its connection lives, calls or not, and gives it up where that is not answered.
+    pub(crate) fn with_keepalive(url: &str, interval: Duration) -> Self {
+        let endpoint = Channel::from_shared(url.to_owned()).unwrap();
+        let endpoint = endpoint
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(Duration::from_secs(2))
+            .keep_alive_while_idle(true);
+        Self::on(endpoint.connect_lazy())
+    }
+
+    fn on(channel: Channel) -> Self {
         Self(tonic::client::Grpc::new(channel).max_decoding_message_size(16 << 20))
     }
 
@@ -188,11 +242,26 @@ impl Client {
     }
 
     pub(crate) async fn count(&mut self, asked: &str) -> Result<Streaming<Text>, Status> {
+        self.stream("Count", asked).await
+    }
+
+    /// Messages that come until the call is given up.
+    pub(crate) async fn watch(&mut self) -> Result<Streaming<Text>, Status> {
+        self.stream("Watch", "").await
+    }
+
+    /// Calls the server works on, by now.
+    pub(crate) async fn watching(&mut self) -> Result<String, Status> {
+        let answer = self.unary("Watching", Request::new(text(""))).await?;
+        Ok(answer.into_inner().text)
+    }
+
+    async fn stream(&mut self, method: &str, asked: &str) -> Result<Streaming<Text>, Status> {
         self.ready().await?;
         let request = Request::new(text(asked));
         let answer = self
             .0
-            .server_streaming(request, path("Count"), Codec::default());
+            .server_streaming(request, path(method), Codec::default());
         Ok(answer.await?.into_inner())
     }
 
