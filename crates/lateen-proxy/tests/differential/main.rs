@@ -64,3 +64,34 @@ async fn both_proxies_do_the_same() {
     );
     assert_eq!(report.failed, 0, "the proxies differ");
 }
+
+/// Every excuse of a case is told to users, in the same words.
+#[test]
+fn every_known_difference_is_in_the_document() {
+    let directory = Path::new(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/differential/cases"
+    ));
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/compatibility.md");
+    let plain = |text: &str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.join(" ").to_lowercase()
+    };
+    let document = plain(&std::fs::read_to_string(document).unwrap());
+    let mut files = case::read_all(directory, "");
+    files.extend(compiled::read_all(
+        &directory.with_file_name("compiled"),
+        "",
+    ));
+    let cases = files.iter().flat_map(|file| &file.cases);
+    let excuses = cases.flat_map(|case| case.differs.iter().map(|differs| (&case.name, differs)));
+    let untold: Vec<String> = excuses
+        .filter(|(_, differs)| !document.contains(&plain(&differs.because)))
+        .map(|(case, differs)| format!("{case}: {}", differs.because))
+        .collect();
+    assert!(
+        untold.is_empty(),
+        "not in docs/compatibility.md:\n{}",
+        untold.join("\n")
+    );
+}
