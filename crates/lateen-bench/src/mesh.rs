@@ -1,9 +1,11 @@
 //! The mesh path: client, its sidecar, mTLS, the server's sidecar, server; each pod in a network namespace with real redirection, both
-//! data planes configured by our control plane with the same resources.
+//! data planes configured by our control plane with the same resources. Beside them a pair of HAProxies with the same mTLS and nothing
+//! else that a mesh does.
 //!
 //! What is counted is the CPU time of both sidecars together. A stock Envoy reports its own statistics but not Istio's metrics,
 //! whose filters it does not have; so the comparison favours it.
 
+mod pair;
 mod running;
 
 use anyhow::{Context, Result};
@@ -14,6 +16,7 @@ use crate::hop::figures;
 use crate::options::Options;
 use crate::process::{cpu_us, rss_kib};
 use crate::report::{Figures, Report, Row};
+use crate::rivals::Subject;
 
 /// The server's service.
 pub(crate) const SERVICE: &str = "10.96.200.1";
@@ -53,6 +56,10 @@ const CASES: &[Case] = &[
     http1(16),
     http1(64),
     http1(1000),
+    Case {
+        path: "/1048576",
+        ..http1(16)
+    },
     grpc(1, 1),
     grpc(4, 4),
     grpc(4, 32),
@@ -77,6 +84,10 @@ impl Case {
             ..
         } = self;
         let log = if log { ", access log" } else { "" };
+        let protocol = match self.path {
+            "/1048576" => format!("{protocol} 1 MiB"),
+            _ => protocol.to_string(),
+        };
         if *streams > 1 {
             format!("{protocol}, {connections} × {streams} streams{log}")
         } else {
@@ -114,24 +125,74 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         if wanted.is_empty() {
             continue;
         }
-        let planes = planes(options, &mut report);
-        let mut meshes = Vec::new();
-        for plane in planes {
+        let mut paths = Vec::new();
+        for plane in planes(options, &mut report) {
             eprintln!("mesh: starting with {} …", plane.name());
-            let mesh = Mesh::up(&[("mesh.yaml", manifests(log)?)], plane)?;
-            let sidecars = mesh.sidecars(plane)?;
-            anyhow::ensure!(
-                sidecars.len() == 2,
-                "two sidecars were expected: {sidecars:?}"
-            );
-            meshes.push((plane, mesh, sidecars));
+            paths.push(Path::of(plane, log)?);
+        }
+        if !log {
+            paths.extend(haproxies(options, &mut report)?);
         }
         for case in wanted {
             eprintln!("mesh: {} …", case.name(log));
-            report.extend(turns(&case, log, &meshes, options)?);
+            report.extend(turns(&case, log, &paths, options)?);
         }
     }
     report.finish(&options.out)
+}
+
+/// A way from the client to the server, ready to be used.
+struct Path {
+    name: &'static str,
+    mesh: Mesh,
+    sidecars: Vec<Sidecar>,
+    /// What the client calls.
+    host: &'static str,
+    pair: Option<pair::Pair>,
+}
+
+impl Path {
+    fn of(plane: DataPlane, log: bool) -> Result<Self> {
+        let mesh = Mesh::up(&[("mesh.yaml", manifests(log)?)], plane)?;
+        let sidecars = mesh.sidecars(plane)?;
+        anyhow::ensure!(
+            sidecars.len() == 2,
+            "two sidecars were expected: {sidecars:?}"
+        );
+        Ok(Self {
+            name: plane.name(),
+            mesh,
+            sidecars,
+            host: SERVICE,
+            pair: None,
+        })
+    }
+
+    /// Whether it carries a case: of HTTP/2 the pair would make nothing that compares.
+    fn can(&self, case: &Case) -> bool {
+        self.pair.is_none() || case.protocol != "grpc"
+    }
+}
+
+fn haproxies(options: &Options, report: &mut Report) -> Result<Option<Path>> {
+    let subject = Subject::Haproxy;
+    if !options.wants_subject(subject.name()) {
+        return Ok(None);
+    }
+    let Some(program) = subject.program() else {
+        report.skip(format!("haproxy is not installed ({})", subject.install()));
+        return Ok(None);
+    };
+    eprintln!("mesh: starting a pair of haproxy …");
+    let plain = manifests(false)?.replace(", labels: {istio-injection: enabled}", "");
+    let (mesh, sidecars, pair) = pair::up(&program, plain)?;
+    Ok(Some(Path {
+        name: subject.name(),
+        mesh,
+        sidecars,
+        host: "127.0.0.1",
+        pair: Some(pair),
+    }))
 }
 
 /// The data planes that are there.
@@ -151,32 +212,28 @@ pub(crate) fn planes(options: &Options, report: &mut Report) -> Vec<DataPlane> {
     planes
 }
 
-fn turns(
-    case: &Case,
-    log: bool,
-    meshes: &[(DataPlane, Mesh, Vec<Sidecar>)],
-    options: &Options,
-) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = meshes
+fn turns(case: &Case, log: bool, paths: &[Path], options: &Options) -> Result<Vec<Row>> {
+    let paths: Vec<&Path> = paths.iter().filter(|path| path.can(case)).collect();
+    let mut rows: Vec<Row> = paths
         .iter()
-        .map(|(plane, ..)| Row {
+        .map(|path| Row {
             case: case.name(log),
-            subject: plane.name().to_owned(),
+            subject: path.name.to_owned(),
             runs: Vec::new(),
         })
         .collect();
     for _ in 0..options.runs {
-        for (row, (plane, mesh, sidecars)) in rows.iter_mut().zip(meshes) {
-            let figures = once(case, mesh, sidecars, options);
-            row.runs
-                .push(figures.with_context(|| format!("{}, {}", plane.name(), case.name(log)))?);
+        for (row, path) in rows.iter_mut().zip(&paths) {
+            let figures = once(case, path, options);
+            let figures = figures.with_context(|| format!("{}, {}", path.name, case.name(log)))?;
+            row.runs.push(figures);
         }
     }
     Ok(rows)
 }
 
-fn once(case: &Case, mesh: &Mesh, sidecars: &[Sidecar], options: &Options) -> Result<Figures> {
-    let target = format!("{SERVICE}:{}", case.port);
+fn once(case: &Case, path: &Path, options: &Options) -> Result<Figures> {
+    let target = format!("{}:{}", path.host, case.port);
     let authority = format!("server:{}", case.port);
     let seconds = options.time.as_secs_f64();
     let arguments = [
@@ -199,7 +256,7 @@ fn once(case: &Case, mesh: &Mesh, sidecars: &[Sidecar], options: &Options) -> Re
         "--warm",
         &(seconds / 10.0).to_string(),
     ];
-    measured(mesh, sidecars, &arguments)
+    measured(&path.mesh, &path.sidecars, &arguments)
 }
 
 /// One run of the generator in the client's pod, set against the CPU time of the sidecars.

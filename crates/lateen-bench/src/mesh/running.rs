@@ -1,11 +1,13 @@
 //! A mesh that runs: `lateen up` on files of the experiment's own, with Lateen or a stock Envoy beside the workloads.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use lateen_sources::plan::PodState;
 use serde_json::Value;
 
 use crate::load::Outcome;
@@ -143,6 +145,19 @@ impl Mesh {
             );
         }
         Ok(outcome)
+    }
+
+    /// The address of a workload's pod.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn address(&self, owner: &str) -> Result<Ipv4Addr> {
+        let path = self.home.path().join("state/run/pods.json");
+        let text = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let pods: Vec<PodState> = serde_json::from_slice(&text).context("the list of pods")?;
+        let of = |pod: &&PodState| pod.namespace == NAMESPACE && pod.owner.name == owner;
+        let pod = pods.iter().find(of);
+        Ok(pod.with_context(|| format!("no pod of {owner}"))?.ipv4)
     }
 
     /// A `lateen` command on this mesh.
