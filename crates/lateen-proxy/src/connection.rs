@@ -140,23 +140,23 @@ impl Connection {
         let name = &self.facts.listener;
         let mut known = self.now.program.listener(name).cloned();
         loop {
+            // Looked at before the first change is waited for: the last one may have come since this connection was let in.
+            let now = self.worker.now();
+            let listener = now.program.listener(name);
+            let other = |listener: &&Arc<_>| {
+                known
+                    .as_ref()
+                    .is_none_or(|known| !Arc::ptr_eq(known, listener))
+            };
+            if let Some(listener) = listener.filter(other) {
+                if !filters::would_admit(self, listener) {
+                    return;
+                }
+                known = Some(Arc::clone(listener));
+            }
             if changes.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            let now = self.worker.now();
-            let Some(listener) = now.program.listener(name) else {
-                continue;
-            };
-            if known
-                .as_ref()
-                .is_some_and(|known| Arc::ptr_eq(known, listener))
-            {
-                continue;
-            }
-            if !filters::would_admit(self, listener) {
-                return;
-            }
-            known = Some(Arc::clone(listener));
         }
     }
 
