@@ -695,3 +695,49 @@ async fn a_rule_that_comes_to_deny_holds_for_the_next_request_and_not_for_one_un
     assert!(long.frame().await.unwrap().is_ok());
     proxy.handle.shutdown().await;
 }
+
+/// `max_requests_per_connection`, which over HTTP/2 ends a connection gracefully on either side.
+#[tokio::test]
+async fn http2_connections_carry_so_many_requests_and_no_more() {
+    let address = backend(|_| async { text("here") }).await;
+    let mut once = http2();
+    once["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
+        ["common_http_protocol_options"] = json!({"max_requests_per_connection": 2});
+    let manager = json!({"common_http_protocol_options": {"max_requests_per_connection": 3}});
+    let proxy = start(vec![
+        listener(
+            "in",
+            json!([{"filters": [hcm(route_to("up", json!({})), manager)]}]),
+        ),
+        cluster("up", &[address], once),
+    ])
+    .await;
+    for connection in 1..=2_u64 {
+        let stream = TcpStream::connect(proxy.address("in")).await.unwrap();
+        let (mut sender, driver) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        let driver = tokio::spawn(driver);
+        for _ in 0..3 {
+            let request = Request::get(proxy.url("in", "/"))
+                .body(Full::<Bytes>::default())
+                .unwrap();
+            let response = sender.send_request(request).await.unwrap();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(body, "here");
+        }
+        // The proxy said that it takes no more, and ends it.
+        let ended = tokio::time::timeout(Duration::from_secs(20), driver).await;
+        assert!(ended.unwrap().unwrap().is_ok());
+        let made = proxy
+            .handle
+            .metrics()
+            .value("envoy_cluster_upstream_cx_total", &[]);
+        let Some(lateen_telemetry::metrics::Value::Counter(made)) = made else {
+            panic!("{made:?}");
+        };
+        assert_eq!(made, (connection * 3).div_ceil(2), "two requests each");
+    }
+    proxy.handle.shutdown().await;
+}

@@ -53,6 +53,8 @@ pub(crate) struct Connection {
     active: Rc<Cell<usize>>,
     idle_since: Rc<Cell<Instant>>,
     limit: usize,
+    /// Requests that it carries before another one takes its place.
+    most: u64,
     /// Facts about it.
     pub(crate) info: Rc<ConnectionFacts>,
 }
@@ -66,6 +68,9 @@ impl Drop for StreamPlace {
         let connection = &self.0;
         connection.active.set(connection.active.get() - 1);
         connection.idle_since.set(clock::now());
+        if connection.active.get() == 0 && connection.is_spent() {
+            connection.link.retire();
+        }
     }
 }
 
@@ -256,13 +261,19 @@ impl Connection {
             limit: options
                 .max_concurrent_streams
                 .map_or(MAX_STREAMS, |n| n as usize),
+            most: http.max_requests_per_connection.map_or(u64::MAX, u64::from),
             info,
         }
     }
 
+    /// Whether it has carried all the requests that it may.
+    fn is_spent(&self) -> bool {
+        self.info.requests.get() >= self.most
+    }
+
     fn place(&self) -> Option<StreamPlace> {
         let limit = self.limit.min(self.link.allowed());
-        if !self.link.is_open() || self.active.get() >= limit {
+        if !self.link.is_open() || self.is_spent() || self.active.get() >= limit {
             return None;
         }
         self.active.set(self.active.get() + 1);
