@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::client::ClientBody;
 use super::h1::Refusal;
-use super::multiplexed::{self, Serving, send};
+use super::multiplexed::{self, Serving, send, spawn};
 use super::response::ResponseBody;
 use super::server::{Session, Underway};
 use crate::codec;
@@ -53,8 +53,8 @@ pub(super) async fn serve(session: &Rc<Session>, config: &HttpConnectionManager,
     let begun = |begun: Begun| {
         let id = begun.outgoing.id();
         let underway = session.begin();
-        let answer = answer(Rc::clone(session), Rc::clone(&link), stall, underway, begun);
-        link.cancels(id, tokio::task::spawn_local(answer).abort_handle());
+        let (session, at) = (Rc::clone(session), Rc::clone(&link));
+        link.cancels(id, spawn(|| answer(session, at, stall, underway, begun)));
     };
     let lost = lost(&link, options);
     multiplexed::serve((session, config), (&link, stream), begun, lost).await;

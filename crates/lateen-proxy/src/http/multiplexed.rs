@@ -7,6 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lateen_traffic::hcm::HttpConnectionManager;
+use tokio::task::AbortHandle;
 
 use super::response::ResponseBody;
 use super::server::Session;
@@ -92,6 +93,15 @@ pub(super) async fn serve<L: Serving>(
     link.close(ended);
     let closed = std::future::poll_fn(|cx| wire.poll_close(&**link, cx));
     let _ = tokio::time::timeout(LINGER, closed).await; // a client that does not take the end gets none
+}
+
+/// Answers a request in a task of its own. What a task runs is copied into it and, at its end, over; a request's future is several
+/// kilobytes, so it is written where it stays and the task is given its place.
+#[inline]
+pub(super) fn spawn<F: Future<Output = ()> + 'static>(answer: impl FnOnce() -> F) -> AbortHandle {
+    let room = Box::new_uninit();
+    let placed = Box::into_pin(Box::write(room, answer()));
+    tokio::task::spawn_local(placed).abort_handle()
 }
 
 /// Returns once a connection that was told to end has carried nothing for a while.

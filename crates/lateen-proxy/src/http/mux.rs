@@ -12,7 +12,7 @@ use lateen_traffic::hcm::HttpConnectionManager;
 
 use super::client::ClientBody;
 use super::h1::Refusal;
-use super::multiplexed::{self, Serving, send};
+use super::multiplexed::{self, Serving, send, spawn};
 use super::server::{Session, Underway};
 use crate::codec;
 use crate::mux::head::{self, Malformed};
@@ -40,14 +40,8 @@ pub(super) async fn serve(session: &Rc<Session>, config: &HttpConnectionManager,
     let begun = |begun: Begun| {
         let id = begun.outgoing.id();
         let underway = session.begin();
-        let answer = answer(
-            Rc::clone(session),
-            Rc::clone(&link),
-            limits,
-            underway,
-            begun,
-        );
-        link.cancels(id, tokio::task::spawn_local(answer).abort_handle());
+        let (session, at) = (Rc::clone(session), Rc::clone(&link));
+        link.cancels(id, spawn(|| answer(session, at, limits, underway, begun)));
     };
     let never = std::future::pending();
     multiplexed::serve((session, config), (&link, stream), begun, never).await;
