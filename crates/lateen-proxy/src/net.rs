@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod copy;
 pub(crate) mod socket;
+pub(crate) mod splice;
 pub(crate) mod stream;
 
 pub(crate) use address::HostAddress;

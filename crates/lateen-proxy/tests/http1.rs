@@ -218,3 +218,65 @@ async fn a_client_that_breaks_off_its_body_breaks_off_the_upstreams() {
         "a body that broke off was passed off as complete"
     );
 }
+
+/// Bytes of which no two pages are the same.
+fn bytes(length: u32) -> Vec<u8> {
+    (0..length)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_bodies_go_both_ways_as_they_are_on_one_connection() {
+    let host = host(|mut stream| async move {
+        loop {
+            let head = String::from_utf8(until(&mut stream, b"\r\n\r\n").await).unwrap();
+            let Some((_, length)) = head.split_once("content-length: ") else {
+                return;
+            };
+            let length = length.split_once("\r\n").unwrap().0.parse().unwrap();
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).await.unwrap();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.write_all(&body).await.unwrap();
+        }
+    })
+    .await;
+    let (_proxy, mut client) = proxy_to(host).await;
+    for length in [3_000_000, 5, 100_000, 40_000, 3_000_000] {
+        let sent = bytes(length);
+        let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&sent).await.unwrap();
+        // Whoever reads late holds up the one who sends, and nothing else.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let head = until(&mut client, b"\r\n\r\n").await;
+        assert!(head.starts_with(b"HTTP/1.1 200"));
+        let mut came = vec![0; sent.len()];
+        client.read_exact(&mut came).await.unwrap();
+        assert!(
+            came == sent,
+            "{length} bytes were not the same on their way"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_that_breaks_off_breaks_off_the_clients() {
+    let host = host(|mut stream| async move {
+        until(&mut stream, b"\r\n\r\n").await;
+        let head = b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        stream.write_all(&bytes(600_000)).await.unwrap();
+    })
+    .await;
+    let (_proxy, mut client) = proxy_to(host).await;
+    let question = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.write_all(question).await.unwrap();
+    until(&mut client, b"\r\n\r\n").await;
+    let mut came = Vec::new();
+    // The end is a reset or a close, as the kernel has it.
+    let _ = client.read_to_end(&mut came).await;
+    assert!(came == bytes(600_000), "{} bytes came", came.len());
+}

@@ -10,10 +10,31 @@ use tokio::io::AsyncWrite;
 
 use crate::codec;
 use crate::net::Stream;
+use crate::net::copy::Carrier;
+use crate::net::splice::Splice;
 use crate::turn::Hold;
 
 /// A body's first part goes out with the head if it is there already and the head is no longer than this.
 const WITH_HEAD: usize = 16 * 1024;
+/// What is left of a body goes through a pipe, where it can, if it is this much or more.
+const WORTH_A_PIPE: u64 = 32 * 1024;
+
+/// A body whose bytes nobody looks at may go from socket to socket.
+pub(crate) trait Source: Body<Data = Bytes> + Unpin {
+    /// Whether what comes next can.
+    fn can_splice(&self) -> bool {
+        false
+    }
+
+    /// Reads what comes next of the body into a pipe, in place of a frame, and says how much it is; at least a byte.
+    fn poll_splice(
+        &mut self,
+        _cx: &mut Context<'_>,
+        _pipe: &mut Splice,
+    ) -> Poll<Result<usize, Self::Error>> {
+        Poll::Pending
+    }
+}
 
 /// How a body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +69,8 @@ pub(crate) struct Outgoing<B> {
     data: Bytes,
     /// Then this, which ends a chunk.
     tail: Bytes,
+    /// Then what is in here.
+    pipe: Option<Splice>,
     body: Option<B>,
     length: Length,
     written: u64,
@@ -56,7 +79,7 @@ pub(crate) struct Outgoing<B> {
     hold: Hold,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
+impl<B: Source> Outgoing<B> {
     /// A message of which nothing was written.
     pub(crate) fn new(head: Vec<u8>, body: Option<B>, length: Length) -> Self {
         Self {
@@ -64,6 +87,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             framed: 0,
             data: Bytes::new(),
             tail: Bytes::new(),
+            pipe: None,
             body,
             length,
             written: 0,
@@ -79,7 +103,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
 
     /// Whether all of it was written.
     pub(crate) const fn is_done(&self) -> bool {
-        self.flushed && self.body.is_none() && self.frame.is_empty() && self.data.is_empty()
+        self.flushed && self.body.is_none() && !self.has_some()
     }
 
     /// Whether a write waits for the peer, rather than for more of the body.
@@ -89,7 +113,16 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
 
     /// Whether there is something to be written now.
     const fn has_some(&self) -> bool {
+        self.has_bytes() || self.is_piped()
+    }
+
+    /// The same of what is in memory.
+    const fn has_bytes(&self) -> bool {
         !(self.frame.is_empty() && self.data.is_empty() && self.tail.is_empty())
+    }
+
+    const fn is_piped(&self) -> bool {
+        matches!(&self.pipe, Some(pipe) if pipe.held() > 0)
     }
 
     /// Writes as much as can be written now; ready when all is.
@@ -99,8 +132,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), WriteError<B::Error>>> {
         loop {
-            let more = self.data.is_empty() && self.tail.is_empty() && self.frame.len() < WITH_HEAD;
-            let waits = more && self.body.is_some() && self.next(cx)?.is_pending();
+            let waits = self.wants_more() && self.next(stream, cx)?.is_pending();
             ready!(self.hold.poll(cx));
             ready!(self.write(stream, cx)).map_err(WriteError::Io)?;
             if waits || self.body.is_none() {
@@ -114,11 +146,35 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         }
     }
 
+    /// Whether more of the body is asked for before anything is written.
+    const fn wants_more(&self) -> bool {
+        let taken = self.data.is_empty() && self.tail.is_empty() && !self.is_piped();
+        taken && self.frame.len() < WITH_HEAD && self.body.is_some()
+    }
+
     /// Takes the next frame of the body. What it encodes follows what is already to be written.
-    fn next(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, WriteError<B::Error>> {
+    fn next(
+        &mut self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<()>, WriteError<B::Error>> {
         let Some(body) = self.body.as_mut() else {
             return Ok(Poll::Ready(()));
         };
+        if let Length::Exact(left @ WORTH_A_PIPE..) = &mut self.length
+            && body.can_splice()
+            && stream.socket().is_some()
+            && let Some(pipe) = borrow_or_make(&mut self.pipe, Splice::new)
+        {
+            let Poll::Ready(moved) = body.poll_splice(cx, pipe).map_err(WriteError::Body)? else {
+                return Ok(Poll::Pending);
+            };
+            *left = left.checked_sub(moved as u64).ok_or(WriteError::Length)?;
+            if body.is_end_stream() {
+                self.end()?;
+            }
+            return Ok(Poll::Ready(()));
+        }
         let frame = match Pin::new(body).poll_frame(cx) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(frame) => frame.transpose().map_err(WriteError::Body)?,
@@ -183,7 +239,7 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
     }
 
     fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.has_some() {
+        while self.has_bytes() {
             let parts = [
                 IoSlice::new(&self.frame[self.framed..]),
                 IoSlice::new(&self.data),
@@ -199,6 +255,17 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.wrote(n);
+        }
+        self.drain(stream, cx)
+    }
+
+    /// Writes what is in the pipe.
+    fn drain(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (Some(pipe), Some(socket)) = (&mut self.pipe, stream.socket()) else {
+            return Poll::Ready(Ok(()));
+        };
+        while pipe.held() > 0 {
+            self.written += ready!(pipe.poll_drain(cx, socket))? as u64;
         }
         Poll::Ready(Ok(()))
     }
@@ -229,4 +296,12 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// What is there, or what can be made.
+fn borrow_or_make<T>(slot: &mut Option<T>, make: impl FnOnce() -> Option<T>) -> Option<&mut T> {
+    if slot.is_none() {
+        *slot = make();
+    }
+    slot.as_mut()
 }

@@ -22,6 +22,8 @@ use super::client::ClientError;
 use super::grpc::MessageCounter;
 use super::source::Source;
 use crate::clock;
+use crate::codec::outgoing;
+use crate::net::splice::Splice;
 use crate::upstream::UpstreamError;
 
 /// Why a body broke off.
@@ -74,6 +76,17 @@ impl Meter {
                 counter.feed(data);
             }
         }
+    }
+
+    /// Whether it looks at what is in the body.
+    pub(crate) fn reads(&self) -> bool {
+        self.messages.borrow().is_some()
+    }
+
+    /// Counts bytes that were read from the client and not looked at.
+    pub(crate) fn passed(&self, bytes: usize) {
+        self.moved.set(Some(clock::now()));
+        self.bytes.set(self.bytes.get() + bytes as u64);
     }
 
     /// When bytes were last read; `None` if there were none.
@@ -297,7 +310,51 @@ impl Body for RequestBody {
     }
 }
 
+impl outgoing::Source for RequestBody {
+    fn can_splice(&self) -> bool {
+        match self {
+            Self::Stream { body, done, .. } => !done && body.state.borrow().can_splice(),
+            Self::Empty | Self::Copy(_) | Self::Piped(_) | Self::Full(_) => false,
+        }
+    }
+
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, BodyError>> {
+        let Self::Stream { body, done, .. } = self else {
+            return Poll::Ready(Err(BodyError::NotReplayable));
+        };
+        let moved = ready!(body.state.borrow_mut().splice(cx, pipe));
+        *done |= moved.is_err();
+        Poll::Ready(moved)
+    }
+}
+
 impl ReplayState {
+    /// Whether what comes next is nobody else's than the one who asks, and can go from socket to socket.
+    fn can_splice(&self) -> bool {
+        let alone = self.overflowed && self.copies.is_empty();
+        alone && self.source.as_ref().is_some_and(Source::can_splice)
+    }
+
+    fn splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, BodyError>> {
+        let Some(source) = self.source.as_mut() else {
+            return Poll::Ready(Err(BodyError::NotReplayable));
+        };
+        let moved = ready!(source.poll_splice(cx, pipe)).inspect_err(|_| self.source = None)?;
+        self.taken += moved as u64;
+        if self.source.as_ref().is_some_and(Body::is_end_stream) {
+            self.finish();
+        }
+        Poll::Ready(Ok(moved))
+    }
+
     fn pull(
         &mut self,
         cx: &mut Context<'_>,

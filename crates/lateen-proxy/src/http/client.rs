@@ -57,6 +57,13 @@ impl ClientUpgrade {
     }
 }
 
+impl ClientBody {
+    /// Whether what comes next can go from socket to socket.
+    pub(crate) fn can_splice(&self) -> bool {
+        matches!(self, Self::H1(body) if body.can_splice())
+    }
+}
+
 impl Body for ClientBody {
     type Data = Bytes;
     type Error = ClientError;

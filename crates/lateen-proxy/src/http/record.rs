@@ -230,6 +230,11 @@ impl Record {
         self.response_bytes += bytes as u64;
     }
 
+    /// Whether it looks at what is in the answer's body.
+    pub(crate) const fn reads_body(&self) -> bool {
+        self.response_messages.is_some()
+    }
+
     /// Notes bytes of the upstream's answer.
     pub(crate) fn received(&mut self, data: &[u8]) {
         self.response_bytes += data.len() as u64;

@@ -21,6 +21,8 @@ use super::record::Record;
 use crate::clock;
 use crate::cluster::ActiveRequest;
 use crate::cluster::breaker::Permit;
+use crate::codec::outgoing;
+use crate::net::splice::Splice;
 use crate::upstream::{Lease, UpstreamBody};
 
 /// An answer's body.
@@ -242,6 +244,51 @@ impl Body for ResponseBody {
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Source::Upstream(_) if self.web.is_some() => SizeHint::default(),
             Source::Upstream(upstream) => upstream.body.size_hint(),
+        }
+    }
+}
+
+impl outgoing::Source for ResponseBody {
+    fn can_splice(&self) -> bool {
+        let Source::Upstream(upstream) = &self.source else {
+            return false;
+        };
+        let read = |record: &Record| record.reads_body();
+        self.web.is_none()
+            && !self.record.as_deref().is_some_and(read)
+            && upstream.body.can_splice()
+    }
+
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, BodyError>> {
+        let Source::Upstream(upstream) = &mut self.source else {
+            return Poll::Pending;
+        };
+        let polled = upstream.body.poll_splice(cx, pipe);
+        if polled.is_pending() {
+            let (flag, details) = ready!(upstream.deadlines.poll(cx));
+            self.end(|record| record.cut(flag, details));
+            return Poll::Ready(Err(BodyError::TimedOut(details)));
+        }
+        match ready!(polled) {
+            Err(error) => {
+                self.end(|record| record.upstream_broke(&error));
+                Poll::Ready(Err(BodyError::Upstream(Box::new(error))))
+            }
+            Ok(moved) => {
+                upstream.deadlines.moved();
+                if let Some(record) = &mut self.record {
+                    record.sent(moved);
+                }
+                if upstream.body.is_end_stream() {
+                    upstream.lease.finish();
+                    self.end(Record::complete);
+                }
+                Poll::Ready(Ok(moved))
+            }
         }
     }
 }

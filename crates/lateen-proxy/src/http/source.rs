@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::body::{BodyError, Meter};
 use super::client::{ClientBody, ClientError};
 use super::grpc_web::Decoder;
+use crate::net::splice::Splice;
 
 /// A request's body.
 #[derive(Debug)]
@@ -137,6 +138,35 @@ impl Source {
         }
         self.poll_incoming(cx)
             .map(|next| next.map(|frame| frame.map_err(BodyError::Source)))
+    }
+
+    /// Whether what comes next can go from socket to socket.
+    pub(crate) fn can_splice(&self) -> bool {
+        let bare = self.ahead.is_empty() && self.decoder.is_none();
+        bare && !self.meter.reads() && self.incoming.as_ref().is_some_and(ClientBody::can_splice)
+    }
+
+    /// Reads what comes next into a pipe; how much it is, never nothing.
+    pub(crate) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, BodyError>> {
+        let Some(ClientBody::H1(incoming)) = self.incoming.as_mut() else {
+            return Poll::Ready(Err(BodyError::NotReplayable));
+        };
+        let moved = ready!(incoming.poll_splice(cx, pipe)).map_err(ClientError::H1);
+        let ended = incoming.is_end();
+        if let Ok(moved) = moved {
+            self.meter.passed(moved);
+            if ended {
+                self.meter.end();
+            }
+        }
+        if ended || moved.is_err() {
+            self.incoming = None;
+        }
+        Poll::Ready(moved.map_err(BodyError::Source))
     }
 
     fn poll_incoming(

@@ -7,7 +7,6 @@
 //! its bytes then stay in the kernel (`splice(2)`), else the buffer grows.
 
 mod one_way;
-mod splice;
 
 use std::cell::Cell;
 use std::io;

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{h1, h2, mux, raw};
 use crate::h2::tunnel::Tunnel;
 use crate::net::Stream;
+use crate::net::splice::Splice;
 use crate::streams;
 
 /// The body of an upstream's response.
@@ -62,6 +63,25 @@ impl UpstreamError {
             Self::Stream(error) => {
                 matches!(error, streams::Error::Reset | streams::Error::Refused)
             }
+        }
+    }
+}
+
+impl UpstreamBody {
+    /// Whether what comes next can go from socket to socket.
+    pub(crate) fn can_splice(&self) -> bool {
+        matches!(self, Self::H1(body) if body.can_splice())
+    }
+
+    /// Reads what comes next into a pipe; how much it is, never nothing.
+    pub(crate) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, UpstreamError>> {
+        match self {
+            Self::H1(body) => body.poll_splice(cx, pipe).map_err(UpstreamError::H1),
+            Self::Empty | Self::H2(_) | Self::Mux(_) => Poll::Pending,
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::wire::Wire;
 use crate::net::Stream;
+use crate::net::splice::Splice;
 
 /// The stream of a connection that becomes a tunnel, once the client was told.
 pub(crate) type Upgrade = oneshot::Receiver<Stream>;
@@ -57,6 +58,20 @@ impl Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.wire.borrow_mut().poll_body(self.number, cx)
+    }
+
+    /// Whether what comes next can go from socket to socket.
+    pub(crate) fn can_splice(&self) -> bool {
+        self.wire.borrow().can_splice(self.number)
+    }
+
+    /// Reads what comes next into a pipe; how much it is, never nothing.
+    pub(crate) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, BodyError>> {
+        self.wire.borrow_mut().poll_splice(cx, pipe)
     }
 
     /// Whether all of it was read.

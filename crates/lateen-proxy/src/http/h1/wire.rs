@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
 
@@ -16,6 +17,8 @@ use super::head::{self, Framing, Head, Limits};
 use super::{BodyError, Refusal};
 use crate::codec::chunked::{Chunked, Step};
 use crate::net::Stream;
+use crate::net::copy::Carrier as _;
+use crate::net::splice::Splice;
 
 /// What is read at a time while a head is waited for, onto the stack: an idle connection holds no memory.
 const HEAD_ROOM: usize = 8 * 1024;
@@ -195,6 +198,50 @@ impl Wire {
         Poll::Ready(read.transpose())
     }
 
+    /// Whether what comes next of the body of a request can go from socket to socket.
+    pub(super) fn can_splice(&self, number: u64) -> bool {
+        let told = !self.waits && self.interim.is_empty();
+        let next = number == self.number && matches!(self.reading, Reading::Length(_));
+        told && next && self.socket().is_some()
+    }
+
+    /// The socket, if what it delivers next is what comes next.
+    fn socket(&self) -> Option<&TcpStream> {
+        let stream = self.stream.as_ref().filter(|_| self.buffer.is_empty())?;
+        stream.socket()
+    }
+
+    /// Reads what comes next of the body into a pipe; how much it is, never nothing.
+    pub(super) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, BodyError>> {
+        let (&Reading::Length(left), Some(socket)) = (&self.reading, self.socket()) else {
+            return Poll::Ready(Err(BodyError::Closed));
+        };
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        match ready!(pipe.poll_fill(cx, socket, most)) {
+            Ok(moved @ 1..) => {
+                self.took(left, moved);
+                Poll::Ready(Ok(moved))
+            }
+            failed => {
+                self.reading = Reading::Broken;
+                let error = failed.map_or_else(BodyError::Io, |_| BodyError::Closed);
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// So many bytes of what was `left` of the body were taken.
+    fn took(&mut self, left: u64, bytes: usize) {
+        self.reading = match left.saturating_sub(bytes as u64) {
+            0 => Reading::Done,
+            left => Reading::Length(left),
+        };
+    }
+
     fn end(&mut self, trailers: Option<HeaderMap>) -> Option<Frame<Bytes>> {
         self.reading = Reading::Done;
         // Without `enable_trailers` they are read and left out, as in Envoy.
@@ -207,12 +254,7 @@ impl Wire {
             ready!(self.poll_fill(cx, most.min(MOST_ROOM)))?;
         }
         let data = self.buffer.split_to(most.min(self.buffer.len())).freeze();
-        let left = left - data.len() as u64;
-        self.reading = if left == 0 {
-            Reading::Done
-        } else {
-            Reading::Length(left)
-        };
+        self.took(left, data.len());
         Poll::Ready(Ok(data))
     }
 

@@ -9,14 +9,20 @@ use tokio::io::ReadBuf;
 use tokio::time::Instant;
 
 use super::Carrier;
-use super::splice::Splice;
 use crate::clock;
+use crate::net::splice::Splice;
 use crate::turn::Hold;
 
 /// The buffer a direction begins with. A TLS record carries at most 16 KiB.
 const SMALL: usize = 16 * 1024;
 /// The buffer of a transfer that cannot be spliced.
 const LARGE: usize = 64 * 1024;
+/// What a pipe takes at once.
+const MOST: usize = 1 << 20;
+/// A move of less than this is not worth a pipe…
+const WORTH: usize = 8 * 1024;
+/// …after so many of them in a row.
+const PATIENCE: u32 = 16;
 
 /// Which stream failed.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub(super) struct OneWay {
     end: usize,
     state: State,
     splice: Option<Splice>,
+    /// Moves in a row that were hardly worth it.
+    small: u32,
     /// What was read waits for what else is to be written in the same turn.
     hold: Hold,
 }
@@ -61,6 +69,7 @@ impl OneWay {
             end: 0,
             state: State::Copying,
             splice: None,
+            small: 0,
             hold: Hold::New,
         }
     }
@@ -178,14 +187,21 @@ impl OneWay {
         };
         // The buffer is not needed as long as the kernel carries the bytes.
         self.buffer = Vec::new();
-        let n = ready!(splice.poll(cx, from, to))?;
+        if splice.held() == 0 {
+            let n = ready!(splice.poll_fill(cx, from, MOST)).map_err(Side::Read)?;
+            if n == 0 {
+                self.state = State::Ending;
+                self.splice = None;
+                return Poll::Ready(Ok(()));
+            }
+            self.small = if n < WORTH { self.small + 1 } else { 0 };
+        }
+        let n = ready!(splice.poll_drain(cx, to)).map_err(Side::Write)?;
         activity.set(clock::now());
         moved.set(moved.get() + n as u64);
-        if n == 0 {
-            self.state = State::Ending;
-        }
-        if n == 0 || splice.is_idling() {
-            self.splice = None;
+        if splice.held() == 0 && self.small >= PATIENCE {
+            // So little moved lately that a buffer would do.
+            (self.splice, self.small) = (None, 0);
         }
         Poll::Ready(Ok(()))
     }

@@ -13,6 +13,7 @@ use super::Error;
 use super::head::Framing;
 use super::wire::Wire;
 use crate::codec::chunked::{Chunked, Step};
+use crate::net::splice::Splice;
 
 /// The most that is read at a time.
 const MOST_ROOM: usize = 64 * 1024;
@@ -79,12 +80,48 @@ impl Body {
         let take = most.min(wire.buffer.len());
         let data = wire.buffer.split_to(take).freeze();
         drop(wire);
-        let left = left - data.len() as u64;
+        self.took(left, data.len());
+        Poll::Ready(Ok(data))
+    }
+
+    /// So many bytes of what is `left` were taken.
+    fn took(&mut self, left: u64, bytes: usize) {
+        let left = left.saturating_sub(bytes as u64);
         self.reading = Reading::Length(left);
         if left == 0 {
             self.finish();
         }
-        Poll::Ready(Ok(data))
+    }
+
+    /// Whether what comes next can go from socket to socket.
+    pub(crate) fn can_splice(&self) -> bool {
+        matches!(self.reading, Reading::Length(_)) && self.wire.borrow().socket().is_some()
+    }
+
+    /// Reads what comes next into a pipe; how much it is, never nothing.
+    pub(crate) fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        pipe: &mut Splice,
+    ) -> Poll<Result<usize, Error>> {
+        let wire = self.wire.borrow();
+        let (Reading::Length(left), Some(socket)) = (&self.reading, wire.socket()) else {
+            return Poll::Ready(Err(Error::Closed));
+        };
+        let left = *left;
+        let most = usize::try_from(left).unwrap_or(usize::MAX);
+        let read = ready!(pipe.poll_fill(cx, socket, most)).map_err(Error::Io);
+        drop(wire);
+        match read {
+            Ok(moved @ 1..) => {
+                self.took(left, moved);
+                Poll::Ready(Ok(moved))
+            }
+            failed => {
+                self.reading = Reading::Done;
+                Poll::Ready(Err(failed.err().unwrap_or(Error::Closed)))
+            }
+        }
     }
 
     fn poll_until_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {

@@ -6,11 +6,13 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_util::io::poll_read_buf;
 
 use super::Error;
 use super::head::{self, Asked, Head};
 use crate::net::Stream;
+use crate::net::copy::Carrier as _;
 
 /// What is read at a time of a head. Most heads and many whole responses fit.
 const HEAD_ROOM: usize = 4 * 1024;
@@ -74,6 +76,12 @@ impl Wire {
         let cx = &mut Context::from_waker(Waker::noop());
         // Its end, an error and a byte nobody asked for all come out of this as "ready".
         pin!(stream).poll_read(cx, &mut read).is_pending()
+    }
+
+    /// The socket, if what it delivers next is what comes next.
+    pub(super) fn socket(&self) -> Option<&TcpStream> {
+        let stream = self.stream.as_ref().filter(|_| self.buffer.is_empty())?;
+        stream.socket()
     }
 
     /// Takes the stream for another protocol, with what was already read of it.
