@@ -117,10 +117,15 @@ impl<'a> Cx<'a> {
         result
     }
 
-    /// Reports at the current path.
+    /// Reports at the current path. There is always room for an error: it is what an object is refused for, and must not be lost among
+    /// warnings.
     pub fn report(&mut self, span: Span, diagnostic: Diagnostic) {
         if self.found.len() >= MAX_DIAGNOSTICS {
-            return;
+            let warning = self.found.iter().rposition(|found| !found.is_error());
+            match warning {
+                Some(warning) if diagnostic.is_error() => drop(self.found.remove(warning)),
+                _ => return,
+            }
         }
         let mut diagnostic = diagnostic
             .at(&*self.path)

@@ -56,6 +56,47 @@ fn none(found: &[String]) {
 }
 
 #[test]
+fn what_a_tenant_may_ask_for_has_an_end() {
+    let maglev = "host: a\ntrafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true, maglev: {tableSize: 5000011}}}}";
+    one(
+        &networking("DestinationRule", maglev),
+        &["Error", "tableSize"],
+    );
+    let body = "x".repeat((1 << 20) + 1);
+    let direct = format!(
+        "hosts: [a]\nhttp: [{{directResponse: {{status: 200, body: {{string: {body}}}}}}}]"
+    );
+    let found = networking("VirtualService", &direct);
+    assert!(
+        found.iter().any(|found| found.starts_with("Error")),
+        "{}",
+        found.len()
+    );
+    let expression = "a".repeat(1025);
+    let matches = format!(
+        "hosts: [a]\nhttp: [{{match: [{{uri: {{regex: {expression}}}}}], route: [{{destination: {{host: a}}}}]}}]"
+    );
+    let found = networking("VirtualService", &matches);
+    assert!(
+        found.iter().any(|found| found.contains("at most 1024")),
+        "{found:#?}"
+    );
+}
+
+/// Findings of one object end somewhere; what it is refused for is among them in any case.
+#[test]
+fn an_error_is_not_lost_among_warnings() {
+    let noise: String = (0..150).map(|n| format!("noise{n}: 1\n  ")).collect();
+    let yaml = format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: a}}\nspec:\n  {noise}ports: [{{port: nonsense}}]\n"
+    );
+    let parsed = parse_file(&SourceFile::new("test.yaml", &yaml), "default");
+    assert_eq!(parsed.diagnostics.len(), 100);
+    assert!(parsed.diagnostics.iter().any(Diagnostic::is_error));
+    assert!(parsed.resources.is_empty() && parsed.refused.len() == 1);
+}
+
+#[test]
 fn a_plain_route_is_fine() {
     none(&networking(
         "VirtualService",
