@@ -93,8 +93,12 @@ impl Change {
         }
     }
 
-    /// Changes headers.
+    /// Changes headers. How a message is framed is no authorizer's to say: it may hand on what a client sent it, and two lengths are what
+    /// smuggling is made of.
     pub fn apply(&self, headers: &mut HeaderMap) {
+        if frames(&self.name) {
+            return;
+        }
         let present = headers.contains_key(&self.name);
         match self.how {
             How::AddIfAbsent if present => {}
@@ -108,6 +112,17 @@ impl Change {
             }
         }
     }
+}
+
+/// Whether a header is about a message's framing or its connection.
+fn frames(name: &HeaderName) -> bool {
+    const OTHERS: [&str; 2] = ["keep-alive", "proxy-connection"];
+    *name == header::CONTENT_LENGTH
+        || *name == header::TRANSFER_ENCODING
+        || *name == header::CONNECTION
+        || *name == header::UPGRADE
+        || *name == header::TRAILER
+        || OTHERS.contains(&name.as_str())
 }
 
 /// Joins values into one, as Envoy's `appendCopy` does.
@@ -139,7 +154,8 @@ impl Allowance {
         for change in &self.request {
             change.apply(headers);
         }
-        for name in self.remove.iter().filter(|name| *name != header::HOST) {
+        let own = |name: &&HeaderName| **name != header::HOST && !frames(name);
+        for name in self.remove.iter().filter(own) {
             headers.remove(name);
         }
     }

@@ -137,3 +137,33 @@ fn each_way_of_changing_a_header_minds_what_is_there() {
     assert_eq!(after(How::Overwrite, &old), ["new"]);
     assert!(after(How::OverwriteIfPresent, &[]).is_empty());
 }
+
+/// Class: smuggling by way of an authorizer that hands on what a client sent it. Outcome: framing stays what the message's own body says.
+#[test]
+fn an_authorizer_does_not_say_how_a_message_is_framed() {
+    let own = [("content-length", "5"), ("x-a", "b")];
+    let mut there = headers(&own);
+    let mut allowance = Allowance::default();
+    for how in [
+        How::Add,
+        How::Append,
+        How::Overwrite,
+        How::OverwriteIfPresent,
+    ] {
+        for (name, value) in [
+            ("content-length", "0"),
+            ("transfer-encoding", "chunked"),
+            ("connection", "x-a"),
+            ("upgrade", "h2c"),
+        ] {
+            let (name, value) = (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
+            allowance.request.push(Change::new(&name, &value, how));
+        }
+    }
+    allowance.remove = vec![header::CONTENT_LENGTH, header::HOST];
+    allowance.apply(&mut there);
+    assert_eq!(there, headers(&own));
+}
