@@ -40,6 +40,27 @@ async fn an_oversize_message_ends_its_stream_alone() {
     is_served(&plane, "foo").await;
 }
 
+/// Class: handshakes that never end, from one address. Limits: 64 of an address and 256 at a time, each of 5 s. Outcome: further ones of that
+/// address are closed, everybody else is served.
+#[tokio::test]
+async fn handshakes_that_never_end_keep_nobody_waiting() {
+    let plane = Plane::start("").await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        // Ours are from the address that the control plane has; these are from another.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        silent.push(socket.connect((plane.ip, 15012).into()).await.unwrap());
+    }
+    let took = is_served(&plane, "foo").await;
+    assert!(took < BOUND, "{took:?}");
+    let mut last = silent.pop().unwrap();
+    let mut nothing = [0; 1];
+    let closed = tokio::io::AsyncReadExt::read(&mut last, &mut nothing);
+    let closed = tokio::time::timeout(Duration::from_secs(4), closed).await;
+    assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+}
+
 /// Class: subscription to a million names, in one message and in many. It ends the stream at 100,000 names of a type.
 #[tokio::test]
 async fn a_million_names_are_too_many() {

@@ -3,8 +3,10 @@
 //! tonic's own TLS fixes one certificate for the life of a server or a channel. Here the configuration is asked for anew for
 //! each connection, so a rotated certificate or bundle takes effect without a restart.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +26,9 @@ use tonic::transport::{Channel, Endpoint};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once. More wait in the kernel's queue, which is what it is for.
 const MAX_HANDSHAKES: usize = 256;
+/// Of those, from one address. A further one is closed, so that who sends nothing from one address does not take every place, again
+/// and again. A gateway that many workloads come through is one address, too, and its handshakes take milliseconds.
+const MAX_HANDSHAKES_OF_ONE: usize = 64;
 
 /// How long nothing is accepted after accepting failed: out of descriptors, say, which ends only as connections do.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -100,13 +105,15 @@ impl Connected for Transport {
     }
 }
 
-type Handshake = Pin<Box<dyn Future<Output = io::Result<Transport>> + Send>>;
+type Handshake = Pin<Box<dyn Future<Output = (IpAddr, io::Result<Transport>)> + Send>>;
 
 /// Connections accepted on a listener, after their handshake. One that fails or dawdles holds up no other.
 pub struct TlsIncoming<F> {
     listener: TcpListener,
     config: F,
     handshakes: FuturesUnordered<Handshake>,
+    /// How many of them there are from each address.
+    from: HashMap<IpAddr, usize>,
     /// Set while no connection is accepted, after accepting failed.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -118,6 +125,7 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
             listener,
             config,
             handshakes: FuturesUnordered::new(),
+            from: HashMap::new(),
             pause: None,
         }
     }
@@ -127,8 +135,25 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
         let Some(config) = (self.config)() else {
             return;
         };
-        self.handshakes
-            .push(Box::pin(accept(stream, address, config)));
+        let from = address.ip();
+        let number = self.from.entry(from).or_default();
+        if *number >= MAX_HANDSHAKES_OF_ONE {
+            tracing::debug!(%from, "too many TLS handshakes from one address");
+            return;
+        }
+        *number += 1;
+        let handshake = async move { (from, accept(stream, address, config).await) };
+        self.handshakes.push(Box::pin(handshake));
+    }
+
+    /// A handshake from an address is over.
+    fn ended(&mut self, from: IpAddr) {
+        if let Entry::Occupied(mut number) = self.from.entry(from) {
+            *number.get_mut() -= 1;
+            if *number.get() == 0 {
+                number.remove();
+            }
+        }
     }
 }
 
@@ -160,9 +185,12 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> Stream for TlsIncoming<F> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             match self.handshakes.poll_next_unpin(cx) {
-                Poll::Ready(Some(Ok(transport))) => return Poll::Ready(Some(Ok(transport))),
-                Poll::Ready(Some(Err(error))) => {
-                    tracing::debug!(%error, "TLS handshake failed");
+                Poll::Ready(Some((from, made))) => {
+                    self.ended(from);
+                    match made {
+                        Ok(transport) => return Poll::Ready(Some(Ok(transport))),
+                        Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+                    }
                     continue;
                 }
                 Poll::Ready(None) | Poll::Pending => {}
