@@ -273,6 +273,18 @@ mod tests {
     }
 
     #[test]
+    fn a_file_beyond_measure_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        std::fs::write(&path, vec![b'#'; MAX_FILE as usize + 1]).unwrap();
+        let read = FileSecret::Roots(path).read();
+        assert!(
+            matches!(read, Err(FileSecretError::TooLarge(_))),
+            "{read:?}"
+        );
+    }
+
+    #[test]
     fn a_key_of_another_certificate_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (chain, key) = (dir.path().join("c"), dir.path().join("k"));

@@ -147,6 +147,21 @@ mod tests {
     }
 
     #[test]
+    fn no_text_holds_more_certificates_than_a_list_of_roots_has() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let one = rcgen::CertificateParams::default()
+            .self_signed(&key)
+            .unwrap()
+            .pem();
+        let read = |number| certificates_from_pem(one.repeat(number).as_bytes());
+        assert_eq!(read(MAX_CERTIFICATES).unwrap().len(), MAX_CERTIFICATES);
+        assert!(matches!(
+            read(MAX_CERTIFICATES + 1),
+            Err(X509Error::TooMany)
+        ));
+    }
+
+    #[test]
     fn a_text_without_certificates_is_an_error() {
         assert!(matches!(
             certificates_from_pem(b"hello"),

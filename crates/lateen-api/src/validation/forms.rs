@@ -270,6 +270,26 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_users_have_an_end() {
+        let regexes = [
+            ("a".repeat(MAX_REGEX + 1), "at most"),
+            ("(a{1000}){1000}".to_owned(), "too much memory"),
+            ("(".repeat(200) + &")".repeat(200), "nest"),
+        ];
+        for (text, why) in regexes {
+            let found = regex(&text).unwrap_or_default();
+            assert!(found.contains(why), "{found}");
+        }
+        assert_eq!(regex(&"a".repeat(MAX_REGEX)), None);
+        let label = "a".repeat(MAX_LABEL);
+        assert!(is_dns_label(&label) && !is_dns_label(&format!("{label}a")));
+        assert!(label_value(&format!("{label}a")).is_some());
+        assert!(dns_name(&format!("{label}a.example")).is_some());
+        let long = vec![label; 5].join(".");
+        assert!(dns_name(&long).is_some_and(|why| why.contains("at most")));
+    }
+
+    #[test]
     fn a_regular_expression_is_compiled() {
         assert_eq!(regex("a+[bc]"), None);
         assert!(regex("a(").is_some_and(|why| why.contains("unclosed")));

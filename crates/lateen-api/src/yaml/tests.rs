@@ -132,6 +132,17 @@ fn an_alias_bomb_is_refused() {
 }
 
 #[test]
+fn a_file_beyond_measure_is_not_read() {
+    let text = " ".repeat(MAX_TEXT + 1);
+    let found: Vec<&str> = documents(&text)
+        .iter()
+        .flat_map(|document| &document.problems)
+        .map(|problem| problem.code)
+        .collect();
+    assert_eq!(found, [codes::LIMIT]);
+}
+
+#[test]
 fn an_alias_to_what_holds_it_is_refused() {
     assert_eq!(problem("a: &a [*a]\n").code, codes::ALIAS);
 }

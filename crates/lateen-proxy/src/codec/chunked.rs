@@ -255,6 +255,11 @@ mod tests {
         assert_eq!(decode(&[&endless]), Err("too many chunk extensions"));
         let endless = [b"0\r\na: ".to_vec(), vec![b'a'; MOST_TRAILER_BYTES]].concat();
         assert_eq!(decode(&[&endless]), Err("trailers too large"));
+        let many = |number: usize| format!("0\r\n{}\r\n", "a: b\r\n".repeat(number));
+        assert!(decode(&[many(MOST_TRAILERS).as_bytes()]).is_ok());
+        assert!(decode(&[many(MOST_TRAILERS + 1).as_bytes()]).is_err());
+        let digits = format!("{}\r\n", "0".repeat(usize::from(MOST_DIGITS) + 1));
+        assert!(decode(&[digits.as_bytes()]).is_err());
     }
 
     proptest! {

@@ -189,6 +189,45 @@ async fn a_head_that_never_ends_is_not_waited_for() {
     proxy.handle.shutdown().await;
 }
 
+/// Class: requests without end ahead of their turn. Limit: 16 KiB are read, the rest waits with its sender. Outcome: it cannot send more than
+/// sockets hold.
+#[tokio::test]
+async fn requests_ahead_of_their_turn_wait_with_their_sender() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = guarded(silent.local_addr().unwrap(), json!({})).await;
+    let mut stream = TcpStream::connect(proxy.address("in")).await.unwrap();
+    let many = "GET / HTTP/1.1\r\nhost: a\r\n\r\n".repeat(4096);
+    let mut sent = 0;
+    let quiet = Duration::from_millis(500);
+    while let Ok(Ok(n @ 1..)) = tokio::time::timeout(quiet, stream.write(many.as_bytes())).await {
+        sent += n;
+        assert!(sent < 20 << 20, "{sent} bytes were taken");
+    }
+    proxy.handle.shutdown().await;
+}
+
+/// Class: a body that nobody waits for. Limits: 1 s and 1 MiB after the answer. Outcome: the client is told, then the connection ends.
+#[tokio::test]
+async fn what_is_sent_after_an_answer_that_did_not_wait_for_it_has_an_end() {
+    let (backend, _) = recorder(OK).await;
+    let proxy = guarded(backend, json!({})).await;
+    let mut stream = TcpStream::connect(proxy.address("in")).await.unwrap();
+    let head = "POST /admin HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut sent = 0;
+    let chunk = vec![b'x'; 64 * 1024];
+    let ends = async {
+        while let Ok(n @ 1..) = stream.write(&chunk).await {
+            sent += n;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), ends)
+        .await
+        .expect("the connection ends");
+    assert!(sent < 40 << 20, "{sent} bytes were taken");
+    proxy.handle.shutdown().await;
+}
+
 /// Class: slow readers. Limit: what is buffered for a client is bounded by flow control. Outcome: the upstream is held back.
 #[tokio::test]
 async fn a_client_that_does_not_read_holds_the_upstream_back() {

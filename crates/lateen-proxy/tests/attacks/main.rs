@@ -12,6 +12,7 @@ mod http1;
 mod http2;
 #[path = "../support/mtls.rs"]
 mod mtls;
+mod servers;
 mod shared;
 #[path = "../support/mod.rs"]
 mod support;

@@ -355,6 +355,22 @@ mod tests {
     }
 
     #[test]
+    fn a_long_state_is_left_out_and_the_trace_goes_on() {
+        let parent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        for (length, kept) in [(MAX_STATE, MAX_STATE), (MAX_STATE + 1, 0)] {
+            let state = "a".repeat(length);
+            let found = read(
+                Propagation::W3c,
+                &[("traceparent", &parent), ("tracestate", &state)],
+            );
+            let Carried::Context(context, _) = found else {
+                panic!("no context");
+            };
+            assert_eq!(context.state.len(), kept);
+        }
+    }
+
+    #[test]
     fn w3c_stands_in_where_there_is_no_b3() {
         let parent = format!("00-{TRACE}-00f067aa0ba902b7-00");
         let w3c = ("traceparent", parent.as_str());

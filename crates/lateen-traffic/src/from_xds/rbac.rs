@@ -312,3 +312,25 @@ fn known_san(san: SanMatcher) -> Result<SanMatcher, XdsError> {
 fn unsupported_extension(from: &core::TypedExtensionConfig) -> XdsError {
     XdsError::new(format!("the extension {:?} is not supported", from.name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nested(depth: usize) -> rbac::Permission {
+        use rbac::permission::Rule;
+        let rule = match depth {
+            0 => Rule::Any(true),
+            depth => Rule::NotRule(Box::new(nested(depth - 1))),
+        };
+        rbac::Permission { rule: Some(rule) }
+    }
+
+    #[test]
+    fn rules_that_are_nested_too_deep_are_refused() {
+        let read = |depth| permissions(&[nested(depth)], Scope::Http, MAX_DEPTH).map(drop);
+        assert!(read(MAX_DEPTH - 2).is_ok());
+        let error = read(MAX_DEPTH + 1).unwrap_err().to_string();
+        assert!(error.contains("nested too deeply"), "{error}");
+    }
+}

@@ -285,6 +285,25 @@ fn no_link_of_a_chain_may_have_expired() {
     assert!(accepts(&expect(&ca, |_| {}), &chain, Usage::Client));
 }
 
+/// Limit: 6 intermediates. Each is a signature to verify for who has not said who he is yet.
+#[test]
+fn a_chain_has_an_end() {
+    let ca = root();
+    let mut chain: Vec<Ca> = Vec::new();
+    for _ in 0..7 {
+        let above = chain.last().unwrap_or(&ca);
+        let key = KeyPair::generate().unwrap();
+        chain.push(CertifiedIssuer::signed_by(ca_params(), key, above).unwrap());
+    }
+    for (intermediates, good) in [(6, true), (7, false)] {
+        let used = &chain[..intermediates];
+        let mut presented = vec![leaf(used.last().unwrap(), &named(&[dns("a.example")]))];
+        presented.extend(used.iter().rev().map(|one| one.der().clone()));
+        let accepted = accepts(&expect(&ca, |_| {}), &presented, Usage::Client);
+        assert_eq!(accepted, good, "{intermediates}");
+    }
+}
+
 #[test]
 fn forgiving_an_expiry_forgives_nothing_else() {
     let (ca, stranger) = (root(), root());
