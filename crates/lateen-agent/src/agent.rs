@@ -29,8 +29,9 @@ use crate::status::{
     AgentMetrics, AppProbers, Check, ProbeError, ScrapeConfig, ScrapeConfigError, StatusOptions,
     StatusServer,
 };
+use crate::subscription::{self, Sinks};
 use crate::workload_health::{self, WorkloadProbe};
-use crate::{dns, node, uds};
+use crate::{node, uds};
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -108,17 +109,31 @@ impl Agent {
             quit,
             tasks,
         };
-        if agent.config.dns.enabled {
-            agent.start_dns(sender, resolv_conf).await?;
-        }
+        let names = if agent.config.dns.enabled {
+            agent.start_dns(resolv_conf).await?;
+            Some(sender)
+        } else {
+            None
+        };
+        agent.subscribe(names);
         Ok(agent)
     }
 
-    async fn start_dns(
-        &mut self,
-        names: watch::Sender<Option<Arc<NameTable>>>,
-        resolv_conf: &str,
-    ) -> Result<(), AgentError> {
+    /// Asks the control plane for what the agent itself needs.
+    fn subscribe(&mut self, names: Option<watch::Sender<Option<Arc<NameTable>>>>) {
+        let roots = self.istiod.peer_roots.clone();
+        let sinks = Sinks { names, roots };
+        let subscription = subscription::subscribe(self.xds(), self.node(), sinks);
+        let identity = self.identity();
+        self.tasks.spawn(async move {
+            // Without a certificate there is nothing to connect with.
+            if identity.ready().await.is_ok() {
+                subscription.await;
+            }
+        });
+    }
+
+    async fn start_dns(&mut self, resolv_conf: &str) -> Result<(), AgentError> {
         let AgentConfig {
             namespace,
             domain,
@@ -142,16 +157,6 @@ impl Agent {
         let server = server.map_err(AgentError::Dns)?;
         self.metrics.dns = Some(server.counters());
         self.tasks.spawn(server.run());
-        let (identity, subscription) = (
-            self.identity(),
-            dns::nds::subscribe(self.xds(), self.node(), names),
-        );
-        self.tasks.spawn(async move {
-            // Without a certificate there is nothing to connect with.
-            if identity.ready().await.is_ok() {
-                subscription.await;
-            }
-        });
         Ok(())
     }
 

@@ -75,6 +75,8 @@ pub struct Istiod {
     pub xds: Channel,
     /// The roots of the pod's root file, as they change.
     pub roots: watch::Receiver<Arc<TrustBundle>>,
+    /// Where roots of other meshes are told, for peers to be verified with.
+    pub peer_roots: watch::Sender<Option<Arc<TrustBundle>>>,
 }
 
 /// The tasks behind an [`Istiod`], to be run by their owner until it is done.
@@ -112,10 +114,12 @@ pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodErro
         Some(config.certificate_ttl),
     )
     .with_headers(ca_headers(&config.ca_headers)?);
+    let (peer_roots, told) = watch::channel(None);
     let options = RotationOptions {
         grace_ratio: config.grace_ratio,
         jitter: config.grace_jitter,
         extra_roots: Some(roots.clone()),
+        peer_roots: Some(told),
         ..RotationOptions::new(config.identity.clone())
     };
     let (manager, handle) = IdentityManager::new(options, issuer, Clock::system());
@@ -128,6 +132,7 @@ pub fn prepare(config: &AgentConfig) -> Result<(Istiod, IstiodTasks), IstiodErro
             identity: handle,
             xds,
             roots,
+            peer_roots,
         },
         IstiodTasks {
             manager,
@@ -206,7 +211,7 @@ fn ca_tls(
         let valid = identity.filter(|one| one.facts().is_valid_at(SystemTime::now()));
         let bundle = match (&own, &valid) {
             (Some(own), _) => own.borrow().clone(),
-            (None, Some(identity)) => identity.bundle().clone(),
+            (None, Some(identity)) => identity.authority().clone(),
             (None, None) => roots.borrow().clone(),
         };
         tls(valid.map(|identity| identity.pair().clone()), bundle)
@@ -216,7 +221,7 @@ fn ca_tls(
 fn xds_tls(identity: watch::Receiver<Option<Arc<WorkloadIdentity>>>) -> TlsSource {
     Arc::new(move || {
         let identity = identity.borrow().clone()?;
-        tls(Some(identity.pair().clone()), identity.bundle().clone())
+        tls(Some(identity.pair().clone()), identity.authority().clone())
     })
 }
 

@@ -20,6 +20,7 @@ pub mod istiod;
 pub mod node;
 pub mod sds;
 pub mod status;
+pub mod subscription;
 pub mod workload_health;
 
 pub use agent::{Agent, AgentError};

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lateen_api::Diagnostic;
 use lateen_api::networking::ClientTlsMode;
+use lateen_envoy::istio::mesh::ProxyConfig;
 use lateen_envoy::{Resource, ResourceSet, Resources, TypeUrl};
 use prost::{Message, Name};
 
@@ -116,6 +117,7 @@ pub struct Compiler {
     sidecar_routes: Memo<SidecarRouteInputs, Vec<Resource>>,
     gateway_routes: Memo<GatewayRouteInputs, Vec<Resource>>,
     name_tables: Memo<NameTableInputs, Vec<Resource>>,
+    peer_roots: Memo<Vec<Arc<str>>, Vec<Resource>>,
     secrets: Memo<SecretInputs, Vec<Resource>>,
     scopes: Mutex<Scopes>,
     clients: Clients,
@@ -163,6 +165,7 @@ impl Compiler {
             sidecar_routes: Memo::new(),
             gateway_routes: Memo::new(),
             name_tables: Memo::new(),
+            peer_roots: Memo::new(),
             secrets: Memo::new(),
             scopes: Mutex::default(),
             clients: Clients::default(),
@@ -234,6 +237,17 @@ impl Compiler {
         );
     }
 
+    /// The roots of other meshes, for the proxy's agent. Said also where there are none, so that the last ones go.
+    fn add_peer_roots(&self, snapshot: &Snapshot, out: &mut Output) {
+        let made = self.peer_roots.get(&snapshot.peer_roots(), |roots| {
+            let config = ProxyConfig {
+                ca_certificates_pem: roots.iter().map(|pem| String::from(&**pem)).collect(),
+            };
+            vec![resource("proxyconfig", &config)]
+        });
+        out.add(TypeUrl::ProxyConfig, &made);
+    }
+
     /// How well the memo tables work.
     pub fn stats(&self) -> CompilerStats {
         CompilerStats {
@@ -254,6 +268,7 @@ impl Compiler {
                 self.sidecar_routes.stats(),
                 self.gateway_routes.stats(),
                 self.name_tables.stats(),
+                self.peer_roots.stats(),
                 self.secrets.stats(),
             ]
             .into_iter()
@@ -316,6 +331,7 @@ impl Compiler {
         self.sidecar_routes.advance();
         self.gateway_routes.advance();
         self.name_tables.advance();
+        self.peer_roots.advance();
         self.secrets.advance();
         self.clients.advance();
     }

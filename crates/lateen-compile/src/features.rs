@@ -10,12 +10,27 @@ pub struct Features {
     /// `PILOT_ENABLE_HEADLESS_FILTER_CHAIN_LISTENER`: a headless service gets one listener whose filter chains match its
     /// pods' addresses, in place of one listener for each address.
     pub headless_filter_chains: bool,
+    /// `PILOT_JWT_ENABLE_REMOTE_JWKS`: who fetches the keys at a `jwksUri`.
+    pub jwks_fetch: JwksFetch,
+}
+
+/// Who fetches the keys of token issuers. Source: Istio, `pkg/jwt`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum JwksFetch {
+    /// The control plane.
+    #[default]
+    Istiod,
+    /// Proxies, from services of the mesh; the control plane from elsewhere.
+    Hybrid,
+    /// Proxies.
+    Envoy,
 }
 
 impl Features {
     /// The names of the variables.
-    pub const VARIABLES: [&str; 2] = [
+    pub const VARIABLES: [&str; 3] = [
         "ENABLE_TLS_ON_SIDECAR_INGRESS",
+        "PILOT_JWT_ENABLE_REMOTE_JWKS",
         "PILOT_ENABLE_HEADLESS_FILTER_CHAIN_LISTENER",
     ];
 
@@ -24,6 +39,7 @@ impl Features {
         let switch = match variable {
             "ENABLE_TLS_ON_SIDECAR_INGRESS" => &mut self.sidecar_ingress_tls,
             "PILOT_ENABLE_HEADLESS_FILTER_CHAIN_LISTENER" => &mut self.headless_filter_chains,
+            "PILOT_JWT_ENABLE_REMOTE_JWKS" => return self.set_jwks_fetch(value),
             _ => return false,
         };
         match value {
@@ -31,6 +47,16 @@ impl Features {
             "0" | "f" | "F" | "false" | "FALSE" | "False" => *switch = false,
             _ => return false,
         }
+        true
+    }
+
+    fn set_jwks_fetch(&mut self, value: &str) -> bool {
+        self.jwks_fetch = match value {
+            "false" | "istiod" => JwksFetch::Istiod,
+            "true" | "hybrid" => JwksFetch::Hybrid,
+            "envoy" => JwksFetch::Envoy,
+            _ => return false,
+        };
         true
     }
 }
@@ -47,7 +73,7 @@ mod tests {
         assert!(!features.set("ENABLE_TLS_ON_SIDECAR_INGRESS", "maybe"));
         assert!(!features.set("SOMETHING_ELSE", "true"));
         for name in Features::VARIABLES {
-            assert!(features.set(name, "0"), "{name}");
+            assert!(features.set(name, "false"), "{name}");
         }
         assert_eq!(features, Features::default());
     }

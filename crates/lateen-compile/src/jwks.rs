@@ -11,11 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lateen_api::Resource;
+use lateen_api::mesh::{CertificateData, MeshConfig};
 use lateen_api::security::{JwtRule, RequestAuthentication};
 use serde_json::{Map, Value};
 
 /// How long fetching keys may take if a rule does not say. Source: Istio, `convertToEnvoyJwtConfig`.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long fetching a SPIFFE bundle may take. Source: Istio, `trustbundle.remoteTimeout`.
+const BUNDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of the largest key set that is fetched or handed on.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -40,6 +44,8 @@ pub enum JwksSource {
     Uri(String),
     /// Where the issuer's OpenID configuration says (OpenID Connect Discovery 1.0).
     Discovery(String),
+    /// No keys of an issuer, but the roots of another mesh, from a SPIFFE bundle endpoint.
+    SpiffeBundle(String),
 }
 
 impl JwksSource {
@@ -55,11 +61,21 @@ impl JwksSource {
     }
 }
 
+impl JwksSource {
+    /// Where the roots of another mesh are; `None` if they are written.
+    pub fn of_root(root: &CertificateData) -> Option<Self> {
+        let url = root.spiffe_bundle_url.as_deref()?;
+        let written = root.pem.as_deref().is_some_and(|pem| !pem.is_empty());
+        (!written && !url.is_empty()).then(|| Self::SpiffeBundle(url.to_owned()))
+    }
+}
+
 impl std::fmt::Display for JwksSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Uri(uri) => f.write_str(uri),
             Self::Discovery(issuer) => write!(f, "the OpenID configuration of {issuer}"),
+            Self::SpiffeBundle(url) => write!(f, "the SPIFFE bundle {url}"),
         }
     }
 }
@@ -67,7 +83,7 @@ impl std::fmt::Display for JwksSource {
 /// What is known of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Jwks {
-    /// The last good set, as [`public_set`] left it.
+    /// The last good set, as [`public_set`] left it; of a SPIFFE bundle its roots in PEM.
     pub keys: Option<Arc<str>>,
     /// Why the last attempt to fetch it failed.
     pub problem: Option<String>,
@@ -93,6 +109,31 @@ pub fn jwks_sources(resources: &[Resource]) -> BTreeMap<JwksSource, Duration> {
         }
     }
     out
+}
+
+/// The SPIFFE bundles that a mesh trusts, with the longest that fetching each may take.
+pub fn bundle_sources(mesh: &MeshConfig) -> BTreeMap<JwksSource, Duration> {
+    let roots = mesh.ca_certificates.iter();
+    roots
+        .filter_map(|root| Some((JwksSource::of_root(root)?, BUNDLE_TIMEOUT)))
+        .collect()
+}
+
+/// The host and port that a `jwksUri` leads to; `None` if it is none.
+pub(crate) fn host_and_port(uri: &str) -> Option<(&str, u32)> {
+    let (scheme, rest) = uri.split_once("://")?;
+    let usual = match scheme {
+        "http" => 80,
+        "https" => 443,
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port.parse::<u16>().ok()?.into()),
+        _ => (authority, usual),
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (!host.is_empty() && !host.contains('@')).then_some((host, port))
 }
 
 /// Members of a JSON Web Key that say what it is and verify with it.
@@ -198,6 +239,28 @@ mod tests {
 
     /// 32 bytes, as a coordinate or an Ed25519 key.
     const X: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+    #[test]
+    fn a_uri_leads_to_a_host_and_a_port() {
+        let cases = [
+            (
+                "http://keys.auth.svc.cluster.local/jwks",
+                Some(("keys.auth.svc.cluster.local", 80)),
+            ),
+            ("https://a.example?x=1", Some(("a.example", 443))),
+            ("http://a.example:8080", Some(("a.example", 8080))),
+            ("https://[fd00::1]:8443/", Some(("fd00::1", 8443))),
+            ("https://[fd00::1]/", Some(("fd00::1", 443))),
+            ("https://me@a.example/", None),
+            ("http://a.example:99999/", None),
+            ("ftp://a.example/", None),
+            ("http://", None),
+            ("a.example", None),
+        ];
+        for (uri, place) in cases {
+            assert_eq!(host_and_port(uri), place, "{uri}");
+        }
+    }
 
     #[test]
     fn a_fetched_set_is_reduced_to_public_keys_in_one_order() {

@@ -47,11 +47,11 @@ pub use compiler::{Compiled, Compiler, CompilerStats};
 pub use dead_rules::dead_rules;
 pub use diagnostics::DEAD_RULES;
 pub use endpoints::LOCAL_CLUSTER;
-pub use features::Features;
+pub use features::{Features, JwksFetch};
 pub use ignored::{IGNORED, ignored};
 pub use jwks::{
     DEFAULT_TIMEOUT as DEFAULT_JWKS_TIMEOUT, Jwks, JwksSource, JwksStore,
-    MAX_BYTES as MAX_JWKS_BYTES, NotAKeySet, jwks_sources, public_set,
+    MAX_BYTES as MAX_JWKS_BYTES, NotAKeySet, bundle_sources, jwks_sources, public_set,
 };
 pub use memo::MemoStats;
 pub use mesh::Settings;

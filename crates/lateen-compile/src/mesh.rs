@@ -231,6 +231,8 @@ impl From<&TcpKeepalive> for Keepalive {
 pub(crate) struct Mesh {
     pub(crate) trust_domain: String,
     pub(crate) trust_domain_aliases: Vec<String>,
+    /// Trust domains of other meshes, whose workloads may be clients (`caCertificates[].trustDomains`).
+    pub(crate) other_trust_domains: Vec<String>,
     pub(crate) cluster_id: String,
     pub(crate) domain_suffix: String,
     pub(crate) root_namespace: String,
@@ -287,6 +289,7 @@ impl Default for Mesh {
         Self {
             trust_domain: settings.trust_domain,
             trust_domain_aliases: Vec::new(),
+            other_trust_domains: Vec::new(),
             cluster_id: settings.cluster_id,
             domain_suffix: settings.domain_suffix,
             root_namespace: settings.root_namespace,

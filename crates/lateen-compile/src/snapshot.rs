@@ -546,6 +546,21 @@ impl Snapshot {
         &self.inner.config.jwks
     }
 
+    /// The roots of other meshes that workloads trust for peers (MeshConfig `caCertificates`), in PEM, sorted: those that are written, and
+    /// what SPIFFE bundles were found to hold. Source: Istio, `pilot/pkg/trustbundle`.
+    pub fn peer_roots(&self) -> Vec<Arc<str>> {
+        let written = self.inner.config.written.ca_certificates.iter();
+        let mut out: Vec<Arc<str>> = written
+            .filter_map(|root| match JwksSource::of_root(root) {
+                Some(source) => self.jwks(&source)?.keys.clone(),
+                None => Some(root.pem.as_deref()?.into()),
+            })
+            .collect();
+        out.sort();
+        out.dedup();
+        out
+    }
+
     /// What is known of the keys at a source.
     pub(crate) fn jwks(&self, source: &JwksSource) -> Option<&Jwks> {
         self.known_jwks().get(source)

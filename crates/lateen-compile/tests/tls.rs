@@ -3,9 +3,13 @@
 mod common;
 
 use common::{BOOKINFO, GATEWAY, World, bookinfo_pods, gateway_pod, get, names, router, sidecar};
+use std::sync::Arc;
+
 use lateen_api::mesh::{
-    ForwardClientCertDetails, MeshTlsConfig, MeshTlsProtocol, ProxyConfig, Topology,
+    CertificateData, ForwardClientCertDetails, MeshTlsConfig, MeshTlsProtocol, ProxyConfig,
+    Topology,
 };
+use lateen_compile::{Compiler, Jwks, JwksSource, JwksStore, Snapshot};
 use lateen_envoy::TypeUrl;
 use serde_json::{Value, json};
 
@@ -132,4 +136,54 @@ fn a_gateway_forwards_client_certificates_as_its_topology_says() {
         json!("APPEND_FORWARD")
     );
     assert_eq!(manager["xff_num_trusted_hops"], json!(2));
+}
+
+/// Roots of other meshes: the agents are told them, and servers accept the trust domains that are written with them.
+#[test]
+fn roots_of_other_meshes_reach_agents_and_their_trust_domains_servers() {
+    let root = |pem: Option<&str>, url: Option<&str>, domains: &[&str]| CertificateData {
+        pem: pem.map(str::to_owned),
+        spiffe_bundle_url: url.map(str::to_owned),
+        trust_domains: domains.iter().map(|&domain| domain.to_owned()).collect(),
+        ..CertificateData::default()
+    };
+    let pods = bookinfo_pods();
+    let node = sidecar(&pods[0]);
+    let mut inputs = World::new(BOOKINFO, pods).inputs();
+    inputs.mesh.ca_certificates = vec![
+        root(Some("PEM B"), None, &["b.example", "cluster.local"]),
+        root(Some("PEM A"), None, &["a.example", "b.example"]),
+        root(None, Some("https://c.example"), &[]),
+        root(None, Some("https://d.example"), &[]),
+        root(Some("PEM A"), None, &[]),
+    ];
+    inputs.mesh.trust_domain = "cluster.local".to_owned();
+    let fetched = JwksSource::SpiffeBundle("https://c.example".to_owned());
+    let keys = Some(Arc::from("PEM C"));
+    let jwks = Jwks {
+        keys,
+        problem: None,
+    };
+    inputs.jwks = Arc::new(JwksStore::from([(fetched, jwks)]));
+    let compiled = Compiler::new().compile(&Snapshot::new(inputs).0, &node);
+    let told = get(&compiled, TypeUrl::ProxyConfig, "proxyconfig");
+    let expected = ["PEM A", "PEM B", "PEM C"];
+    assert_eq!(told["ca_certificates_pem"], json!(expected));
+    let inbound = get(&compiled, TypeUrl::Listener, "virtualInbound").to_string();
+    let prefixes: Vec<&str> = inbound
+        .split("\"prefix\":\"spiffe://")
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert_eq!(
+        prefixes[..3],
+        ["cluster.local/", "b.example/", "a.example/"]
+    );
+    let none = World::new(BOOKINFO, bookinfo_pods()).compile(&node);
+    let told = get(&none, TypeUrl::ProxyConfig, "proxyconfig");
+    assert_eq!(
+        told.get("ca_certificates_pem"),
+        None,
+        "said too, so that the last ones go"
+    );
 }

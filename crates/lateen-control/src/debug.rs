@@ -138,10 +138,12 @@ fn jwks(proxies: &Proxies) -> Value {
         let (uri, issuer) = match source {
             JwksSource::Uri(uri) => (Some(uri), None),
             JwksSource::Discovery(issuer) => (None, Some(issuer)),
+            JwksSource::SpiffeBundle(_) => return None,
         };
-        json!({"jwksUri": uri, "issuer": issuer, "jwks": jwks.keys, "problem": jwks.problem})
+        let keys = &jwks.keys;
+        Some(json!({"jwksUri": uri, "issuer": issuer, "jwks": keys, "problem": jwks.problem}))
     };
-    known.map(line).collect()
+    known.filter_map(line).collect()
 }
 
 /// What is wrong with the snapshot, then what was found for single proxies, each finding once.

@@ -1,4 +1,4 @@
-//! What expires when: the authority's own certificates and those in Secrets, as metrics, as warnings in the log, and for
+//! What expires when: the authority's own certificates, roots of other meshes and certificates in Secrets, as metrics, as warnings in the log, and for
 //! `lateen check`.
 
 use std::fmt::Write as _;
@@ -50,6 +50,20 @@ fn certificates(secret: &Secret, key: &str) -> Vec<CertificateFacts> {
         .collect()
 }
 
+/// What the root of another mesh is called.
+pub const PEER_ROOT: &str = "root of another mesh";
+
+/// The roots of other meshes that workloads trust, from their PEM.
+fn peer_roots(pem: &[Arc<str>]) -> Vec<Expiry> {
+    let all = pem
+        .iter()
+        .flat_map(|pem| certificates_from_pem(pem.as_bytes()));
+    let facts = all
+        .flatten()
+        .filter_map(|der| CertificateFacts::from_der(&der).ok());
+    facts.map(|facts| Expiry::new(PEER_ROOT, &facts)).collect()
+}
+
 /// The metrics, under Istio's names where it has them.
 pub(crate) fn render(ca: &CertificateAuthority, proxies: &Proxies, now: SystemTime) -> String {
     let mut text = String::new();
@@ -75,23 +89,29 @@ pub(crate) fn render(ca: &CertificateAuthority, proxies: &Proxies, now: SystemTi
             );
         }
     }
-    let secrets = secrets(&*proxies.published().secrets);
-    if !secrets.is_empty() {
-        let name = "lateen_secret_certificate_expiry_timestamp";
-        let _ = writeln!(
-            text,
-            "# HELP {name} When a Secret's certificate ends, Unix time.\n# TYPE {name} gauge"
-        );
-        for expiry in &secrets {
-            let _ = writeln!(
-                text,
-                "{name}{{secret=\"{}\"}} {}",
-                expiry.name,
-                unix(expiry)
-            );
-        }
-    }
+    let published = proxies.published();
+    let secrets = secrets(&*published.secrets);
+    let name = "lateen_secret_certificate_expiry_timestamp";
+    let help = "When a Secret's certificate ends, Unix time.";
+    gauges(&mut text, (name, help, "secret"), &secrets);
+    let roots = peer_roots(&published.snapshot.peer_roots());
+    let name = "lateen_peer_root_expiry_timestamp";
+    let help = "When the root of another mesh ends, Unix time.";
+    gauges(&mut text, (name, help, "root"), &roots);
     text
+}
+
+/// When each ends, told apart by a label.
+fn gauges(text: &mut String, (name, help, label): (&str, &str, &str), all: &[Expiry]) {
+    // Writing to a string cannot fail.
+    if !all.is_empty() {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    }
+    for expiry in all {
+        // A subject is another mesh's text.
+        let value = expiry.name.replace(['\\', '"', '\n'], "_");
+        let _ = writeln!(text, "{name}{{{label}=\"{value}\"}} {}", unix(expiry));
+    }
 }
 
 fn gauge(text: &mut String, name: &str, help: &str, value: u64) {
@@ -114,7 +134,9 @@ pub(crate) async fn warn_ahead(ca: Arc<CertificateAuthority>, proxies: Arc<Proxi
     loop {
         let now = SystemTime::now();
         let mut all = ca.expiries();
-        all.extend(secrets(&*proxies.published().secrets));
+        let published = proxies.published();
+        all.extend(secrets(&*published.secrets));
+        all.extend(peer_roots(&published.snapshot.peer_roots()));
         for expiry in &all {
             let (what, name, until) = (&expiry.what, &expiry.name, expiry.until());
             match expiry.urgency(now) {
@@ -152,6 +174,25 @@ mod tests {
         assert_eq!(found.len(), 1, "{:?}", parsed.diagnostics);
         assert_eq!(found[0].name, "default/edge tls.crt");
         assert!(found[0].until().starts_with("2031-01-01"));
+    }
+
+    #[test]
+    fn every_root_of_another_mesh_is_looked_at_and_its_name_is_only_text() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        let name = "a\"} 1\nb";
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        let pem = params.self_signed(&key).unwrap().pem();
+        let all = peer_roots(&[format!("{pem}{pem}").into(), "junk".into()]);
+        assert_eq!(all.len(), 2);
+        let mut text = String::new();
+        gauges(&mut text, ("m", "h", "root"), &all[..1]);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        gauges(&mut text, ("none", "h", "root"), &[]);
+        assert!(!text.contains("none"));
     }
 
     #[test]

@@ -4,11 +4,14 @@
 //! `lateen validate` and `lateen up` show these beside what each object's own text gives.
 
 mod expressions;
+pub(crate) mod roots;
 
 use std::collections::BTreeSet;
 
 use lateen_api::{Diagnostic, Resource};
-use lateen_compile::{Compiler, Settings, Snapshot, SnapshotInputs, dead_rules, ignored};
+use lateen_compile::{
+    Compiler, Features, JwksStore, Settings, Snapshot, SnapshotInputs, dead_rules, ignored,
+};
 use lateen_sources::plan::{Plan, plan};
 use lateen_sources::pods::{planned_node, planned_pod};
 use lateen_sources::{defaults, mesh};
@@ -20,6 +23,7 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
     let (plan, mut found) = plan(&resources, settings.dual_stack);
     let (mesh, unclear) = mesh::in_trust_domain(&resources, &settings.trust_domain);
     found.extend(unclear);
+    found.extend(roots::findings(&mesh, &resources, &JwksStore::default()));
     let inputs = SnapshotInputs {
         mesh,
         pods: plan.pods.iter().map(planned_pod).collect(),
@@ -52,8 +56,19 @@ pub fn settings(user: &[Resource], dual_stack: bool) -> Settings {
     Settings {
         trust_domain: mesh::trust_domain(&mesh).to_owned(),
         dual_stack,
+        features: features(user),
         ..Settings::default()
     }
+}
+
+/// istiod's switches as an IstioOperator sets them (`values.pilot.env`, `components.pilot.k8s.env`). Variables that are none of the
+/// switches are left alone.
+pub fn features(user: &[Resource]) -> Features {
+    let mut features = Features::default();
+    for (name, value) in mesh::pilot_environment(user) {
+        features.set(&name, &value);
+    }
+    features
 }
 
 /// What compiling finds. Replicas are alike: the first pod of a workload speaks for all.
@@ -117,6 +132,23 @@ spec: {meshConfig: {trustDomain: example.org}}
         let parsed = parse_file(&SourceFile::new("mesh.yaml", yaml), "default");
         let own = settings(&parsed.resources, false);
         assert_eq!(findings(&parsed.resources, &own, true), []);
+    }
+
+    #[test]
+    fn switches_of_istiod_are_read_from_where_istio_has_them() {
+        use lateen_compile::JwksFetch;
+        let yaml = "
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {name: mesh}
+spec:
+  values: {pilot: {env: {PILOT_JWT_ENABLE_REMOTE_JWKS: true, SOMETHING: x}}}
+  components: {pilot: {k8s: {env: [{name: ENABLE_TLS_ON_SIDECAR_INGRESS, value: 'true'}]}}}
+";
+        let parsed = parse_file(&SourceFile::new("mesh.yaml", yaml), "default");
+        let features = settings(&parsed.resources, false).features;
+        assert_eq!(features.jwks_fetch, JwksFetch::Hybrid);
+        assert!(features.sidecar_ingress_tls && !features.headless_filter_chains);
     }
 
     const GATEWAY: &str = "

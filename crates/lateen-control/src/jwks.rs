@@ -1,9 +1,11 @@
-//! The keys of token issuers, fetched: what RequestAuthentications name by URI or by issuer.
+//! The keys of token issuers, fetched: what RequestAuthentications name by URI or by issuer. And the roots of other meshes that MeshConfig
+//! names by SPIFFE bundle endpoints, which are fetched alike.
 //!
 //! One task owns what is known of every source and fetches each on its own: a source that is slow or down costs the others
 //! nothing. Snapshots are given what is known, never made to wait for more than a moment when a source is new
 //! ([`JwksHandle::settle`]).
 
+mod bundle;
 mod fetch;
 mod guard;
 mod location;
@@ -277,7 +279,7 @@ impl Task {
             Ok(fetched) => {
                 self.counters.successes.fetch_add(1, Ordering::Relaxed);
                 if entry.age(now).is_none() {
-                    info!(%source, "fetched the keys of a token issuer");
+                    info!(%source, "fetched keys");
                 }
                 entry.succeeded(fetched, now);
             }
@@ -286,7 +288,7 @@ impl Task {
                 let problem = chain(&error);
                 if entry.failed(problem.clone(), now) {
                     let last_good = entry.age(now).map(|age| age.as_secs());
-                    warn!(%source, problem, last_good_seconds = last_good, "cannot fetch the keys of a token issuer");
+                    warn!(%source, problem, last_good_seconds = last_good, "cannot fetch keys");
                 }
             }
         }

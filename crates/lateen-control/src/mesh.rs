@@ -5,11 +5,15 @@
 //!
 //! Pods come and go far more often than anything else changes; where nothing else has, the next snapshot is the last one with those pods.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lateen_api::{Diagnostic, Kind, Resource};
-use lateen_compile::{JwksStore, Pod, Settings, Snapshot, SnapshotInputs, jwks_sources};
+use lateen_compile::{
+    JwksFetch, JwksSource, JwksStore, Pod, Settings, Snapshot, SnapshotInputs, bundle_sources,
+    jwks_sources,
+};
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::{ClusterIps, PodState, cluster_ips};
 use lateen_sources::pods::{PodStates, compile_pods, pod_changes};
@@ -17,6 +21,7 @@ use lateen_sources::{defaults, mesh};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use crate::findings::roots;
 use crate::jwks::{JwksHandle, JwksSettings};
 use crate::workloads::{GRACE, Known, Registered, WorkloadRegistry, Workloads};
 
@@ -210,7 +215,7 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
     let wanted = match last {
         // Looking for them takes a walk through every object.
         Some(last) if Arc::ptr_eq(&last.inputs.loaded, &inputs.loaded) => None,
-        _ => Some(jwks_sources(&inputs.loaded.resources)),
+        _ => Some(sources_of_keys(&inputs.loaded.resources, &inputs.settings)),
     };
     if last.is_none() && wanted.as_ref().is_some_and(|wanted| !wanted.is_empty()) {
         // Keys may be with services of the mesh, which are known by a snapshot alone: one that nobody gets.
@@ -239,6 +244,17 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
         inputs,
         published: Arc::new(published),
     })
+}
+
+/// What is to be fetched: keys of token issuers, unless proxies fetch them, and roots of other meshes.
+fn sources_of_keys(resources: &[Resource], settings: &Settings) -> BTreeMap<JwksSource, Duration> {
+    let (mesh, _) = mesh::config(resources);
+    let mut out = jwks_sources(resources);
+    if settings.features.jwks_fetch == JwksFetch::Envoy {
+        out.retain(|source, _| !matches!(source, JwksSource::Uri(_)));
+    }
+    out.extend(bundle_sources(&mesh));
+    out
 }
 
 /// The snapshot after another.
@@ -297,7 +313,8 @@ fn build_with(
         || Arc::new(cluster_ips(&resources, settings.dual_stack)),
         |(_, known)| Arc::clone(known),
     );
-    let (mesh, about_mesh) = mesh::in_trust_domain(&resources, &settings.trust_domain);
+    let (mesh, mut about_mesh) = mesh::in_trust_domain(&resources, &settings.trust_domain);
+    about_mesh.extend(roots::findings(&mesh, &resources, &inputs.jwks));
     let secrets = written.iter().filter(|r| r.kind == Kind::Secret);
     let secrets = secrets.cloned().collect();
     let workloads = Known::of(written);

@@ -261,5 +261,6 @@ pub(crate) fn short(ty: TypeUrl) -> &'static str {
         TypeUrl::Secret => "sds",
         TypeUrl::TypedExtensionConfig => "ecds",
         TypeUrl::NameTable => "nds",
+        TypeUrl::ProxyConfig => "pcds",
     }
 }

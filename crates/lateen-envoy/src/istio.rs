@@ -18,6 +18,10 @@ generated!(
     nds = "istio.networking.nds.v1"
 );
 generated!(
+    /// PCDS: what an agent is told of its proxy's configuration.
+    mesh = "istio.mesh.v1alpha1"
+);
+generated!(
     /// The certificate signing service, client and server.
     ca = "istio.v1.auth"
 );

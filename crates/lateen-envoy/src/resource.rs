@@ -27,11 +27,13 @@ pub enum TypeUrl {
     TypedExtensionConfig,
     /// Istio's name table for the DNS proxy (NDS).
     NameTable,
+    /// Istio's settings of a proxy for its agent (PCDS): the roots of other meshes.
+    ProxyConfig,
 }
 
 impl TypeUrl {
     /// Every type, in push order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cluster,
         Self::ClusterLoadAssignment,
         Self::Listener,
@@ -39,6 +41,7 @@ impl TypeUrl {
         Self::Secret,
         Self::TypedExtensionConfig,
         Self::NameTable,
+        Self::ProxyConfig,
     ];
 
     /// The type URL on the wire.
@@ -57,6 +60,7 @@ impl TypeUrl {
                 "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
             }
             Self::NameTable => "type.googleapis.com/istio.networking.nds.v1.NameTable",
+            Self::ProxyConfig => "type.googleapis.com/istio.mesh.v1alpha1.ProxyConfig",
         }
     }
 
@@ -65,9 +69,12 @@ impl TypeUrl {
         Self::ALL.into_iter().find(|t| t.as_str() == url)
     }
 
-    /// Whether clients subscribe to every resource of the type with a wildcard (CDS, LDS, NDS) rather than by name.
+    /// Whether clients subscribe to every resource of the type with a wildcard (CDS, LDS, NDS, PCDS) rather than by name.
     pub const fn is_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener | Self::NameTable)
+        matches!(
+            self,
+            Self::Cluster | Self::Listener | Self::NameTable | Self::ProxyConfig
+        )
     }
 }
 

@@ -16,7 +16,7 @@ use crate::csr::KeyAndRequest;
 use crate::expiry::{Expiry, rfc3339};
 use crate::grpc::service::Chain;
 use crate::grpc::{FetchError, FetchedCertificate};
-use crate::tls::{CertifiedKeyPair, IdentityError};
+use crate::tls::{CertifiedKeyPair, IdentityError, Roots};
 use crate::x509::CertificateFacts;
 use crate::{BoxFuture, Clock, SpiffeId, TrustBundle, WorkloadIdentity};
 
@@ -52,6 +52,9 @@ pub struct RotationOptions {
     /// Roots that are trusted beside those the authority names (`root-cert.pem` of the pod). Their first is the one the
     /// authority signs with: when it changes, or when roots are taken away, the certificate is renewed early.
     pub extra_roots: Option<watch::Receiver<Arc<TrustBundle>>>,
+    /// Roots of other meshes, that peers may have their certificates from (MeshConfig `caCertificates`). They say nothing of the
+    /// authority, so nothing is renewed for them.
+    pub peer_roots: Option<watch::Receiver<Option<Arc<TrustBundle>>>>,
     /// Over how long early renewals of a whole mesh are spread.
     pub spread: Duration,
 }
@@ -66,6 +69,7 @@ impl RotationOptions {
             backoff: Duration::from_millis(100),
             max_backoff: Duration::from_secs(10),
             extra_roots: None,
+            peer_roots: None,
             spread: Duration::from_secs(2),
         }
     }
@@ -264,9 +268,11 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         })?;
         let pair =
             CertifiedKeyPair::new(fetched.chain, made.key).map_err(RotationError::Identity)?;
-        let roots = Arc::new(fetched.bundle);
-        let bundle = self.with_extra(&roots);
-        let identity = WorkloadIdentity::new(pair, bundle).map_err(RotationError::Identity)?;
+        let issued = Arc::new(fetched.bundle);
+        let roots = self.roots(&issued);
+        let identity = WorkloadIdentity::new(pair, Arc::clone(&roots.authority))
+            .map_err(RotationError::Identity)?
+            .with_roots(roots);
         if *identity.id() != id {
             let found = identity.id().clone();
             return Err(RotationError::OtherIdentity {
@@ -278,7 +284,7 @@ impl<I: CertificateIssuer> IdentityManager<I> {
             return Err(RotationError::AlreadyExpired(identity.facts().not_after));
         }
         let identity = Arc::new(identity);
-        self.issued_roots = Some(roots);
+        self.issued_roots = Some(issued);
         self.identity.send_replace(Some(identity.clone()));
         let (serial, until) = (
             &identity.facts().serial,
@@ -288,23 +294,32 @@ impl<I: CertificateIssuer> IdentityManager<I> {
         Ok(identity)
     }
 
-    /// The issued roots together with the extra ones.
-    fn with_extra(&self, issued: &Arc<TrustBundle>) -> Arc<TrustBundle> {
-        match &self.options.extra_roots {
+    /// The issued roots together with the extra ones, and these together with other meshes'.
+    fn roots(&self, issued: &Arc<TrustBundle>) -> Roots {
+        let authority = match &self.options.extra_roots {
             Some(extra) => Arc::new(issued.merged(&extra.borrow())),
-            None => issued.clone(),
-        }
+            None => Arc::clone(issued),
+        };
+        let others = self.options.peer_roots.as_ref();
+        let peers = match others.and_then(|others| others.borrow().clone()) {
+            Some(others) => Arc::new(authority.merged(&others)),
+            None => Arc::clone(&authority),
+        };
+        Roots { authority, peers }
     }
 
-    /// Publishes the present certificate with changed extra roots.
+    /// Publishes the present certificate with changed roots.
     fn merge_roots(&mut self) {
         let Some(issued) = self.issued_roots.clone() else {
             return;
         };
-        let bundle = self.with_extra(&issued);
+        let roots = self.roots(&issued);
+        let is_new = |identity: &WorkloadIdentity| {
+            *identity.bundle() != roots.peers || *identity.authority() != roots.authority
+        };
         self.identity.send_if_modified(|current| match current {
-            Some(identity) if *identity.bundle() != bundle => {
-                *identity = Arc::new(identity.with_bundle(bundle.clone()));
+            Some(identity) if is_new(identity) => {
+                *identity = Arc::new(identity.with_roots(roots.clone()));
                 true
             }
             _ => false,
@@ -344,6 +359,7 @@ impl<I: CertificateIssuer> IdentityManager<I> {
                 () = sleep => {}
                 Some(answer) = self.forced.recv() => return Wake::Forced(answer),
                 () = changed(self.options.extra_roots.as_mut()) => return Wake::Roots,
+                () = changed(self.options.peer_roots.as_mut()) => return Wake::Roots,
             }
         }
     }
@@ -396,7 +412,7 @@ fn leads_to(identity: &WorkloadIdentity, root: &CertificateDer<'_>) -> bool {
 }
 
 /// Resolves when the roots change; never if there are none or their source has gone.
-async fn changed(roots: Option<&mut watch::Receiver<Arc<TrustBundle>>>) {
+async fn changed<T>(roots: Option<&mut watch::Receiver<T>>) {
     let Some(roots) = roots else {
         return std::future::pending().await;
     };

@@ -21,7 +21,7 @@ use rustls::SupportedProtocolVersion;
 use rustls::crypto::CryptoProvider;
 
 pub use client::{ClientSettings, ClientVerification, HostnameCheck, client_config};
-pub use identity::{CertifiedKeyPair, IdentityError, WorkloadIdentity};
+pub use identity::{CertifiedKeyPair, IdentityError, Roots, WorkloadIdentity};
 pub use names::{NameKind, NameMatch, NameMatcher, NamePredicate};
 pub use peer::{PeerIdentity, peer_identity};
 pub(crate) use roots::CANDIDATES as SYSTEM_LISTS;

@@ -1,6 +1,8 @@
 //! The mesh's own configuration, from where an installation of Istio keeps it: the `mesh` key of the ConfigMap `istio` in
 //! `istio-system`, or the `meshConfig` of an IstioOperator.
 
+use std::collections::BTreeMap;
+
 use lateen_api::diagnostic::{Diagnostic, Severity};
 use lateen_api::mesh::MeshConfig;
 use lateen_api::tree::Node;
@@ -42,6 +44,52 @@ pub fn default_config(resources: &[Resource]) -> Value {
     written.unwrap_or(Value::Null)
 }
 
+/// istiod's environment as an IstioOperator gives it: `values.pilot.env`, then `components.pilot.k8s.env`, which wins.
+pub fn pilot_environment(resources: &[Resource]) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    let operators = resources.iter().filter_map(|r| match &*r.spec {
+        Spec::IstioOperator(operator) => Some(operator),
+        _ => None,
+    });
+    for operator in operators {
+        if let Some(Value::Object(env)) = within(operator.values.as_ref(), &["pilot", "env"]) {
+            out.extend(
+                env.iter()
+                    .filter_map(|(name, value)| Some((name.clone(), text(value)?))),
+            );
+        }
+        let path = ["pilot", "k8s", "env"];
+        if let Some(Value::List(env)) = within(operator.components.as_ref(), &path) {
+            for entry in env {
+                let (name, value) = (
+                    within(Some(entry), &["name"]),
+                    within(Some(entry), &["value"]),
+                );
+                if let (Some(Value::String(name)), Some(value)) = (name, value.and_then(text)) {
+                    out.insert(name.clone(), value);
+                }
+            }
+        }
+    }
+    out
+}
+
+fn within<'a>(value: Option<&'a Value>, path: &[&str]) -> Option<&'a Value> {
+    path.iter().try_fold(value?, |value, key| match value {
+        Value::Object(fields) => fields.get(*key),
+        _ => None,
+    })
+}
+
+/// What an environment variable is if it is written without quotes, too.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(truth) => Some(truth.to_string()),
+        _ => None,
+    }
+}
+
 /// `meshConfig.trustDomain`, Istio's default where it is not written.
 pub fn trust_domain(mesh: &MeshConfig) -> &str {
     match mesh.trust_domain.as_str() {
@@ -66,19 +114,24 @@ fn other_domain(resources: &[Resource], written: &str, running: &str) -> Diagnos
     let diagnostic = Diagnostic::new("LAT0505", Severity::Warning, message)
         .effect(format!("identities stay in `{running}`"))
         .fix("start the mesh again; name the old domain in `trustDomainAliases` for as long as both are in use");
+    about(diagnostic, resources, "trustDomain")
+}
+
+/// A finding about a field of the mesh configuration, shown where that stands.
+pub fn about(diagnostic: Diagnostic, resources: &[Resource], field: &str) -> Diagnostic {
     let operator = |r: &&Resource| matches!(&*r.spec, Spec::IstioOperator(operator) if operator.mesh_config.is_some());
     let place = match config_map(resources) {
-        Some((resource, _)) => Some((resource, "data.mesh")),
+        Some((resource, _)) => Some((resource, "data.mesh".to_owned())),
         None => resources
             .iter()
             .find(operator)
-            .map(|resource| (resource, "spec.meshConfig.trustDomain")),
+            .map(|resource| (resource, format!("spec.meshConfig.{field}"))),
     };
     match place {
         Some((resource, field)) => diagnostic
             .on(resource.reference())
-            .at(field)
-            .spanned(Some(resource.file_span(field))),
+            .at(&field)
+            .spanned(Some(resource.file_span(&field))),
         None => diagnostic,
     }
 }

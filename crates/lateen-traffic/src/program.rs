@@ -97,8 +97,8 @@ impl Program {
             TypeUrl::Cluster => self.remove_cluster(name),
             TypeUrl::ClusterLoadAssignment => Arc::make_mut(&mut self.endpoints).remove(name),
             TypeUrl::Secret => Arc::make_mut(&mut self.secrets).remove(name),
-            // Neither is part of a decision: the agent has the name table, and filters by ECDS are refused.
-            TypeUrl::NameTable | TypeUrl::TypedExtensionConfig => {}
+            // None is part of a decision: the agent has name table and roots, and filters by ECDS are refused.
+            TypeUrl::NameTable | TypeUrl::ProxyConfig | TypeUrl::TypedExtensionConfig => {}
         }
     }
 
@@ -129,7 +129,7 @@ impl Program {
                 let secret = Arc::new(from_xds::secret(&resource.body)?);
                 Arc::make_mut(&mut self.secrets).insert(name, secret);
             }
-            TypeUrl::NameTable | TypeUrl::TypedExtensionConfig => {}
+            TypeUrl::NameTable | TypeUrl::ProxyConfig | TypeUrl::TypedExtensionConfig => {}
         }
         Ok(())
     }
@@ -187,7 +187,8 @@ impl Program {
             TypeUrl::Cluster
             | TypeUrl::Listener
             | TypeUrl::TypedExtensionConfig
-            | TypeUrl::NameTable => BTreeSet::new(),
+            | TypeUrl::NameTable
+            | TypeUrl::ProxyConfig => BTreeSet::new(),
         }
     }
 

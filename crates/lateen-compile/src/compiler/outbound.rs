@@ -138,6 +138,7 @@ impl Compiler {
         if proxy.node.dns_capture {
             self.add_name_table(&proxy, scope, &mut out);
         }
+        self.add_peer_roots(snapshot, &mut out);
         let credentials = scope.services.iter().flat_map(|service| {
             let rules = snapshot.rules(&scope.namespace, service);
             let rule = for_workload(&rules, &proxy.node.namespace, proxy.labels);

@@ -56,10 +56,12 @@ fn minimum(mesh: &Mesh) -> EnvoyProtocol {
     }
 }
 
-/// Clients have to be of the mesh's trust domain or a former one.
+/// Clients have to be of the mesh's trust domain, a former one, or one whose roots the mesh is told to trust. Source: Istio,
+/// `TrustDomainsForValidation`.
 fn trust_domains(mesh: &Mesh) -> Vec<tls::SubjectAltNameMatcher> {
     std::iter::once(&mesh.trust_domain)
         .chain(&mesh.trust_domain_aliases)
+        .chain(&mesh.other_trust_domains)
         .map(|domain| tls::SubjectAltNameMatcher {
             san_type: tls::subject_alt_name_matcher::SanType::Uri as i32,
             matcher: Some(prefix(&format!("spiffe://{domain}/"))),

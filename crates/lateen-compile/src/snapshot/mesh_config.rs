@@ -40,6 +40,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
     Mesh {
         trust_domain: text_or(&config.trust_domain, &settings.trust_domain),
         trust_domain_aliases: config.trust_domain_aliases.clone(),
+        other_trust_domains: other_trust_domains(config),
         cluster_id: settings.cluster_id.clone(),
         domain_suffix: settings.domain_suffix.clone(),
         root_namespace: text_or(&config.root_namespace, &settings.root_namespace),
@@ -93,6 +94,19 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
             })
         }),
     }
+}
+
+/// In the order they are written, without repetitions.
+fn other_trust_domains(config: &MeshConfig) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let roots = config.ca_certificates.iter();
+    for domain in roots.flat_map(|root| &root.trust_domains) {
+        let known = *domain == config.trust_domain || config.trust_domain_aliases.contains(domain);
+        if !domain.is_empty() && !known && !out.contains(domain) {
+            out.push(domain.clone());
+        }
+    }
+    out
 }
 
 fn outbound(config: &MeshConfig) -> OutboundPolicy {

@@ -10,6 +10,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use lateen_compile::{JwksSource, MAX_JWKS_BYTES, NotAKeySet, public_set};
+use lateen_traffic::jwt::{KeySet, KeySetError};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde_json::Value;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use super::bundle::{self, Bundle, NotABundle};
 use super::guard::{AddressGuard, Blocked};
 use super::location::{Location, NoLocation};
 use super::schedule::Fetched;
@@ -79,6 +81,10 @@ pub(crate) enum FetchError {
     Downgrade(String),
     #[error(transparent)]
     KeySet(#[from] NotAKeySet),
+    #[error("proxies cannot use what was answered")]
+    Unusable(#[source] KeySetError),
+    #[error(transparent)]
+    Bundle(#[from] NotABundle),
     #[error("the OpenID configuration of `{0}` has no `jwks_uri`")]
     NoJwksUri(String),
     #[error("the OpenID configuration of `{0}` is of the issuer `{1}`")]
@@ -92,8 +98,11 @@ pub(crate) type Names = Arc<dyn Fn(&str, u16) -> Option<Vec<SocketAddr>> + Send 
 
 /// The host and port that a source is first asked at.
 pub(crate) fn host_of(source: &JwksSource) -> Option<(String, u16)> {
-    let (JwksSource::Uri(uri) | JwksSource::Discovery(uri)) = source;
-    let location = Location::parse(uri).ok()?;
+    let location = match source {
+        JwksSource::Uri(uri) | JwksSource::Discovery(uri) => Location::parse(uri),
+        JwksSource::SpiffeBundle(url) => bundle::location(url),
+    }
+    .ok()?;
     Some((location.host, location.port))
 }
 
@@ -129,10 +138,24 @@ impl Fetcher {
         let location = match source {
             JwksSource::Uri(uri) => Location::parse(uri)?,
             JwksSource::Discovery(issuer) => self.discover(issuer, names).await?,
+            JwksSource::SpiffeBundle(url) => bundle::location(url)?,
         };
         let answer = self.get(location, names).await?;
+        if matches!(source, JwksSource::SpiffeBundle(_)) {
+            let bundle = Bundle::read(&answer.body)?;
+            return Ok(Fetched {
+                keys: bundle.roots.into(),
+                max_age: bundle.refresh.or_else(|| max_age(&answer.headers)),
+            });
+        }
+        let keys = public_set(&answer.body)?;
+        // Proxies refuse a listener with keys that none of them can use, and what the keys look like does not tell: a point may not be
+        // on its curve. The last good ones stay instead.
+        KeySet::parse(&keys)
+            .and_then(KeySet::of_public_keys)
+            .map_err(FetchError::Unusable)?;
         Ok(Fetched {
-            keys: public_set(&answer.body)?,
+            keys,
             max_age: max_age(&answer.headers),
         })
     }

@@ -22,6 +22,8 @@ pub(crate) enum NoLocation {
     NotAbsolute(String),
     #[error("`{0}` holds credentials; they would be in the configuration for everyone to read")]
     Credentials(String),
+    #[error("`{0}` is not https, and roots that came otherwise could be anybody's")]
+    NotSecure(String),
 }
 
 impl Location {

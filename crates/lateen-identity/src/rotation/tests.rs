@@ -163,6 +163,31 @@ async fn a_new_root_reaches_the_workload_with_a_renewal_and_extra_roots_at_once(
 }
 
 #[tokio::test(start_paused = true)]
+async fn roots_of_other_meshes_are_for_peers_alone_and_come_and_go_without_a_renewal() {
+    let issuer = Issuer::new(&clock());
+    let foreign = Issuer::new(&clock()).0.ca.bundle().borrow().clone();
+    let (peers, watched) = watch::channel(None);
+    let mut options = RotationOptions::new(id());
+    options.peer_roots = Some(watched);
+    let handle = start(&issuer, options);
+    handle.ready().await.unwrap();
+    let mut watch = handle.watch();
+    for (sent, roots) in [(Some(foreign.clone()), 2), (None, 1), (Some(foreign), 2)] {
+        peers.send_replace(sent);
+        let there = |identity: &Option<Arc<WorkloadIdentity>>| {
+            identity
+                .as_ref()
+                .is_some_and(|identity| identity.bundle().roots().len() == roots)
+        };
+        let identity = watch.wait_for(there).await.unwrap().clone().unwrap();
+        assert_eq!(identity.authority().roots().len(), 1);
+    }
+    assert_eq!(issuer.asked(), 1);
+    handle.rotate().await.unwrap();
+    assert_eq!(handle.current().unwrap().bundle().roots().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_certificate_for_somebody_else_is_not_used() {
     let issuer = Issuer::new(&clock());
     *issuer.0.names.lock().unwrap() = "spiffe://cluster.local/ns/default/sa/b".parse().unwrap();

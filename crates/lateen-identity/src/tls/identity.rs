@@ -112,12 +112,22 @@ impl fmt::Debug for CertifiedKeyPair {
     }
 }
 
+/// Whom a workload trusts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// The mesh's own authority, which the control plane is verified with. The root of another mesh must not be able to pass for it.
+    pub authority: Arc<TrustBundle>,
+    /// Peers: those of `authority`, and the roots of other meshes.
+    pub peers: Arc<TrustBundle>,
+}
+
 /// All a workload needs to prove who it is and to know its peers: one immutable value per certificate.
 #[derive(Clone, Debug)]
 pub struct WorkloadIdentity {
     id: SpiffeId,
     pair: CertifiedKeyPair,
     bundle: Arc<TrustBundle>,
+    authority: Arc<TrustBundle>,
 }
 
 impl WorkloadIdentity {
@@ -131,14 +141,20 @@ impl WorkloadIdentity {
             .first()
             .ok_or(IdentityError::Certificates(X509Error::Empty))?;
         let id = identity_of(leaf).map_err(IdentityError::Name)?;
-        Ok(Self { id, pair, bundle })
+        Ok(Self {
+            id,
+            pair,
+            authority: Arc::clone(&bundle),
+            bundle,
+        })
     }
 
     /// The same certificate with other roots.
     #[must_use]
-    pub fn with_bundle(&self, bundle: Arc<TrustBundle>) -> Self {
+    pub fn with_roots(&self, roots: Roots) -> Self {
         Self {
-            bundle,
+            bundle: roots.peers,
+            authority: roots.authority,
             ..self.clone()
         }
     }
@@ -161,5 +177,10 @@ impl WorkloadIdentity {
     /// The roots that peers are verified against.
     pub fn bundle(&self) -> &Arc<TrustBundle> {
         &self.bundle
+    }
+
+    /// The roots of the mesh's own authority, that the control plane is verified against.
+    pub fn authority(&self) -> &Arc<TrustBundle> {
+        &self.authority
     }
 }

@@ -76,7 +76,7 @@ fn users(ty: TypeUrl) -> &'static [TypeUrl] {
         ClusterLoadAssignment => &[Listener, RouteConfiguration, Cluster],
         RouteConfiguration => &[Listener],
         Secret => &[Listener, Cluster],
-        Listener | TypeUrl::TypedExtensionConfig | TypeUrl::NameTable => &[],
+        Listener | TypeUrl::TypedExtensionConfig | TypeUrl::NameTable | TypeUrl::ProxyConfig => &[],
     }
 }
 

@@ -183,6 +183,7 @@ fn short(url: &str) -> &'static str {
         Sds => "SDS",
         TypeUrl::TypedExtensionConfig => "ECDS",
         Nds => "NDS",
+        TypeUrl::ProxyConfig => "PCDS",
     }
 }
 

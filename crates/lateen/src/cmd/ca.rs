@@ -1,6 +1,7 @@
 //! `lateen ca rotate-root`: replaces the root of a running mesh, one step after the other, each when every proxy has followed
 //! the one before.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -57,11 +58,16 @@ fn rotate(state: &StateDir, patience: Duration) -> Result<()> {
                     "have a certificate of the new root",
                     renewed,
                 )?;
+                let before = serials(&ca);
                 // No certificate of the old root is in use, however long it would still be valid.
                 ca.finish_rotation(Finish::Now, SystemTime::now())
                     .context("ending trust in the old root")?;
-                let only =
-                    |proxy: &Held| proxy.roots.iter().all(|root| root.serial == signer.serial);
+                // Roots of other meshes stay.
+                let after = serials(&ca);
+                let retired = |root: &CertificateFacts| {
+                    before.contains(&root.serial) && !after.contains(&root.serial)
+                };
+                let only = |proxy: &Held| !proxy.roots.iter().any(retired);
                 wait(state, patience, "trust the new root alone", only)?;
                 let (name, until) = (&signer.subject, ca.expiries());
                 let until = until
@@ -73,6 +79,16 @@ fn rotate(state: &StateDir, patience: Duration) -> Result<()> {
             }
         }
     }
+}
+
+/// The serial numbers of the authority's roots.
+fn serials(ca: &CertificateAuthority) -> BTreeSet<String> {
+    let bundle = ca.bundle().borrow().clone();
+    let facts = bundle
+        .roots()
+        .iter()
+        .filter_map(|root| CertificateFacts::from_der(root).ok());
+    facts.map(|facts| facts.serial).collect()
 }
 
 fn open(state: &StateDir, up: &Up) -> Result<CertificateAuthority> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
-use lateen_control::expiry::secrets;
+use lateen_control::expiry::{PEER_ROOT, secrets};
 use lateen_identity::ca::{CaOptions, CertificateAuthority};
 use lateen_identity::expiry::{Expiry, Urgency, sort};
 use lateen_sources::files::Reader;
@@ -52,7 +52,18 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &CheckArgs) -
 fn of_mesh(state: &StateDir, up: &Up, now: SystemTime) -> Result<Vec<Expiry>> {
     let ca = CertificateAuthority::open(up.ca_source(state), CaOptions::default(), now);
     let mut found = ca.context("opening the certificate authority")?.expiries();
+    let own: Vec<String> = found.iter().map(|expiry| expiry.serial.clone()).collect();
     for proxy in held(state)? {
+        for root in proxy
+            .roots
+            .iter()
+            .filter(|root| !own.contains(&root.serial))
+        {
+            let other = Expiry::new(PEER_ROOT, root);
+            if !found.contains(&other) {
+                found.push(other);
+            }
+        }
         let first_to_end = proxy.chain.iter().min_by_key(|facts| facts.not_after);
         let own = first_to_end.map(|facts| Expiry::new("workload", facts).named(&proxy.pod));
         found.extend(own);

@@ -3,8 +3,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use serde_json::Value;
 
 use crate::load::{Load, canary};
@@ -154,4 +159,106 @@ fn a_key_that_others_may_read_is_refused_before_anything_starts() {
         !output.status.success() && told.contains("ca-key.pem"),
         "{told}"
     );
+}
+
+/// An authority of another mesh, and a workload's certificate by it in a file with its key.
+fn another_mesh(dir: &Path) -> (String, String) {
+    let mut params = CertificateParams::default();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "their root");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    let root_key = KeyPair::generate().unwrap();
+    let root = params.self_signed(&root_key).unwrap();
+    let mut workload = CertificateParams::default();
+    let id = "spiffe://partner.example/ns/shop/sa/caller";
+    workload.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+    workload.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().unwrap();
+    let issuer = Issuer::from_params(&params, &root_key);
+    let certificate = workload.signed_by(&key, &issuer).unwrap();
+    let file = dir.join("their-workload.pem");
+    fs::write(&file, certificate.pem() + &key.serialize_pem()).unwrap();
+    (root.pem(), file.to_string_lossy().into_owned())
+}
+
+/// A gateway that lets workloads in with mutual TLS of the mesh, and an answer behind it.
+const EDGE: &str = "
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: east-west, namespace: istio-system}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 80, name: tls, protocol: HTTPS}
+    hosts: ['*']
+    tls: {mode: ISTIO_MUTUAL}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: hello, namespace: istio-system}
+spec:
+  hosts: ['*']
+  gateways: [east-west]
+  http: [{directResponse: {status: 200, body: {string: hello}}}]
+";
+
+fn settings(roots: &str) -> String {
+    format!(
+        "
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {{name: mesh, namespace: istio-system}}
+spec: {{meshConfig: {{caCertificates: {roots}}}}}
+"
+    )
+}
+
+fn trusts_another_meshs_root_while_it_is_written(data_plane: DataPlane) {
+    let _turn = my_turn();
+    if !available(data_plane) {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (root, certificate) = another_mesh(home.path());
+    let none = settings("[]");
+    let files = [("edge.yaml", EDGE), ("mesh.yaml", none.as_str())];
+    let mesh = Mesh::up(&files, data_plane);
+    let url = format!("https://127.0.0.1:{}/", mesh.ingress);
+    let is_let_in = || {
+        let words = ["-s", "-k", "-m", "5", "--cert", &certificate, &url];
+        let output = Command::new("curl").args(words).output().unwrap();
+        output.stdout == b"hello"
+    };
+    let becomes = |wanted: bool| {
+        let end = Instant::now() + Duration::from_secs(30);
+        while is_let_in() != wanted {
+            assert!(Instant::now() < end, "never let in: {wanted}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    };
+    assert!(!is_let_in(), "nobody trusts them yet");
+    let theirs = serde_json::json!([{"pem": root, "trustDomains": ["partner.example"]}]);
+    fs::write(mesh.dir.join("mesh.yaml"), settings(&theirs.to_string())).unwrap();
+    becomes(true);
+    let trusted = |mesh: &Mesh| {
+        check(mesh)
+            .iter()
+            .any(|one| one.to_string().contains("their root"))
+    };
+    assert!(trusted(&mesh), "{:#?}", check(&mesh));
+    fs::write(mesh.dir.join("mesh.yaml"), &none).unwrap();
+    becomes(false);
+    mesh.down();
+}
+
+#[test]
+fn workloads_of_another_mesh_are_let_in_while_its_root_is_trusted() {
+    trusts_another_meshs_root_while_it_is_written(DataPlane::Lateen);
+}
+
+#[test]
+fn workloads_of_another_mesh_are_let_in_while_its_root_is_trusted_on_envoy_too() {
+    trusts_another_meshs_root_while_it_is_written(DataPlane::Envoy);
 }
