@@ -5,17 +5,20 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lateen_api::security::{JwtPresence, JwtRule, RequestAuthentication};
 
 use crate::attachment::Workload;
+use crate::features::JwksFetch;
 use crate::jwks::{self, JwksSource};
-use crate::names::ObjectRef;
-use crate::proto::{any, extensions, hcm, http_filter, inline_string, route};
+use crate::names::{self, ObjectRef};
+use crate::proto::{any, core, duration, extensions, hcm, http_filter, inline_string, route};
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
 use extensions::filters::http::jwt_authn::v3 as jwt;
+use jwt::jwt_provider::JwksSourceSpecifier;
 use jwt::jwt_requirement::RequiresType;
 
 /// The filter's name, which is also the namespace of its metadata.
@@ -38,8 +41,20 @@ pub(crate) struct RequestAuthConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct RuleWithKeys {
     rule: JwtRule,
-    keys: Arc<str>,
+    keys: Keys,
 }
+
+/// Where a proxy has a rule's keys from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Keys {
+    /// From the control plane.
+    Told(Arc<str>),
+    /// It fetches them itself, by way of this cluster.
+    Fetched { cluster: String, timeout: Duration },
+}
+
+/// For how long a proxy uses keys that it fetched. Source: Istio, `convertToEnvoyJwtConfig`.
+const FETCHED_FOR: Duration = Duration::from_secs(5 * 60);
 
 /// What tokens a workload takes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -118,14 +133,30 @@ pub(crate) fn rule_sources(
 }
 
 /// The keys a proxy gets for a rule.
-fn keys(snapshot: &Snapshot, rule: &JwtRule) -> Arc<str> {
-    match JwksSource::of(rule) {
+fn keys(snapshot: &Snapshot, rule: &JwtRule) -> Keys {
+    if let Some(cluster) = cluster_of_keys(snapshot, rule) {
+        let timeout = rule.timeout.unwrap_or(jwks::DEFAULT_TIMEOUT);
+        return Keys::Fetched { cluster, timeout };
+    }
+    Keys::Told(match JwksSource::of(rule) {
         None => jwks::inline_set(&rule.jwks).into(),
         Some(source) => snapshot
             .jwks(&source)
             .and_then(|known| known.keys.clone())
             .unwrap_or_else(|| jwks::NO_KEYS.into()),
+    })
+}
+
+/// The cluster that a proxy fetches the keys of a rule by; `None` if the control plane does. Where proxies fetch from everywhere, the
+/// cluster of a server that is no service of the mesh does not exist, and every token is refused.
+pub(crate) fn cluster_of_keys(snapshot: &Snapshot, rule: &JwtRule) -> Option<String> {
+    let mode = snapshot.settings().features.jwks_fetch;
+    if mode == JwksFetch::Istiod || rule.jwks_uri.is_empty() || !rule.jwks.is_empty() {
+        return None;
     }
+    let (host, port) = jwks::host_and_port(&rule.jwks_uri)?;
+    let known = snapshot.provider_service(host).is_ok();
+    (known || mode == JwksFetch::Envoy).then(|| names::outbound_cluster("", host, port))
 }
 
 fn provider(from: &RuleWithKeys, gateway: bool) -> jwt::JwtProvider {
@@ -157,10 +188,25 @@ fn provider(from: &RuleWithKeys, gateway: bool) -> jwt::JwtProvider {
             .collect(),
         from_params: rule.from_params.clone(),
         from_cookies: rule.from_cookies.clone(),
-        jwks_source_specifier: Some(jwt::jwt_provider::JwksSourceSpecifier::LocalJwks(
-            inline_string(&from.keys),
-        )),
+        jwks_source_specifier: Some(source(rule, &from.keys)),
         ..Default::default()
+    }
+}
+
+fn source(rule: &JwtRule, keys: &Keys) -> JwksSourceSpecifier {
+    match keys {
+        Keys::Told(keys) => JwksSourceSpecifier::LocalJwks(inline_string(keys)),
+        Keys::Fetched { cluster, timeout } => JwksSourceSpecifier::RemoteJwks(jwt::RemoteJwks {
+            http_uri: Some(core::HttpUri {
+                uri: rule.jwks_uri.clone(),
+                timeout: Some(duration(*timeout)),
+                http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(
+                    cluster.clone(),
+                )),
+            }),
+            cache_duration: Some(duration(FETCHED_FOR)),
+            ..Default::default()
+        }),
     }
 }
 

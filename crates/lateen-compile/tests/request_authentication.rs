@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use common::{BOOKINFO, GATEWAY, World, bookinfo_pods, gateway_pod, get, pod, router, sidecar};
 use lateen_api::Diagnostic;
-use lateen_compile::{Compiled, Compiler, Jwks, JwksSource, JwksStore, ProxyNode, Snapshot};
+use lateen_compile::{
+    Compiled, Compiler, Jwks, JwksFetch, JwksSource, JwksStore, ProxyNode, Snapshot,
+};
 use lateen_envoy::TypeUrl;
 use serde_json::{Value, json};
 
@@ -325,4 +327,44 @@ fn an_external_issuer_that_is_declared_is_left_to_dns() {
         spec: {hosts: [idp.example], location: MESH_EXTERNAL, resolution: DNS, ports: [{number: 443, name: https, protocol: TLS}]}\n";
     let (snapshot, _) = snapshot(entry, JwksStore::new());
     assert_eq!(snapshot.service_addresses("idp.example", 443), None);
+}
+
+/// What the only provider says of its keys when they are to be fetched so.
+fn fetched(mode: JwksFetch, uri: &str, jwks: JwksStore) -> Value {
+    let rule = format!("{{jwtRules: [{{issuer: a, jwksUri: '{uri}', timeout: 2s}}]}}");
+    let extra = policy("a", "default", &rule);
+    let mut inputs = World::new(&format!("{BOOKINFO}\n{extra}"), bookinfo_pods()).inputs();
+    inputs.jwks = Arc::new(jwks);
+    inputs.settings.features.jwks_fetch = mode;
+    let compiled = Compiler::new().compile(&Snapshot::new(inputs).0, &ratings());
+    let (_, jwt) = filters(&get(&compiled, TypeUrl::Listener, "virtualInbound"));
+    jwt.expect("a filter")["providers"]["origins-0"].clone()
+}
+
+#[test]
+fn proxies_fetch_keys_themselves_where_they_are_told_to() {
+    let inside = "http://reviews.default.svc.cluster.local:9080/jwks";
+    let remote = |cluster: &str, uri: &str| {
+        json!({
+            "http_uri": {"uri": uri, "cluster": cluster, "timeout": "2s"},
+            "cache_duration": "300s",
+        })
+    };
+    let known = "outbound|9080||reviews.default.svc.cluster.local";
+    for mode in [JwksFetch::Hybrid, JwksFetch::Envoy] {
+        let provider = fetched(mode, inside, JwksStore::new());
+        assert_eq!(provider["remote_jwks"], remote(known, inside), "{mode:?}");
+        assert_eq!(provider.get("local_jwks"), None);
+    }
+    let told = |provider: Value| provider["local_jwks"]["inline_string"].clone();
+    assert!(told(fetched(JwksFetch::Istiod, inside, JwksStore::new())).is_string());
+    assert_eq!(
+        told(fetched(JwksFetch::Hybrid, URI, store(Some(JWKS), None))),
+        JWKS
+    );
+    let nowhere = fetched(JwksFetch::Envoy, URI, store(Some(JWKS), None));
+    assert_eq!(
+        nowhere["remote_jwks"],
+        remote("outbound|443||a.example", URI)
+    );
 }

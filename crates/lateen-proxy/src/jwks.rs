@@ -1,7 +1,8 @@
-//! Keys of token issuers that this proxy fetches itself (`remote_jwks`), one worker's.
+//! Keys of token issuers that this proxy fetches itself (`remote_jwks`), one worker's, and what workers know of each other's.
 //!
 //! Keys go through the cluster that the configuration names, like any request. They are fetched once for all requests that wait for
-//! them; a fetch goes on if who began it goes away. Keys that were fetched stay in force while their server cannot be reached, as those do
+//! them, and once for all workers: each has its own copy of what is known, and before it asks it looks at what another was told
+//! ([`Known`]). A fetch goes on if who began it goes away. Keys that were fetched stay in force while their server cannot be reached, as those do
 //! that the control plane fetches, and a server that fails is left in peace for a while: a client that sends tokens does not decide how
 //! often it is asked.
 //!
@@ -10,7 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +35,26 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long before they are to be fetched again keys are fetched ahead of need. Source: Envoy, `RefetchBeforeExpiredSec`.
 const EARLY: Duration = Duration::from_secs(5);
 
+/// What the process knows, by where it is from, for as long as a worker has use for it. Locked when a worker first hears of a source.
+#[derive(Debug, Default)]
+pub(crate) struct KnownSets(Mutex<BTreeMap<Arc<RemoteKeys>, Weak<Known>>>);
+
+/// What the last fetch of any worker came to. Held locked by who fetches; who waits for it finds what was fetched.
+type Known = tokio::sync::Mutex<State>;
+
+impl KnownSets {
+    fn of(&self, from: &Arc<RemoteKeys>) -> Arc<Known> {
+        let mut sets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = sets.get(from).and_then(Weak::upgrade) {
+            return known;
+        }
+        sets.retain(|_, known| known.strong_count() > 0);
+        let known = Arc::default();
+        sets.insert(Arc::clone(from), Arc::downgrade(&known));
+        known
+    }
+}
+
 /// Keys by where they are from.
 #[derive(Debug, Default)]
 pub(crate) struct Jwks {
@@ -43,15 +64,27 @@ pub(crate) struct Jwks {
 }
 
 /// What is known of one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Set {
     state: RefCell<State>,
+    known: Arc<Known>,
     fetching: Cell<bool>,
     /// Told when a fetch has ended.
     ended: Notify,
 }
 
-#[derive(Debug, Default)]
+impl Set {
+    fn new(known: Arc<Known>) -> Self {
+        Self {
+            state: RefCell::default(),
+            known,
+            fetching: Cell::new(false),
+            ended: Notify::new(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
 struct State {
     keys: Option<Arc<KeySet>>,
     /// When they were fetched.
@@ -104,6 +137,12 @@ impl State {
         age.is_none_or(|age| age >= early) && !self.is_left_in_peace(from, now)
     }
 
+    /// Whether there is nothing to ask the server for, neither now nor ahead of need.
+    fn answers(&self, from: &RemoteKeys, now: Instant) -> bool {
+        let ahead = from.ahead.is_some() && self.is_due(from, now);
+        !ahead && self.usable(from, now).is_some()
+    }
+
     fn note(&mut self, fetched: Result<KeySet, FetchError>, from: &RemoteKeys) {
         match fetched {
             Ok(keys) => {
@@ -136,7 +175,7 @@ impl Jwks {
         worker: &Rc<Worker>,
         from: &Arc<RemoteKeys>,
     ) -> Result<Arc<KeySet>, JwtStatus> {
-        let set = self.set(from);
+        let set = self.set(worker, from);
         if !set.fetching.get() {
             begin(worker, from, &set);
         }
@@ -146,9 +185,10 @@ impl Jwks {
         state.remaining(age)
     }
 
-    fn set(&self, from: &Arc<RemoteKeys>) -> Rc<Set> {
+    fn set(&self, worker: &Worker, from: &Arc<RemoteKeys>) -> Rc<Set> {
         let mut sets = self.sets.borrow_mut();
-        Rc::clone(sets.entry(Arc::clone(from)).or_default())
+        let new = || Rc::new(Set::new(worker.shared.key_sets.of(from)));
+        Rc::clone(sets.entry(Arc::clone(from)).or_insert_with(new))
     }
 
     /// Forgets what is not configured any more, and begins the fetches that are due ahead of need.
@@ -159,7 +199,7 @@ impl Jwks {
                 .borrow_mut()
                 .retain(|from, _| configured.contains(from));
             for from in configured.iter().filter(|from| from.ahead.is_some()) {
-                self.set(from);
+                self.set(worker, from);
             }
         }
         let now = Instant::now();
@@ -201,8 +241,14 @@ fn begin(worker: &Rc<Worker>, from: &Arc<RemoteKeys>, set: &Rc<Set>) {
     let (worker, from) = (Rc::clone(worker), Arc::clone(from));
     let ending = Ending(Rc::clone(set));
     tokio::task::spawn_local(async move {
-        let fetched = fetch(&worker, &from).await;
-        ending.0.state.borrow_mut().note(fetched, &from);
+        let mut known = ending.0.known.lock().await;
+        // Another worker may have been told meanwhile, or just before.
+        if !known.answers(&from, Instant::now()) {
+            let fetched = fetch(&worker, &from).await;
+            known.note(fetched, &from);
+        }
+        ending.0.state.replace(known.clone());
+        drop(known);
         drop(ending);
     });
 }
@@ -363,6 +409,25 @@ mod tests {
         let told = from(300, Some(Duration::from_secs(3)));
         assert!(state.is_left_in_peace(&told, after(2)));
         assert!(!state.is_left_in_peace(&told, after(3)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_worker_takes_what_another_was_told() {
+        let (sets, from) = (KnownSets::default(), Arc::new(from(300, None)));
+        let (one, other) = (sets.of(&from), sets.of(&from));
+        assert!(!other.lock().await.answers(&from, Instant::now()));
+        one.lock()
+            .await
+            .note(Ok(KeySet::parse(SOME).unwrap()), &from);
+        assert!(other.lock().await.answers(&from, after(299)));
+        assert!(!other.lock().await.answers(&from, after(300)));
+        fail(&mut *one.lock().await, &from);
+        assert!(
+            other.lock().await.answers(&from, Instant::now()),
+            "it is left in peace"
+        );
+        drop((one, other));
+        assert!(!sets.of(&from).lock().await.answers(&from, Instant::now()));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::decisions::{DecisionIds, Decisions};
 use crate::drains;
 use crate::handle::State;
 use crate::http::log::LogSinks;
+use crate::jwks::KnownSets;
 use crate::node::Identity;
 use crate::rate_limit::{ConnectionRates, RateLimits};
 use crate::secrets::Secrets;
@@ -83,6 +84,8 @@ pub(crate) struct Shared {
     pub(crate) rate_limits: RateLimits,
     /// Token buckets of connections.
     pub(crate) connection_rates: ConnectionRates,
+    /// Keys of token issuers that this proxy fetches.
+    pub(crate) key_sets: KnownSets,
     /// Connections per limit.
     pub(crate) connection_counts: ConnectionCounts,
     /// Access logs by path.
@@ -162,6 +165,7 @@ impl Shared {
             stats: Families::new(Registry::default()),
             rate_limits: RateLimits::default(),
             connection_rates: ConnectionRates::default(),
+            key_sets: KnownSets::default(),
             connection_counts: ConnectionCounts::default(),
             logs: LogSinks::default(),
             decisions: Decisions::new(workers),

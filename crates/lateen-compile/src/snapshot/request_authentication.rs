@@ -3,6 +3,7 @@
 use lateen_api::security::{AuthorizationPolicy, RequestAuthentication, Rule};
 use lateen_api::{Diagnostic, Resource};
 
+use crate::authentication::cluster_of_keys;
 use crate::diagnostics::{JWKS_STALE, JWKS_UNAVAILABLE, NO_REQUEST_AUTHENTICATION, on_resource};
 use crate::jwks::JwksSource;
 use crate::pod::Pod;
@@ -16,7 +17,10 @@ pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagn
     for (resource, spec) in sorted::<RequestAuthentication>(resources) {
         out.extend(unknown_target(resource, spec));
         for (index, rule) in spec.jwt_rules.iter().enumerate() {
-            if let Some(source) = JwksSource::of(rule) {
+            // What proxies fetch is theirs to tell.
+            if let Some(source) = JwksSource::of(rule)
+                && cluster_of_keys(snapshot, rule).is_none()
+            {
                 out.extend(keys(snapshot, resource, index, &source));
             }
         }
@@ -38,7 +42,7 @@ fn keys(
     let problem = known.problem.as_deref()?;
     let field = match source {
         JwksSource::Uri(_) => "jwksUri",
-        JwksSource::Discovery(_) => "issuer",
+        JwksSource::Discovery(_) | JwksSource::SpiffeBundle(_) => "issuer",
     };
     let field = format!("spec.jwtRules[{index}].{field}");
     let (code, effect) = if known.keys.is_some() {

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use lateen_compile::Settings;
+use lateen_compile::Features;
+use lateen_control::findings::settings;
 use lateen_control::mesh::Debounce;
 use lateen_control::{AddressGuard, Config, ControlPlane, JwksSettings};
 use lateen_sources::files::Reader;
-use lateen_sources::mesh;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::IstiodArgs;
@@ -22,14 +22,12 @@ pub(crate) fn run(
     super::start_logging("info");
     state.create()?;
     let namespace = namespace.unwrap_or("default");
-    let trust_domain = match &args.trust_domain {
-        Some(given) => given.clone(),
-        None => {
-            let files = Reader::new(args.paths.clone(), namespace).read();
-            let (mesh, _) = mesh::config(&files.unwrap_or_default().resources);
-            mesh::trust_domain(&mesh).to_owned()
-        }
-    };
+    let files = Reader::new(args.paths.clone(), namespace).read();
+    let mut settings = settings(&files.unwrap_or_default().resources, args.dual_stack);
+    if let Some(given) = &args.trust_domain {
+        settings.trust_domain.clone_from(given);
+    }
+    switch(&mut settings.features);
     let config = Config {
         paths: args.paths.clone(),
         default_namespace: namespace.to_owned(),
@@ -39,11 +37,7 @@ pub(crate) fn run(
         listen: args.listen.clone(),
         plain: plain(&args.grpc_addr)?,
         debug_socket: state.istiod_socket(),
-        settings: Settings {
-            trust_domain,
-            dual_stack: args.dual_stack,
-            ..Settings::default()
-        },
+        settings,
         debounce: Debounce::default(),
         jwks: JwksSettings {
             guard: AddressGuard {
@@ -58,6 +52,18 @@ pub(crate) fn run(
         .build()
         .context("starting the runtime")?;
     runtime.block_on(serve(config))
+}
+
+/// istiod's switches as its environment has them, which wins over an IstioOperator.
+fn switch(features: &mut Features) {
+    for name in Features::VARIABLES {
+        let Ok(value) = std::env::var(name) else {
+            continue;
+        };
+        if !features.set(name, &value) {
+            tracing::warn!(name, value, "a switch has a value that it cannot have");
+        }
+    }
 }
 
 /// The address of plain-text ADS. Without a host it is loopback, which is all that may be named.

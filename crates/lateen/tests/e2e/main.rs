@@ -167,6 +167,11 @@ fn seed_002_request_authentication_fetches_keys() {
 }
 
 #[test]
+fn proxies_fetch_keys_from_services_of_the_mesh() {
+    run_scenario("remote-jwks.md");
+}
+
+#[test]
 fn gateways_route_by_claims() {
     run_scenario("jwt-routing.md");
 }
