@@ -81,7 +81,7 @@ impl UpstreamBody {
     ) -> Poll<Result<usize, UpstreamError>> {
         match self {
             Self::H1(body) => body.poll_splice(cx, pipe).map_err(UpstreamError::H1),
-            Self::Empty | Self::H2(_) | Self::Mux(_) => Poll::Pending,
+            Self::Empty | Self::H2(_) | Self::Mux(_) | Self::Raw(_) => Poll::Pending,
         }
     }
 }
