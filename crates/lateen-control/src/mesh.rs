@@ -15,7 +15,7 @@ use lateen_compile::{
     jwks_sources,
 };
 use lateen_sources::files::Loaded;
-use lateen_sources::plan::{ClusterIps, PodState, cluster_ips};
+use lateen_sources::plan::{ClusterIps, PodState, given_ips};
 use lateen_sources::pods::{PodStates, compile_pods, pod_changes};
 use lateen_sources::{defaults, mesh};
 use tokio::sync::watch;
@@ -310,7 +310,7 @@ fn build_with(
     let resources = defaults::with_defaults(written);
     let known = known.filter(|(before, _)| same_services(before, written));
     let cluster_ips = known.map_or_else(
-        || Arc::new(cluster_ips(&resources, settings.dual_stack)),
+        || Arc::new(given_ips(&resources, settings.dual_stack)),
         |(_, known)| Arc::clone(known),
     );
     let (mesh, mut about_mesh) = mesh::in_trust_domain(&resources, &settings.trust_domain);

@@ -344,34 +344,51 @@ fn assign(pods: &mut [PodPlan], dual_stack: bool) {
 /// The addresses of Services, by namespace and name: those that were written, and for the others some that follow from all names.
 /// They depend on Services alone.
 pub fn cluster_ips(resources: &[Resource], dual_stack: bool) -> ClusterIps {
+    let mut all = given_ips(resources, dual_stack);
+    for (key, service) in services(resources) {
+        if let Some(own) = own_addresses(service).filter(|own| !own.is_empty()) {
+            all.entry(key()).or_insert(own);
+        }
+    }
+    all
+}
+
+/// Those of [`cluster_ips`] that were not written: nothing of a mesh whose Services all say theirs.
+pub fn given_ips(resources: &[Resource], dual_stack: bool) -> ClusterIps {
     let mut allocator = Allocator::default();
-    let mut chosen = BTreeMap::new();
     let mut waiting = Vec::new();
-    for resource in resources {
-        let Spec::Service(service) = &*resource.spec else {
-            continue;
-        };
-        let key = (resource.meta.namespace.clone(), resource.meta.name.clone());
+    for (key, service) in services(resources) {
         match own_addresses(service) {
             Some(own) if own.is_empty() => {
-                let families = Families::of(service, dual_stack);
+                let (key, families) = (key(), Families::of(service, dual_stack));
                 waiting.push((format!("{}/{}", key.0, key.1), key, families));
             }
-            Some(own) => {
-                own.iter()
-                    .for_each(|ip| allocator.reserve(addresses::SERVICE_V4, *ip));
-                chosen.insert(key, own);
-            }
+            Some(own) => own
+                .iter()
+                .for_each(|ip| allocator.reserve(addresses::SERVICE_V4, *ip)),
             None => {}
         }
     }
     let given = allocator.allocate(waiting.iter().map(|(name, ..)| name.as_str()));
-    for (name, key, families) in &waiting {
-        if let Some(suffix) = given.get(name.as_str()) {
-            chosen.insert(key.clone(), families.addresses(*suffix));
-        }
-    }
-    chosen
+    let addresses = |name: &str, families: Families| Some(families.addresses(*given.get(name)?));
+    waiting
+        .iter()
+        .filter_map(|(name, key, families)| Some((key.clone(), addresses(name, *families)?)))
+        .collect()
+}
+
+/// The Services among objects, each with what makes its key.
+fn services(
+    resources: &[Resource],
+) -> impl Iterator<Item = (impl Fn() -> (String, String), &Service)> {
+    resources.iter().filter_map(|resource| {
+        let Spec::Service(service) = &*resource.spec else {
+            return None;
+        };
+        let meta = &resource.meta;
+        let key = move || (meta.namespace.clone(), meta.name.clone());
+        Some((key, service))
+    })
 }
 
 /// The address families a service gets, the main one first.

@@ -9,7 +9,6 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use lateen_api::{Kind, Resource};
@@ -133,18 +132,15 @@ fn readdressed(
     known: Option<&Vec<Changed>>,
 ) -> Vec<Changed> {
     let (old, new) = (&*last.cluster_ips, &*inputs.cluster_ips);
-    if Arc::ptr_eq(&last.cluster_ips, &inputs.cluster_ips) || old == new {
+    if Arc::ptr_eq(&last.cluster_ips, &inputs.cluster_ips) {
         return Vec::new();
     }
-    type Entry<'a> = (&'a (String, String), &'a Vec<IpAddr>);
-    let differs = |(key, ips): &Entry<'_>| new.get(*key) != Some(*ips);
-    let is_new = |(key, _): &Entry<'_>| !old.contains_key(*key);
-    let moved = old.iter().filter(differs).chain(new.iter().filter(is_new));
+    let moved = differing(old, new);
     let is_known = |(namespace, name): &(String, String)| {
         let mut known = known.into_iter().flatten().flat_map(Changed::either);
         known.any(|resource| resource.namespace() == namespace && resource.name() == name)
     };
-    let keys = moved.map(|(key, _)| key).filter(|key| !is_known(key));
+    let keys = moved.into_iter().filter(|key| !is_known(key));
     keys.filter_map(|(namespace, name)| {
         let wanted = (Kind::Service, namespace.as_str(), name.as_str());
         let place = inputs
@@ -157,6 +153,28 @@ fn readdressed(
         })
     })
     .collect()
+}
+
+/// The keys that two maps do not agree on.
+fn differing<'a, K: Ord, V: PartialEq>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+) -> Vec<&'a K> {
+    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+    let mut out = Vec::new();
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return out,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+        };
+        let before = old.next_if(|_| order.is_le());
+        let after = new.next_if(|_| order.is_ge());
+        if before.map(|(_, value)| value) != after.map(|(_, value)| value) {
+            out.extend(before.or(after).map(|(key, _)| key));
+        }
+    }
 }
 
 /// Whether two are the very same object.

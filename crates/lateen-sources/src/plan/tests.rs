@@ -84,6 +84,16 @@ fn another_template_makes_other_pods() {
 }
 
 #[test]
+fn given_addresses_are_those_that_nobody_wrote() {
+    let resources = resources(SHOP);
+    let (plan, _) = plan(&resources, true);
+    let key = |name: &str| ("shop".to_owned(), name.to_owned());
+    let given = given_ips(&resources, true);
+    assert_eq!(given.get(&key("web")), plan.cluster_ips.get(&key("web")));
+    assert!(given.contains_key(&key("web")) && !given.contains_key(&key("fixed")));
+}
+
+#[test]
 fn services_have_addresses_unless_they_are_headless() {
     let (plan, _) = plan(&resources(SHOP), true);
     let of = |name: &str| plan.cluster_ips.get(&("shop".to_owned(), name.to_owned()));
