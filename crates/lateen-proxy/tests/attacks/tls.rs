@@ -387,6 +387,27 @@ async fn a_client_cannot_have_less_than_what_is_configured() {
     }
 }
 
+/// Class: handshakes that never end. Limit: `transport_socket_connect_timeout`, 15 s unless it is said. Outcome: the connection ends, whether its
+/// client says nothing, half a record, or one byte after the other; others are served meanwhile.
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_not_waited_for() {
+    let ca = ca();
+    let shown = leaf(&ca, &[dns("a.example")], 1);
+    let mut resources = ending(&shown, json!({}), json!({}));
+    resources[0]["filter_chains"][0]["transport_socket_connect_timeout"] = json!("0.5s");
+    let proxy = start(resources).await;
+    for said in [&b""[..], b"\x16\x03\x01\x02\x00\x01\x00", b"\x16"] {
+        let mut silent = TcpStream::connect(proxy.address("in")).await.unwrap();
+        silent.write_all(said).await.unwrap();
+        let other = Arc::new(client(&ca, None));
+        assert!(asks(proxy.address("in"), &other, "a.example").await.0);
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut rest));
+        assert!(ended.await.is_ok(), "{said:?}");
+    }
+    proxy.handle.shutdown().await;
+}
+
 /// Class: names nobody serves. Limit: `require_sni`. Outcome: no connection, rather than one with whatever certificate is first.
 #[tokio::test]
 async fn a_name_without_a_certificate_is_refused_where_one_is_required() {
