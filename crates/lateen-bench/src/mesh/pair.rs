@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::running::{DataPlane, Mesh, Sidecar};
 use crate::process::{self, Core, Process};
@@ -96,6 +96,8 @@ impl Certificates {
         let [root, leaf] = ["root.pem", "leaf.pem"].map(|name| dir.join(name));
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Of the same name as what it signs, it would be taken for the same.
+        params.distinguished_name.push(DnType::CommonName, "root");
         let key = KeyPair::generate().context("making a key")?;
         let issuer = CertifiedIssuer::self_signed(params, key).context("making a root")?;
         let key = KeyPair::generate().context("making a key")?;

@@ -16,8 +16,8 @@ use crate::turn::Hold;
 
 /// A body's first part goes out with the head if it is there already and the head is no longer than this.
 const WITH_HEAD: usize = 16 * 1024;
-/// What is left of a body goes through a pipe, where it can, if it is this much or more.
-const WORTH_A_PIPE: u64 = 32 * 1024;
+/// What is left of a body goes through a pipe, where it can, if it is this much or more. Copying 64 KiB costs no more than the calls for it.
+const WORTH_A_PIPE: u64 = 128 * 1024;
 
 /// A body whose bytes nobody looks at may go from socket to socket.
 pub(crate) trait Source: Body<Data = Bytes> + Unpin {
@@ -161,7 +161,8 @@ impl<B: Source> Outgoing<B> {
         let Some(body) = self.body.as_mut() else {
             return Ok(Poll::Ready(()));
         };
-        if let Length::Exact(left @ WORTH_A_PIPE..) = &mut self.length
+        if let Length::Exact(left) = &mut self.length
+            && (*left >= WORTH_A_PIPE || self.pipe.is_some())
             && body.can_splice()
             && stream.socket().is_some()
             && let Some(pipe) = borrow_or_make(&mut self.pipe, Splice::new)
