@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 pub use known::KnownFailures;
 pub use report::{Finding, Outcome, SuiteReport, Verbosity, Verdict};
@@ -97,12 +98,13 @@ pub fn run(suite: Suite, root: &Path) -> Result<Option<SuiteReport>> {
 
 /// A file of cases.
 #[derive(Deserialize)]
-struct CaseFile<C> {
-    cases: Vec<C>,
+struct CaseFile {
+    cases: Vec<Value>,
 }
 
-/// The cases of every JSON file in a directory, in the order of the files' names.
-fn read_cases<C: DeserializeOwned>(directory: &Path) -> Result<Vec<C>> {
+/// The cases of every JSON file in a directory, in the order of the files' names. A case that is not of the suite's format fails,
+/// and no other with it.
+fn read_cases<C: DeserializeOwned>(directory: &Path) -> Result<Vec<Result<C, Outcome>>> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(directory)
         .and_then(|entries| {
             entries
@@ -119,9 +121,35 @@ fn read_cases<C: DeserializeOwned>(directory: &Path) -> Result<Vec<C>> {
     for file in files {
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("reading {}", file.display()))?;
-        let read: CaseFile<C> = serde_json::from_str(&text)
+        let read: CaseFile = serde_json::from_str(&text)
             .with_context(|| format!("{} is not of the suite's format", file.display()))?;
-        out.extend(read.cases);
+        out.extend(read.cases.into_iter().map(read_case));
     }
     Ok(out)
+}
+
+fn read_case<C: DeserializeOwned>(case: Value) -> Result<C, Outcome> {
+    let name = case["name"].as_str().unwrap_or("a case without a name");
+    serde_json::from_value(case.clone()).map_err(|error| {
+        let finding = Finding::new("the case", "the suite's format", error.to_string());
+        Outcome::of(name.to_owned(), vec![finding])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_case_of_another_format_fails_alone() {
+        #[derive(Debug, Deserialize)]
+        struct Case {
+            port: u16,
+        }
+        let read = |text: &str| read_case::<Case>(serde_json::from_str(text).unwrap());
+        assert_eq!(read(r#"{"name": "a", "port": 80}"#).unwrap().port, 80);
+        let outcome = read(r#"{"name": "b", "port": "http"}"#).unwrap_err();
+        assert_eq!(outcome.name, "b");
+        assert!(matches!(outcome.verdict, Verdict::Failed(_)));
+    }
 }

@@ -102,7 +102,16 @@ fn setting(id: u8, value: u32) -> Vec<u8> {
 }
 
 fn demands() -> Vec<Demand> {
-    [usual(), malformed(), broken(), control()].concat()
+    [
+        usual(),
+        malformed(),
+        unfinished(),
+        broken(),
+        demanding(),
+        unreadable(),
+        control(),
+    ]
+    .concat()
 }
 
 /// What any server may do.
@@ -165,20 +174,34 @@ fn usual() -> Vec<Demand> {
     ]
 }
 
-/// Messages that a client may not take for answers (section 8.1.1).
+/// The stream is reset.
+fn refused(section: &'static str, name: &'static str, says: &[Vec<u8>]) -> Demand {
+    let told = Told::Stream(PROTOCOL_ERROR);
+    demand(section, name, says, Comes::Failure, told)
+}
+
+/// The connection is ended.
+fn ended(section: &'static str, name: &'static str, says: &[Vec<u8>], code: u32) -> Demand {
+    let told = Told::Connection(code);
+    demand(section, name, says, Comes::Failure, told)
+}
+
+/// A message that is a head alone.
+fn without(block: &[u8]) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, 1, block)
+}
+
+/// The head of an answer with a field.
+fn with(name: &[u8], value: &[u8]) -> Vec<u8> {
+    head(&[literal(name, value)])
+}
+
+fn rest() -> Vec<u8> {
+    data(END_STREAM, b"hello")
+}
+
+/// Heads that a client may not take for those of answers (section 8.1.1).
 fn malformed() -> Vec<Demand> {
-    let refused = |section, name, says: &[Vec<u8>]| {
-        demand(
-            section,
-            name,
-            says,
-            Comes::Failure,
-            Told::Stream(PROTOCOL_ERROR),
-        )
-    };
-    let without = |block: &[u8]| frame(HEADERS, END_HEADERS | END_STREAM, 1, block);
-    let with = |name: &[u8], value: &[u8]| head(&[literal(name, value)]);
-    let rest = || data(END_STREAM, b"hello");
     vec![
         refused("8.3.2", "no status", &[without(&literal(b"x-a", b"a"))]),
         refused(
@@ -222,6 +245,12 @@ fn malformed() -> Vec<Demand> {
             "transfer-encoding",
             &[with(b"transfer-encoding", b"chunked"), rest()],
         ),
+    ]
+}
+
+/// Answers that are malformed beyond their heads.
+fn unfinished() -> Vec<Demand> {
+    vec![
         refused(
             "8.1.1",
             "less content than was said",
@@ -251,11 +280,8 @@ fn malformed() -> Vec<Demand> {
     ]
 }
 
-/// What ends the connection.
+/// Frames that no server may send.
 fn broken() -> Vec<Demand> {
-    let ended = |section, name, says: &[Vec<u8>], code| {
-        demand(section, name, says, Comes::Failure, Told::Connection(code))
-    };
     let promise = frame(
         PUSH_PROMISE,
         END_HEADERS,
@@ -306,6 +332,12 @@ fn broken() -> Vec<Demand> {
             &[frame(SETTINGS, 0, 0, &[0; 5])],
             FRAME_SIZE_ERROR,
         ),
+    ]
+}
+
+/// Settings and windows that no server may ask for.
+fn demanding() -> Vec<Demand> {
+    vec![
         ended(
             "6.5.2",
             "a server that allows pushes",
@@ -336,6 +368,12 @@ fn broken() -> Vec<Demand> {
             &[frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff])],
             FLOW_CONTROL_ERROR,
         ),
+    ]
+}
+
+/// Blocks and beginnings that are none.
+fn unreadable() -> Vec<Demand> {
+    vec![
         ended(
             "6.10",
             "CONTINUATION of nothing",

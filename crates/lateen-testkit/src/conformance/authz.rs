@@ -56,6 +56,13 @@ pub(super) fn run(directory: &Path) -> Result<SuiteReport> {
     };
     let mut equal = 0_usize;
     for case in read_cases::<Case>(directory)? {
+        let case = match case {
+            Ok(case) => case,
+            Err(outcome) => {
+                report.outcomes.push(outcome);
+                continue;
+            }
+        };
         let mut same = false;
         let findings = match compare(directory, &case, &mut same) {
             Ok(findings) => findings,

@@ -27,6 +27,13 @@ pub(super) fn run(directory: &Path) -> Result<SuiteReport> {
     };
     let (mut worded, mut invalid) = (0_usize, 0_usize);
     for case in read_cases::<Case>(directory)? {
+        let case = match case {
+            Ok(case) => case,
+            Err(outcome) => {
+                report.outcomes.push(outcome);
+                continue;
+            }
+        };
         let errors = errors(&case);
         let mut findings = Vec::new();
         if case.valid != errors.is_empty() {

@@ -32,7 +32,8 @@ pub(super) fn run(directory: &Path) -> Result<SuiteReport> {
     };
     let mut score = Score::default();
     for case in read_cases::<Case>(directory)? {
-        report.outcomes.push(run_case(&case, &mut score));
+        let outcome = case.map_or_else(|outcome| outcome, |case| run_case(&case, &mut score));
+        report.outcomes.push(outcome);
     }
     report.scores.push(format!(
         "{} of {} calls as expected; {} if every refusal before routing counts as one",
@@ -69,7 +70,7 @@ fn run_case(case: &Case, score: &mut Score) -> Outcome {
         findings.extend(found);
         remarks.extend(expect::remarks(&named.name, &named.expect, &result));
     }
-    findings.extend(extras::compare(case, &world));
+    findings.extend(extras::compare(case, &world, &mut remarks));
     Outcome {
         remarks,
         ..Outcome::of(case.name.clone(), findings)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// A mesh in miniature, one proxy and what reaches it.
 #[derive(Debug, Deserialize)]
@@ -17,12 +17,12 @@ pub(super) struct Case {
     #[serde(default)]
     pub(super) kubernetes_config: Option<String>,
     /// The generated configuration is known not to be valid: only the calls count.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) skip_validation: bool,
     /// Environment variables of istiod.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) feature_flags: BTreeMap<String, serde_json::Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) calls: Vec<NamedCall>,
     #[serde(default)]
     pub(super) route_table: Option<RouteTable>,
@@ -30,9 +30,16 @@ pub(super) struct Case {
     pub(super) inbound_clusters: Option<BTreeMap<String, InboundCluster>>,
     #[serde(default)]
     pub(super) endpoint_priorities: Option<EndpointPriorities>,
-    /// `listeners_on_port_N` to how many there are.
+    /// What Envoy's listeners look like: `listeners_on_port_N` to how many there are, and other things.
     #[serde(default)]
-    pub(super) envoy_listener_shape: Option<BTreeMap<String, Shape>>,
+    pub(super) envoy_listener_shape: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+/// What is null is as what is absent.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// The proxy.
@@ -42,15 +49,15 @@ pub(super) struct ProxySpec {
     pub(super) id: String,
     pub(super) namespace: String,
     pub(super) ip_addresses: Vec<IpAddr>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) labels: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) dns_domain: String,
     #[serde(default)]
     pub(super) locality: Option<LocalityText>,
     #[serde(default)]
     pub(super) service_account: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) metadata: Metadata,
 }
 
@@ -84,7 +91,7 @@ pub(super) struct Metadata {
     pub(super) istio_version: Option<String>,
     #[serde(default)]
     pub(super) cluster_id: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) dns_capture: bool,
 }
 
@@ -112,7 +119,7 @@ pub(super) struct Call {
     pub(super) host: Option<String>,
     #[serde(default = "root_path")]
     pub(super) path: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) headers: BTreeMap<String, HeaderValues>,
     /// The certificate by which the server is expected to ask for the client's; `default` if absent.
     #[serde(default)]
@@ -187,7 +194,7 @@ pub(super) struct Expect {
     #[serde(default)]
     pub(super) server_tls: Option<ServerTls>,
     /// What is not named is empty.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub(super) strict: bool,
 }
 
@@ -238,6 +245,7 @@ pub(super) struct EndpointPriorities {
 
 /// How many there are of something.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Shape {
     #[serde(default)]
     pub(super) at_least: Option<usize>,

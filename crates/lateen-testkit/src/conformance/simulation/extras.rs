@@ -15,7 +15,7 @@ use super::expect::same_cluster;
 use super::world::World;
 
 /// Everything that differs.
-pub(super) fn compare(case: &Case, world: &World) -> Vec<Finding> {
+pub(super) fn compare(case: &Case, world: &World, remarks: &mut Vec<String>) -> Vec<Finding> {
     let mut out = Vec::new();
     if let Some(table) = &case.route_table {
         out.extend(route_table(table, world));
@@ -27,7 +27,11 @@ pub(super) fn compare(case: &Case, world: &World) -> Vec<Finding> {
         out.extend(endpoint_priorities(priorities, world));
     }
     for (what, shape) in case.envoy_listener_shape.iter().flatten() {
-        out.extend(listener_shape(what, shape, world));
+        match counted(what, shape) {
+            Some((port, shape)) => out.extend(listener_shape(what, port, &shape, world)),
+            // The shape of Envoy's listeners is nothing that has to be equal.
+            None => remarks.push(format!("{what} {shape} is not looked at")),
+        }
     }
     out
 }
@@ -231,13 +235,22 @@ fn priorities(set: &EndpointSet) -> BTreeMap<String, u32> {
         .collect()
 }
 
-fn listener_shape(what: &str, shape: &Shape, world: &World) -> Vec<Finding> {
-    let port = what
-        .strip_prefix("listeners_on_port_")
-        .and_then(|port| port.parse::<u16>().ok());
-    let Some(port) = port else {
-        return vec![Finding::new(what, "a shape this runner knows", "another")];
+/// The port whose listeners are counted, and how many there have to be.
+fn counted(what: &str, shape: &serde_json::Value) -> Option<(u16, Shape)> {
+    let port = what.strip_prefix("listeners_on_port_")?.parse().ok()?;
+    let exactly = shape.as_u64().and_then(|count| usize::try_from(count).ok());
+    let shape = match exactly {
+        Some(_) => Shape {
+            exactly,
+            at_least: None,
+            at_most: None,
+        },
+        None => serde_json::from_value(shape.clone()).ok()?,
     };
+    Some((port, shape))
+}
+
+fn listener_shape(what: &str, port: u16, shape: &Shape, world: &World) -> Vec<Finding> {
     let on_port =
         |address: &ListenAddress| matches!(address, ListenAddress::Socket(at) if at.port() == port);
     let found = world
