@@ -25,6 +25,7 @@ use crate::listeners::{
     VirtualOutboundInputs,
 };
 use crate::memo::{Memo, MemoStats};
+use crate::mesh::Mesh;
 use crate::model::{Port, Registry, Resolution, Service};
 use crate::nametable::{self, NameTableInputs, NamedService};
 use crate::node::{Interception, ProxyKind, ProxyNode};
@@ -533,6 +534,12 @@ impl<'a> Proxy<'a> {
             namespace: &self.node.namespace,
             labels: self.labels,
         }
+    }
+
+    /// The mesh's settings as its listeners take them.
+    fn mesh(&self) -> Shared<Mesh> {
+        let tracing = self.node.tracing.as_ref();
+        self.snapshot.mesh_of(&self.workload(), tracing)
     }
 
     fn is_router(&self) -> bool {

@@ -12,8 +12,8 @@ use lateen_api::mesh::{
     Tracing as LegacyTracing, ZipkinTracingProvider,
 };
 use lateen_api::networking::{
-    ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting, OutlierDetection, TcpKeepalive,
-    ZoneAwareLoadBalancerSetting,
+    ClientTlsSettings, ConnectionPoolSettings, HttpRetry, LocalityLoadBalancerSetting,
+    OutlierDetection, TcpKeepalive, ZoneAwareLoadBalancerSetting,
 };
 use lateen_api::value::Double;
 
@@ -164,6 +164,8 @@ pub(crate) struct Tracing {
     pub(crate) max_path_tag_length: u32,
     /// Whether `x-request-id` says which requests are traced.
     pub(crate) by_request_id: bool,
+    /// The next hop is told nothing of the trace.
+    pub(crate) keeps_context: bool,
 }
 
 /// Where spans go.
@@ -278,6 +280,8 @@ pub(crate) struct Mesh {
     pub(crate) default_connection_pool: Option<ConnectionPoolSettings>,
     pub(crate) default_outlier_detection: Option<OutlierDetection>,
     pub(crate) locality_lb: Option<LocalityLoadBalancerSetting>,
+    /// How undeclared hosts are spoken to that are resolved by name.
+    pub(crate) outbound_tls: Option<ClientTlsSettings>,
     pub(crate) zone_aware_lb: Option<ZoneAwareLoadBalancerSetting>,
     /// External authorizers, tracers, access logs: what policies name.
     pub(crate) extension_providers: Vec<ExtensionProvider>,
@@ -324,6 +328,7 @@ impl Default for Mesh {
             default_connection_pool: None,
             default_outlier_detection: None,
             locality_lb: None,
+            outbound_tls: None,
             zone_aware_lb: None,
             extension_providers: Vec::new(),
         }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use lateen_api::mesh::Tracing;
+use lateen_api::{SourceFile, parse_fragment};
 use lateen_envoy::pb::google::protobuf::{Struct, Value, value::Kind};
 
 use crate::pod::Locality;
@@ -110,6 +112,8 @@ pub struct ProxyNode {
     pub readiness_probe: bool,
     /// Whether it keeps requests in its zone by where its peers are, and so is told of them.
     pub self_discovery: bool,
+    /// What its own settings say of tracing, in place of the mesh's (`tracing` of `proxy.istio.io/config`).
+    pub tracing: Option<Tracing>,
     /// Which generator it asked for; empty for the default.
     pub generator: String,
     /// The version of Istio it was made for.
@@ -165,6 +169,7 @@ impl ProxyNode {
             readiness_probe: meta.has_field("PROXY_CONFIG", "readinessProbe"),
             credential_socket: meta.flag("credential"),
             self_discovery: meta.flag("ENABLE_SELF_DISCOVERY"),
+            tracing: meta.tracing(),
             generator: meta.text("GENERATOR"),
             istio_version: meta.text("ISTIO_VERSION"),
             native: meta.flag("LATEEN_NATIVE"),
@@ -288,6 +293,22 @@ impl Metadata<'_> {
         matches!(self.kind(key), Some(Kind::StructValue(fields)) if fields.fields.contains_key(name))
     }
 
+    /// `tracing` of the proxy's settings, as far as it can be read.
+    fn tracing(&self) -> Option<Tracing> {
+        let Some(Kind::StructValue(settings)) = self.kind("PROXY_CONFIG") else {
+            return None;
+        };
+        let Some(Kind::StructValue(written)) = settings.fields.get("tracing")?.kind.as_ref() else {
+            return None;
+        };
+        let text = as_json(&Kind::StructValue(written.clone())).to_string();
+        let (read, problems) = parse_fragment::<Tracing>(&SourceFile::new("PROXY_CONFIG", &text));
+        problems
+            .iter()
+            .all(|found| !found.is_error())
+            .then_some(read)
+    }
+
     fn map(&self, key: &str) -> BTreeMap<String, String> {
         let Some(Kind::StructValue(fields)) = self.kind(key) else {
             return BTreeMap::new();
@@ -300,6 +321,33 @@ impl Metadata<'_> {
             _ => None,
         }));
         out
+    }
+}
+
+/// A value as JSON. Numbers of protobuf are floats; whole ones are written as such, since they may stand for counts.
+fn as_json(kind: &Kind) -> serde_json::Value {
+    let of = |value: &Value| value.kind.as_ref().map_or(serde_json::Value::Null, as_json);
+    match kind {
+        Kind::NullValue(_) => serde_json::Value::Null,
+        Kind::BoolValue(value) => (*value).into(),
+        Kind::StringValue(text) => text.as_str().into(),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "it is whole, and far below 2^53"
+        )]
+        Kind::NumberValue(number) if number.fract() == 0.0 && number.abs() < 1e15 => {
+            (*number as i64).into()
+        }
+        Kind::NumberValue(number) => (*number).into(),
+        Kind::ListValue(list) => list.values.iter().map(of).collect(),
+        Kind::StructValue(object) => {
+            let mut fields: Vec<_> = object.fields.iter().collect();
+            fields.sort_by_key(|(key, _)| *key);
+            let fields = fields
+                .into_iter()
+                .map(|(key, value)| (key.clone(), of(value)));
+            serde_json::Value::Object(fields.collect())
+        }
     }
 }
 
@@ -337,6 +385,25 @@ mod tests {
         assert_eq!(read.labels["version"], "v1");
         assert_eq!(read.ip_mode(), IpMode::Dual);
         assert!(read.dns_capture && read.native);
+    }
+
+    #[test]
+    fn a_proxys_own_tracing_is_read_from_its_settings() {
+        let number = |value| Value {
+            kind: Some(Kind::NumberValue(value)),
+        };
+        let tracing = object([
+            ("sampling", number(12.5)),
+            ("maxPathTagLength", number(99.0)),
+            ("zipkin", object([("address", string("zipkin.obs:9411"))])),
+        ]);
+        let mut node = node("sidecar~10.0.0.1~a.b~b.svc.cluster.local");
+        let metadata = node.metadata.as_mut().unwrap();
+        let settings = object([("tracing", tracing)]);
+        metadata.fields.insert("PROXY_CONFIG".to_owned(), settings);
+        let read = ProxyNode::from_node(&node).unwrap().tracing.unwrap();
+        assert_eq!((read.sampling.get(), read.max_path_tag_length), (12.5, 99));
+        assert_eq!(read.zipkin.unwrap().address, "zipkin.obs:9411");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use lateen_api::mesh::MeshConfig;
+use lateen_api::mesh::{MeshConfig, Tracing};
 use lateen_api::networking::{Gateway, Sidecar};
 use lateen_api::telemetry::Telemetry;
 use lateen_api::{Diagnostic, KindSpec, Resource, kube};
@@ -607,8 +607,24 @@ impl Snapshot {
     }
 
     /// The mesh's settings as a workload's listeners take them: with the logs, metrics and traces that Telemetry asks for.
-    pub(crate) fn mesh_of(&self, workload: &Workload<'_>) -> Shared<Mesh> {
+    /// `tracing` is what its proxy has in place of `defaultConfig.tracing`.
+    pub(crate) fn mesh_of(
+        &self,
+        workload: &Workload<'_>,
+        tracing: Option<&Tracing>,
+    ) -> Shared<Mesh> {
         let mesh = &self.inner.config.mesh;
+        let own: Shared<Mesh>;
+        let mesh = match tracing {
+            Some(tracing) if mesh.legacy_tracing.as_ref() != Some(tracing) => {
+                own = Shared::new(Mesh {
+                    legacy_tracing: Some(tracing.clone()),
+                    ..(**mesh).clone()
+                });
+                &own
+            }
+            _ => mesh,
+        };
         let lookup = |service: &str| self.provider_service(service);
         let objects = &self.inner.config.telemetry;
         match crate::telemetry::of_workload(objects, mesh, workload, &lookup) {

@@ -52,6 +52,7 @@ pub(crate) fn settings(tracing: &Tracing, class: Class) -> manager::Tracing {
             .collect(),
         provider: tracing.tracer.as_ref().map(provider),
         spawn_upstream_span: bool_value(true).filter(|_| two),
+        no_context_propagation: tracing.keeps_context,
         ..Default::default()
     }
 }

@@ -21,6 +21,7 @@ use lateen_telemetry::metrics::{Registry, Shard};
 use lateen_telemetry::trace::otlp::{self, KeyValue, LogRecord};
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::access_log::{GrpcLog, GrpcLogKind};
+use lateen_traffic::tracing::Collector;
 use prost::Message as _;
 
 use entry::AccessLogType;
@@ -100,11 +101,14 @@ impl Report for Exporter {
                 (METHOD, message.encode_to_vec())
             }
         };
-        Message {
-            cluster: &self.log.service.cluster,
-            head: export::grpc(&self.log.service, method),
-            body: export::framed(&body),
-            timeout: self.log.service.timeout,
+        match &self.log.to {
+            Collector::Grpc(to) => Message {
+                cluster: &to.cluster,
+                head: export::grpc(to, method),
+                body: export::framed(&body),
+                timeout: to.timeout,
+            },
+            Collector::Http(to) => export::over_http(to, "application/x-protobuf", body),
         }
     }
 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, Version, header};
 use lateen_telemetry::metrics::{Counter, Descriptor, Registry, Shard};
 use lateen_traffic::ext_authz::GrpcService;
 use lateen_traffic::format::{Command, Values};
+use lateen_traffic::tracing::HttpCollector;
 use tokio::sync::Notify;
 
 use crate::http::head::{Head, Verbatim};
@@ -202,6 +203,25 @@ pub(crate) fn post(authority: &str, path: &str, headers: HeaderMap) -> Head {
         headers,
         extensions: http::Extensions::default(),
         verbatim: Verbatim::default(),
+    }
+}
+
+/// A request to a collector that takes HTTP.
+pub(crate) fn over_http<'a>(
+    to: &'a HttpCollector,
+    kind: &'static str,
+    body: Vec<u8>,
+) -> Message<'a> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    for (name, value) in &to.headers {
+        headers.insert(name, value.clone());
+    }
+    Message {
+        cluster: &to.cluster,
+        head: post(&to.authority, &to.path, headers),
+        body: body.into(),
+        timeout: to.timeout,
     }
 }
 

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
 mod support;
+#[path = "telemetry/vendors.rs"]
+mod vendors;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,12 +29,22 @@ async fn collector() -> (SocketAddr, Reports) {
     let address = backend(move |request: Request<_>| {
         let kept = Arc::clone(&kept);
         async move {
-            let (head, body) = request.into_parts();
-            let body = BodyExt::collect(body).await.unwrap().to_bytes();
+            let (head, mut body) = request.into_parts();
             let kind = head.headers["content-type"].to_str().unwrap().to_owned();
             let is_grpc = kind == "application/grpc";
             let path = head.uri.path().to_owned();
-            kept.lock().unwrap().push((path, kind, body));
+            if path == vendors::COLLECT {
+                // A stream that stays open: what comes is taken as it comes.
+                while let Some(Ok(frame)) = body.frame().await {
+                    if let Ok(data) = frame.into_data() {
+                        let one = (path.clone(), kind.clone(), data);
+                        kept.lock().unwrap().push(one);
+                    }
+                }
+            } else {
+                let body = BodyExt::collect(body).await.unwrap().to_bytes();
+                kept.lock().unwrap().push((path, kind, body));
+            }
             let mut answer = Response::builder();
             if is_grpc {
                 answer = answer
@@ -273,6 +285,10 @@ async fn ask(address: SocketAddr) {
             "b3: 5ee92f3577b34da6a3ce929d0e0e4736-5ee067aa0ba902b7-1",
         ),
         (
+            "/",
+            "sw8: 1-dHJhY2UtMQ==-c2VnLTE=-3-bWVzaA==-aW5zdA==-L2FwaQ==-MTAuMC4wLjE6ODA=",
+        ),
+        (
             "/named",
             "traceparent: 00-5ee92f3577b34da6a3ce929d0e0e4736-5ee067aa0ba902b7-01",
         ),
@@ -325,7 +341,7 @@ async fn compare(provider: Value, extra: Value, read: impl Fn(&Reports) -> Vec<S
             let wanted = sides
                 .iter()
                 .find(same)
-                .map_or(6, |(_, _, spans)| spans.len());
+                .map_or(7, |(_, _, spans)| spans.len());
             let end = Instant::now() + Duration::from_secs(30);
             while read(&reports).len() < wanted && Instant::now() < end {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -339,7 +355,7 @@ async fn compare(provider: Value, extra: Value, read: impl Fn(&Reports) -> Vec<S
     let mut out = Vec::new();
     for sides in sides.chunk_by(|a, b| a.0 == b.0) {
         let (listener, _, ours) = &sides[0];
-        assert!(ours.len() >= 6, "{listener}: {ours:#?}");
+        assert!(ours.len() >= 7, "{listener}: {ours:#?}");
         if let Some((_, _, envoys)) = sides.get(1) {
             let differing: Vec<_> = ours.iter().zip(envoys).filter(|(a, b)| a != b).collect();
             assert!(differing.is_empty(), "{listener}: {differing:#?}");
@@ -360,6 +376,26 @@ async fn zipkins_spans_are_envoys() {
     let named = spans.iter().find(|span| span.name == "up:80/*").unwrap();
     assert_eq!(named.tags["said"], "this");
     assert!(spans.iter().any(|span| span.parent == "5ee067aa0ba902b7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn datadogs_spans_are_envoys() {
+    let two = json!({"spawn_upstream_span": true});
+    let spans = compare(vendors::datadog(), two, vendors::datadog_spans).await;
+    let named = spans.iter().find(|span| span.name == "up:80/*").unwrap();
+    assert_eq!(named.tags["said"], "this");
+    assert!(spans.iter().any(|span| span.parent == "5ee067aa0ba902b7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skywalkings_segments_are_envoys() {
+    let two = json!({"spawn_upstream_span": true});
+    let spans = compare(vendors::skywalking(), two, vendors::skywalking_spans).await;
+    assert!(
+        spans
+            .iter()
+            .any(|span| span.trace == "trace-1" && span.parent.contains("seg-1"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -595,13 +631,13 @@ async fn told(log: Value, read: impl Fn(&Messages) -> Vec<Value>) {
         messages.lock().unwrap().clear();
         ask(address).await;
         let end = Instant::now() + Duration::from_secs(15);
-        while read(&messages).len() < 6 && Instant::now() < end {
+        while read(&messages).len() < 7 && Instant::now() < end {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         sides.push(read(&messages));
     }
     let ours = &sides[0];
-    assert_eq!(ours.len(), 6, "{ours:#?}");
+    assert_eq!(ours.len(), 7, "{ours:#?}");
     if let Some(envoys) = sides.get(1) {
         for (ours, envoys) in ours.iter().zip(envoys) {
             assert_eq!(ours, envoys);
@@ -621,32 +657,65 @@ async fn envoys_service_is_told_of_requests_what_envoy_tells() {
     told(log, entries).await;
 }
 
+/// OpenTelemetry's logs as the collector reads them.
+mod logs {
+    use super::otlp;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Request {
+        #[prost(message, repeated, tag = "1")]
+        pub(crate) resource_logs: Vec<ResourceLogs>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct ResourceLogs {
+        #[prost(message, repeated, tag = "2")]
+        pub(crate) scope_logs: Vec<ScopeLogs>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct ScopeLogs {
+        #[prost(message, repeated, tag = "2")]
+        pub(crate) records: Vec<Record>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(crate) struct Record {
+        #[prost(fixed64, tag = "1")]
+        pub(crate) time: u64,
+        #[prost(message, optional, tag = "5")]
+        pub(crate) body: Option<otlp::AnyValue>,
+        #[prost(message, repeated, tag = "6")]
+        pub(crate) attributes: Vec<otlp::KeyValue>,
+    }
+}
+
+/// The records of a message, without their times.
+fn records(message: Bytes) -> Vec<Value> {
+    let logs = logs::Request::decode(message).unwrap();
+    let scopes = logs.resource_logs.into_iter().flat_map(|r| r.scope_logs);
+    let plain = |record: logs::Record| {
+        assert!(record.time > 0);
+        let text = |value: Option<otlp::AnyValue>| value.and_then(|v| v.string_value);
+        let pairs = record.attributes.into_iter();
+        let mut pairs: Vec<_> = pairs.map(|pair| (pair.key, text(pair.value))).collect();
+        pairs.sort();
+        json!({"body": text(record.body), "attributes": pairs})
+    };
+    scopes.flat_map(|scope| scope.records).map(plain).collect()
+}
+
+fn otel_log(to: Value) -> Value {
+    let mut config = json!({
+        "@type": "type.googleapis.com/envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
+        "disable_builtin_labels": true,
+        "buffer_flush_interval": "0.2s",
+        "body": {"string_value": "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %REQ(X-USER)%\n"},
+        "attributes": {"values": [{"key": "code", "value": {"string_value": "%RESPONSE_CODE%"}}]},
+    });
+    merge(&mut config, to);
+    json!({"name": "envoy.access_loggers.open_telemetry", "typed_config": config})
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn opentelemetrys_service_gets_records_with_formats_filled_in() {
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Logs {
-        #[prost(message, repeated, tag = "1")]
-        resource_logs: Vec<ResourceLogs>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct ResourceLogs {
-        #[prost(message, repeated, tag = "2")]
-        scope_logs: Vec<ScopeLogs>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct ScopeLogs {
-        #[prost(message, repeated, tag = "2")]
-        records: Vec<Record>,
-    }
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct Record {
-        #[prost(fixed64, tag = "1")]
-        time: u64,
-        #[prost(message, optional, tag = "5")]
-        body: Option<otlp::AnyValue>,
-        #[prost(message, repeated, tag = "6")]
-        attributes: Vec<otlp::KeyValue>,
-    }
     let read = |messages: &Messages| {
         let mut out = Vec::new();
         for (path, message) in &*messages.lock().unwrap() {
@@ -654,29 +723,60 @@ async fn opentelemetrys_service_gets_records_with_formats_filled_in() {
                 path,
                 "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
             );
-            let logs = Logs::decode(message.clone()).unwrap();
-            let scopes = logs.resource_logs.into_iter().flat_map(|r| r.scope_logs);
-            for record in scopes.flat_map(|scope| scope.records) {
-                assert!(record.time > 0);
-                let text = |value: Option<otlp::AnyValue>| value.and_then(|v| v.string_value);
-                let pairs = record.attributes.into_iter();
-                let mut pairs: Vec<_> = pairs.map(|pair| (pair.key, text(pair.value))).collect();
-                pairs.sort();
-                out.push(json!({"body": text(record.body), "attributes": pairs}));
-            }
+            out.extend(records(message.clone()));
         }
         out.sort_by_key(Value::to_string);
         out
     };
-    let more = json!({
-        "disable_builtin_labels": true,
-        "body": {"string_value": "%REQ(:METHOD)% %REQ(:PATH)% %RESPONSE_CODE% %REQ(X-USER)%\n"},
-        "attributes": {"values": [{"key": "code", "value": {"string_value": "%RESPONSE_CODE%"}}]},
-    });
-    let log = service_log(
-        "envoy.access_loggers.open_telemetry",
-        "open_telemetry.v3.OpenTelemetryAccessLogConfig",
-        more,
+    let common = json!({"common_config": {
+        "log_name": "mine", "transport_api_version": "V3", "buffer_flush_interval": "0.2s",
+        "grpc_service": {"envoy_grpc": {"cluster_name": "collector-h2"}},
+    }});
+    told(otel_log(common), read).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opentelemetrys_service_gets_the_same_records_over_http() {
+    let up = backend(|_| async { text("hello") }).await;
+    let (to, reports) = collector().await;
+    let service = json!({"http_service": {"http_uri": {
+        "uri": "http://otel/v1/logs", "cluster": "collector", "timeout": "5s",
+    }}});
+    let twins = Twins::start(vec![
+        traced_listener(
+            "in",
+            "INBOUND",
+            json!({"access_log": [otel_log(service)], "stat_prefix": "logged"}),
+        ),
+        cluster("up", &[up], json!({})),
+        cluster("collector", &[to], json!({})),
+    ])
+    .await;
+    let read = || {
+        let mut out = Vec::new();
+        for (path, kind, body) in &*reports.lock().unwrap() {
+            assert_eq!(
+                (path.as_str(), kind.as_str()),
+                ("/v1/logs", "application/x-protobuf")
+            );
+            out.extend(records(body.clone()));
+        }
+        out.sort_by_key(Value::to_string);
+        out
+    };
+    let mut sides = Vec::new();
+    for (_, address) in twins.addresses("in") {
+        reports.lock().unwrap().clear();
+        ask(address).await;
+        let end = Instant::now() + Duration::from_secs(15);
+        while read().len() < 7 && Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        sides.push(read());
+    }
+    assert_eq!(sides[0].len(), 7, "{:#?}", sides[0]);
+    assert!(
+        sides.windows(2).all(|pair| pair[0] == pair[1]),
+        "{sides:#?}"
     );
-    told(log, read).await;
 }

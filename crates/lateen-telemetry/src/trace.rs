@@ -1,10 +1,13 @@
 //! Spans of traced requests: the context that requests carry from hop to hop, and the forms in which collectors take spans.
 //!
 //! It does not decide what is traced, and sends nothing.
-//! Sources: B3 propagation of Zipkin; W3C Trace Context; Zipkin's API version 2; OTLP 1; Envoy's tracers where those leave a choice.
+//! Sources: B3 propagation of Zipkin; W3C Trace Context; Zipkin's API version 2; OTLP 1; Datadog's agent; SkyWalking's protocols 3; Envoy's
+//! tracers where those leave a choice.
 
 pub mod context;
+pub mod datadog;
 pub mod otlp;
+pub mod skywalking;
 pub mod zipkin;
 
 use std::borrow::Cow;

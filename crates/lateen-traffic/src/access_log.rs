@@ -8,9 +8,9 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use crate::cel::Expression;
-use crate::ext_authz::GrpcService;
 use crate::matcher::{Fraction, HeaderMatcher, MetadataMatcher};
 use crate::request::{ConnectionInfo, PeerTls, RequestView};
+use crate::tracing::Collector;
 use crate::value::Value;
 
 /// One access log of a listener, HTTP connection manager, TCP proxy or router.
@@ -50,8 +50,8 @@ pub struct GrpcLog {
     pub kind: GrpcLogKind,
     /// What it calls the log.
     pub name: Arc<str>,
-    /// Where it is.
-    pub service: GrpcService,
+    /// Where it is. Over HTTP only OpenTelemetry's can be.
+    pub to: Collector,
 }
 
 /// What a service that takes logs gets.

@@ -26,6 +26,8 @@ pub struct Tracing {
     pub tracer: Option<Arc<Tracer>>,
     /// What a request is sent as is a span of its own.
     pub spawn_upstream_span: bool,
+    /// The next hop is told of the trace.
+    pub propagates: bool,
 }
 
 /// A tag of every span.
@@ -59,6 +61,10 @@ pub enum Tracer {
     Zipkin(Zipkin),
     /// OpenTelemetry's: W3C headers, OTLP.
     OpenTelemetry(OpenTelemetry),
+    /// Datadog's: its own headers and W3C's, MessagePack to an agent.
+    Datadog(Datadog),
+    /// SkyWalking's: the header `sw8`, segments over gRPC.
+    SkyWalking(SkyWalking),
     /// One that Lateen does not have, by its type: nothing is propagated and no span is made.
     Unsupported(Arc<str>),
 }
@@ -83,6 +89,28 @@ pub struct OpenTelemetry {
     pub service_name: Arc<str>,
     /// `OTEL_RESOURCE_ATTRIBUTES` is read.
     pub reads_environment: bool,
+}
+
+/// Settings of Datadog's tracer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datadog {
+    /// The agent.
+    pub collector: HttpCollector,
+    /// The service of its spans.
+    pub service_name: Arc<str>,
+}
+
+/// Settings of SkyWalking's tracer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SkyWalking {
+    /// Where segments go.
+    pub service: GrpcService,
+    /// The service of its segments, where it is not the node's cluster.
+    pub service_name: Option<Arc<str>>,
+    /// The instance, where it is not the node's id.
+    pub instance_name: Option<Arc<str>>,
+    /// What the collector knows its clients by.
+    pub token: Option<Arc<str>>,
 }
 
 /// Where spans in OTLP go.
@@ -200,6 +228,7 @@ mod tests {
             tags: Vec::new(),
             tracer: None,
             spawn_upstream_span: false,
+            propagates: true,
         }
     }
 

@@ -50,7 +50,7 @@ impl Client {
             },
             labels: labels.map(|(k, v)| (k.clone(), v.clone())).collect(),
             locality: proxy.locality.clone(),
-            mesh: snapshot.mesh_of(&proxy.workload()),
+            mesh: proxy.mesh(),
         }
     }
 

@@ -45,7 +45,7 @@ impl Compiler {
         for (port, bind, chains) in listeners::gateway_plan(&merged, &context) {
             let inputs = GatewayListenerInputs {
                 view: view.clone(),
-                mesh: proxy.snapshot.mesh_of(&proxy.workload()),
+                mesh: proxy.mesh(),
                 port,
                 bind,
                 chains,

@@ -122,7 +122,7 @@ impl Compiler {
         }
         let inputs = InboundInputs {
             view: proxy.listener_view(),
-            mesh: proxy.snapshot.mesh_of(&proxy.workload()),
+            mesh: proxy.mesh(),
             ports: declared.iter().map(|(port, _)| port.clone()).collect(),
             undeclared,
             policies: Shared::new(Policies::of_workload(proxy.snapshot, &proxy.workload())),

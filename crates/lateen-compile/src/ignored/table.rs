@@ -44,7 +44,6 @@ pub(super) const ROWS: &[Row] = &[
     of(EnvoyFilter, Both, "", "its patches are not applied"),
     of(WasmPlugin, Both, "", "the plugin does not run"),
     of(TrafficExtension, Both, "", "the extension does not run"),
-    of(Telemetry, Both, "spec.tracing[].disableContextPropagation", "the next hop is told of the trace"),
 
     // Security.
     of(Gateway, Lateen, "spec.servers[].tls.cipherSuites", "the proxy offers its own suites"),
@@ -52,22 +51,17 @@ pub(super) const ROWS: &[Row] = &[
 
     // Traffic.
     of(VirtualService, Both, "spec.tcp[].match[].sourceSubnet", "the match ignores it"),
-    of(DestinationRule, Both, "spec.**.backendUtilization", "utilisation is not weighed"),
     of(DestinationRule, Both, "spec.**.consecutiveErrors", "write `consecutive5xxErrors`; this one counts nothing"),
 
     // The mesh.
     mesh(Both, "enableEnvoyAccessLogService", "no access log is sent"),
-    mesh(Lateen, "extensionProviders[].datadog", "the proxy has no such tracer: no spans are made"),
     mesh(Both, "extensionProviders[].stackdriver", "no spans are made"),
-    mesh(Lateen, "extensionProviders[].skywalking", "the proxy has no such tracer: no spans are made"),
     mesh(Both, "extensionProviders[].lightstep", "no spans are made"),
     mesh(Both, "extensionProviders[].opencensus", "no spans are made"),
     mesh(Both, "extensionProviders[].opentelemetry.dynatraceSampler", "the share that Telemetry says is sampled"),
     mesh(Lateen, "extensionProviders[].opentelemetry.resourceDetectors.dynatrace", "spans say nothing of the host"),
-    mesh(Both, "tlsDefaults", "the proxy offers its own suites and curves"),
     mesh(Both, "meshMTLS.ecdhCurves", "the proxy offers its own curves"),
     mesh(Lateen, "meshMTLS.cipherSuites", "the proxy offers its own suites"),
-    mesh(Both, "outboundTrafficPolicy.tls", "traffic to unknown destinations stays as it is"),
     mesh(Both, "caCertificates[].certSigners", "there are no signers of Kubernetes; every proxy trusts the root"),
     mesh(Both, "ca", "the mesh's own authority signs; name another one with CA_ADDR"),
     mesh(Both, "certificates", "no such certificates are made"),

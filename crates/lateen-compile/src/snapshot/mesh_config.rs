@@ -7,6 +7,7 @@ use lateen_api::mesh::{
     AccessLogEncoding, H2UpgradePolicy, InboundTrafficPolicyMode, MeshConfig, MeshTlsProtocol,
     NormalizationType, OutboundTrafficPolicyMode,
 };
+use lateen_api::networking::ClientTlsSettings;
 
 use crate::accesslog::{DEFAULT_JSON, DEFAULT_TEXT};
 use crate::mesh::{
@@ -86,6 +87,7 @@ pub(super) fn resolve(config: &MeshConfig, settings: &Settings) -> Mesh {
         default_http_retry: config.default_http_retry_policy.clone(),
         default_connection_pool: traffic.and_then(|policy| policy.connection_pool.clone()),
         default_outlier_detection: traffic.and_then(|policy| policy.outlier_detection.clone()),
+        outbound_tls: outbound_tls(config),
         zone_aware_lb: config.zone_aware_lb_setting.clone(),
         locality_lb: config.locality_lb_setting.clone().or_else(|| {
             Some(lateen_api::networking::LocalityLoadBalancerSetting {
@@ -119,6 +121,10 @@ fn outbound(config: &MeshConfig) -> OutboundPolicy {
         Some(OutboundTrafficPolicyMode::AllowAnyDynamicDns) => OutboundPolicy::AllowAnyDynamicDns,
         Some(OutboundTrafficPolicyMode::AllowAny) | None => OutboundPolicy::AllowAny,
     }
+}
+
+fn outbound_tls(config: &MeshConfig) -> Option<ClientTlsSettings> {
+    config.outbound_traffic_policy.as_ref()?.tls.clone()
 }
 
 fn path_normalization(config: &MeshConfig) -> PathNormalization {

@@ -29,6 +29,7 @@ struct Spec<'a> {
     tags: Option<&'a BTreeMap<String, CustomTag>>,
     by_request_id: Option<bool>,
     istio_tags: Option<bool>,
+    keeps_context: bool,
 }
 
 /// The tracing of a workload.
@@ -76,6 +77,8 @@ fn merge<'a>(entries: &[&'a Written], default: Option<&'a str>, mode: WorkloadMo
             .use_request_id_for_trace_sampling
             .or(spec.by_request_id);
         spec.istio_tags = entry.enable_istio_tags.or(spec.istio_tags);
+        let keeps = entry.disable_context_propagation;
+        spec.keeps_context = keeps.unwrap_or(spec.keeps_context);
         if !entry.custom_tags.is_empty() {
             spec.tags = Some(&entry.custom_tags);
         }
@@ -107,6 +110,7 @@ impl Spec<'_> {
             tags,
             max_path_tag_length: if max_path == 0 { fallback } else { max_path },
             by_request_id: self.by_request_id.unwrap_or(true),
+            keeps_context: self.keeps_context,
         })
     }
 }
@@ -130,6 +134,7 @@ fn legacy(mesh: &Mesh, workload: &Workload<'_>, lookup: Lookup<'_>) -> Tracing {
         tags,
         max_path_tag_length: written.map_or(0, |legacy| legacy.max_path_tag_length),
         by_request_id: true,
+        keeps_context: false,
     }
 }
 
@@ -366,6 +371,16 @@ mod tests {
         let both = entry(Some("spans"), WorkloadMode::ClientAndServer);
         let made = of(&mesh(), vec![both, off]);
         assert!(made.client.is_none() && made.server.is_some());
+    }
+
+    #[test]
+    fn a_trace_may_end_here_for_one_direction() {
+        let mut quiet = entry(Some("spans"), WorkloadMode::Client);
+        quiet.disable_context_propagation = Some(true);
+        let both = entry(Some("spans"), WorkloadMode::ClientAndServer);
+        let made = of(&mesh(), vec![both, quiet]);
+        assert!(made.client.unwrap().keeps_context);
+        assert!(!made.server.unwrap().keeps_context);
     }
 
     #[test]

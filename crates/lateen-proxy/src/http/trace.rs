@@ -89,19 +89,10 @@ impl Tracer {
             let span = random.max(1);
             match exporter.propagation.read(headers) {
                 Carried::Broken => None,
-                Carried::Nothing(sampled) => Some(Context {
-                    trace: exporter.fresh_trace(span),
-                    span,
-                    parent: None,
-                    sampled: sampled.unwrap_or(traced),
-                    state: String::new(),
-                }),
-                Carried::Context(carried, sampled) => Some(Context {
-                    parent: Some(carried.span),
-                    span,
-                    sampled: sampled.unwrap_or(traced),
-                    ..carried
-                }),
+                Carried::Nothing(sampled) => Some(exporter.begin(span, sampled.unwrap_or(traced))),
+                Carried::Context(carried, sampled) => {
+                    Some(exporter.go_on(carried, span, sampled.unwrap_or(traced)))
+                }
             }
         });
         Active {
@@ -165,7 +156,7 @@ impl Tracer {
         &self,
         active: &Active,
         headers: &mut HeaderMap,
-        host: Option<&HostAddress>,
+        (path, host): (&str, Option<&HostAddress>),
     ) {
         if self.egress
             && let Some(name) = &active.decorator
@@ -175,17 +166,23 @@ impl Tracer {
         let (Some(exporter), Some(context)) = (&self.exporter, &active.context) else {
             return;
         };
+        let propagates = self.config.propagates;
         if !self.config.spawn_upstream_span || host.is_none() {
-            return exporter.propagation.write(context, headers);
+            if propagates {
+                exporter.tell(context, (0, path, host), headers);
+            }
+            return;
         }
         let own = Context {
             span: rand::random::<u64>().max(1),
             parent: Some(context.span),
             ..context.clone()
         };
-        exporter.propagation.write(&own, headers);
+        let mut tries = active.tries.borrow_mut();
+        if propagates {
+            exporter.tell(&own, (tries.len() as u64 + 1, path, host), headers);
+        }
         if context.sampled {
-            let mut tries = active.tries.borrow_mut();
             if let Some(last) = tries.last_mut() {
                 last.took = Some(last.began.elapsed());
             }
@@ -259,7 +256,10 @@ impl Tracer {
                     parent: Some(context.span),
                     state: context.state.clone(),
                     kind: Kind::Client,
-                    name: tags::try_name(record),
+                    name: match exporter.names_by_path() {
+                        true => self.name(record, active),
+                        false => tags::try_name(record),
+                    },
                     start: now - age,
                     duration: tried.took.unwrap_or(age),
                     tags: tags::of_try(record, &self.tags, tried.host.as_ref(), index == last),
@@ -273,6 +273,10 @@ impl Tracer {
     fn name(&self, record: &Record, active: &Active) -> String {
         let host = || record.heads.as_ref().map(|heads| heads.authority.as_str());
         let host = || host().unwrap_or_default();
+        let by_path = self.exporter.as_ref().is_some_and(|to| to.names_by_path());
+        if let Some(heads) = record.heads.as_ref().filter(|_| by_path) {
+            return heads.path.clone();
+        }
         let by_host = self.exporter.as_ref().is_some_and(|to| to.names_by_host());
         match &active.operation {
             Some(operation) => operation.to_string(),

@@ -98,6 +98,11 @@ fn normal(value: &Value) -> Value {
             "b3" | "traceparent" | "x-b3-traceid" | "x-b3-spanid" | "x-b3-parentspanid" => {
                 *values = json!(trace(&first));
             }
+            "x-datadog-trace-id" | "x-datadog-parent-id" if first.len() > 6 => {
+                *values = json!("an id");
+            }
+            "x-datadog-tags" | "tracestate" => *values = json!(state(&first)),
+            "sw8" => *values = json!(segment(&first)),
             "x-forwarded-port" => *values = json!("a port"),
             "x-envoy-upstream-service-time" => *values = json!("a time"),
             // What is left of a timeout after earlier tries.
@@ -119,6 +124,36 @@ fn trace(text: &str) -> String {
         _ => part.to_owned(),
     };
     text.split('-').map(part).collect::<Vec<_>>().join("-")
+}
+
+/// What is handed on with a trace, without ids that were made.
+fn state(text: &str) -> String {
+    let made = |part: &str| {
+        part.len() == 16 && !part.starts_with("5ee") && part.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    let mut out = String::new();
+    for part in text.split_inclusive([',', ';', ':', '=']) {
+        let end = part.len() - part.ends_with([',', ';', ':', '=']) as usize;
+        let (value, separator) = part.split_at(end);
+        out.push_str(if made(value) { "16 digits" } else { value });
+        out.push_str(separator);
+    }
+    out
+}
+
+/// SkyWalking's context, without ids that were made and the host's port.
+fn segment(text: &str) -> String {
+    use base64::Engine as _;
+    let part = |part: &str| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(part);
+        let read = bytes.ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        match read {
+            Some(read) if read.len() == 36 => "an id".to_owned(),
+            Some(read) if read.len() > 1 => read,
+            _ => part.to_owned(),
+        }
+    };
+    text.split('-').map(part).collect::<Vec<_>>().join("|")
 }
 
 /// A cookie whose value was made for the client.

@@ -5,13 +5,15 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use super::{datadog, skywalking};
+
 static B3: HeaderName = HeaderName::from_static("b3");
 static TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
 static SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
 static PARENT_ID: HeaderName = HeaderName::from_static("x-b3-parentspanid");
 static SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
-static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(super) static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(super) static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Bytes of `traceparent` in version 00, and in those that follow it as far as they are understood.
 const TRACEPARENT_LENGTH: usize = 55;
@@ -46,6 +48,10 @@ pub enum Propagation {
     B3WithW3c,
     /// `traceparent` and `tracestate`.
     W3c,
+    /// `x-datadog-…`, or `traceparent` where there is none of them; both are written.
+    Datadog,
+    /// `sw8`, which says more than a context holds: [`super::skywalking::write`] writes it.
+    SkyWalking,
 }
 
 /// Where a request stands in its trace.
@@ -59,7 +65,7 @@ pub struct Context {
     pub parent: Option<u64>,
     /// Whether its spans are kept.
     pub sampled: bool,
-    /// `tracestate`.
+    /// What is handed on beside: `tracestate`, or what the form of the headers has in its place.
     pub state: String,
 }
 
@@ -89,11 +95,27 @@ impl Propagation {
                 Carried::Nothing(None) => read_w3c(headers),
                 found => found,
             },
+            Self::Datadog => match datadog::read(headers) {
+                // A context that is broken begins a trace anew.
+                Carried::Nothing(_) | Carried::Broken => match read_w3c(headers) {
+                    Carried::Context(context, sampled) => {
+                        Carried::Context(datadog::of_w3c(context), sampled)
+                    }
+                    Carried::Nothing(_) | Carried::Broken => Carried::Nothing(None),
+                },
+                found @ Carried::Context(..) => found,
+            },
+            Self::SkyWalking => skywalking::read(headers),
         }
     }
 
     /// Writes a context into the headers of the request that it is sent with: into one header if B3 came in one.
     pub fn write(self, context: &Context, headers: &mut HeaderMap) {
+        match self {
+            Self::Datadog => return datadog::write(context, headers),
+            Self::SkyWalking => return,
+            Self::B3 | Self::B3WithW3c | Self::W3c => {}
+        }
         if self != Self::W3c && headers.contains_key(&B3) {
             if let Ok(value) = HeaderValue::from_str(&single(context)) {
                 headers.insert(&B3, value);

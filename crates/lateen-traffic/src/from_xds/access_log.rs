@@ -14,11 +14,13 @@ use super::XdsError;
 use super::basic::{flag, fraction, object, texts};
 use super::error::Within as _;
 use super::ext_authz::grpc_service;
+use super::tracing::http_collector;
 use super::{extension, headers, matchers};
 use crate::access_log::{
     AccessLog, Compare, CompareOp, GrpcLog, GrpcLogKind, LogFilter, LogFormat, LogSink,
 };
 use crate::cel::Expression;
+use crate::tracing::Collector;
 
 /// Filters nested in one filter, at most.
 const MAX_DEPTH: usize = 32;
@@ -154,11 +156,11 @@ fn service(
     Ok(LogSink::Service(Arc::new(GrpcLog {
         kind,
         name: common.log_name.as_str().into(),
-        service: grpc_service(service).within("common_config.grpc_service")?,
+        to: Collector::Grpc(grpc_service(service).within("common_config.grpc_service")?),
     })))
 }
 
-/// OpenTelemetry's log over gRPC. Values that are no texts are left out.
+/// OpenTelemetry's log. Values that are no texts are left out.
 fn open_telemetry(from: &otel::OpenTelemetryAccessLogConfig) -> Result<LogSink, XdsError> {
     use lateen_envoy::pb::opentelemetry::proto::common::v1 as otlp;
     let text = |value: &otlp::AnyValue| match value.value.as_ref()? {
@@ -177,17 +179,18 @@ fn open_telemetry(from: &otel::OpenTelemetryAccessLogConfig) -> Result<LogSink, 
     };
     #[expect(deprecated, reason = "Istio writes it, and Envoy reads it")]
     let common = from.common_config.as_ref();
-    let (name, to) = match (&from.grpc_service, common) {
-        (Some(service), _) => (&from.log_name, service),
-        (None, Some(common)) if common.grpc_service.is_some() => {
-            return service(Some(common), kind);
+    let to = match (&from.grpc_service, &from.http_service, common) {
+        (Some(grpc), ..) => Collector::Grpc(grpc_service(grpc).within("grpc_service")?),
+        (None, Some(http), _) => Collector::Http(http_collector(http).within("http_service")?),
+        (None, None, Some(common)) => return service(Some(common), kind),
+        (None, None, None) => {
+            return Err(XdsError::new("nobody gets the entries: no service"));
         }
-        (None, _) => return Ok(LogSink::Unsupported("OpenTelemetryAccessLogConfig".into())),
     };
     Ok(LogSink::Service(Arc::new(GrpcLog {
         kind,
-        name: name.as_str().into(),
-        service: grpc_service(to).within("grpc_service")?,
+        name: from.log_name.as_str().into(),
+        to,
     })))
 }
 

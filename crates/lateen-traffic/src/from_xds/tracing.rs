@@ -1,6 +1,7 @@
 //! An HTTP connection manager's tracing, with the tracers that Lateen has.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue};
 use lateen_envoy::pb::envoy::config::core::v3 as core;
@@ -15,11 +16,16 @@ use super::error::Within;
 use super::ext_authz::grpc_service;
 use super::extension;
 use crate::tracing::{
-    Collector, CustomTag, HttpCollector, OpenTelemetry, TagValue, Tracer, Tracing, Zipkin,
+    Collector, CustomTag, Datadog, HttpCollector, OpenTelemetry, SkyWalking, TagValue, Tracer,
+    Tracing, Zipkin,
 };
 
 /// Longest path in a tag. Source: Envoy.
 const MAX_PATH: u32 = 256;
+
+/// Where Datadog's agent takes traces, and how long it has. Source: Envoy.
+const DATADOG: &str = "/v0.4/traces";
+const DATADOG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where Zipkin's tracer sends spans if only the older fields say so.
 const ZIPKIN: &str = "/api/v2/spans";
@@ -41,6 +47,7 @@ pub(super) fn compile(from: &hcm::Tracing) -> Result<Tracing, XdsError> {
             .transpose()
             .within("provider")?,
         spawn_upstream_span: flag(from.spawn_upstream_span.as_ref(), false),
+        propagates: !from.no_context_propagation,
     })
 }
 
@@ -93,7 +100,42 @@ fn tracer(any: &Any) -> Result<Tracer, XdsError> {
         "envoy.config.trace.v3.OpenTelemetryConfig" => {
             Tracer::OpenTelemetry(open_telemetry(&extension::message(any)?)?)
         }
+        "envoy.config.trace.v3.DatadogConfig" => {
+            Tracer::Datadog(datadog(&extension::message(any)?)?)
+        }
+        "envoy.config.trace.v3.SkyWalkingConfig" => {
+            Tracer::SkyWalking(sky_walking(&extension::message(any)?)?)
+        }
         other => Tracer::Unsupported(other.into()),
+    })
+}
+
+fn datadog(from: &trace::DatadogConfig) -> Result<Datadog, XdsError> {
+    let missing = |field| XdsError::new("is missing").within(field);
+    let cluster = non_empty(&from.collector_cluster).ok_or_else(|| missing("collector_cluster"))?;
+    Ok(Datadog {
+        collector: HttpCollector {
+            authority: non_empty(&from.collector_hostname).unwrap_or_else(|| cluster.clone()),
+            cluster,
+            path: DATADOG.into(),
+            timeout: Some(DATADOG_TIMEOUT),
+            headers: Vec::new(),
+        },
+        service_name: non_empty(&from.service_name).ok_or_else(|| missing("service_name"))?,
+    })
+}
+
+fn sky_walking(from: &trace::SkyWalkingConfig) -> Result<SkyWalking, XdsError> {
+    use trace::client_config::BackendTokenSpecifier;
+    let missing = || XdsError::new("is missing").within("grpc_service");
+    let service = from.grpc_service.as_ref().ok_or_else(missing)?;
+    let client = from.client_config.as_ref();
+    let token = client.and_then(|client| client.backend_token_specifier.as_ref());
+    Ok(SkyWalking {
+        service: grpc_service(service).within("grpc_service")?,
+        service_name: client.and_then(|client| non_empty(&client.service_name)),
+        instance_name: client.and_then(|client| non_empty(&client.instance_name)),
+        token: token.and_then(|BackendTokenSpecifier::BackendToken(token)| non_empty(token)),
     })
 }
 
@@ -109,7 +151,7 @@ fn zipkin(from: &trace::ZipkinConfig) -> Result<Zipkin, XdsError> {
             authority: non_empty(&from.collector_hostname)
                 .unwrap_or_else(|| from.collector_cluster.as_str().into()),
             path: non_empty(&from.collector_endpoint).unwrap_or_else(|| ZIPKIN.into()),
-            timeout: Some(std::time::Duration::from_secs(5)),
+            timeout: Some(Duration::from_secs(5)),
             headers: Vec::new(),
         },
     };
@@ -135,7 +177,7 @@ fn open_telemetry(from: &trace::OpenTelemetryConfig) -> Result<OpenTelemetry, Xd
     })
 }
 
-fn http_collector(from: &core::HttpService) -> Result<HttpCollector, XdsError> {
+pub(super) fn http_collector(from: &core::HttpService) -> Result<HttpCollector, XdsError> {
     let missing = || XdsError::new("is missing").within("http_uri");
     let to = from.http_uri.as_ref().ok_or_else(missing)?;
     let Some(core::http_uri::HttpUpstreamType::Cluster(cluster)) = &to.http_upstream_type else {

@@ -176,7 +176,7 @@ pub(super) fn outgoing(exchange: &Exchange, plan: &Plan<'_>, host: Option<&Host>
     }
     if let (Some(tracer), Some(span)) = (&exchange.manager.tracer, &exchange.record.span) {
         let address = host.map(|host| &host.state.address);
-        tracer.tell(span, &mut head.headers, address);
+        tracer.tell(span, &mut head.headers, (plan.view.path, address));
     }
     head
 }
