@@ -8,6 +8,8 @@ mod inbound;
 mod policy;
 mod tls;
 
+use lateen_api::networking::ClientTlsMode;
+
 use crate::credentials::{SOCKET_CLUSTER, SOCKET_PATH};
 use crate::filters::TPROXY_MARK;
 use crate::mesh::Mesh;
@@ -121,7 +123,7 @@ fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<clu
     let policy = effective(inputs, spec).with_mesh_defaults(&inputs.mesh);
     let ty = discovery_type(service, inputs.view.router);
     let mut draft = if ty == DiscoveryType::Eds && service.resolution == Resolution::DynamicDns {
-        dynamic_forward_proxy(&name, &inputs.view)
+        dynamic_forward_proxy(&name, &inputs.view, true)
     } else {
         Draft::new(&name, ty)
     };
@@ -145,7 +147,13 @@ fn outbound_cluster(inputs: &ClusterInputs, subset: Option<usize>) -> Option<clu
             ..Default::default()
         });
     }
-    draft.cluster.metadata = metadata(inputs, &policy, subset).build();
+    let mut meta = metadata(inputs, &policy, subset);
+    if !inputs.view.native && inputs.mode == Mode::Service && draft.is_mutual() && !draft.is_h2() {
+        for (version, offer) in crate::filters::alpn_offers(draft.follows_client()) {
+            meta = meta.string(crate::filters::ALPN_METADATA, version, offer);
+        }
+    }
+    draft.cluster.metadata = meta.build();
     Some(draft.build())
 }
 
@@ -209,7 +217,7 @@ fn set_dns(draft: &mut Draft, inputs: &ClusterInputs) {
 }
 
 /// A cluster that resolves whatever host the request names.
-fn dynamic_forward_proxy(name: &str, view: &ClusterView) -> Draft {
+fn dynamic_forward_proxy(name: &str, view: &ClusterView, insecure: bool) -> Draft {
     use extensions::clusters::dynamic_forward_proxy::v3::{ClusterConfig, cluster_config};
     let config = ClusterConfig {
         cluster_implementation_specifier: Some(
@@ -218,7 +226,7 @@ fn dynamic_forward_proxy(name: &str, view: &ClusterView) -> Draft {
             ),
         ),
         // Envoy asks for names in certificates to be checked, or for this; without TLS there are none.
-        allow_insecure_cluster_options: true,
+        allow_insecure_cluster_options: insecure,
         ..Default::default()
     };
     let mut draft = Draft::new(name, DiscoveryType::Static);
@@ -234,11 +242,37 @@ fn dynamic_forward_proxy(name: &str, view: &ClusterView) -> Draft {
 
 /// HTTP to hosts nobody declared.
 fn allow_any_dynamic_dns(inputs: &CommonClusterInputs) -> cluster::Cluster {
-    let mut draft = dynamic_forward_proxy(names::ALLOW_ANY_DYNAMIC_DNS_CLUSTER, &inputs.view);
+    let name = names::ALLOW_ANY_DYNAMIC_DNS_CLUSTER;
+    let rule = inputs.mesh.outbound_tls.as_ref();
+    let rule = rule.filter(|rule| rule.mode != ClientTlsMode::Disable);
+    // Envoy wants certificates to be for the host that was asked for, or to be told that they need not.
+    let checked = rule.is_some_and(|rule| {
+        let skip = rule.insecure_skip_verify == Some(true);
+        rule.sni.is_empty() && rule.subject_alt_names.is_empty() && !skip
+    });
+    let mut draft = dynamic_forward_proxy(name, &inputs.view, !checked);
     draft.cluster.common_lb_config = None;
     draft.use_downstream_protocol();
     let pool = inputs.mesh.default_connection_pool.as_ref();
     policy::apply_connection_pool(&mut draft, &inputs.mesh, pool, None);
+    if let Some(rule) = rule {
+        let identity = || tls::Identity {
+            sni: rule.sni.clone(),
+            identities: rule.subject_alt_names.clone(),
+        };
+        let security = match rule.mode {
+            ClientTlsMode::IstioMutual => tls::Security::IstioMutual(identity()),
+            _ => tls::Security::Rule(rule.clone()),
+        };
+        let context = tls::RuleContext {
+            service: None,
+            may_fetch_secrets: false,
+            credential_socket: inputs.view.credential_socket,
+            native: inputs.view.native,
+            defaults: inputs.mesh.tls_defaults.as_ref(),
+        };
+        tls::apply(&mut draft, &security, &context);
+    }
     draft.build()
 }
 
@@ -292,7 +326,7 @@ fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, su
         server,
     );
     let context = tls::RuleContext {
-        service,
+        service: Some(service),
         may_fetch_secrets: inputs.view.router
             || inputs
                 .rule
@@ -307,7 +341,6 @@ fn apply(draft: &mut Draft, inputs: &ClusterInputs, policy: &EffectivePolicy, su
 }
 
 fn metadata(inputs: &ClusterInputs, policy: &EffectivePolicy, subset: Option<usize>) -> Meta {
-    use lateen_api::networking::ClientTlsMode;
     let service = &inputs.service;
     let mut meta = Meta::default()
         .value(ISTIO, "services", list(vec![service_metadata(service)]))

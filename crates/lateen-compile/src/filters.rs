@@ -1,14 +1,14 @@
 //! The filters every listener is made of, with Istio's names and settings.
 //!
 //! Istio's private extensions (peer metadata, ALPN override, metrics) exist only in our own proxy: a stock Envoy refuses a
-//! listener that names them, so they are left out for it.
+//! listener that names them, so they are left out for it, or made of what it has.
 
 use lateen_envoy::istio;
 
 use crate::mesh::{Mesh, Stats};
 use crate::node::IpMode;
 use crate::proto::{
-    Any, any, bool_value, duration, extensions, hcm, http_filter, listener, listener_filter,
+    Any, any, bool_value, core, duration, extensions, hcm, http_filter, listener, listener_filter,
     network_filter, u32_value,
 };
 
@@ -120,6 +120,61 @@ pub(crate) fn alpn() -> hcm::HttpFilter {
         ],
     };
     http_filter("istio.alpn", any(&config))
+}
+
+/// The namespace of a cluster's metadata that tells a stock Envoy what to offer to its hosts, by the client's version of HTTP.
+pub(crate) const ALPN_METADATA: &str = "lateen.alpn";
+
+/// What Istio's filter offers, by the version of HTTP that is spoken to the host.
+const OFFERS: [(&str, &str); 3] = [
+    ("HTTP/1.0", "istio-http/1.0,istio,http/1.0"),
+    ("HTTP/1.1", "istio-http/1.1,istio,http/1.1"),
+    ("HTTP/2", "istio-h2,istio,h2"),
+];
+
+/// The same for a stock Envoy, which has no such filter: what the cluster's metadata say is put where Envoy's router looks for what to offer.
+/// Clusters that say nothing offer what they always do.
+pub(crate) fn alpn_of_cluster() -> hcm::HttpFilter {
+    use extensions::filters::common::set_filter_state::v3 as state;
+    use extensions::filters::http::set_filter_state::v3::Config;
+    let offer =
+        format!("%CEL(xds.cluster_metadata.filter_metadata['{ALPN_METADATA}'][request.protocol])%");
+    let format = core::SubstitutionFormatString {
+        // Nothing is offered, rather than a hyphen.
+        omit_empty_values: true,
+        format: Some(core::substitution_format_string::Format::TextFormatSource(
+            core::DataSource {
+                specifier: Some(core::data_source::Specifier::InlineString(offer)),
+                ..Default::default()
+            },
+        )),
+        ..Default::default()
+    };
+    let config = Config {
+        on_request_headers: vec![state::FilterStateValue {
+            key: Some(state::filter_state_value::Key::ObjectKey(
+                "envoy.network.application_protocols".to_owned(),
+            )),
+            value: Some(state::filter_state_value::Value::FormatString(format)),
+            shared_with_upstream: state::filter_state_value::SharedWithUpstream::Once as i32,
+            skip_if_empty: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    http_filter("envoy.filters.http.set_filter_state", any(&config))
+}
+
+/// What clusters in the mesh offer, by the client's version of HTTP: what it speaks, or what the cluster's port is known to.
+pub(crate) fn alpn_offers(
+    follows_client: bool,
+) -> impl Iterator<Item = (&'static str, &'static str)> {
+    OFFERS
+        .into_iter()
+        .map(move |(version, offer)| match follows_client {
+            true => (version, offer),
+            false => (version, OFFERS[1].1),
+        })
 }
 
 fn stats_config(class: Class, stats: &Stats) -> Any {

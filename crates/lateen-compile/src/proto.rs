@@ -16,7 +16,7 @@ pub(crate) use lateen_envoy::pb::envoy::extensions::upstreams::http::v3 as upstr
 pub(crate) use lateen_envoy::pb::envoy::r#type::matcher::v3 as matcher;
 pub(crate) use lateen_envoy::pb::envoy::r#type::v3 as envoy_type;
 pub(crate) use lateen_envoy::pb::google::protobuf::{
-    Any, BoolValue, Duration as PbDuration, Struct, UInt32Value, UInt64Value,
+    Any, BoolValue, Duration as PbDuration, FloatValue, Struct, UInt32Value, UInt64Value,
 };
 
 use std::time::Duration;

@@ -598,3 +598,130 @@ fn retries_nobody_asked_for_are_marked_as_such() {
         json!("default")
     );
 }
+
+#[test]
+fn a_proxy_that_asks_is_told_of_its_peers_in_its_region() {
+    let at = |place: &str, number: u8| {
+        let mut pod = pod("default", &format!("web-{number}"), "web", "v1", number);
+        pod.locality = lateen_compile::Locality::parse(place);
+        pod
+    };
+    let mut other = at("here/a", 6);
+    other.workload_name = "web-v2".to_owned();
+    let mut next = at("here/a", 7);
+    next.labels
+        .insert("pod-template-hash".to_owned(), "new".to_owned());
+    let pods = vec![
+        at("here/a", 1),
+        at("here/b", 2),
+        at("here/b", 3),
+        at("there/a", 4),
+        other,
+        next,
+    ];
+    let services = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}
+";
+    let world = World::new(services, pods.clone());
+    let mut node = sidecar(&pods[0]);
+    node.workload_name.clone_from(&pods[0].workload_name);
+    let kind = TypeUrl::ClusterLoadAssignment;
+    let plain = world.compile(&node);
+    assert!(!names(&plain, kind).contains(&"local_cluster".to_owned()));
+    node.self_discovery = true;
+    let compiled = world.compile(&node);
+    let peers = get(&compiled, kind, "local_cluster");
+    let zones = each(&peers["endpoints"], "/locality/zone");
+    assert_eq!(zones, [&json!("a"), &json!("b")]);
+    let counts: Vec<usize> = each(&peers["endpoints"], "/lb_endpoints")
+        .into_iter()
+        .map(|list| list.as_array().unwrap().len())
+        .collect();
+    assert_eq!(counts, [1, 2]);
+    // Who is behind no service has nobody beside it.
+    let lonely = World::new("", pods).compile(&node);
+    let peers = get(&lonely, kind, "local_cluster");
+    assert_eq!(peers["endpoints"], json!(null));
+}
+
+#[test]
+fn a_stock_envoy_is_told_what_to_offer_by_the_clusters_metadata() {
+    let services = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: default}
+spec:
+  clusterIP: 10.96.0.1
+  selector: {app: web}
+  ports: [{name: main, port: 80}, {name: http, port: 81}, {name: grpc, port: 82}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plain, namespace: default}
+spec: {host: plain, trafficPolicy: {tls: {mode: SIMPLE}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: plain, namespace: default}
+spec: {clusterIP: 10.96.0.2, selector: {app: web}, ports: [{name: main, port: 80}]}
+";
+    let pods = vec![pod("default", "web-1", "web", "v1", 1)];
+    let world = World::new(services, pods.clone());
+    let mut node = sidecar(&pods[0]);
+    let offer = |node: &lateen_compile::ProxyNode, name: &str| {
+        let cluster = get(&world.compile(node), TypeUrl::Cluster, name);
+        let metadata = &cluster["metadata"]["filter_metadata"]["lateen.alpn"];
+        [&metadata["HTTP/1.1"], &metadata["HTTP/2"]].map(|text| text.as_str().map(str::to_owned))
+    };
+    let some = |text: &str| Some(text.to_owned());
+    let (one, two) = ("istio-http/1.1,istio,http/1.1", "istio-h2,istio,h2");
+    let web = |port: u16| format!("outbound|{port}||web.default.svc.cluster.local");
+    assert_eq!(offer(&node, &web(80)), [some(one), some(two)]);
+    assert_eq!(offer(&node, &web(81)), [some(one), some(one)]);
+    // What is always HTTP/2 offers that by itself.
+    assert_eq!(offer(&node, &web(82)), [None, None]);
+    assert_eq!(
+        offer(&node, "outbound|80||plain.default.svc.cluster.local"),
+        [None, None]
+    );
+    node.native = true;
+    assert_eq!(offer(&node, &web(80)), [None, None]);
+}
+
+#[test]
+fn hosts_are_weighed_by_their_reports_where_a_rule_says_so() {
+    let rule = "
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: ratings, namespace: default}
+spec:
+  host: ratings
+  trafficPolicy:
+    loadBalancer:
+      backendUtilization: {errorUtilizationPenaltyPercent: 50, metricNamesForComputingUtilization: [named_metrics.queue], weightUpdatePeriod: 2s}
+";
+    let pods = bookinfo_pods();
+    let node = sidecar(&pods[0]);
+    let compiled = World::new(&format!("{BOOKINFO}{rule}"), pods).compile(&node);
+    let name = "outbound|9080||ratings.default.svc.cluster.local";
+    let cluster = get(&compiled, TypeUrl::Cluster, name);
+    let policies = each(
+        &cluster["load_balancing_policy"]["policies"],
+        "/typed_extension_config/typed_config",
+    );
+    let [policy] = policies[..] else {
+        panic!("{cluster}")
+    };
+    assert!(
+        policy["@type"]
+            .as_str()
+            .unwrap()
+            .ends_with("ClientSideWeightedRoundRobin")
+    );
+    assert_eq!(policy["error_utilization_penalty"], json!(0.5));
+    assert_eq!(policy["weight_update_period"], json!("2s"));
+}

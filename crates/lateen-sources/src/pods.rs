@@ -73,7 +73,7 @@ pub fn planned_pod(plan: &PodPlan) -> Pod {
         role: role(plan.role),
         ports: plan.named_ports(),
         network: String::new(),
-        workload_name: plan.owner.name.clone(),
+        workload_name: workload(&plan.labels, &plan.owner.name),
     }
 }
 
@@ -96,7 +96,7 @@ pub fn planned_node(plan: &PodPlan, native: bool) -> Option<ProxyNode> {
         service_account: plan.service_account.clone(),
         cluster_id: "Kubernetes".to_owned(),
         dns_domain,
-        workload_name: plan.owner.name.clone(),
+        workload_name: workload(&plan.labels, &plan.owner.name),
         locality: locality(&plan.labels),
         dns_capture: kind == ProxyKind::Sidecar,
         interception: match plan.interception_mode().as_str() {
@@ -116,8 +116,15 @@ fn planned_ips(plan: &PodPlan) -> Vec<IpAddr> {
 }
 
 fn locality(labels: &std::collections::BTreeMap<String, String>) -> Locality {
-    let label = labels.get("istio-locality");
+    let label = |name| labels.get(name);
+    let label = label("topology.istio.io/locality").or_else(|| label("istio-locality"));
     label.map(|l| Locality::parse(l)).unwrap_or_default()
+}
+
+/// The workload a pod belongs to: what its label says, else what owns it.
+fn workload(labels: &std::collections::BTreeMap<String, String>, owner: &str) -> String {
+    let label = labels.get("service.istio.io/workload-name");
+    label.map_or(owner, String::as_str).to_owned()
 }
 
 fn role(role: plan::PodRole) -> PodRole {
@@ -144,7 +151,7 @@ fn compile_pod(state: &PodState) -> Pod {
         role: role(state.role),
         ports: state.ports.clone(),
         network: String::new(),
-        workload_name: state.owner.name.clone(),
+        workload_name: workload(&state.labels, &state.owner.name),
     }
 }
 

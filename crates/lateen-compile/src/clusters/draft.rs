@@ -18,6 +18,8 @@ const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptio
 pub(crate) struct Draft {
     pub(crate) cluster: cluster::Cluster,
     http: Option<HttpProtocolOptions>,
+    /// Its transport sockets have the mesh's identities.
+    pub(crate) mutual: bool,
 }
 
 impl Draft {
@@ -35,6 +37,7 @@ impl Draft {
                 ..Default::default()
             },
             http: None,
+            mutual: false,
         }
     }
 
@@ -97,6 +100,23 @@ impl Draft {
             }) => Some(h2),
             _ => None,
         }
+    }
+
+    /// Whether hosts are spoken to as the client speaks.
+    pub(crate) fn follows_client(&self) -> bool {
+        let options = self
+            .http
+            .as_ref()
+            .and_then(|http| http.upstream_protocol_options.as_ref());
+        matches!(
+            options,
+            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_))
+        )
+    }
+
+    /// Whether hosts may be spoken to by the mesh's mutual TLS.
+    pub(crate) const fn is_mutual(&self) -> bool {
+        self.mutual
     }
 
     pub(crate) fn is_h2(&mut self) -> bool {

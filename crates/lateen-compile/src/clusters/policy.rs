@@ -5,16 +5,16 @@
 use std::time::Duration;
 
 use lateen_api::networking::{
-    ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb, DestinationRule, H2UpgradePolicy,
-    LoadBalancerSettings, LocalityFailover, LocalityLoadBalancerSetting, OutlierDetection,
-    PortTrafficPolicy, RetryBudget, SimpleLb, TrafficPolicy, WarmupConfiguration,
-    ZoneAwareLoadBalancerSetting,
+    BackendUtilization, ClientTlsSettings, ConnectionPoolSettings, ConsistentHashLb,
+    DestinationRule, H2UpgradePolicy, LoadBalancerSettings, LocalityFailover,
+    LocalityLoadBalancerSetting, OutlierDetection, PortTrafficPolicy, RetryBudget, SimpleLb,
+    TrafficPolicy, WarmupConfiguration, ZoneAwareLoadBalancerSetting,
 };
 
 use crate::mesh::{Keepalive, Mesh};
 use crate::model::{Distribution, Port, Service};
-use crate::proto::{cluster, core, duration, envoy_type, route, u32_value, u64_value};
-use crate::proto::{exact, extensions, upstream_http};
+use crate::proto::{FloatValue, cluster, core, duration, envoy_type, route, u32_value, u64_value};
+use crate::proto::{exact, extension, extensions, upstream_http};
 
 use super::draft::Draft;
 
@@ -498,6 +498,52 @@ pub(crate) fn apply_load_balancer(
     if let Some(hash) = lb.and_then(|lb| lb.consistent_hash.as_ref()) {
         consistent_hash(draft, hash);
     }
+    if let Some(utilization) = lb.and_then(|lb| lb.backend_utilization.as_ref()) {
+        by_utilization(draft, utilization);
+    }
+}
+
+/// Hosts are weighed by what they report of their load. Localities are weighed as before: that is a policy around this one.
+fn by_utilization(draft: &mut Draft, from: &BackendUtilization) {
+    use cluster::cluster::common_lb_config::LocalityConfigSpecifier;
+    use extensions::load_balancing_policies::client_side_weighted_round_robin::v3::ClientSideWeightedRoundRobin;
+    use extensions::load_balancing_policies::wrr_locality::v3::WrrLocality;
+    let penalty = from.error_utilization_penalty_percent;
+    let config = ClientSideWeightedRoundRobin {
+        blackout_period: from.weight_stabilization_period.map(duration),
+        weight_expiration_period: from.weight_expiration_period.map(duration),
+        weight_update_period: from.weight_update_period.map(duration),
+        #[expect(clippy::cast_precision_loss, reason = "percentages are far below 2^24")]
+        error_utilization_penalty: penalty.map(|percent| FloatValue {
+            value: percent as f32 / 100.0,
+        }),
+        metric_names_for_computing_utilization: from.metric_names_for_computing_utilization.clone(),
+        ..Default::default()
+    };
+    let only = |named| cluster::LoadBalancingPolicy {
+        policies: vec![cluster::load_balancing_policy::Policy {
+            typed_extension_config: Some(named),
+        }],
+    };
+    let picking = only(extension(
+        "envoy.load_balancing_policies.client_side_weighted_round_robin",
+        &config,
+    ));
+    // Envoy refuses both at once.
+    let specifier = draft.common_lb().locality_config_specifier.take();
+    let weighted = matches!(
+        specifier,
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+    );
+    draft.cluster.load_balancing_policy = Some(match weighted {
+        false => picking,
+        true => only(extension(
+            "envoy.load_balancing_policies.wrr_locality",
+            &WrrLocality {
+                endpoint_picking_policy: Some(picking),
+            },
+        )),
+    });
 }
 
 type SlowStart = cluster::cluster::SlowStartConfig;

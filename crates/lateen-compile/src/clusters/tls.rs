@@ -86,7 +86,8 @@ pub(crate) fn decide(
 
 /// What a rule's own TLS settings depend on.
 pub(crate) struct RuleContext<'a> {
-    pub(crate) service: &'a Service,
+    /// What the cluster is of; none for what is not declared.
+    pub(crate) service: Option<&'a Service>,
     /// Whether the proxy may fetch Secrets from the control plane.
     pub(crate) may_fetch_secrets: bool,
     /// Whether there is a server of secrets on a socket in the proxy's pod.
@@ -141,6 +142,7 @@ pub(crate) fn raw_socket() -> core::TransportSocket {
 }
 
 fn mutual_socket(draft: &mut Draft, identity: &Identity, native: bool) -> core::TransportSocket {
+    draft.mutual = true;
     let sni = if identity.sni.is_empty() {
         &draft.cluster.name
     } else {
@@ -164,8 +166,8 @@ fn mutual_socket(draft: &mut Draft, identity: &Identity, native: bool) -> core::
     transport_socket(TLS_SOCKET, &context)
 }
 
-/// What to offer to the other sidecar. Our own proxy replaces it per request once the HTTP version is known; a stock Envoy
-/// cannot, so it is told here what the cluster's protocol is known to be.
+/// What to offer to the other sidecar where a connection is no request's. For requests both data planes replace it once the HTTP version is
+/// known ([`crate::filters::alpn`], [`crate::filters::alpn_of_cluster`]).
 fn mutual_alpn(h2: bool, native: bool) -> &'static [&'static str] {
     match (h2, native) {
         (true, true) => &["istio-peer-exchange", "istio", "h2"],
@@ -193,8 +195,11 @@ fn apply_rule(draft: &mut Draft, rule: &ClientTlsSettings, context: &RuleContext
     set_auto_sni(draft, rule);
     let skip = rule.insecure_skip_verify == Some(true);
     let mut names = rule.subject_alt_names.clone();
-    if names.is_empty() && context.service.registry == Registry::External {
-        names.clone_from(&context.service.subject_alt_names);
+    if let Some(service) = context.service
+        && names.is_empty()
+        && service.registry == Registry::External
+    {
+        names.clone_from(&service.subject_alt_names);
     }
     let mut parameters = client_parameters();
     if let Some(defaults) = context.defaults {

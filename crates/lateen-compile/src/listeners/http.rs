@@ -158,8 +158,11 @@ fn http_filters(
         out.push(filters::grpc_web());
     }
     out.push(filters::grpc_stats());
-    if view.native && class != Class::SidecarInbound {
-        out.push(filters::alpn());
+    if class != Class::SidecarInbound {
+        out.push(match view.native {
+            true => filters::alpn(),
+            false => filters::alpn_of_cluster(),
+        });
     }
     out.push(filters::fault());
     out.push(filters::cors());

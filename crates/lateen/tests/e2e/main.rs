@@ -67,6 +67,16 @@ fn mutual_tls_is_automatic_and_strict_refuses_plain_text() {
 }
 
 #[test]
+fn requests_on_ports_that_nobody_declared_are_known_as_requests() {
+    run_scenario("sniffed-ports.md");
+}
+
+#[test]
+fn requests_stay_in_their_zone_where_proxies_know_their_peers() {
+    run_scenario("zones.md");
+}
+
+#[test]
 fn the_ingress_gateway_admits_its_hosts_and_routes_by_virtual_service() {
     run_scenario("gateway.md");
 }
