@@ -98,7 +98,11 @@ fn authority(text: &str) {
 fn format(text: &str) {
     let environment = Environment {
         hostname: "host",
-        variable: &|_| None,
+        expression: &|text| match Expression::parse(text) {
+            Ok(expression) => Ok(std::sync::Arc::new(expression)),
+            Err(error) => Err(error.to_string()),
+        },
+        ..Environment::default()
     };
     let _ = TextFormat::parse(text, false, &environment);
 }

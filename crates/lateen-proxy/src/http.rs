@@ -8,6 +8,7 @@ pub(crate) mod date;
 pub(crate) mod dimensions;
 pub(crate) mod exchange;
 mod ext_authz;
+mod file_content;
 mod filters;
 mod forward;
 pub(crate) mod grpc;

@@ -3,6 +3,7 @@
 mod report;
 mod tunnel;
 
+use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use lateen_telemetry::access_log::{
-    Address, AddressField, LogContext, NumberField, Side, TextField, TimePoint, TlsField,
+    Address, AddressField, LogContext, NumberField, Side, TextField, TimePoint, TlsField, ValueForm,
 };
 use lateen_telemetry::{ResponseFlag, ResponseFlags};
 use lateen_traffic::Cluster;
@@ -35,7 +36,7 @@ use crate::cluster::outlier::{Ended as HostEnded, count};
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
 use crate::connection::Connection;
 use crate::doze::Doze;
-use crate::http::log::AccessLog;
+use crate::http::log::{AccessLog, evaluated};
 use crate::net::copy::{self, Ended, Transferred};
 use crate::net::{HostAddress, Stream};
 use crate::upstream::connect;
@@ -511,27 +512,10 @@ fn write_logs(
         outcome,
         started,
     };
-    let flags: Vec<&str> = outcome.flags.iter().map(ResponseFlag::short).collect();
-    let info = ready.connection.facts.info();
-    let done = Finished {
-        request: None,
-        status: 0,
-        grpc_status: None,
-        duration_ms: u64::try_from(started.0.elapsed().as_millis()).unwrap_or(u64::MAX),
-        flags: &flags,
-        health_check: false,
-        traced: false,
-        random: rand::random(),
-        more: More {
-            connection: Some(&info),
-            peer: ready.connection.peer_tls(),
-            cluster: line.outcome.cluster.as_deref().unwrap_or_default(),
-            upstream: outcome.host.as_ref().and_then(HostAddress::ip),
-            request_bytes: moved.forward.get(),
-            response_bytes: moved.back.get(),
-            ..More::default()
-        },
-    };
+    line.finished(|done| write_wanted(ready, &line, done));
+}
+
+fn write_wanted(ready: &Ready, line: &Line<'_>, done: &Finished<'_>) {
     // Compiled at the end of a connection rather than kept: connections are few next to requests.
     for log in ready
         .proxy
@@ -539,8 +523,8 @@ fn write_logs(
         .iter()
         .filter_map(AccessLog::compile)
     {
-        if log.wants(&done) {
-            log.write(&ready.connection.worker, &line);
+        if log.wants(done) {
+            log.write(&ready.connection.worker, line);
         }
     }
 }
@@ -552,7 +536,44 @@ struct Line<'a> {
     started: (Instant, SystemTime),
 }
 
+impl Line<'_> {
+    /// What filters and expressions may look at.
+    fn finished<T>(&self, look: impl FnOnce(&Finished<'_>) -> T) -> T {
+        let outcome = self.outcome;
+        let flags: Vec<&str> = outcome.flags.iter().map(ResponseFlag::short).collect();
+        let info = self.ready.connection.facts.info();
+        let duration = self.started.0.elapsed().as_millis();
+        look(&Finished {
+            request: None,
+            status: 0,
+            grpc_status: None,
+            duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
+            flags: &flags,
+            health_check: false,
+            traced: false,
+            random: rand::random(),
+            more: More {
+                connection: Some(&info),
+                peer: self.ready.connection.peer_tls(),
+                cluster: outcome.cluster.as_deref().unwrap_or_default(),
+                upstream: outcome.host.as_ref().and_then(HostAddress::ip),
+                request_bytes: self.moved.forward.get(),
+                response_bytes: self.moved.back.get(),
+                ..More::default()
+            },
+        })
+    }
+}
+
 impl LogContext for Line<'_> {
+    fn evaluate(
+        &self,
+        expression: &(dyn Any + Send + Sync),
+        form: ValueForm,
+    ) -> Option<serde_json::Value> {
+        self.finished(|done| evaluated(expression, form, done))
+    }
+
     fn start_time(&self) -> SystemTime {
         self.started.1
     }

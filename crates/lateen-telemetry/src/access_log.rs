@@ -18,8 +18,9 @@ mod sink;
 mod time;
 
 pub use context::{
-    Address, AddressField, Attempted, FilterStateForm, HeaderKey, HeaderSource, LogContext,
-    LogValue, MetadataSource, NumberField, Side, TextField, TimePoint, TlsField,
+    Address, AddressField, Attempted, Content, Expression, FilterStateForm, HeaderKey,
+    HeaderSource, LogContext, LogValue, MetadataSource, NumberField, Side, TextField, TimePoint,
+    TlsField, ValueForm,
 };
 pub use format::TextFormat;
 pub use istio::{ENVOY_TEXT_FORMAT, ISTIO_TEXT_FORMAT, istio_json_format};

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::matcher::FullRegex;
+use crate::value::Value;
 
 /// Longest expression, in bytes.
 const MAX_LENGTH: usize = 8 * 1024;
@@ -163,9 +164,67 @@ impl Expression {
         })
     }
 
+    /// Its value as Envoy prints it in a log: numbers in six digits, of lists their type alone. None if it cannot be evaluated.
+    pub fn print(&self, attributes: &dyn Attributes) -> Option<String> {
+        Some(match eval::evaluate(&self.root, attributes)? {
+            CelValue::Null => "NULL".to_owned(),
+            CelValue::Bool(value) => value.to_string(),
+            CelValue::Int(number) => number.to_string(),
+            CelValue::Double(number) => six_digits(number),
+            CelValue::Text(text) => text.into_owned(),
+            CelValue::List(_) => "CelList value".to_owned(),
+        })
+    }
+
+    /// Its value with its type; none if it cannot be evaluated.
+    pub fn value(&self, attributes: &dyn Attributes) -> Option<Value> {
+        eval::evaluate(&self.root, attributes).map(|value| typed(&value))
+    }
+
     /// The expression as it was written.
     pub fn as_str(&self) -> &str {
         &self.source
+    }
+}
+
+fn typed(value: &CelValue<'_>) -> Value {
+    match value {
+        CelValue::Null => Value::Null,
+        CelValue::Bool(value) => Value::Bool(*value),
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "numbers of metadata and JSON are floats, as with Envoy"
+        )]
+        CelValue::Int(number) => Value::Number(*number as f64),
+        CelValue::Double(number) => Value::Number(*number),
+        CelValue::Text(text) => Value::String(text.as_ref().into()),
+        CelValue::List(list) => Value::List(list.iter().map(typed).collect()),
+    }
+}
+
+/// A number as C++ streams print it: six digits, with an exponent where it is below -4 or above 5.
+fn six_digits(number: f64) -> String {
+    if !number.is_finite() || number == 0.0 {
+        return number.to_string().to_lowercase();
+    }
+    let scientific = format!("{number:.5e}");
+    let Some((mantissa, exponent)) = scientific.split_once('e') else {
+        return scientific;
+    };
+    let trim = |text: &str| match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text.to_owned(),
+    };
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    match exponent {
+        -4..=5 => {
+            let places = usize::try_from(5 - exponent).unwrap_or(0);
+            trim(&format!("{number:.places$}"))
+        }
+        _ => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{}e{sign}{:02}", trim(mantissa), exponent.abs())
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The access log of HTTP requests: formats compiled once, lines written into the worker's buffer when a request has ended.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -9,15 +10,18 @@ use std::time::{Duration, SystemTime};
 use http::Version;
 use lateen_telemetry::ResponseFlags;
 use lateen_telemetry::access_log::{
-    Address, AddressField, Attempted, ENVOY_TEXT_FORMAT, Environment, FilterStateForm, Format,
-    HeaderKey, HeaderSource, JsonFormat, LogContext, LogValue, LogWriter, MetadataSource,
-    NumberField, Side, Sink, SinkOptions, TextField, TextFormat, TimePoint,
+    Address, AddressField, Attempted, Content, ENVOY_TEXT_FORMAT, Environment,
+    Expression as Compiled, FilterStateForm, Format, HeaderKey, HeaderSource, JsonFormat,
+    LogContext, LogValue, LogWriter, MetadataSource, NumberField, Side, Sink, SinkOptions,
+    TextField, TextFormat, TimePoint, ValueForm,
 };
 use lateen_traffic::access_log::{Finished, LogFilter, LogFormat, LogSink, More};
+use lateen_traffic::cel::Expression;
 use lateen_traffic::request::FilterState;
 use lateen_traffic::value::{Metadata, Value};
 use lateen_traffic::{ConnectionInfo, RequestView};
 
+use super::file_content::FileContent;
 use super::record::{Heads, Record};
 use crate::access_log_service::ServiceLog;
 use crate::net::HostAddress;
@@ -142,6 +146,8 @@ pub(super) fn format(format: &LogFormat, omit_empty: bool) -> Result<Format, Str
     let environment = Environment {
         hostname: &hostname,
         variable: &variable,
+        expression: &expression,
+        file: &|path| FileContent::open(path).map(|content| content as Arc<dyn Content>),
     };
     let text = |format: &str| {
         TextFormat::parse(format, omit_empty, &environment)
@@ -154,6 +160,24 @@ pub(super) fn format(format: &LogFormat, omit_empty: bool) -> Result<Format, Str
         LogFormat::Json(tree) => JsonFormat::parse(&json(tree), omit_empty, &environment)
             .map(Format::Json)
             .map_err(|error| error.to_string()),
+    }
+}
+
+fn expression(text: &str) -> Result<Compiled, String> {
+    let parsed = Expression::parse(text).map_err(|error| error.to_string())?;
+    Ok(Arc::new(parsed))
+}
+
+/// The value of an expression that [`expression`] compiled.
+pub(crate) fn evaluated(
+    expression: &(dyn Any + Send + Sync),
+    form: ValueForm,
+    done: &Finished<'_>,
+) -> Option<serde_json::Value> {
+    let expression = expression.downcast_ref::<Expression>()?;
+    match form {
+        ValueForm::Text => expression.print(done).map(serde_json::Value::String),
+        ValueForm::Json => expression.value(done).as_ref().map(json),
     }
 }
 
@@ -327,6 +351,14 @@ impl Line<'_> {
 }
 
 impl LogContext for Line<'_> {
+    fn evaluate(
+        &self,
+        expression: &(dyn Any + Send + Sync),
+        form: ValueForm,
+    ) -> Option<serde_json::Value> {
+        self.finished(|done| evaluated(expression, form, done))
+    }
+
     fn start_time(&self) -> SystemTime {
         self.started_at
     }

@@ -7,7 +7,7 @@ use super::support::{HCM, ROUTER};
 use super::upstream::Upstream;
 
 /// What the access log says of a request, field by field.
-pub(crate) const LOG_FIELDS: [(&str, &str); 13] = [
+pub(crate) const LOG_FIELDS: [(&str, &str); 14] = [
     ("client", "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"),
     ("code", "%RESPONSE_CODE%"),
     ("flags", "%RESPONSE_FLAGS%"),
@@ -21,6 +21,10 @@ pub(crate) const LOG_FIELDS: [(&str, &str); 13] = [
     ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
     ("grpc", "%GRPC_STATUS_NUMBER%"),
     ("remote", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+    (
+        "expressions",
+        "%CEL(response.code)% %COALESCE({\"operators\": [{\"command\": \"REQ\", \"param\": \"x-none\"}, \"PROTOCOL\"]})%",
+    ),
 ];
 
 /// The name a listener or cluster has beside those of other files.

@@ -3,7 +3,10 @@
 //! Fields are enums rather than sixty methods, so that an implementation is a few `match`es and a new operator is one
 //! variant. Everything is borrowed; nothing is computed unless a format asks for it.
 
+use std::any::Any;
+use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::HeaderName;
@@ -253,6 +256,24 @@ pub enum LogValue<'a> {
     Json(&'a serde_json::Value),
 }
 
+/// An expression over what is logged. Whoever compiled it evaluates it, and alone knows what it is.
+pub type Expression = Arc<dyn Any + Send + Sync>;
+
+/// A text that may change while it is logged: the content of a file.
+pub trait Content: Debug + Send + Sync {
+    /// The text now.
+    fn text(&self) -> Arc<str>;
+}
+
+/// In which form the value of an expression is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueForm {
+    /// As a text.
+    Text,
+    /// As JSON.
+    Json,
+}
+
 /// How a filter-state object is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilterStateForm<'a> {
@@ -326,6 +347,15 @@ pub trait LogContext {
         _namespace: &str,
         _path: &[Box<str>],
     ) -> Option<LogValue<'_>> {
+        None
+    }
+
+    /// The value of an expression.
+    fn evaluate(
+        &self,
+        _expression: &(dyn Any + Send + Sync),
+        _form: ValueForm,
+    ) -> Option<serde_json::Value> {
         None
     }
 

@@ -1,11 +1,12 @@
 //! Compiled format strings: a list of operations, each of which appends its value to the line.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::context::{
-    Address, AddressField, FilterStateForm, HeaderKey, HeaderSource, LogContext, LogValue,
-    MetadataSource, NumberField, Side, TextField, TimePoint,
+    Address, AddressField, Content, Expression, FilterStateForm, HeaderKey, HeaderSource,
+    LogContext, LogValue, MetadataSource, NumberField, Side, TextField, TimePoint, ValueForm,
 };
 use super::escape;
 use super::parse::{self, Environment, FormatError};
@@ -56,7 +57,7 @@ pub(crate) fn write_text<C: LogContext + ?Sized>(
             continue;
         }
         let start = out.len();
-        match op.append(context, out) {
+        match op.append(context, ValueForm::Text, out) {
             Some(_) => escape::text(out, start),
             None if omit_empty_values => {}
             None => out.extend_from_slice(UNSET),
@@ -122,6 +123,14 @@ pub(crate) enum Operation {
     },
     /// A random UUID.
     UniqueId,
+    /// The value of an expression; whether it keeps its type in JSON.
+    Expression {
+        expression: Expression,
+        typed: bool,
+    },
+    /// The first of these that has a value.
+    Coalesce(Box<[Op]>),
+    Content(Arc<dyn Content>),
 }
 
 #[derive(Clone, Debug)]
@@ -183,11 +192,14 @@ impl Op {
     pub(crate) fn append<C: LogContext + ?Sized>(
         &self,
         context: &C,
+        form: ValueForm,
         out: &mut Vec<u8>,
     ) -> Option<Appended> {
         let start = out.len();
-        let appended = self.operation.append(context, out)?;
+        let appended = self.operation.append(context, form, out)?;
         match self.max_length {
+            // What has a type keeps it, and is not cut.
+            Some(_) if self.operation.is_typed() && appended == Appended::Json => Some(appended),
             Some(max) if out.len() - start > max => {
                 cut(out, start + max);
                 Some(Appended::Text)
@@ -212,7 +224,17 @@ fn cut(out: &mut Vec<u8>, end: usize) {
 }
 
 impl Operation {
-    fn append<C: LogContext + ?Sized>(&self, context: &C, out: &mut Vec<u8>) -> Option<Appended> {
+    /// Whether it has a value of some type, which only texts have a length of.
+    const fn is_typed(&self) -> bool {
+        matches!(self, Self::Expression { .. } | Self::Coalesce(_))
+    }
+
+    fn append<C: LogContext + ?Sized>(
+        &self,
+        context: &C,
+        form: ValueForm,
+        out: &mut Vec<u8>,
+    ) -> Option<Appended> {
         match self {
             Operation::Literal(text) => push(text.as_bytes(), out),
             Operation::Constant(text) => push(text.as_bytes(), out),
@@ -279,6 +301,13 @@ impl Operation {
                 unique_id(rand::random(), out);
                 Some(Appended::Text)
             }
+            Operation::Expression { expression, typed } => {
+                let form = if *typed { form } else { ValueForm::Text };
+                let found = context.evaluate(&**expression, form)?;
+                value(LogValue::Json(&found), out)
+            }
+            Operation::Coalesce(ops) => ops.iter().find_map(|op| op.append(context, form, out)),
+            Operation::Content(content) => push(content.text().as_bytes(), out),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::context::LogContext;
+use super::context::{LogContext, ValueForm};
 use super::escape;
 use super::format::{Appended, Op, Operation, write_json};
 use super::parse::{self, Environment, FormatError};
@@ -142,7 +142,7 @@ impl JsonFormat {
     fn write_value<C: LogContext + ?Sized>(&self, op: &Op, context: &C, out: &mut Vec<u8>) -> bool {
         let quote = out.len();
         out.push(b'"');
-        match op.append(context, out) {
+        match op.append(context, ValueForm::Json, out) {
             Some(Appended::Text) => {
                 escape::json(out, quote + 1);
                 out.push(b'"');
@@ -170,7 +170,7 @@ fn write_text_raw<C: LogContext + ?Sized>(
     out: &mut Vec<u8>,
 ) {
     for op in ops {
-        if op.append(context, out).is_none() && !omit_empty_values {
+        if op.append(context, ValueForm::Text, out).is_none() && !omit_empty_values {
             out.push(b'-');
         }
     }

@@ -3,9 +3,12 @@
 //! Every error carries the byte offset of what is wrong, so that a diagnostic can point at it.
 //! Source: Envoy 1.40 substitution formatter documentation.
 
-use http::HeaderName;
+use std::sync::Arc;
 
-use super::context::{HeaderKey, HeaderSource, MetadataSource, Side};
+use http::HeaderName;
+use serde_json::Value;
+
+use super::context::{Content, Expression, HeaderKey, HeaderSource, MetadataSource, Side};
 use super::format::{FilterState, Header, Op, Operation};
 use super::time::{self, TimeFormat};
 
@@ -20,6 +23,10 @@ pub struct Environment<'a> {
     pub hostname: &'a str,
     /// For `%ENVIRONMENT(NAME)%`.
     pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// For `%CEL(EXPRESSION)%`: compiles an expression, or says why it is none.
+    pub expression: &'a dyn Fn(&str) -> Result<Expression, String>,
+    /// For `%FILE_CONTENT(PATH)%`: the content of a file; `None` if it cannot be read.
+    pub file: &'a dyn Fn(&str) -> Option<Arc<dyn Content>>,
 }
 
 impl Default for Environment<'_> {
@@ -28,6 +35,8 @@ impl Default for Environment<'_> {
         Environment {
             hostname: "",
             variable: &|_| None,
+            expression: &|_| Err("expressions are not known here".to_owned()),
+            file: &|_| None,
         }
     }
 }
@@ -66,6 +75,14 @@ pub enum FormatErrorKind {
     /// The length is not a number that fits.
     #[error("length `{0}` is out of range")]
     InvalidLength(String),
+    /// The expression is none, or asks for something that is not known.
+    #[error("operator `{operator}`: {problem}")]
+    InvalidExpression {
+        /// The operator's name.
+        operator: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The parameters do not mean anything to the operator.
     #[error("operator `{operator}`: {problem}")]
     InvalidParameters {
@@ -197,6 +214,10 @@ fn compile(command: &Command<'_>, environment: &Environment<'_>) -> Result<Op, F
                 operator: name(),
                 problem,
             },
+            Problem::Expression(problem) => FormatErrorKind::InvalidExpression {
+                operator: name(),
+                problem,
+            },
         })?;
     Ok(Op {
         operation,
@@ -207,6 +228,7 @@ fn compile(command: &Command<'_>, environment: &Environment<'_>) -> Result<Op, F
 enum Problem {
     Unsupported,
     Parameters(&'static str),
+    Expression(String),
 }
 
 impl From<&'static str> for Problem {
@@ -274,8 +296,56 @@ fn operation(
         Operator::Empty => Operation::Constant("".into()),
         Operator::Hostname => literal(environment.hostname),
         Operator::Environment => literal(&(environment.variable)(parameters).unwrap_or_default()),
+        Operator::Expression { typed } => Operation::Expression {
+            expression: (environment.expression)(parameters).map_err(Problem::Expression)?,
+            typed,
+        },
+        Operator::Coalesce => coalesce(parameters, environment)?,
+        Operator::FileContent => file(parameters, environment)?,
+        Operator::Secret => return Err("secrets are not written into logs or headers".into()),
         Operator::Unsupported => return Err(Problem::Unsupported),
     })
+}
+
+/// `PATH`, or `PATH:DIRECTORY`, the directory being where Envoy watches for changes; here the file itself is looked at.
+fn file(parameters: &str, environment: &Environment<'_>) -> Result<Operation, Problem> {
+    let path = parameters
+        .split_once(':')
+        .map_or(parameters, |(path, _)| path);
+    let content = (environment.file)(path).ok_or("the file cannot be read")?;
+    Ok(Operation::Content(content))
+}
+
+/// Operators in JSON, of which the first that has a value is written: `{"operators": ["NAME", {"command": …, "param": …,
+/// "max_length": …}]}`.
+fn coalesce(parameters: &str, environment: &Environment<'_>) -> Result<Operation, Problem> {
+    let config: Value =
+        serde_json::from_str(parameters).map_err(|_| "the parameter is not JSON")?;
+    let operators = config.get("operators").and_then(Value::as_array);
+    let operators = operators.filter(|list| !list.is_empty());
+    let operators = operators.ok_or("the parameter needs a list `operators` that is not empty")?;
+    let each = operators
+        .iter()
+        .map(|entry| alternative(entry, environment));
+    Ok(Operation::Coalesce(each.collect::<Result<_, _>>()?))
+}
+
+fn alternative(entry: &Value, environment: &Environment<'_>) -> Result<Op, Problem> {
+    let text = |key: &str| entry.get(key).and_then(Value::as_str);
+    let name = entry.as_str().or_else(|| text("command"));
+    let name = name.ok_or("each of `operators` is a name or has a `command`")?;
+    if name == "COALESCE" {
+        return Err("it cannot hold itself".into());
+    }
+    let length = entry.get("max_length").and_then(Value::as_u64);
+    let length = length.map(|length| length.to_string());
+    let command = Command {
+        name,
+        parameters: text("param"),
+        length: length.as_deref(),
+        len: 0,
+    };
+    compile(&command, environment).map_err(|error| Problem::Expression(error.to_string()))
 }
 
 /// What never changes is text. Like Envoy, what is not there is `-` even where empty values are omitted.

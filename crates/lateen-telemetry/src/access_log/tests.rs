@@ -1,9 +1,11 @@
 //! Access-log lines as a reader sees them.
 
+use std::any::Any;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{ResponseFlag, ResponseFlags};
@@ -123,6 +125,16 @@ impl LogContext for Request {
         Some(LogValue::Json(value))
     }
 
+    fn evaluate(&self, expression: &(dyn Any + Send + Sync), form: ValueForm) -> Option<Value> {
+        let text = expression.downcast_ref::<String>()?;
+        match (text.as_str(), form) {
+            ("list", ValueForm::Text) => Some("CelList value".into()),
+            ("list", ValueForm::Json) => Some(json!([1, 2])),
+            ("missing", _) => None,
+            (text, _) => Some(text.into()),
+        }
+    }
+
     fn filter_state(&self, _: Side, key: &str, form: FilterStateForm<'_>) -> Option<LogValue<'_>> {
         match (key, form) {
             ("peer", FilterStateForm::Plain) => Some(LogValue::Text("plain")),
@@ -132,10 +144,24 @@ impl LogContext for Request {
     }
 }
 
+#[derive(Debug)]
+struct Motd;
+
+impl Content for Motd {
+    fn text(&self) -> Arc<str> {
+        "welcome".into()
+    }
+}
+
 fn line(format: &str, request: &Request) -> String {
     let environment = Environment {
         hostname: "reviews-v1-abc",
         variable: &|name| (name == "HOME").then(|| "/root".to_owned()),
+        expression: &|text| match text {
+            "broken" => Err("no expression".to_owned()),
+            text => Ok(Arc::new(text.to_owned())),
+        },
+        file: &|path| (path == "/etc/motd").then(|| Arc::new(Motd) as Arc<dyn Content>),
     };
     let format = TextFormat::parse(format, false, &environment).unwrap();
     let mut out = Vec::new();
@@ -319,7 +345,11 @@ fn errors_point_at_what_is_wrong() {
             0,
             K::InvalidLength("99999999999".to_owned()),
         ),
-        ("%CEL(request.id)%", 0, K::Unsupported("CEL".to_owned())),
+        (
+            "%UPSTREAM_CONNECTION_IDS_ATTEMPTED%",
+            0,
+            K::Unsupported("UPSTREAM_CONNECTION_IDS_ATTEMPTED".to_owned()),
+        ),
     ] {
         assert_eq!(error(format), FormatError { position, kind }, "{format}");
     }
@@ -456,4 +486,63 @@ fn the_hosts_that_were_tried_are_told_in_their_order() {
     let id = told("%UNIQUE_ID%");
     assert_eq!(id.len(), 36);
     assert_eq!((&id[14..15], id.matches('-').count()), ("4", 4));
+}
+
+#[test]
+fn expressions_keep_their_type_in_json_alone() {
+    let request = Request::default();
+    assert_eq!(
+        line("%CEL(list)%|%TYPED_CEL(list)%|%CEL(missing)%", &request),
+        "CelList value|CelList value|-"
+    );
+    assert_eq!(line("%CEL(size(a) > 1 ? 'b' : 'c'):4%", &request), "size");
+    let environment = Environment {
+        expression: &|text| Ok(Arc::new(text.to_owned())),
+        ..Environment::default()
+    };
+    let tree = json!({"a": "%CEL(list)%", "b": "%TYPED_CEL(list):1%", "c": "<%TYPED_CEL(list)%>"});
+    let format = JsonFormat::parse(&tree, false, &environment).unwrap();
+    let mut out = Vec::new();
+    format.write(&request, &mut out);
+    let read: Value = serde_json::from_slice(&out).unwrap();
+    assert_eq!(
+        read,
+        json!({"a": "CelList value", "b": [1, 2], "c": "<CelList value>"})
+    );
+}
+
+#[test]
+fn the_first_operator_with_a_value_is_written() {
+    let request = Request::default();
+    let of = |operators: &str| {
+        line(
+            &format!("%COALESCE({{\"operators\": [{operators}]}})%"),
+            &request,
+        )
+    };
+    assert_eq!(
+        of(r#"{"command": "CEL", "param": "missing"}, {"command": "CEL", "param": "here"}"#),
+        "here"
+    );
+    assert_eq!(
+        of(r#"{"command": "FILE_CONTENT", "param": "/etc/motd", "max_length": 3}"#),
+        "wel"
+    );
+    assert_eq!(of(r#"{"command": "CEL", "param": "missing"}"#), "-");
+    for (wrong, why) in [
+        ("%COALESCE(x)%", "JSON"),
+        ("%COALESCE({})%", "operators"),
+        (r#"%COALESCE({"operators": []})%"#, "not empty"),
+        (r#"%COALESCE({"operators": ["NOBODY"]})%"#, "NOBODY"),
+        (
+            r#"%COALESCE({"operators": [{"command": "COALESCE"}]})%"#,
+            "itself",
+        ),
+        ("%FILE_CONTENT(/nowhere)%", "cannot be read"),
+        ("%SECRET(token)%", "not written into logs"),
+        ("%CEL(x)%", "not known here"),
+    ] {
+        let said = error(wrong).to_string();
+        assert!(said.contains(why), "{wrong}: {said}");
+    }
 }

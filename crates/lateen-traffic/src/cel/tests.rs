@@ -109,3 +109,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn values_are_printed_as_envoy_prints_them() {
+    let print = |text: &str| Expression::parse(text).unwrap().print(&Sample);
+    for (text, printed) in [
+        ("request.method", "GET"),
+        ("1.5", "1.5"),
+        ("2.0", "2"),
+        ("0.1 + 0.2", "0.3"),
+        ("10000000000.0", "1e+10"),
+        ("123456.0", "123456"),
+        ("1234567.0", "1.23457e+06"),
+        ("0.00001", "1e-05"),
+        ("null", "NULL"),
+        ("[1, 2]", "CelList value"),
+        ("5 / 2", "2"),
+        ("true", "true"),
+    ] {
+        assert_eq!(print(text).as_deref(), Some(printed), "{text}");
+    }
+    assert_eq!(print("request.headers['x-none']"), None);
+    let value = Expression::parse("[1, 'b', true]").unwrap().value(&Sample);
+    let list = vec![
+        Value::Number(1.0),
+        Value::String("b".into()),
+        Value::Bool(true),
+    ];
+    assert_eq!(value, Some(Value::List(list)));
+}

@@ -45,6 +45,13 @@ pub(super) enum Operator {
     Empty,
     Hostname,
     Environment,
+    /// CEL; whether its value keeps its type in JSON.
+    Expression {
+        typed: bool,
+    },
+    Coalesce,
+    FileContent,
+    Secret,
     Unsupported,
 }
 
@@ -67,13 +74,16 @@ impl Operator {
             | O::Metadata
             | O::FilterState(_)
             | O::QueryParam
+            | O::Expression { .. }
+            | O::Coalesce
+            | O::FileContent
             | O::Environment => (Parameters::Required, true),
             O::Path => (Parameters::Optional, true),
             O::CommonDuration => (Parameters::Required, false),
             O::Time { .. } | O::PeerCertTime { .. } | O::CodeDetails | O::GrpcStatus => {
                 (Parameters::Optional, false)
             }
-            O::Unsupported | O::Query => (Parameters::Optional, true),
+            O::Unsupported | O::Secret | O::Query => (Parameters::Optional, true),
             O::Attempted { .. } => (Parameters::None, true),
             _ => (Parameters::None, false),
         }
@@ -154,12 +164,12 @@ fn request(name: &str) -> Option<Operator> {
         "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT" => attempted(false, AddressPart::WithoutPort),
         "UPSTREAM_HOST_NAMES_ATTEMPTED" => attempted(true, AddressPart::Whole),
         "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT" => attempted(true, AddressPart::WithoutPort),
-        "CEL"
-        | "TYPED_CEL"
-        | "COALESCE"
-        | "FILE_CONTENT"
-        | "SECRET"
-        | "UPSTREAM_CONNECTION_IDS_ATTEMPTED"
+        "CEL" => O::Expression { typed: false },
+        "TYPED_CEL" => O::Expression { typed: true },
+        "COALESCE" => O::Coalesce,
+        "FILE_CONTENT" => O::FileContent,
+        "SECRET" => O::Secret,
+        "UPSTREAM_CONNECTION_IDS_ATTEMPTED"
         | "DOWNSTREAM_PEER_ISSUER_SERIAL"
         | "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256" => O::Unsupported,
         _ => return None,
