@@ -6,6 +6,7 @@
 pub(crate) mod breaker;
 pub(crate) mod host;
 pub(crate) mod outlier;
+pub(crate) mod reports;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -332,7 +333,9 @@ impl ClusterState {
         }
         let vicinity = live.vicinity.clone();
         let mut set = HostSet::near(cluster, endpoints, &health, vicinity.as_deref());
-        let renewed = slow_start(cluster, &states, &mut set);
+        let weighed = reports::weigh(cluster, &states, &mut set);
+        let young = slow_start(cluster, &states, &mut set);
+        let renewed = [weighed, young].into_iter().flatten().min();
         Members {
             healthy: health.iter().filter(|h| **h == HostHealth::Healthy).count(),
             cluster: Arc::clone(cluster),
@@ -391,6 +394,9 @@ impl ClusterState {
             ..500 => &host.counts.rq_success,
             _ => &host.counts.rq_error,
         });
+        if let Some(settings) = &cluster.utilization {
+            host.record.reported.note(settings, &answer.headers);
+        }
         if cluster.outlier_detection.is_none() {
             return;
         }

@@ -13,6 +13,7 @@ pub use outlier::{
 use crate::endpoint::EndpointSet;
 use crate::filter::NetworkFilter;
 use crate::health_check::HealthCheck;
+use crate::lb::UtilizationWeights;
 use crate::provenance::Provenance;
 use crate::tls::UpstreamTls;
 use crate::value::{Metadata, Value};
@@ -28,6 +29,8 @@ pub struct Cluster {
     pub discovery: Discovery,
     /// How a host is picked.
     pub lb_policy: LbPolicy,
+    /// How hosts are weighed by what they report of their load; `None` for by what the control plane says.
+    pub utilization: Option<Arc<UtilizationWeights>>,
     /// Settings for every policy.
     pub common_lb: CommonLb,
     /// Time to connect; 5 s by default.

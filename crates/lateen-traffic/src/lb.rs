@@ -12,12 +12,14 @@ mod host_set;
 mod pick;
 
 mod priority;
+mod utilization;
 mod zones;
 
 pub use hash_table::{HashTable, PRIME_DEFAULT};
 pub use host_set::{HostSet, LocalitySlice, PriorityLevel};
 pub use pick::{LbState, NoHost, Pick, PickRequest};
 pub use priority::{HealthShare, PriorityLoad, priority_load};
+pub use utilization::{LoadReport, Metric, UtilizationWeights};
 pub use zones::Vicinity;
 
 use crate::endpoint::HealthStatus;

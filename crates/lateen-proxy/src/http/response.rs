@@ -21,6 +21,7 @@ use super::record::Record;
 use crate::clock;
 use crate::cluster::ActiveRequest;
 use crate::cluster::breaker::Permit;
+use crate::cluster::reports::Listener;
 use crate::codec::outgoing;
 use crate::net::splice::Splice;
 use crate::upstream::{Lease, UpstreamBody};
@@ -48,6 +49,8 @@ pub(crate) struct Upstream {
     /// A place among the cluster's requests; held by others until the answer begins.
     pub(crate) permit: Option<Permit>,
     pub(crate) deadlines: Deadlines,
+    /// Who takes what the host reports of its load in trailers.
+    pub(crate) reports: Option<Listener>,
 }
 
 impl Upstream {
@@ -59,6 +62,7 @@ impl Upstream {
             active,
             permit: None,
             deadlines: Deadlines::default(),
+            reports: None,
         }
     }
 }
@@ -209,6 +213,9 @@ impl Body for ResponseBody {
             }
             Some(Ok(frame)) => {
                 upstream.deadlines.moved();
+                if let (Some(reports), Some(trailers)) = (&upstream.reports, frame.trailers_ref()) {
+                    reports.note(trailers);
+                }
                 if let Some(record) = &mut this.record {
                     note_frame(record, &frame);
                 }

@@ -53,6 +53,9 @@ pub(super) fn compile(from: cds::Cluster) -> Result<Cluster, XdsError> {
         alt_stat_name: non_empty(&from.alt_stat_name),
         discovery: discovery(&from)?,
         lb_policy,
+        utilization: lb::utilization(from.load_balancing_policy.as_ref())
+            .within("load_balancing_policy")?
+            .map(Arc::new),
         common_lb: lb::common(&from, localities),
         connect_timeout: optional_duration(from.connect_timeout.as_ref(), "connect_timeout")?
             .filter(|timeout| !timeout.is_zero())

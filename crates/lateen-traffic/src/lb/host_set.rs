@@ -165,6 +165,11 @@ impl HostSet {
             let scaled = (f64::from(*weight) * f64::from(SCALE) * factor) as u32;
             *weight = scaled.max(1);
         }
+        self.weigh_slices();
+    }
+
+    /// Brings slices in line with the weights of their hosts.
+    pub(super) fn weigh_slices(&mut self) {
         for slice in &mut self.slices {
             let weights = || slice.hosts.iter().map(|host| self.weights[*host]);
             slice.equal_weights = weights().all(|weight| Some(weight) == weights().next());

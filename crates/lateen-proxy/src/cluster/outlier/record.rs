@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::counts::{HostCounts, sum};
 use super::{Detected, Ended};
+use crate::cluster::reports::Reported;
 
 /// Shards of hosts that come and go are added up beyond so many.
 const MOST_SHARDS: usize = 64;
@@ -28,6 +29,8 @@ pub(crate) struct HostRecord {
     out: AtomicBool,
     /// What active health checks found, in bits.
     checked: AtomicU8,
+    /// What it reports of its load.
+    pub(crate) reported: Reported,
     times: Mutex<Times>,
     /// What each worker counted, and counted before its state of the host was made anew.
     shards: Mutex<Vec<Arc<HostCounts>>>,

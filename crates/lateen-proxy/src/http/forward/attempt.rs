@@ -13,6 +13,7 @@ use super::{Plan, offer, outgoing};
 use crate::clock;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
+use crate::cluster::reports::Listener;
 use crate::cluster::{ActiveRequest, Host, Wanted};
 use crate::http::body::RequestBody;
 use crate::http::exchange::Exchange;
@@ -261,9 +262,14 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
     let upgrade = upgraded.then(|| lease.upgraded(&mut response)).flatten();
     let (parts, body) = response.into_parts();
     let service_time = u64::try_from(clock::since(started).as_millis()).unwrap_or(u64::MAX);
+    let mut upstream = Box::new(Upstream::new(body, lease, active));
+    upstream.reports = plan.cluster.utilization.as_ref().map(|settings| Listener {
+        host: Rc::clone(&host.state),
+        settings: Arc::clone(settings),
+    });
     Ok(Try::Response(Response {
         parts,
-        upstream: Box::new(Upstream::new(body, lease, active)),
+        upstream,
         service_time,
         host: Rc::clone(&host.state),
         upgrade,

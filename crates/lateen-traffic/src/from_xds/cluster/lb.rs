@@ -5,24 +5,91 @@ use std::time::Duration;
 use lateen_envoy::pb::envoy::config::cluster::v3 as cds;
 use lateen_envoy::pb::envoy::config::core::v3 as core;
 use lateen_envoy::pb::envoy::extensions::load_balancing_policies::{
-    common::v3 as common_lb, least_request::v3 as least_request, maglev::v3 as maglev,
-    random::v3 as random, ring_hash::v3 as ring_hash, round_robin::v3 as round_robin,
-    wrr_locality::v3 as wrr_locality,
+    client_side_weighted_round_robin::v3 as utilization, common::v3 as common_lb,
+    least_request::v3 as least_request, maglev::v3 as maglev, random::v3 as random,
+    ring_hash::v3 as ring_hash, round_robin::v3 as round_robin, wrr_locality::v3 as wrr_locality,
 };
 use lateen_envoy::pb::envoy::r#type::v3 as ty;
 use lateen_envoy::pb::google::protobuf as google;
 
 use crate::cluster::{CommonLb, ConsistentHashing, LbPolicy, SlowStart, ZoneAware};
-use crate::from_xds::basic::{number, optional_duration, percent};
+use crate::from_xds::basic::{flag, number, optional_duration, percent};
 use crate::from_xds::error::Within as _;
 use crate::from_xds::{XdsError, extension};
-use crate::lb::PRIME_DEFAULT;
+use crate::lb::{Metric, PRIME_DEFAULT, UtilizationWeights};
 
 /// Ring sizes unless set otherwise, and the largest there may be. Source: Envoy.
 const RING_MINIMUM: u64 = 1024;
 const RING_MAXIMUM: u64 = 8 << 20;
 /// Largest Maglev table. Source: Envoy.
 const MAGLEV_MAXIMUM: u64 = 5_000_011;
+
+/// The policy that weighs hosts by their reports.
+const WEIGHTED: &str = "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin";
+/// Times of that policy unless set otherwise, and the shortest between two updates. Source: Envoy.
+const BLACKOUT: Duration = Duration::from_secs(10);
+const EXPIRATION: Duration = Duration::from_secs(180);
+const UPDATE: Duration = Duration::from_secs(1);
+const SHORTEST_UPDATE: Duration = Duration::from_millis(100);
+
+/// How hosts are weighed by their reports, if the first policy that is known does that.
+pub(super) fn utilization(
+    from: Option<&cds::LoadBalancingPolicy>,
+) -> Result<Option<UtilizationWeights>, XdsError> {
+    const PACKAGE: &str = "envoy.extensions.load_balancing_policies.";
+    let policies = from.map_or(&[][..], |from| &from.policies);
+    let configs = policies
+        .iter()
+        .filter_map(|policy| policy.typed_extension_config.as_ref());
+    for any in configs.filter_map(|config| config.typed_config.as_ref()) {
+        let name = extension::type_name(any)?;
+        match name.strip_prefix(PACKAGE) {
+            Some(WEIGHTED) => return by_utilization(&extension::message(any)?).map(Some),
+            Some("wrr_locality.v3.WrrLocality") => {
+                let wrapped: wrr_locality::WrrLocality = extension::message(any)?;
+                return utilization(wrapped.endpoint_picking_policy.as_ref());
+            }
+            Some(_) => return Ok(None),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
+fn by_utilization(
+    from: &utilization::ClientSideWeightedRoundRobin,
+) -> Result<UtilizationWeights, XdsError> {
+    if flag(from.enable_oob_load_report.as_ref(), false) {
+        return Err(XdsError::new("is not supported").within("enable_oob_load_report"));
+    }
+    let time = |value: Option<&google::Duration>, field, default| {
+        optional_duration(value, field).map(|time| time.unwrap_or(default))
+    };
+    let penalty = from
+        .error_utilization_penalty
+        .map_or(1.0, |value| f64::from(value.value));
+    if !(penalty >= 0.0 && penalty.is_finite()) {
+        return Err(XdsError::new("must not be negative").within("error_utilization_penalty"));
+    }
+    let update = time(
+        from.weight_update_period.as_ref(),
+        "weight_update_period",
+        UPDATE,
+    )?;
+    let metrics = from.metric_names_for_computing_utilization.iter();
+    Ok(UtilizationWeights {
+        blackout: time(from.blackout_period.as_ref(), "blackout_period", BLACKOUT)?,
+        expiration: time(
+            from.weight_expiration_period.as_ref(),
+            "weight_expiration_period",
+            EXPIRATION,
+        )?,
+        update: update.max(SHORTEST_UPDATE),
+        error_penalty: penalty,
+        // One that no report can have never counts, as with Envoy.
+        metrics: metrics.filter_map(|name| Metric::parse(name)).collect(),
+    })
+}
 
 /// How localities decide, before a host does.
 #[derive(Clone, Copy, Debug, Default)]
@@ -100,6 +167,11 @@ fn typed_policy(from: &cds::LoadBalancingPolicy) -> Result<(LbPolicy, Localities
         {
             "round_robin.v3.RoundRobin" => typed_round_robin(&extension::message(any)?)?,
             "least_request.v3.LeastRequest" => typed_least_request(&extension::message(any)?)?,
+            WEIGHTED => {
+                let from: utilization::ClientSideWeightedRoundRobin = extension::message(any)?;
+                let slow_start = typed_slow_start(from.slow_start_config.as_ref())?;
+                (LbPolicy::RoundRobin { slow_start }, Localities::default())
+            }
             "random.v3.Random" => typed_random(&extension::message(any)?),
             "ring_hash.v3.RingHash" => typed_ring_hash(&extension::message(any)?)?,
             "maglev.v3.Maglev" => typed_maglev(&extension::message(any)?)?,
