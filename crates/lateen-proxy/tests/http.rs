@@ -705,14 +705,15 @@ async fn http2_connections_carry_so_many_requests_and_no_more() {
     once["typed_extension_protocol_options"]["envoy.extensions.upstreams.http.v3.HttpProtocolOptions"]
         ["common_http_protocol_options"] = json!({"max_requests_per_connection": 2});
     let manager = json!({"common_http_protocol_options": {"max_requests_per_connection": 3}});
-    let proxy = start(vec![
+    let resources = vec![
         listener(
             "in",
             json!([{"filters": [hcm(route_to("up", json!({})), manager)]}]),
         ),
         cluster("up", &[address], once),
-    ])
-    .await;
+    ];
+    // Each worker has connections of its own; with one, they can be counted.
+    let proxy = start_with(resources, None, |config| config.concurrency = 1).await;
     for connection in 1..=2_u64 {
         let stream = TcpStream::connect(proxy.address("in")).await.unwrap();
         let (mut sender, driver) =
