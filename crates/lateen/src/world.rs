@@ -207,10 +207,12 @@ pub(crate) fn proxy_of_dump(dump: &ConfigDump) -> Result<Proxy> {
     ];
     for (ty, values, key) in groups {
         for value in values {
-            let name = value[key].as_str().unwrap_or_default();
-            match json::any_from_value(typed(value, ty)) {
+            let name = value[key].as_str().unwrap_or_default().to_owned();
+            let mut value = typed(value, ty);
+            without_offers(&mut value);
+            match json::any_from_value(value) {
                 Ok(any) => {
-                    resources.insert(ty, lateen_envoy::Resource::from_any(name, any));
+                    resources.insert(ty, lateen_envoy::Resource::from_any(&*name, any));
                 }
                 Err(error) => unreadable.push(format!("{name}: {error}")),
             }
@@ -246,6 +248,32 @@ fn describe(proxy: &mut Proxy, node: &Value) {
         proxy.identity = Some(format!(
             "spiffe://cluster.local/ns/{namespace}/sa/{account}"
         ));
+    }
+}
+
+/// Takes the filter out by which a stock Envoy offers its hosts protocols. It has no part in where a request goes, and this engine, which has Istio's
+/// filter for it, refuses to be told by another.
+fn without_offers(listener: &mut Value) {
+    let Some(chains) = listener
+        .get_mut("filter_chains")
+        .and_then(Value::as_array_mut)
+    else {
+        return;
+    };
+    for filter in chains
+        .iter_mut()
+        .filter_map(|chain| chain.get_mut("filters")?.as_array_mut())
+        .flatten()
+    {
+        let filters = filter.pointer_mut("/typed_config/http_filters");
+        let Some(filters) = filters.and_then(Value::as_array_mut) else {
+            continue;
+        };
+        let key = |state: &Value| state["object_key"] == "envoy.network.application_protocols";
+        filters.retain(|filter| {
+            let states = filter["typed_config"]["on_request_headers"].as_array();
+            !states.is_some_and(|states| states.iter().all(key))
+        });
     }
 }
 
