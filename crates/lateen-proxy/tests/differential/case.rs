@@ -6,6 +6,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::tls;
+
 /// One file: a few listeners and clusters, and what is asked of them.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,6 +43,8 @@ pub(crate) struct Listener {
     pub(crate) filters: Option<Value>,
     /// Listener filters.
     pub(crate) listener_filters: Option<Value>,
+    /// A filter chain for each, with TLS, in place of one without.
+    pub(crate) tls: Option<Vec<tls::Chain>>,
     /// `traffic_direction`.
     pub(crate) direction: Option<String>,
 }
@@ -164,6 +168,8 @@ pub(crate) struct Send {
     pub(crate) tunnel: Option<String>,
     /// HTTP version: 1 or 2.
     pub(crate) http: Option<u8>,
+    /// TLS is spoken, and this said in its beginning. The first request on a connection counts.
+    pub(crate) tls: Option<tls::Hello>,
     /// Bytes to send instead; what comes back is compared. `\r\n` is written as a new line if `lines` is set.
     pub(crate) raw: Option<String>,
     /// Each line of `raw` ends with CR LF.

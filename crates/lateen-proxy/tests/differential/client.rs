@@ -10,10 +10,11 @@ use hyper::body::{Frame, Incoming};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::case::Send;
+use super::tls;
 use super::upstream::lines;
 
 /// How long raw bytes are waited for after the last.
@@ -40,18 +41,26 @@ pub(crate) async fn exchange(
     from: Ipv4Addr,
 ) -> Vec<Reply> {
     let mut replies = Vec::new();
-    let mut connection: Option<Sender> = None;
+    let mut connection: Option<(Sender, Value)> = None;
     for request in requests {
         tokio::time::sleep(Duration::from_millis(request.after)).await;
         if let Some(bytes) = &request.raw {
             replies.push(raw(address, request, bytes, key, from).await);
             continue;
         }
-        let usable = connection.as_mut().filter(|sender| !sender.is_closed());
+        let usable = connection
+            .as_mut()
+            .filter(|(sender, _)| !sender.is_closed());
         if usable.is_none() {
-            connection = Some(connect(address, request.http == Some(2), from).await);
+            connection = match connect(address, request, from).await {
+                Ok(connection) => Some(connection),
+                Err(why) => {
+                    replies.push(failure(&why));
+                    continue;
+                }
+            };
         }
-        let sender = connection.as_mut().unwrap();
+        let (sender, learned) = connection.as_mut().unwrap();
         let sent = tokio::time::timeout(LONGEST, sender.send(build(request, key, address))).await;
         replies.push(match sent {
             Ok(Ok(response)) => match &request.tunnel {
@@ -61,6 +70,10 @@ pub(crate) async fn exchange(
             Ok(Err(error)) => failure(&kind(&error)),
             Err(_) => failure("no answer"),
         });
+        let answered = replies.last_mut().filter(|reply| reply.status != 0);
+        if let Some(reply) = answered.filter(|_| !learned.is_null()) {
+            reply.what["tls"] = learned.clone();
+        }
     }
     replies
 }
@@ -99,18 +112,35 @@ impl Sender {
     }
 }
 
-async fn connect(address: SocketAddr, h2: bool, from: Ipv4Addr) -> Sender {
-    let io = TokioIo::new(dial(address, from).await);
-    if h2 {
+trait Io: AsyncRead + AsyncWrite + Unpin + std::marker::Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + std::marker::Send> Io for T {}
+
+/// A connection for a request, and what was learned in its TLS handshake.
+async fn connect(
+    address: SocketAddr,
+    request: &Send,
+    from: Ipv4Addr,
+) -> Result<(Sender, Value), String> {
+    let socket = dial(address, from).await;
+    let (stream, learned): (Box<dyn Io>, Value) = match &request.tls {
+        None => (Box::new(socket), Value::Null),
+        Some(hello) => {
+            let (stream, learned) = tls::handshake(socket, hello).await?;
+            (Box::new(stream), learned)
+        }
+    };
+    let io = TokioIo::new(stream);
+    if request.http == Some(2) {
         let (sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io)
             .await
             .unwrap();
         tokio::spawn(driver);
-        return Sender::Two(sender);
+        return Ok((Sender::Two(sender), learned));
     }
     let (sender, driver) = hyper::client::conn::http1::handshake(io).await.unwrap();
     tokio::spawn(driver.with_upgrades());
-    Sender::One(sender)
+    Ok((Sender::One(sender), learned))
 }
 
 fn build(from: &Send, key: &str, address: SocketAddr) -> Request<Body> {

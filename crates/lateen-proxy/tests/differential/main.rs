@@ -25,6 +25,7 @@ mod run;
 mod stats;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 mod upstream;
 
 use std::path::Path;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::case::{Cluster, File, Listener};
 use super::support::{HCM, ROUTER};
+use super::tls;
 use super::upstream::Upstream;
 
 /// What the access log says of a request, field by field.
@@ -54,10 +55,14 @@ fn listener(file: &File, name: &str, from: &Listener, log: &str) -> Value {
         Some(filters) => with_logs(filters.clone(), log),
         None => json!([manager(file, name, from, log)]),
     };
-    let mut value = json!({
-        "name": scoped(&file.name, name),
-        "filter_chains": [{"filters": filters}],
-    });
+    let chains = match &from.tls {
+        Some(chains) => chains.iter().map(|tls| tls::chain(tls, &filters)).collect(),
+        None => vec![json!({"filters": filters})],
+    };
+    let mut value = json!({"name": scoped(&file.name, name), "filter_chains": chains});
+    if from.tls.is_some() {
+        value["listener_filters"] = tls::inspector();
+    }
     if let Some(filters) = &from.listener_filters {
         value["listener_filters"] = filters.clone();
     }
