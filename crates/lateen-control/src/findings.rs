@@ -8,13 +8,16 @@ pub(crate) mod roots;
 
 use std::collections::BTreeSet;
 
-use lateen_api::{Diagnostic, Resource};
+use lateen_api::{Diagnostic, Resource, Severity, Spec};
 use lateen_compile::{
     Compiler, Features, JwksStore, Settings, Snapshot, SnapshotInputs, dead_rules, ignored,
 };
 use lateen_sources::plan::{Plan, plan};
 use lateen_sources::pods::{planned_node, planned_pod};
 use lateen_sources::{defaults, mesh};
+
+/// `LAT0508`: a value that a switch of istiod does not take.
+const SWITCH: &str = "LAT0508";
 
 /// Everything found between objects, and everything written that nothing follows from, each once. `native` is Lateen's own
 /// proxy rather than a stock Envoy.
@@ -23,6 +26,7 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
     let (plan, mut found) = plan(&resources, settings.dual_stack);
     let (mesh, unclear) = mesh::in_trust_domain(&resources, &settings.trust_domain);
     found.extend(unclear);
+    found.extend(switches(user));
     found.extend(roots::findings(&mesh, &resources, &JwksStore::default()));
     let inputs = SnapshotInputs {
         mesh,
@@ -69,6 +73,29 @@ pub fn features(user: &[Resource]) -> Features {
         features.set(&name, &value);
     }
     features
+}
+
+/// Values that istiod's switches do not take.
+fn switches(user: &[Resource]) -> Vec<Diagnostic> {
+    let operator = |resource: &&Resource| matches!(&*resource.spec, Spec::IstioOperator(_));
+    let Some(operator) = user.iter().find(operator) else {
+        return Vec::new();
+    };
+    let known = |name: &str| Features::VARIABLES.contains(&name);
+    let wrong = mesh::pilot_environment(user).into_iter();
+    let wrong = wrong.filter(|(name, value)| known(name) && !Features::default().set(name, value));
+    wrong
+        .map(|(name, value)| {
+            let field = format!("spec.values.pilot.env.{name}");
+            let message = format!("`{value}` is no value of {name}");
+            Diagnostic::new(SWITCH, Severity::Warning, message)
+                .on(operator.reference())
+                .at(&field)
+                .spanned(Some(operator.file_span(&field)))
+                .effect("istiod's default is in force")
+                .fix("write true or false; PILOT_JWT_ENABLE_REMOTE_JWKS also takes istiod, hybrid and envoy")
+        })
+        .collect()
 }
 
 /// What compiling finds. Replicas are alike: the first pod of a workload speaks for all.
@@ -149,6 +176,22 @@ spec:
         let features = settings(&parsed.resources, false).features;
         assert_eq!(features.jwks_fetch, JwksFetch::Hybrid);
         assert!(features.sidecar_ingress_tls && !features.headless_filter_chains);
+    }
+
+    #[test]
+    fn a_value_that_a_switch_does_not_take_is_told_where_it_stands() {
+        let yaml = "
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+metadata: {name: mesh}
+spec:
+  values:
+    pilot:
+      env:
+        SOMETHING: maybe
+        PILOT_JWT_ENABLE_REMOTE_JWKS: maybe
+";
+        assert_eq!(find(yaml), [("LAT0508", 10)]);
     }
 
     const GATEWAY: &str = "
