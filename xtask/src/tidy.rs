@@ -36,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "lateen-envoy",
             "lateen-identity",
             "lateen-sources",
+            "lateen-telemetry",
             "lateen-traffic",
             "lateen-xds",
         ],

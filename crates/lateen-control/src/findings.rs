@@ -4,6 +4,7 @@
 //! `lateen validate` and `lateen up` show these beside what each object's own text gives.
 
 mod expressions;
+mod log_formats;
 pub(crate) mod roots;
 
 use std::collections::BTreeSet;
@@ -28,6 +29,9 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
     found.extend(unclear);
     found.extend(switches(user));
     found.extend(roots::findings(&mesh, &resources, &JwksStore::default()));
+    if native {
+        found.extend(log_formats::findings(&mesh, &resources));
+    }
     let inputs = SnapshotInputs {
         mesh,
         pods: plan.pods.iter().map(planned_pod).collect(),
