@@ -148,4 +148,18 @@ mod tests {
         }
         assert_eq!(memo.stats().entries, 1);
     }
+
+    #[test]
+    fn what_was_not_asked_for_lately_goes_early_when_there_is_too_much() {
+        let memo: Memo<usize, ()> = Memo::new();
+        for key in 0..MAX_ENTRIES {
+            memo.get(&key, |_| ());
+        }
+        memo.advance();
+        assert_eq!(memo.stats().entries, MAX_ENTRIES);
+        memo.advance();
+        memo.get(&MAX_ENTRIES, |_| ());
+        memo.advance();
+        assert_eq!(memo.stats().entries, 1);
+    }
 }

@@ -7,6 +7,7 @@
 pub mod authenticate;
 pub mod client;
 pub mod limits;
+mod places;
 pub mod service;
 pub mod transport;
 

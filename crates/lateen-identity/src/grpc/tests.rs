@@ -17,6 +17,9 @@ use std::time::{Duration, SystemTime};
 use tonic::Code;
 use tonic::transport::Channel;
 
+/// Connections of one address that the server takes here.
+const MOST: usize = 6;
+
 struct Istiod {
     ca: Arc<CertificateAuthority>,
     key: TokenKey,
@@ -51,7 +54,7 @@ impl Istiod {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let config = tls(&ca);
-        let incoming = TlsIncoming::new(listener, move || Some(config.clone()));
+        let incoming = TlsIncoming::with_most(listener, move || Some(config.clone()), MOST);
         let server = tokio::spawn(async move {
             let router = tonic::transport::Server::builder().add_service(service.into_server());
             router.serve_with_incoming(incoming).await.unwrap();
@@ -71,6 +74,10 @@ impl Istiod {
     }
 
     fn channel(&self, certificate: Option<CertifiedKeyPair>) -> Channel {
+        channel(self.options(certificate)).unwrap()
+    }
+
+    fn options(&self, certificate: Option<CertifiedKeyPair>) -> ChannelOptions {
         let verification = ClientVerification::Verify {
             bundle: self.bundle(),
             names: Vec::new(),
@@ -84,14 +91,13 @@ impl Istiod {
             send_sni: true,
         })
         .unwrap();
-        channel(ChannelOptions {
+        ChannelOptions {
             address: self.address.to_string(),
             server_name: "istiod.istio-system.svc".to_owned(),
             tls: Some(Arc::new(move || Some(config.clone()))),
             mark: None,
             connect_timeout: Duration::from_secs(5),
-        })
-        .unwrap()
+        }
     }
 
     fn token(&self) -> String {
@@ -103,6 +109,31 @@ impl Istiod {
         };
         self.key
             .issue(pod, Duration::from_secs(600), SystemTime::now())
+    }
+}
+
+#[tokio::test]
+async fn an_address_has_only_so_many_connections_even_if_they_carry_nothing() {
+    let istiod = Istiod::start(RateLimiter::default()).await;
+    let options = istiod.options(None);
+    let mut idle = Vec::new();
+    for _ in 0..MOST {
+        idle.push(transport::connect(&options).await.unwrap());
+    }
+    transport::connect(&options).await.unwrap_err();
+    let ask = || async {
+        let csr = KeyAndRequest::generate(&id()).unwrap().csr_pem;
+        fetch_certificate(istiod.channel(None), csr, Some(&istiod.token()), None).await
+    };
+    ask().await.unwrap_err();
+    drop(idle);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    while ask().await.is_err() {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "places come back when connections end"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

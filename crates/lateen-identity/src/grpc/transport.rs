@@ -3,10 +3,8 @@
 //! tonic's own TLS fixes one certificate for the life of a server or a channel. Here the configuration is asked for anew for
 //! each connection, so a rotated certificate or bundle takes effect without a restart.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,6 +20,8 @@ use tokio::time::Sleep;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint};
 
+use super::places::{Place, Places};
+
 /// How long a handshake may take. Longer ones are the slow or the hostile.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at once. More wait in the kernel's queue, which is what it is for.
@@ -29,6 +29,8 @@ const MAX_HANDSHAKES: usize = 256;
 /// Of those, from one address. A further one is closed, so that who sends nothing from one address does not take every place, again
 /// and again. A gateway that many workloads come through is one address, too, and its handshakes take milliseconds.
 const MAX_HANDSHAKES_OF_ONE: usize = 64;
+/// Connections at once from one address, whether they carry anything or not. A proxy needs three.
+const MAX_CONNECTIONS_OF_ONE: usize = 2048;
 
 /// How long nothing is accepted after accepting failed: out of descriptors, say, which ends only as connections do.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -45,8 +47,12 @@ pub struct PeerInfo {
 /// A connection over TLS or plain TCP.
 #[derive(Debug)]
 pub enum Transport {
-    /// TLS, accepting side.
-    Server(Box<tokio_rustls::server::TlsStream<TcpStream>>, PeerInfo),
+    /// TLS, accepting side, and its place among the connections of its address.
+    Server(
+        Box<tokio_rustls::server::TlsStream<TcpStream>>,
+        PeerInfo,
+        Place,
+    ),
     /// TLS, connecting side.
     Client(Box<tokio_rustls::client::TlsStream<TcpStream>>),
     /// Plain TCP.
@@ -56,7 +62,7 @@ pub enum Transport {
 impl Transport {
     fn io(self: Pin<&mut Self>) -> Pin<&mut (dyn Io + '_)> {
         match self.get_mut() {
-            Self::Server(stream, _) => Pin::new(stream),
+            Self::Server(stream, ..) => Pin::new(stream),
             Self::Client(stream) => Pin::new(stream),
             Self::Plain(stream, _) => Pin::new(stream),
         }
@@ -99,21 +105,21 @@ impl Connected for Transport {
 
     fn connect_info(&self) -> PeerInfo {
         match self {
-            Self::Server(_, peer) | Self::Plain(_, peer) => peer.clone(),
+            Self::Server(_, peer, _) | Self::Plain(_, peer) => peer.clone(),
             Self::Client(_) => PeerInfo::default(),
         }
     }
 }
 
-type Handshake = Pin<Box<dyn Future<Output = (IpAddr, io::Result<Transport>)> + Send>>;
+type Handshake = Pin<Box<dyn Future<Output = io::Result<Transport>> + Send>>;
 
 /// Connections accepted on a listener, after their handshake. One that fails or dawdles holds up no other.
 pub struct TlsIncoming<F> {
     listener: TcpListener,
     config: F,
     handshakes: FuturesUnordered<Handshake>,
-    /// How many of them there are from each address.
-    from: HashMap<IpAddr, usize>,
+    places_of_handshakes: Places,
+    places: Places,
     /// Set while no connection is accepted, after accepting failed.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -121,11 +127,16 @@ pub struct TlsIncoming<F> {
 impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
     /// Accepts on `listener`. `config` is asked for each connection; `None` closes it, for want of a certificate.
     pub fn new(listener: TcpListener, config: F) -> Self {
+        Self::with_most(listener, config, MAX_CONNECTIONS_OF_ONE)
+    }
+
+    pub(super) fn with_most(listener: TcpListener, config: F, connections_of_one: usize) -> Self {
         Self {
             listener,
             config,
             handshakes: FuturesUnordered::new(),
-            from: HashMap::new(),
+            places_of_handshakes: Places::new(MAX_HANDSHAKES_OF_ONE),
+            places: Places::new(connections_of_one),
             pause: None,
         }
     }
@@ -136,24 +147,17 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> TlsIncoming<F> {
             return;
         };
         let from = address.ip();
-        let number = self.from.entry(from).or_default();
-        if *number >= MAX_HANDSHAKES_OF_ONE {
-            tracing::debug!(%from, "too many TLS handshakes from one address");
+        let (Some(handshake), Some(place)) =
+            (self.places_of_handshakes.take(from), self.places.take(from))
+        else {
+            tracing::debug!(%from, "too many connections or TLS handshakes from one address");
             return;
-        }
-        *number += 1;
-        let handshake = async move { (from, accept(stream, address, config).await) };
-        self.handshakes.push(Box::pin(handshake));
-    }
-
-    /// A handshake from an address is over.
-    fn ended(&mut self, from: IpAddr) {
-        if let Entry::Occupied(mut number) = self.from.entry(from) {
-            *number.get_mut() -= 1;
-            if *number.get() == 0 {
-                number.remove();
-            }
-        }
+        };
+        self.handshakes.push(Box::pin(async move {
+            let accepted = accept(stream, address, config, place).await;
+            drop(handshake);
+            accepted
+        }));
     }
 }
 
@@ -161,6 +165,7 @@ async fn accept(
     stream: TcpStream,
     address: SocketAddr,
     config: Arc<ServerConfig>,
+    place: Place,
 ) -> io::Result<Transport> {
     stream.set_nodelay(true)?;
     let handshake = tokio_rustls::TlsAcceptor::from(config).accept(stream);
@@ -176,7 +181,7 @@ async fn accept(
         address: Some(address),
         certificates,
     };
-    Ok(Transport::Server(Box::new(stream), peer))
+    Ok(Transport::Server(Box::new(stream), peer, place))
 }
 
 impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> Stream for TlsIncoming<F> {
@@ -185,12 +190,9 @@ impl<F: Fn() -> Option<Arc<ServerConfig>> + Unpin> Stream for TlsIncoming<F> {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
             match self.handshakes.poll_next_unpin(cx) {
-                Poll::Ready(Some((from, made))) => {
-                    self.ended(from);
-                    match made {
-                        Ok(transport) => return Poll::Ready(Some(Ok(transport))),
-                        Err(error) => tracing::debug!(%error, "TLS handshake failed"),
-                    }
+                Poll::Ready(Some(Ok(transport))) => return Poll::Ready(Some(Ok(transport))),
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::debug!(%error, "TLS handshake failed");
                     continue;
                 }
                 Poll::Ready(None) | Poll::Pending => {}

@@ -690,6 +690,11 @@ fn clusters_that_ask_for_more_than_there_is_are_refused() {
             "table_size",
         ),
         (
+            // A prime, but a table for it would take 5000077 places.
+            json!({ "lb_policy": "MAGLEV", "maglev_lb_config": { "table_size": "5000077" } }),
+            "table_size",
+        ),
+        (
             json!({ "lb_policy": "RING_HASH", "ring_hash_lb_config": { "minimum_ring_size": "10", "maximum_ring_size": "5" } }),
             "maximum_ring_size",
         ),
