@@ -5,6 +5,8 @@
 //! made of it: a proxy must be able to use everything that validation lets through.
 
 mod compile;
+mod coverage;
+mod guide;
 mod jwt;
 mod messages;
 mod mutate;
@@ -41,6 +43,10 @@ pub struct Options {
     /// Where inputs that break something are kept.
     #[arg(long, default_value = "fuzz-found")]
     pub found: PathBuf,
+    /// Where inputs of a parser that reached something new are kept, and taken from: what one run learned serves the next. Those that
+    /// shorter ones make needless are removed. Only a build by `cargo xtask fuzz` sees what an input reaches.
+    #[arg(long)]
+    pub reached: Option<PathBuf>,
 }
 
 /// What gets manifests.
@@ -63,6 +69,8 @@ pub struct Outcome {
     pub slowest: Duration,
     /// Every code of a diagnostic that was seen: how far the inputs reach.
     pub codes: BTreeSet<&'static str>,
+    /// How many edges of the program were taken, and by how many inputs that each took one first; if they are counted.
+    pub reached: Option<(usize, usize)>,
 }
 
 /// What one input led to.

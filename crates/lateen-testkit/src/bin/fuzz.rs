@@ -17,9 +17,17 @@ fn main() -> Result<ExitCode> {
     let options = Cli::parse().options;
     let outcomes = fuzz::run(&options)?;
     for outcome in &outcomes {
+        let reached = outcome.reached.map(|(edges, learned)| {
+            format!(", {edges} edges of the program, {learned} inputs reached one first")
+        });
         println!(
-            "{}: {} inputs, {} broke something, slowest {:?}, codes {:?}",
-            outcome.target, outcome.inputs, outcome.broken, outcome.slowest, outcome.codes
+            "{}: {} inputs, {} broke something, slowest {:?}, codes {:?}{}",
+            outcome.target,
+            outcome.inputs,
+            outcome.broken,
+            outcome.slowest,
+            outcome.codes,
+            reached.unwrap_or_default(),
         );
     }
     let broken = outcomes.iter().any(|outcome| outcome.broken > 0);

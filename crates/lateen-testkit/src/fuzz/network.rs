@@ -1,7 +1,7 @@
 //! The parsers that face the network: no bytes panic, take long, or pass for something that nobody signed.
 //!
 //! A parser's corpus is `corpus/NAME`: files of hexadecimal digits, so that they can be read and reviewed; what follows a `#` is a
-//! remark. No instrumentation guides the inputs: the parsers are small, and millions of inputs reach them well.
+//! remark. In a build by `cargo xtask fuzz` inputs that reach something new become seeds of others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -12,6 +12,7 @@ use lateen_agent::dns::{self, Protocol, Scope, Table};
 use lateen_envoy::istio::nds::NameTable;
 use lateen_envoy::istio::nds::name_table::NameInfo;
 
+use super::guide::Guide;
 use super::jwt::Judge;
 use super::mutate::{self, Random};
 use super::{Options, Outcome, SLOW, keep, messages};
@@ -410,14 +411,7 @@ pub(super) fn run(options: &Options, name: &str) -> Result<Vec<Outcome>> {
     let share = Duration::from_secs(options.seconds) / u32::try_from(chosen.len()).unwrap_or(1);
     chosen
         .iter()
-        .map(|parser| {
-            let outcome = parser.fuzz(options, share)?;
-            println!(
-                "{}: {} inputs, slowest {:?}",
-                outcome.target, outcome.inputs, outcome.slowest
-            );
-            Ok(outcome)
-        })
+        .map(|parser| parser.fuzz(options, share))
         .collect()
 }
 
@@ -428,20 +422,50 @@ impl Parser {
             target: self.name.to_owned(),
             ..Outcome::default()
         };
+        let directory = options.reached.as_ref().map(|dir| dir.join(self.name));
+        let mut guide = Guide::new(self.seeds.clone(), directory);
+        for seed in &self.seeds {
+            self.feed(seed, &mut guide, &mut outcome, options)?;
+        }
+        for input in guide.kept()? {
+            if self.feed(&input, &mut guide, &mut outcome, options)? {
+                guide.learn(input)?;
+            } else {
+                guide.drop_kept(&input)?;
+            }
+        }
         let end = Instant::now() + time;
         while Instant::now() < end {
             for _ in 0..BATCH {
-                let input = (self.mutate)(&self.seeds, &mut random);
-                if let Some(why) = self.breaks(&input, &mut outcome.slowest) {
-                    outcome.broken += 1;
-                    let name = format!("{}-{}-{}", self.name, options.seed, outcome.inputs);
-                    println!("{name}: {why}");
-                    keep(&options.found, &name, &hex(&input))?;
+                let input = (self.mutate)(&guide.seeds, &mut random);
+                if self.feed(&input, &mut guide, &mut outcome, options)? {
+                    guide.learn(input)?;
                 }
-                outcome.inputs += 1;
             }
         }
+        outcome.reached = guide.reached();
         Ok(outcome)
+    }
+
+    /// Feeds one input and keeps it if it breaks something; otherwise says whether it reached something new.
+    fn feed(
+        &self,
+        input: &[u8],
+        guide: &mut Guide,
+        outcome: &mut Outcome,
+        options: &Options,
+    ) -> Result<bool> {
+        let broken = self.breaks(input, &mut outcome.slowest);
+        let news = guide.is_news();
+        outcome.inputs += 1;
+        let Some(why) = broken else {
+            return Ok(news);
+        };
+        outcome.broken += 1;
+        let name = format!("{}-{}-{}", self.name, options.seed, outcome.inputs);
+        println!("{name}: {why}");
+        keep(&options.found, &name, &hex(input))?;
+        Ok(false)
     }
 
     /// Feeds one input; says what it broke. What takes long is fed again: on a busy machine it may have waited for its turn.
@@ -500,11 +524,11 @@ fn corpus(name: &str) -> Result<Vec<Vec<u8>>> {
         .collect())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(super) fn unhex(text: &str) -> Vec<u8> {
     let lines = text
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default());
