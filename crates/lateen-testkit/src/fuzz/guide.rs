@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::coverage::Coverage;
-use super::network::{hex, unhex};
-use super::{keep, read_corpus};
+use super::keep;
+use super::network::{hex, inputs};
 
 /// The seeds of a run.
 pub(super) struct Guide {
@@ -46,11 +46,7 @@ impl Guide {
         if !some {
             return Ok(Vec::new());
         }
-        let files = read_corpus(directory)?;
-        let mut inputs: Vec<Vec<u8>> = files
-            .iter()
-            .map(|file| unhex(&String::from_utf8_lossy(file)))
-            .collect();
+        let mut inputs = inputs(directory)?;
         inputs.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
         Ok(inputs)
     }

@@ -517,27 +517,49 @@ impl Parser {
 /// The files of a parser.
 fn corpus(name: &str) -> Result<Vec<Vec<u8>>> {
     let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")).join(name);
-    let files = super::read_corpus(&directory).with_context(|| format!("the corpus of {name}"))?;
-    Ok(files
+    inputs(&directory).with_context(|| format!("the corpus of {name}"))
+}
+
+/// Inputs of a directory's files.
+pub(super) fn inputs(directory: &Path) -> Result<Vec<Vec<u8>>> {
+    let files = super::read_corpus(directory)?;
+    files
         .iter()
         .map(|file| unhex(&String::from_utf8_lossy(file)))
-        .collect())
+        .collect()
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn unhex(text: &str) -> Vec<u8> {
+fn unhex(text: &str) -> Result<Vec<u8>> {
     let lines = text
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default());
-    let digits: Vec<u8> = lines
+    let digits: Option<Vec<u8>> = lines
         .flat_map(str::chars)
-        .filter_map(|c| u8::try_from(c.to_digit(16)?).ok())
+        .filter(|c| !c.is_ascii_whitespace())
+        .map(|c| u8::try_from(c.to_digit(16)?).ok())
         .collect();
-    digits
+    let Some(digits) = digits.filter(|digits| digits.len() % 2 == 0) else {
+        bail!("an input is no pairs of hexadecimal digits: {text:?}");
+    };
+    Ok(digits
         .chunks_exact(2)
         .map(|pair| pair[0] << 4 | pair[1])
-        .collect()
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_is_digits_and_remarks_and_nothing_is_passed_over() {
+        assert_eq!(unhex("# two\n0aFf # more\n 00\n").unwrap(), [0x0a, 0xff, 0]);
+        for wrong in ["0", "GET / HTTP/1.1", "0a 0x"] {
+            unhex(wrong).unwrap_err();
+        }
+    }
 }
