@@ -53,8 +53,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             .args([
                 "bench",
                 "--quiet",
-                "--package",
-                package,
+                // All packages, so that features are what they are for the program, and nothing is built anew for them.
+                "--workspace",
                 "--bench",
                 bench,
                 "--",
