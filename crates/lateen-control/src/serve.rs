@@ -37,6 +37,7 @@ use crate::jwks::{JwksHandle, JwksSettings};
 use crate::mesh::{Debounce, Published, Sources, publish};
 use crate::metrics::Counters;
 use crate::reply::{self, Answer, Reply};
+use crate::workloads::Known;
 use crate::{debug, expiry, secure};
 
 /// Plain-text ADS, where Istio has it, on loopback.
@@ -57,6 +58,8 @@ pub struct Config {
     pub default_namespace: String,
     /// The pods' state, as the supervisor writes it; `None` where there are no pods.
     pub pods: Option<PathBuf>,
+    /// Where workloads that are no pods are written down, so that a control plane that starts again knows them.
+    pub workloads: PathBuf,
     /// The CA's files.
     pub ca: CaSource,
     /// The key that workloads' tokens are signed with.
@@ -147,6 +150,7 @@ impl ControlPlane {
             Box::new(PeerCertificate::new(domains.clone())),
         ]);
         let proxies = Proxies::new(published, authenticators.clone(), domains);
+        let registry = Arc::clone(&workloads.0);
         let proxies = Arc::new(proxies.with_workloads(workloads));
         let service = CertificateService::new(
             ca.clone(),
@@ -160,6 +164,10 @@ impl ControlPlane {
             drain: CancellationToken::new(),
         };
         let tls = secure::server_tls(ca.clone(), config.listen.clone())?;
+        let path = config.workloads.clone();
+        plane
+            .tasks
+            .spawn(async move { registry.write_down(path).await });
         let (followed, warned) = (ca.clone(), ca.clone());
         plane
             .tasks
@@ -333,12 +341,14 @@ async fn published(
         config.default_namespace.as_str(),
     ));
     let (mesh, _) = lateen_sources::mesh::config(&files.borrow().resources);
+    let known = Known::of(&files.borrow().resources);
     let pods = match &config.pods {
         Some(path) => watch_pods(path.clone()),
         None => watch::channel(PodStates::default()).1,
     };
     let sources = Sources::with_jwks(files, pods, config.settings.clone(), jwks);
     let workloads = sources.workloads();
+    workloads.0.recall(&config.workloads, &known);
     (
         publish(sources, config.debounce).await,
         mesh.trust_domain_aliases,

@@ -5,9 +5,12 @@
 //! that it is healthy, it is behind no service. The same holds for WorkloadEntries in files that ask for it by annotation and whose proxy
 //! names them (`WORKLOAD_ENTRY`).
 //!
-//! Nothing is written anywhere: entries are handed to the next snapshot beside what the files say.
+//! Entries are handed to the next snapshot beside what the files say. They are written down ([`memory`]) for a control plane that starts
+//! again, so that nobody is gone for the moment it takes to connect anew.
 //!
 //! Source: Istio, `pilot/pkg/autoregistration`.
+
+mod memory;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +24,12 @@ use tokio::sync::watch;
 use tonic::Status;
 use tracing::{info, warn};
 
+use self::memory::Remembered;
+
 /// How long an entry outlives its proxy's connection. Source: Istio, `PILOT_WORKLOAD_ENTRY_GRACE_PERIOD`.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// How long one that was written down has to connect after the control plane's start. Proxies try again within 30 s.
+const RETURN: Duration = Duration::from_secs(60);
 /// The annotation by which a WorkloadEntry counts only while it is healthy.
 const PROBED: &str = "proxy.istio.io/health-checks-enabled";
 /// The annotation that says which group an entry was made of.
@@ -98,6 +105,8 @@ struct State {
 struct Entry {
     /// What it is, if it registered itself; none if a file says so.
     object: Option<Resource>,
+    /// What its proxy said about itself.
+    node: Remembered,
     /// Whether it counts only while it is healthy.
     probed: bool,
     healthy: bool,
@@ -105,6 +114,13 @@ struct Entry {
     streams: usize,
     /// Counts disconnections: one that was followed by another connection ends nothing.
     left: u64,
+}
+
+impl Entry {
+    /// Whether it takes requests.
+    fn counts(&self) -> bool {
+        self.healthy || !self.probed
+    }
 }
 
 /// A claim on an entry for as long as a stream is open.
@@ -168,33 +184,22 @@ impl Workloads {
         identity: Option<&SpiffeId>,
         known: &Known,
     ) -> Result<Option<Claim>, Status> {
-        let (key, object, probed) = if !node.auto_register_group.is_empty() {
-            let object = entry_of_group(node, known)?;
-            may_control(identity, &object)?;
-            if let Some(entry) = object.spec_as::<WorkloadEntry>() {
-                node.labels.clone_from(&entry.labels);
-            }
-            (key_of(&object), Some(object.clone()), is_probed(&object))
-        } else if !node.workload_entry.is_empty() {
-            let key = (node.namespace.clone(), node.workload_entry.clone());
-            let Some(object) = known.probed.iter().find(|r| key_of(r) == key) else {
-                return Ok(None); // an entry that is always there needs no connection
-            };
-            may_control(identity, object)?;
-            (key, None, true)
-        } else {
+        let Some(claimed) = claimed(node, known)? else {
             return Ok(None);
         };
+        may_control(identity, &claimed.object)?;
+        let key = key_of(&claimed.object);
+        let entry = claimed.entry(node);
+        if let Some(entry) = entry
+            .object
+            .as_ref()
+            .and_then(Resource::spec_as::<WorkloadEntry>)
+        {
+            node.labels.clone_from(&entry.labels);
+        }
         let mut state = self.lock();
         state.nodes.insert(node.id.clone(), key.clone());
-        let entry = state.entries.entry(key.clone()).or_insert_with(|| Entry {
-            object,
-            probed,
-            healthy: false,
-            streams: 0,
-            left: 0,
-        });
-        entry.streams += 1;
+        state.entries.entry(key.clone()).or_insert(entry).streams += 1;
         self.publish(&state);
         drop(state);
         info!(namespace = key.0, entry = key.1, "a workload registered");
@@ -261,12 +266,11 @@ impl Workloads {
     }
 
     fn publish(&self, state: &State) {
-        let counts = |entry: &&Entry| entry.healthy || !entry.probed;
         let next = Registered {
             entries: state
                 .entries
                 .values()
-                .filter(counts)
+                .filter(|entry| entry.counts())
                 .filter_map(|entry| entry.object.clone())
                 .collect(),
             healthy: state
@@ -300,6 +304,45 @@ impl Claim {
         tokio::time::sleep(self.workloads.grace).await;
         self.workloads.expire(&self.key, left);
     }
+}
+
+/// The entry that a proxy says it is.
+struct Claimed {
+    object: Resource,
+    in_file: bool,
+}
+
+impl Claimed {
+    fn entry(self, node: &ProxyNode) -> Entry {
+        Entry {
+            probed: self.in_file || is_probed(&self.object),
+            object: (!self.in_file).then_some(self.object),
+            node: Remembered::of(node),
+            healthy: false,
+            streams: 0,
+            left: 0,
+        }
+    }
+}
+
+/// None if it is no workload of this kind.
+fn claimed(node: &ProxyNode, known: &Known) -> Result<Option<Claimed>, Status> {
+    if !node.auto_register_group.is_empty() {
+        let object = entry_of_group(node, known)?;
+        return Ok(Some(Claimed {
+            object,
+            in_file: false,
+        }));
+    }
+    // An entry that is always there needs no connection.
+    let found = known
+        .probed
+        .iter()
+        .find(|r| (r.namespace(), r.name()) == (&*node.namespace, &*node.workload_entry));
+    Ok(found.cloned().map(|object| Claimed {
+        object,
+        in_file: true,
+    }))
 }
 
 /// What a group makes of a proxy. Labels of the node go before those of the group's metadata, those before the template's.

@@ -119,6 +119,11 @@ impl StateDir {
         self.runtime.run().join("istiod.sock")
     }
 
+    /// The workloads that are no pods and have registered.
+    pub(crate) fn workloads_json(&self) -> PathBuf {
+        self.runtime.run().join("workloads.json")
+    }
+
     fn up(&self) -> PathBuf {
         self.runtime.run().join("up.json")
     }

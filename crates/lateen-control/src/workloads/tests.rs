@@ -200,3 +200,49 @@ fn a_name_that_is_too_long_keeps_its_end() {
     assert_eq!(name.len(), 253);
     assert!(name.ends_with("g-10.0.0.7-n1"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_that_starts_again_knows_who_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("workloads.json");
+    let known = Known::of(&resources(GROUP));
+    let before = Workloads::new(GRACE);
+    before.recall(&path, &known); // there is nothing yet
+    let web = identity("web");
+    for (address, readiness_probe) in [(7, false), (8, false), (9, true)] {
+        let mut node = ProxyNode {
+            readiness_probe,
+            ..node([10, 0, 0, address])
+        };
+        before.connect(&mut node, Some(&web), &known).unwrap();
+    }
+    let writing = Arc::clone(&before);
+    let to = path.clone();
+    let writing = tokio::spawn(async move { writing.write_down(to).await });
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    writing.abort();
+
+    let after = Workloads::new(GRACE);
+    after.recall(&path, &known);
+    let all = ["web-10.0.0.7", "web-10.0.0.8"];
+    assert_eq!(
+        names(&after),
+        all,
+        "the third has never said that it is well"
+    );
+    let again = after
+        .connect(&mut node([10, 0, 0, 7]), Some(&web), &known)
+        .unwrap();
+    tokio::time::sleep(RETURN + GRACE).await;
+    assert_eq!(names(&after), ["web-10.0.0.7"], "the other did not return");
+    drop(again);
+
+    let moved = Workloads::new(GRACE);
+    moved.recall(&path, &Known::default());
+    assert!(names(&moved).is_empty(), "the group is gone");
+    std::fs::write(&path, "no list").unwrap();
+    moved.recall(&path, &known);
+    assert!(names(&moved).is_empty(), "what cannot be read is nobody");
+}

@@ -99,6 +99,7 @@ impl Plane {
             token_key: path("keys/tokens.key"),
             listen: vec![ip],
             plain: Some(SocketAddr::new(ip, 15010)),
+            workloads: path("workloads.json"),
             debug_socket: path("debug.sock"),
             settings: lateen_compile::Settings::default(),
             debounce: Debounce::default(),

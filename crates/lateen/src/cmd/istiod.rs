@@ -36,6 +36,7 @@ pub(crate) fn run(
         token_key: state.token_key(),
         listen: args.listen.clone(),
         plain: plain(&args.grpc_addr)?,
+        workloads: state.workloads_json(),
         debug_socket: state.istiod_socket(),
         settings,
         debounce: Debounce::default(),
