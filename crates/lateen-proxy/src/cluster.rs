@@ -94,6 +94,21 @@ pub(crate) struct Members {
     renewed: Option<Instant>,
 }
 
+impl Members {
+    /// Where hosts stand now: what was tried before an update may stand elsewhere after it.
+    fn indexes_of(&self, hosts: &[Rc<HostState>]) -> Vec<usize> {
+        if hosts.is_empty() {
+            return Vec::new();
+        }
+        let is_one = |state: &Rc<HostState>| hosts.iter().any(|host| Rc::ptr_eq(host, state));
+        let states = self.states.iter().enumerate();
+        states
+            .filter(|(_, state)| state.as_ref().is_some_and(is_one))
+            .map(|(index, _)| index)
+            .collect()
+    }
+}
+
 /// A host that was picked.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
@@ -103,8 +118,6 @@ pub(crate) struct Host {
     pub(crate) endpoint: Arc<Endpoint>,
     /// How it is spoken to.
     pub(crate) transport: TransportSocket,
-    /// Its index, for not picking it again.
-    pub(crate) index: usize,
     /// Its priority, for not picking that again.
     pub(crate) priority: u32,
 }
@@ -117,7 +130,7 @@ pub(crate) struct Wanted<'a> {
     /// The request's hash, for consistent hashing.
     pub(crate) hash: Option<u64>,
     /// Hosts tried already that are to be avoided.
-    pub(crate) avoid: &'a [usize],
+    pub(crate) avoid: &'a [Rc<HostState>],
     /// Priorities tried already that are to be avoided.
     pub(crate) avoid_priorities: &'a [u32],
     /// How often to pick again for that.
@@ -237,7 +250,7 @@ impl ClusterState {
         let request = PickRequest {
             random: wanted.random,
             hash: wanted.hash,
-            avoid: wanted.avoid,
+            avoid: &members.indexes_of(wanted.avoid),
             attempts: wanted.attempts,
             load: &load,
             avoid_priorities: wanted.avoid_priorities,
@@ -256,7 +269,6 @@ impl ClusterState {
             state,
             endpoint,
             transport,
-            index: pick.host,
             priority: pick.priority,
         })
     }
@@ -372,7 +384,6 @@ impl ClusterState {
             state: Rc::clone(state),
             endpoint: Arc::new(endpoint),
             transport,
-            index: 0,
             priority: 0,
         }
     }

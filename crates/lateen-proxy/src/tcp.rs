@@ -281,7 +281,7 @@ async fn connect(
                 };
                 state.record(cluster, &host.state, ended, rand::random());
                 outcome.failure = reason;
-                tried.push(host.index);
+                tried.push(Rc::clone(&host.state));
             }
         }
     }

@@ -16,7 +16,7 @@ pub struct PickRequest<'a> {
     pub hash: Option<u64>,
     /// Hosts not to take, by index (those already tried).
     pub avoid: &'a [usize],
-    /// How often to pick again if the host is to be avoided; the last is taken then.
+    /// How often to pick again if the host is to be avoided. Then any other of its priority is taken, and if there is none, the last.
     pub attempts: u32,
     /// Active requests of a host, by index.
     pub load: &'a dyn Fn(usize) -> u32,
@@ -81,7 +81,11 @@ impl LbState {
         let mut retried = 0;
         loop {
             let pick = self.pick_once(set, request, retried)?;
-            if retried >= request.attempts || !request.avoid.contains(&pick.host) {
+            if !request.avoid.contains(&pick.host) {
+                return Ok(Pick { retried, ..pick });
+            }
+            if retried >= request.attempts {
+                let pick = another(set, request, pick).unwrap_or(pick);
                 return Ok(Pick { retried, ..pick });
             }
             retried += 1;
@@ -215,6 +219,32 @@ impl LbState {
             .pick(|index| weight(hosts[index]))
             .map(|index| hosts[index])
     }
+}
+
+/// A host that is not to be avoided, of the same priority and as well as the one that was picked.
+///
+/// Envoy takes the last pick whatever it is. Hosts that just went away are the least loaded ones, so picking by load alone leads to them again
+/// and again while one that would answer stands beside them.
+fn another(set: &HostSet, request: &PickRequest<'_>, picked: Pick) -> Option<Pick> {
+    let at = set
+        .levels
+        .iter()
+        .find(|at| at.priority == picked.priority)?;
+    let slice = match picked.availability {
+        Availability::Healthy => at.healthy,
+        Availability::Degraded => at.degraded,
+        Availability::Panic => at.all,
+    };
+    let hosts = &set.slices[slice].hosts;
+    let left = |host: &&usize| !request.avoid.contains(host);
+    let count = hosts.iter().filter(left).count();
+    let at = index_of(mix(request.random), count.max(1));
+    let host = *hosts.iter().filter(left).nth(at)?;
+    Some(Pick {
+        host,
+        locality: None,
+        ..picked
+    })
 }
 
 /// The hosts of a zone that is drawn, where zones decide: their slice and locality.

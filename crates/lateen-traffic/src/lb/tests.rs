@@ -326,6 +326,22 @@ fn retries_avoid_hosts_and_priorities_already_tried() {
     }
 }
 
+#[test]
+fn a_retry_finds_the_one_host_that_is_left_however_loaded_it_is() {
+    let set = plain(LEAST_REQUEST, &endpoints(&[(0, 0, &[1, 1, 1])]), &[]);
+    let load = |host: usize| if host == 1 { 50 } else { 0 };
+    for random in 0..200 {
+        let retry = PickRequest {
+            avoid: &[0, 2],
+            attempts: 5,
+            load: &load,
+            ..request(random)
+        };
+        let pick = LbState::new(&set, 0).pick(&set, &retry).unwrap();
+        assert_eq!(pick.host, 1, "{random}");
+    }
+}
+
 fn hashed(set: &HostSet, hash: u64) -> usize {
     let mut state = LbState::new(set, 0);
     state

@@ -68,7 +68,7 @@ pub(super) struct Failure {
 /// Where earlier tries of a request went.
 #[derive(Debug, Default)]
 pub(super) struct Tried {
-    hosts: Vec<usize>,
+    hosts: Vec<Rc<HostState>>,
     priorities: Vec<u32>,
     avoid_priorities: Vec<u32>,
 }
@@ -76,7 +76,7 @@ pub(super) struct Tried {
 impl Tried {
     fn note(&mut self, host: &Host, policy: Option<&RetryPolicy>) {
         let Some(policy) = policy else { return };
-        self.hosts.push(host.index);
+        self.hosts.push(Rc::clone(&host.state));
         if self.avoid_priorities.contains(&host.priority) {
             // There was no other left: as Envoy does, what was tried before is forgotten.
             self.priorities.clear();
