@@ -158,3 +158,46 @@ async fn a_pooled_connection_takes_no_request_after_its_time() {
         proxy.handle.shutdown().await;
     }
 }
+
+/// A port that nobody listens on.
+fn refusing() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn two_of_three_hosts_may_be_gone_before_anybody_says_so() {
+    let slow = backend(|_| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        text("ok")
+    })
+    .await;
+    let hosts = [refusing(), slow, refusing()];
+    // As Istio's default has it.
+    let retries = json!({"retry_policy": {
+        "retry_on": "connect-failure,refused-stream", "num_retries": 2,
+        "host_selection_retry_max_attempts": "5",
+        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {
+            "@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+        }}],
+    }});
+    let unbounded = json!({"lb_policy": "LEAST_REQUEST", "circuit_breakers": {"thresholds": [{"max_retries": 4_294_967_295_u32}]}});
+    let cluster = cluster("up", &hosts, unbounded);
+    let proxy = start(vec![
+        listener(
+            "in",
+            json!([{"filters": [hcm(route_to("up", retries), json!({}))]}]),
+        ),
+        cluster,
+    ])
+    .await;
+    let address = proxy.address("in");
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        asked.spawn(async move { get(address, "/").await.0 });
+    }
+    let answers = asked.join_all().await;
+    let failed = answers.iter().filter(|status| **status != 200).count();
+    assert_eq!(failed, 0, "of {}", answers.len());
+    proxy.handle.shutdown().await;
+}
