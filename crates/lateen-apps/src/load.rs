@@ -127,6 +127,8 @@ struct Outcomes {
     failures: BTreeMap<String, u64>,
     /// The first of each kind of failure: what came back, or why nothing did.
     examples: BTreeMap<String, String>,
+    /// When the first and the last of each kind of failure came, in seconds from the beginning.
+    failed_at_s: BTreeMap<String, [f64; 2]>,
     statuses: BTreeMap<String, u64>,
     split: BTreeMap<String, u64>,
     latencies_microseconds: Vec<u32>,
@@ -153,9 +155,9 @@ async fn drive(plan: Rc<Plan>, stop: CancellationToken) -> (Value, u64) {
         running.spawn_local(async move {
             let answered = tokio::time::timeout(plan.timeout, exchange(&plan, &pool)).await;
             let answered = answered.unwrap_or(Err(ClientError::Timeout(plan.timeout)));
-            outcomes
-                .borrow_mut()
-                .count(answered, due.elapsed(), plan.key.as_ref());
+            let (at, latency) = (began.elapsed(), due.elapsed());
+            let key = plan.key.as_ref();
+            outcomes.borrow_mut().count(answered, at, latency, key);
         });
         sent += 1;
     }
@@ -203,6 +205,7 @@ impl Outcomes {
     fn count(
         &mut self,
         answered: Result<Response<Bytes>, ClientError>,
+        at: Duration,
         latency: Duration,
         key: Option<&Regex>,
     ) {
@@ -210,7 +213,7 @@ impl Outcomes {
         self.latencies_microseconds.push(microseconds);
         let response = match answered {
             Ok(response) => response,
-            Err(error) => return self.fail(error.kind().to_owned(), || with_causes(&error)),
+            Err(error) => return self.fail(error.kind().to_owned(), at, || with_causes(&error)),
         };
         let status = response.status();
         add(&mut self.statuses, status.as_str().to_owned());
@@ -219,7 +222,7 @@ impl Outcomes {
                 let text = String::from_utf8_lossy(response.body());
                 text.chars().take(LONGEST_EXAMPLE).collect()
             };
-            self.fail(format!("status_{}", status.as_u16()), body);
+            self.fail(format!("status_{}", status.as_u16()), at, body);
         } else {
             self.ok += 1;
         }
@@ -228,10 +231,16 @@ impl Outcomes {
         }
     }
 
-    fn fail(&mut self, kind: String, example: impl FnOnce() -> String) {
+    fn fail(&mut self, kind: String, at: Duration, example: impl FnOnce() -> String) {
         self.failed += 1;
         if self.examples.len() < MOST_KEYS && !self.examples.contains_key(&kind) {
             self.examples.insert(kind.clone(), example());
+        }
+        let at = at.as_secs_f64();
+        if let Some([_, last]) = self.failed_at_s.get_mut(&kind) {
+            *last = at;
+        } else if self.failed_at_s.len() < MOST_KEYS {
+            self.failed_at_s.insert(kind.clone(), [at, at]);
         }
         add(&mut self.failures, kind);
     }
@@ -255,6 +264,7 @@ impl Outcomes {
             "failed": self.failed,
             "failures": self.failures,
             "examples": self.examples,
+            "failed_at_s": self.failed_at_s,
             "statuses": self.statuses,
             "split": self.split,
             "seconds": elapsed.as_secs_f64(),
