@@ -1,12 +1,14 @@
 //! Reading a set of files and directories of YAML, again and again, keeping the last good version of what breaks.
 //!
 //! An edit is atomic per object: an object that parses takes the place of its older self, one that does not leaves its older
-//! self in force and says so. An object disappears only when its document does.
+//! self in force and says so. An object disappears only when its document does, and is still gone a moment later: editors and `cp` empty
+//! a file before they write it, and what is half written looks like a file whose other half was deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use lateen_api::diagnostic::{Diagnostic, Severity};
 use lateen_api::meta::{Key, ResourceRef};
@@ -15,6 +17,9 @@ use lateen_api::{OtherDoc, Parsed, Resource, SourceFile};
 
 /// Largest file that is read, in bytes. Kubernetes refuses objects over 1.5 MiB (etcd's limit); this leaves room for many.
 const LARGEST_FILE: u64 = 64 << 20;
+
+/// How long an object must be in no file to count as deleted.
+const GONE_AFTER: Duration = Duration::from_millis(250);
 
 /// Everything the files hold now.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +48,8 @@ pub struct Reader {
     default_namespace: String,
     cache: BTreeMap<PathBuf, Cached>,
     good: BTreeMap<Key, (PathBuf, Resource)>,
+    /// Objects in force that are in no file any more, and since when.
+    missing: BTreeMap<Key, Instant>,
 }
 
 #[derive(Debug)]
@@ -59,6 +66,7 @@ impl Reader {
             default_namespace: default_namespace.into(),
             cache: BTreeMap::new(),
             good: BTreeMap::new(),
+            missing: BTreeMap::new(),
         }
     }
 
@@ -76,7 +84,7 @@ impl Reader {
         &self.paths
     }
 
-    /// Reads what changed and returns the whole, or `None` when no file's content changed since the last call.
+    /// Reads what changed and returns the whole, or `None` when nothing did since the last call.
     pub fn read(&mut self) -> Option<Loaded> {
         let (found, problems) = find(&self.paths);
         let mut changed = self.cache.len() != found.len() || !problems.is_empty();
@@ -104,7 +112,13 @@ impl Reader {
             };
         }
         self.cache = next;
+        changed |= self.missing.values().any(is_over);
         changed.then(|| self.merge(diagnostics))
+    }
+
+    /// When to read again although nothing says that a file changed.
+    pub fn again(&self) -> Option<Duration> {
+        (!self.missing.is_empty()).then_some(GONE_AFTER)
     }
 
     fn parse(&self, path: &Path, text: &str) -> Cached {
@@ -154,7 +168,7 @@ impl Reader {
             }
             diagnostics.extend(cached.parsed.diagnostics.iter().cloned());
         }
-        self.keep_objects_of_broken_files(&broken_files, &mut current, &mut order);
+        self.keep(&broken_files, &mut current, &mut order);
         loaded.resources = order
             .iter()
             .filter_map(|key| current.get(key))
@@ -165,20 +179,37 @@ impl Reader {
         loaded
     }
 
-    /// A document that is not YAML cannot be told which object it was: everything its file held before and holds no more stays.
-    fn keep_objects_of_broken_files(
-        &self,
+    /// Keeps objects that are in no file any more: those of broken files, since a document that is not YAML cannot be told which object it
+    /// was, and for a moment all others.
+    fn keep(
+        &mut self,
         broken: &BTreeSet<PathBuf>,
         current: &mut BTreeMap<Key, (PathBuf, Resource)>,
         order: &mut Vec<Key>,
     ) {
+        let mut missing = BTreeMap::new();
         for (key, (path, good)) in &self.good {
-            if broken.contains(path) && !current.contains_key(key) {
-                current.insert(key.clone(), (path.clone(), good.clone()));
-                order.push(key.clone());
+            if current.contains_key(key) {
+                continue;
             }
+            if !broken.contains(path) {
+                let now = Instant::now();
+                let since = self.missing.get(key).copied().unwrap_or(now);
+                if is_over(&since) {
+                    continue;
+                }
+                missing.insert(key.clone(), since);
+            }
+            current.insert(key.clone(), (path.clone(), good.clone()));
+            order.push(key.clone());
         }
+        self.missing = missing;
     }
+}
+
+/// Whether what is missing since then counts as deleted.
+fn is_over(since: &Instant) -> bool {
+    since.elapsed() >= GONE_AFTER
 }
 
 /// Which objects of a file have errors.

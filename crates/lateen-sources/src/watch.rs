@@ -27,6 +27,10 @@ trait Source: Send + 'static {
     fn paths(&self) -> Vec<PathBuf>;
     /// Reads; `None` when nothing changed since the last time.
     fn read(&mut self) -> Option<Self::Value>;
+    /// When to read again although nothing woke us.
+    fn again(&self) -> Option<Duration> {
+        None
+    }
 }
 
 impl Source for Reader {
@@ -38,6 +42,10 @@ impl Source for Reader {
 
     fn read(&mut self) -> Option<Arc<Loaded>> {
         self.read().map(Arc::new)
+    }
+
+    fn again(&self) -> Option<Duration> {
+        self.again()
     }
 }
 
@@ -141,7 +149,7 @@ async fn follow<S: Source>(
     loop {
         tokio::select! {
             () = sender.closed() => return,
-            () = wake_up(&mut woken) => {}
+            () = wake_up(&mut woken, source.again().unwrap_or(RESCAN)) => {}
         }
         settle(&mut woken).await;
         let read = tokio::task::spawn_blocking(move || {
@@ -159,9 +167,9 @@ async fn follow<S: Source>(
 }
 
 /// An event, or the time of a rescan; without a watcher only the latter.
-async fn wake_up(woken: &mut mpsc::Receiver<()>) {
-    if let Ok(None) = tokio::time::timeout(RESCAN, woken.recv()).await {
-        tokio::time::sleep(RESCAN).await;
+async fn wake_up(woken: &mut mpsc::Receiver<()>, rescan: Duration) {
+    if let Ok(None) = tokio::time::timeout(rescan, woken.recv()).await {
+        tokio::time::sleep(rescan).await;
     }
 }
 

@@ -95,9 +95,45 @@ fn deleting_a_document_or_a_file_deletes_its_objects() {
         services(&reader.read().expect("first")),
         ["a:80", "b:80", "c:80"]
     );
+    assert_eq!(reader.again(), None);
     dir.write("a.yaml", &service("a", "80"));
     fs::remove_file(dir.0.path().join("c.yaml")).expect("removed");
+    reader.read();
+    std::thread::sleep(reader.again().expect("a second look"));
     assert_eq!(services(&reader.read().expect("changed")), ["a:80"]);
+    assert_eq!(reader.again(), None);
+}
+
+#[test]
+fn a_file_that_is_emptied_before_it_is_written_loses_nothing() {
+    let dir = Dir::new();
+    let both = |port: &str| service("a", port) + &service("b", port);
+    dir.write("a.yaml", &both("80"));
+    let mut reader = dir.reader();
+    reader.read().expect("first");
+    dir.write("a.yaml", "");
+    let emptied = reader.read().expect("changed");
+    assert_eq!(services(&emptied), ["a:80", "b:80"]);
+    dir.write("a.yaml", &service("a", "90"));
+    let half = reader.read().expect("changed");
+    assert_eq!(services(&half), ["a:90", "b:80"]);
+    dir.write("a.yaml", &both("90"));
+    let whole = reader.read().expect("changed");
+    assert_eq!(services(&whole), ["a:90", "b:90"]);
+    assert_eq!(reader.again(), None, "nothing is missing any more");
+}
+
+#[test]
+fn a_file_that_is_renamed_keeps_its_objects_and_none_is_there_twice() {
+    let dir = Dir::new();
+    dir.write("a.yaml", &service("a", "80"));
+    let mut reader = dir.reader();
+    reader.read().expect("first");
+    fs::rename(dir.0.path().join("a.yaml"), dir.0.path().join("b.yaml")).expect("renamed");
+    let renamed = reader.read().expect("changed");
+    assert_eq!(services(&renamed), ["a:80"]);
+    assert_eq!(renamed.diagnostics, []);
+    assert_eq!(reader.again(), None);
 }
 
 #[test]
