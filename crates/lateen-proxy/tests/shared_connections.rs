@@ -267,6 +267,12 @@ async fn a_server_that_closes_shared_connections_at_once_fails_the_request() {
     server.handle.shutdown().await;
 }
 
+/// The action of the only route.
+fn route_of(resources: &mut [Value]) -> &mut Value {
+    let manager = &mut resources[0]["filter_chains"][0]["filters"][0]["typed_config"];
+    &mut manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]
+}
+
 /// Two servers with the same identity, of which the first has lost its application, and a client that takes turns with them under a
 /// retry policy.
 async fn half_gone(retry_on: &str) -> (Running, [Running; 2]) {
@@ -275,14 +281,16 @@ async fn half_gone(retry_on: &str) -> (Running, [Running; 2]) {
     let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = gone.local_addr().unwrap();
     drop(gone);
-    let first = start_with(inbound(nobody), Some(root.workload("server")), |_| {}).await;
+    let mut lost = inbound(nobody);
+    // As Istio has it on the server's side: the application is asked three times before it is given up.
+    let again = json!({"retry_policy": {"retry_on": "reset-before-request", "num_retries": 2}});
+    merge(route_of(&mut lost), again);
+    let first = start_with(lost, Some(root.workload("server")), |_| {}).await;
     let second = start_with(inbound(app), Some(root.workload("server")), |_| {}).await;
     let hosts = [first.address("inbound"), second.address("inbound")];
     let mut resources = outbound(hosts[0], json!({"lb_policy": "ROUND_ROBIN"}));
     resources[1]["load_assignment"] =
         cluster("server", &hosts, json!({}))["load_assignment"].take();
-    let manager = &mut resources[0]["filter_chains"][0]["filters"][0]["typed_config"];
-    let route = &mut manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"];
     let previous = filter(
         "envoy.retry_host_predicates.previous_hosts",
         json!({"@type": "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"}),
@@ -290,7 +298,7 @@ async fn half_gone(retry_on: &str) -> (Running, [Running; 2]) {
     let policy = json!({"retry_policy": {
         "retry_on": retry_on, "num_retries": 2, "retry_host_predicate": [previous], "host_selection_retry_max_attempts": 5,
     }});
-    merge(route, policy);
+    merge(route_of(&mut resources), policy);
     let client = start_with(resources, Some(root.workload("client")), |config| {
         config.concurrency = 1;
     })

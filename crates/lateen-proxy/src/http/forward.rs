@@ -370,6 +370,7 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
                     // What made the policy try again counts against the host, too.
                     plan.state
                         .answered(&plan.cluster, &response.host, &response.parts);
+                    tried.sent |= !is_unserved(&response);
                     Failed::Response(response)
                 }
                 RetryDecision::Stop(reason) => {
@@ -381,7 +382,10 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
                     return Ok(response);
                 }
             },
-            Ok(Try::Failed(failure)) => Failed::Failure(failure),
+            Ok(Try::Failed(failure)) => {
+                tried.sent |= failure.sent;
+                Failed::Failure(failure)
+            }
             Err(reply) => return Err(reply),
         };
         if let Failed::Failure(failure) = &failure {
@@ -389,7 +393,7 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
                 races += 1;
                 continue;
             }
-            judge(exchange, plan, failure, retries)?;
+            judge(exchange, plan, failure, retries, tried.sent)?;
         }
         let Some(permit) =
             plan.state
@@ -397,7 +401,7 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
         else {
             plan.state.stats.upstream_rq_retry_overflow.inc();
             plan.at_route(|route| &route.upstream_rq_retry_overflow);
-            return failure.into_answer(retries > 0);
+            return failure.into_answer(retries > 0, tried.sent);
         };
         retry_permit = Some(permit);
         retries += 1;
@@ -413,10 +417,10 @@ enum Failed {
 }
 
 impl Failed {
-    fn into_answer(self, retried: bool) -> Result<Response, LocalReply> {
+    fn into_answer(self, retried: bool, sent: bool) -> Result<Response, LocalReply> {
         match self {
             Self::Response(response) => Ok(response),
-            Self::Failure(failure) => Err(failure.reply(retried)),
+            Self::Failure(failure) => Err(failure.reply(retried, sent)),
         }
     }
 
@@ -436,8 +440,13 @@ impl Failed {
     }
 }
 
+/// Whether another sidecar says that the application was sent nothing.
+fn is_unserved(response: &Response) -> bool {
+    response.parts.extensions.get::<Unserved>().is_some()
+}
+
 fn should_retry(plan: &Plan<'_>, response: &Response, retries: u32) -> RetryDecision {
-    if response.parts.extensions.get::<Unserved>().is_some() {
+    if is_unserved(response) {
         // Another sidecar answers for an application it could not reach: a connection that could not be made, one step further.
         let decision = decide(plan, Outcome::Reset(Reset::ConnectFailure), retries, false);
         if decision != RetryDecision::Stop(NoRetry::NotRetriable) {
@@ -469,12 +478,13 @@ fn judge(
     plan: &Plan<'_>,
     failure: &Failure,
     retries: u32,
+    sent: bool,
 ) -> Result<(), LocalReply> {
     match decide(plan, Outcome::Reset(failure.reset()), retries, failure.sent) {
         RetryDecision::Retry(_) => Ok(()),
         RetryDecision::Stop(reason) => {
             note_limit(exchange, plan, reason);
-            Err(failure.reply(retries > 0))
+            Err(failure.reply(retries > 0, sent))
         }
     }
 }
@@ -617,13 +627,14 @@ impl Failure {
         }
     }
 
-    fn reply(&self, retried: bool) -> LocalReply {
+    /// The answer to the last of some tries; `sent` if any byte of the request may have been sent in any of them.
+    fn reply(&self, retried: bool, sent: bool) -> LocalReply {
         if self.per_try_timeout {
             return LocalReply::per_try_timeout();
         }
         let transport_failure = self.transport_failure.as_deref();
         LocalReply {
-            unserved: !retried && !self.sent && self.reset() == Reset::ConnectFailure,
+            unserved: !sent && self.reset() == Reset::ConnectFailure,
             ..LocalReply::upstream_reset(self.reason, transport_failure, retried)
         }
     }

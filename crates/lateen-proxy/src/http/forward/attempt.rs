@@ -68,6 +68,8 @@ pub(super) struct Failure {
 /// Where earlier tries of a request went.
 #[derive(Debug, Default)]
 pub(super) struct Tried {
+    /// Whether any byte of the request may have been sent to any of them.
+    pub(super) sent: bool,
     hosts: Vec<Rc<HostState>>,
     priorities: Vec<u32>,
     avoid_priorities: Vec<u32>,
