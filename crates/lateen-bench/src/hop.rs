@@ -101,6 +101,7 @@ const CASES: &[Case] = &[
         name: "https 1 KiB, 64 connections",
         wire: Wire::Https,
         protocol: "https",
+        paced: true,
         ..PLAIN
     },
     Case {
