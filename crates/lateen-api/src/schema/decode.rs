@@ -117,6 +117,21 @@ impl<'a> Cx<'a> {
         result
     }
 
+    /// A number that both its type and a rule refuse is told in the words of the rule, which are narrower. Looks at what was found since
+    /// there were `before`.
+    fn say_ranges_once(&mut self, before: usize) {
+        let mut at = before;
+        while let Some((first, later)) = self.found.get(at..).and_then(<[_]>::split_first) {
+            let again =
+                |other: &Diagnostic| other.code == codes::OUT_OF_RANGE && other.span == first.span;
+            if first.code == codes::OUT_OF_RANGE && later.iter().any(again) {
+                self.found.remove(at);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
     /// Reports at the current path. There is always room for an error: it is what an object is refused for, and must not be lost among
     /// warnings.
     pub fn report(&mut self, span: Span, diagnostic: Diagnostic) {
@@ -165,8 +180,10 @@ pub fn object<T: Object>(node: &Node, cx: &mut Cx<'_>) -> Option<T> {
             Some(_) if entry.value.is_null() => {}
             Some(field) => {
                 cx.in_key(field.name, |cx| {
+                    let before = cx.found.len();
                     (field.decode)(&entry.value, cx, &mut object);
                     check::field(field.checks, &entry.value, cx);
+                    cx.say_ranges_once(before);
                 });
             }
             None if cx.path.is_empty() && ENVELOPE.contains(&&*entry.key) => {}
