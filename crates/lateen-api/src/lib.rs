@@ -18,6 +18,7 @@
 //! Nothing here does I/O, knows a clock, or depends on a runtime. Modules depend only on those listed before them.
 
 pub mod cipher;
+pub mod curve;
 pub mod diagnostic;
 pub mod extensions;
 pub mod host;
@@ -49,4 +50,4 @@ pub use parse::{Parsed, fragment_tree, parse_document, parse_file, parse_fragmen
 pub use resource::{Origin, OtherDoc, Resource};
 pub use schema::{nearest, parse_duration};
 pub use span::{FileSpan, SourceFile, Span};
-pub use validation::validate;
+pub use validation::{regex_problem, validate};

@@ -71,6 +71,11 @@ pub fn validate(resource: &Resource) -> Vec<Diagnostic> {
     report.found
 }
 
+/// Why a text is no regular expression that a proxy takes; `None` if it is one.
+pub fn regex_problem(text: &str) -> Option<String> {
+    forms::regex(text)
+}
+
 /// Collects findings about one resource, at a path that follows the checks.
 pub(crate) struct Report<'a> {
     pub(crate) resource: &'a Resource,

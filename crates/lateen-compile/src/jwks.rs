@@ -237,8 +237,12 @@ pub(crate) fn inline_set(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// 32 bytes, as a coordinate or an Ed25519 key.
+    /// 32 bytes: an Ed25519 key, and no coordinate of a point with itself.
     const X: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8";
+
+    /// A point on P-256.
+    const PX: &str = "rwsk_xqZ6UevHakg1YvGZbl4gW5jOpEevZUqgqz_us0";
+    const PY: &str = "DgSyD8f2SAZ6uW5Ip5i0_aUF7PQEF3ECjVKClDp-7XY";
 
     #[test]
     fn a_uri_leads_to_a_host_and_a_port() {
@@ -268,13 +272,13 @@ mod tests {
         let one = format!(
             r#"{{"secret": "x", "keys": [
             {{"kty": "RSA", "kid": "b", "n": "{n}", "e": "AQAB", "d": "D", "x5c": ["C"]}},
-            {{"kty": "EC", "kid": "a", "crv": "P-256", "x": "{X}", "y": "{X}"}},
+            {{"kty": "EC", "kid": "a", "crv": "P-256", "x": "{PX}", "y": "{PY}"}},
             {{"kty": "oct", "k": "c2VjcmV0"}}, {{"kid": "c"}}, 7, {{"kty": "RSA", "n": "short", "e": "AQAB"}}
         ]}}"#
         );
         let two = format!(
             r#"{{"keys": [
-            {{"kid": "a", "kty": "EC", "y": "{X}", "x": "{X}", "crv": "P-256"}},
+            {{"kid": "a", "kty": "EC", "y": "{PY}", "x": "{PX}", "crv": "P-256"}},
             {{"e": "AQAB", "kty": "RSA", "kid": "b", "n": "{n}"}}
         ]}}"#
         );
@@ -283,7 +287,7 @@ mod tests {
         assert_eq!(
             *set,
             *format!(
-                r#"{{"keys":[{{"kty":"EC","kid":"a","crv":"P-256","x":"{X}","y":"{X}"}},{{"kty":"RSA","kid":"b","n":"{n}","e":"AQAB"}}]}}"#
+                r#"{{"keys":[{{"kty":"EC","kid":"a","crv":"P-256","x":"{PX}","y":"{PY}"}},{{"kty":"RSA","kid":"b","n":"{n}","e":"AQAB"}}]}}"#
             )
         );
     }
@@ -323,6 +327,8 @@ mod tests {
             "{}",
             r#"{"keys": []}"#,
             r#"{"keys": [{"kty": "RSA"}]}"#,
+            // No point on its curve: Envoy refuses a listener for it.
+            &format!(r#"{{"keys": [{{"kty": "EC", "crv": "P-256", "x": "{X}", "y": "{X}"}}]}}"#),
         ] {
             assert_eq!(inline_set(text), NO_KEYS, "{text}");
         }

@@ -239,7 +239,7 @@ fn what_is_wrong_with_a_key_is_told_key_by_key() {
     check(r#"{"keys": {}}"#, &["`keys` is not a list"]);
     check(r#"{"keys": []}"#, &["holds no key"]);
     check(
-        r#"{"kty": "EC", "x": "a", "y": "b"}"#,
+        r#"{"kty": "EC", "x": "rwsk_xqZ6UevHakg1YvGZbl4gW5jOpEevZUqgqz_us0", "y": "DgSyD8f2SAZ6uW5Ip5i0_aUF7PQEF3ECjVKClDp-7XY"}"#,
         &["a single key is no key set"],
     );
     check(r#"{"keys": [{"kty": "XYZ"}]}"#, &["`XYZ` is no type"]);
@@ -266,7 +266,7 @@ fn what_is_wrong_with_a_key_is_told_key_by_key() {
         &["`X25519` is no curve"],
     );
     check(
-        r#"{"keys": [{"kty": "EC", "x": "a", "y": "b", "d": "c"}]}"#,
+        r#"{"keys": [{"kty": "EC", "x": "rwsk_xqZ6UevHakg1YvGZbl4gW5jOpEevZUqgqz_us0", "y": "DgSyD8f2SAZ6uW5Ip5i0_aUF7PQEF3ECjVKClDp-7XY", "d": "c"}]}"#,
         &["private key"],
     );
     check(
@@ -324,4 +324,39 @@ fn a_deployment_selects_its_own_pods() {
 fn an_application_protocol_is_no_transport() {
     let found = spec("Service", "v1", "ports: [{port: 80, protocol: HTTP}]");
     one(&found, &["spec.ports[0].protocol", "TCP, UDP or SCTP"]);
+}
+
+#[test]
+fn a_number_that_is_out_of_range_is_told_once() {
+    let entry =
+        "hosts: [a.example.com]\nports: [{number: -5, name: a, protocol: TCP}]\nresolution: NONE";
+    let found = networking("ServiceEntry", entry);
+    let ranges: Vec<_> = found
+        .iter()
+        .filter(|found| found.contains("LAT0104"))
+        .collect();
+    assert_eq!(ranges.len(), 1, "{found:#?}");
+    assert!(
+        ranges[0].contains("a port has to be between 1 and 65535"),
+        "{found:#?}"
+    );
+}
+
+#[test]
+fn a_key_that_is_no_point_on_its_curve_is_told() {
+    let rule = |y: &str| {
+        let key = format!(
+            r#"{{"kty":"EC","crv":"P-256","x":"rwsk_xqZ6UevHakg1YvGZbl4gW5jOpEevZUqgqz_us0","y":"{y}"}}"#
+        );
+        security(
+            "RequestAuthentication",
+            &format!("jwtRules: [{{issuer: a, jwks: '{{\"keys\": [{key}]}}'}}]"),
+        )
+    };
+    none(&rule("DgSyD8f2SAZ6uW5Ip5i0_aUF7PQEF3ECjVKClDp-7XY"));
+    one(
+        &rule("EgSyD8f2SAZ6uW5Ip5i0_aUF7PQEF3ECjVKClDp-7XY"),
+        &["IST0133", "no point on P-256"],
+    );
+    one(&rule("not base64!"), &["not both base64url"]);
 }

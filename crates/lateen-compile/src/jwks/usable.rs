@@ -1,4 +1,4 @@
-//! Whether proxies can use a key, as far as that shows without computing with it: its type, its members, their sizes.
+//! Whether proxies can use a key, as far as that shows without verifying anything: its type, its members, their sizes, that a point is on its curve.
 //!
 //! Proxies judge keys themselves; this is so that a set without a usable key is not sent to an Envoy, which would refuse the listener.
 //! Source: Envoy's `source/common/jwt/jwks.cc`, and RFC 7518 section 3.3 for the size of RSA keys.
@@ -50,7 +50,7 @@ fn ec(key: &Value, algorithm: &str) -> Option<()> {
         None => "",
         Some(name) => name.as_str()?,
     };
-    let (_, _, size) = CURVES
+    let (name, _, size) = CURVES
         .iter()
         .find(|(name, its, _)| match (curve, algorithm) {
             ("", "") => *name == "P-256",
@@ -58,8 +58,10 @@ fn ec(key: &Value, algorithm: &str) -> Option<()> {
             (curve, "") => *name == curve,
             (curve, algorithm) => *name == curve && *its == algorithm,
         })?;
-    let fits = |member| Some(without_zeros(&bytes(key, member)?).len() <= *size);
-    (fits("x")? && fits("y")?).then_some(())
+    let (x, y) = (bytes(key, "x")?, bytes(key, "y")?);
+    let fits = |number: &[u8]| without_zeros(number).len() <= *size;
+    // Numbers that are too long are not computed with.
+    (fits(&x) && fits(&y) && lateen_api::curve::has_point(name, &x, &y)).then_some(())
 }
 
 fn ed25519(key: &Value) -> bool {

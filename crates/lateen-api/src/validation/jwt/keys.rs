@@ -3,6 +3,8 @@
 //! A key that cannot be used is passed over, as RFC 7517 section 5 wants it, so that each is a warning. A set without a usable key
 //! refuses every token.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use super::super::Report;
@@ -110,7 +112,7 @@ fn problem(kind: &str, key: &Value) -> Option<(String, String)> {
     }
     match kind {
         "RSA" => short_modulus(key),
-        "EC" => curve(key, &["P-256", "P-384", "P-521"]),
+        "EC" => curve(key, &["P-256", "P-384", "P-521"]).or_else(|| off_curve(key)),
         "OKP" => curve(key, &["Ed25519"]),
         _ => None,
     }
@@ -122,6 +124,27 @@ fn short_modulus(key: &Value) -> Option<(String, String)> {
         let problem = "an RSA key has to have 2048 bits at least".to_owned();
         (problem, "issue a longer key".to_owned())
     })
+}
+
+/// Proxies refuse a key whose coordinates are no point: a digit was lost, or it is a key of another curve.
+fn off_curve(key: &Value) -> Option<(String, String)> {
+    let member = |name: &str| key.get(name).and_then(Value::as_str);
+    let curve = match (member("crv"), member("alg")) {
+        (Some(name), _) => name,
+        (None, Some("ES384")) => "P-384",
+        (None, Some("ES512")) => "P-521",
+        (None, _) => "P-256",
+    };
+    let number = |name: &str| {
+        let text = member(name)?.trim_end_matches('=');
+        URL_SAFE_NO_PAD.decode(text).ok()
+    };
+    let fix = || "copy `x` and `y` of the key anew".to_owned();
+    match (number("x"), number("y")) {
+        (Some(x), Some(y)) if crate::curve::has_point(curve, &x, &y) => None,
+        (Some(_), Some(_)) => Some((format!("its `x` and `y` are no point on {curve}"), fix())),
+        _ => Some(("its `x` and `y` are not both base64url".to_owned(), fix())),
+    }
 }
 
 fn curve(key: &Value, known: &[&str]) -> Option<(String, String)> {
