@@ -17,7 +17,8 @@ use crate::span::FileSpan;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The object is refused: the mesh keeps its last good version, if it had one.
+    /// The object is refused: the mesh keeps its last good version, if it had one. Of references between objects: it is used, and
+    /// requests fail for it.
     Error,
     /// The object is used; it probably does not do what was meant.
     Warning,
@@ -67,7 +68,7 @@ impl Diagnostic {
         }
     }
 
-    /// Whether the object it is about is refused.
+    /// Whether it is an error. Those that come from parsing and validation alone say that the object is refused.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }

@@ -62,7 +62,7 @@ pub enum Visibility {
 
 impl Visibility {
     /// Reads `exportTo`: `*`, `.`, `~` or namespaces. An empty list means `default`.
-    pub(crate) fn parse(export_to: &[String], own: &str, default: &[String]) -> Self {
+    pub fn parse(export_to: &[String], own: &str, default: &[String]) -> Self {
         let list = if export_to.is_empty() {
             default
         } else {
@@ -99,7 +99,7 @@ impl Visibility {
     }
 
     /// Whether a namespace may see it.
-    pub(crate) fn includes(&self, namespace: &str) -> bool {
+    pub fn includes(&self, namespace: &str) -> bool {
         match self {
             Self::Public => true,
             Self::Namespaces(namespaces) => namespaces.contains(namespace),

@@ -468,6 +468,18 @@ impl Snapshot {
             .effective(namespace, labels)
     }
 
+    /// The PeerAuthentication by which a workload takes nothing but mutual TLS on one of its own ports, if it does.
+    pub fn strict_by(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        port: u32,
+    ) -> Option<ObjectRef> {
+        let mtls = self.mtls(namespace, labels);
+        let strict = mtls.port(port) == MtlsMode::Strict;
+        mtls.decided_by(port).filter(|_| strict).cloned()
+    }
+
     /// What a namespace accepts as a whole.
     pub(crate) fn namespace_mtls(&self, namespace: &str) -> MtlsMode {
         self.inner

@@ -3,11 +3,13 @@
 //!
 //! `lateen validate` and `lateen up` show these beside what each object's own text gives.
 
+mod annotations;
 mod expressions;
 mod log_formats;
+mod references;
 pub(crate) mod roots;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use lateen_api::{Diagnostic, Resource, Severity, Spec};
 use lateen_compile::{
@@ -17,18 +19,27 @@ use lateen_sources::plan::{Plan, plan};
 use lateen_sources::pods::{planned_node, planned_pod};
 use lateen_sources::{defaults, mesh};
 
+pub use references::Extent;
+use references::Known;
+
 /// `LAT0508`: a value that a switch of istiod does not take.
 const SWITCH: &str = "LAT0508";
 
 /// Everything found between objects, and everything written that nothing follows from, each once. `native` is Lateen's own
 /// proxy rather than a stock Envoy.
-pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Diagnostic> {
+pub fn findings(
+    user: &[Resource],
+    settings: &Settings,
+    native: bool,
+    extent: Extent,
+) -> Vec<Diagnostic> {
     let resources = defaults::with_defaults(user);
     let (plan, mut found) = plan(&resources, settings.dual_stack);
     let (mesh, unclear) = mesh::in_trust_domain(&resources, &settings.trust_domain);
     found.extend(unclear);
     found.extend(switches(user));
     found.extend(roots::findings(&mesh, &resources, &JwksStore::default()));
+    found.extend(annotations::findings(&mesh, &resources));
     if native {
         found.extend(log_formats::findings(&mesh, &resources));
     }
@@ -37,7 +48,7 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
         pods: plan.pods.iter().map(planned_pod).collect(),
         cluster_ips: plan.cluster_ips.clone(),
         settings: settings.clone(),
-        resources,
+        resources: resources.clone(),
         jwks: Default::default(),
     };
     let (snapshot, between) = Snapshot::new(inputs);
@@ -48,14 +59,16 @@ pub fn findings(user: &[Resource], settings: &Settings, native: bool) -> Vec<Dia
     if native {
         found.extend(expressions::findings(user));
     }
-    let mut out: Vec<Diagnostic> = Vec::new();
-    for diagnostic in found {
-        let located = located(diagnostic, user);
-        if !out.contains(&located) {
-            out.push(located);
-        }
-    }
-    out
+    let known = Known::new(user, &resources, &snapshot, &plan, extent);
+    found.extend(references::findings(&known));
+    let places = Places::new(user);
+    let mut seen = HashSet::new();
+    let located = found
+        .into_iter()
+        .map(|diagnostic| places.located(diagnostic));
+    located
+        .filter(|diagnostic| seen.insert(diagnostic.clone()))
+        .collect()
 }
 
 /// The settings of a mesh that would be started from these objects.
@@ -114,23 +127,37 @@ fn for_proxies(snapshot: &Snapshot, plan: &Plan, native: bool) -> Vec<Diagnostic
         .collect()
 }
 
-/// The compiler knows objects by name; where they stand is known here.
-fn located(mut diagnostic: Diagnostic, resources: &[Resource]) -> Diagnostic {
-    let Some(reference) = diagnostic.resource.as_mut() else {
-        return diagnostic;
-    };
-    let found = resources.iter().find(|resource| {
-        resource.kind.as_str() == reference.kind
-            && resource.namespace() == reference.namespace
-            && resource.name() == reference.name
-    });
-    if let Some(resource) = found {
-        *reference = resource.reference();
-        if diagnostic.span.is_none() {
-            diagnostic.span = Some(resource.file_span(&diagnostic.field));
+/// Where objects stand. The compiler knows them by name.
+struct Places<'a>(BTreeMap<(&'a str, &'a str, &'a str), &'a Resource>);
+
+impl<'a> Places<'a> {
+    fn new(resources: &'a [Resource]) -> Self {
+        let mut places = BTreeMap::new();
+        for resource in resources {
+            let key = (
+                resource.kind.as_str(),
+                resource.namespace(),
+                resource.name(),
+            );
+            places.entry(key).or_insert(resource);
         }
+        Self(places)
     }
-    diagnostic
+
+    fn located(&self, mut diagnostic: Diagnostic) -> Diagnostic {
+        let Some(reference) = diagnostic.resource.as_mut() else {
+            return diagnostic;
+        };
+        let key = (&*reference.kind, &*reference.namespace, &*reference.name);
+        let found = self.0.get(&key).copied();
+        if let Some(resource) = found {
+            *reference = resource.reference();
+            if diagnostic.span.is_none() {
+                diagnostic.span = Some(resource.file_span(&diagnostic.field));
+            }
+        }
+        diagnostic
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +172,7 @@ mod tests {
     fn find(yaml: &str) -> Vec<(&'static str, u32)> {
         let parsed = parse_file(&SourceFile::new("mesh.yaml", yaml), "default");
         assert!(parsed.diagnostics.is_empty(), "{:?}", parsed.diagnostics);
-        findings(&parsed.resources, &Settings::default(), true)
+        findings(&parsed.resources, &Settings::default(), true, Extent::Whole)
             .into_iter()
             .map(|d| (d.code, d.span.map_or(0, |span| span.line)))
             .collect()
@@ -162,7 +189,7 @@ spec: {meshConfig: {trustDomain: example.org}}
         assert_eq!(find(yaml), [("LAT0505", 5)]);
         let parsed = parse_file(&SourceFile::new("mesh.yaml", yaml), "default");
         let own = settings(&parsed.resources, false);
-        assert_eq!(findings(&parsed.resources, &own, true), []);
+        assert_eq!(findings(&parsed.resources, &own, true, Extent::Whole), []);
     }
 
     #[test]

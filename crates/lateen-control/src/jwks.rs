@@ -341,5 +341,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Why nothing can be fetched from where a SPIFFE bundle is written to be.
+pub(crate) fn bundle_url_problem(url: &str) -> Option<String> {
+    Some(bundle::location(url).err()?.to_string())
+}
+
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use lateen_api::{SourceFile, parse_file};
 
-use super::{findings, settings};
+use super::{Extent, findings, settings};
 
 const WORKLOADS: &str = r"
 apiVersion: v1
@@ -50,7 +50,7 @@ fn found(policies: &str) -> Vec<(&'static str, String)> {
     let errors: Vec<_> = parsed.diagnostics.iter().filter(|d| d.is_error()).collect();
     assert!(errors.is_empty(), "{errors:#?}");
     let settings = settings(&parsed.resources, false);
-    findings(&parsed.resources, &settings, true)
+    findings(&parsed.resources, &settings, true, Extent::Part)
         .into_iter()
         .map(|found| {
             assert!(found.span.is_some(), "no place: {found:?}");

@@ -7,6 +7,8 @@ use lateen_compile::{JwksSource, JwksStore};
 use lateen_identity::x509::{CertificateFacts, certificates_from_pem};
 use lateen_sources::mesh;
 
+use crate::jwks::bundle_url_problem;
+
 /// `LAT0507`: a root of another mesh that is not trusted.
 const ROOT: &str = "LAT0507";
 
@@ -37,6 +39,11 @@ fn problem(
     known: &JwksStore,
 ) -> Option<(&'static str, String, &'static str)> {
     if let Some(source) = JwksSource::of_root(root) {
+        let url = root.spiffe_bundle_url.as_deref().unwrap_or_default();
+        if let Some(problem) = bundle_url_problem(url) {
+            let problem = format!("cannot be used: {problem}");
+            return Some((".spiffeBundleUrl", problem, NOT_TRUSTED));
+        }
         let jwks = known.get(&source)?;
         let problem = jwks.problem.as_deref()?;
         let effect = match jwks.keys {
@@ -95,13 +102,16 @@ mod tests {
         let root = params.self_signed(&key).unwrap().pem();
         let roots = serde_json::json!([
             {"pem": root}, {"pem": leaf}, {"pem": "junk"}, {}, {"spiffeBundleUrl": "https://a.example"},
+            {"spiffeBundleUrl": "http://a.example"}, {"spiffeBundleUrl": "https://"},
         ]);
         let fields: Vec<String> = found(&roots.to_string(), &JwksStore::new())
             .into_iter()
             .map(|(field, _)| field)
             .collect();
         let place = |rest: &str| format!("spec.meshConfig.caCertificates{rest}");
-        assert_eq!(fields, [place("[1].pem"), place("[2].pem"), place("[3]")]);
+        let insecure = [place("[5].spiffeBundleUrl"), place("[6].spiffeBundleUrl")];
+        let of_pem = [place("[1].pem"), place("[2].pem"), place("[3]")];
+        assert_eq!(fields, [&of_pem[..], &insecure].concat());
     }
 
     #[test]

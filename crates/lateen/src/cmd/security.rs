@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lateen_api::Diagnostic;
 use lateen_compile::DEAD_RULES;
-use lateen_control::findings::{findings, settings};
+use lateen_control::findings::{Extent, findings, settings};
 use lateen_explain::security::{self, Access, TlsCheck};
 use lateen_explain::{Asked, Mesh, Options, Place};
 use serde_json::{Value, json};
@@ -156,7 +156,7 @@ fn dead_rules(
     };
     let mut loaded = world::read(paths, &home)?;
     let settings = settings(&loaded.resources, true);
-    let mut found = findings(&loaded.resources, &settings, true);
+    let mut found = findings(&loaded.resources, &settings, true, Extent::Part);
     let wanted = |found: &Diagnostic| {
         let of = found
             .resource

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use lateen_api::SourceFile;
 use lateen_api::diagnostic::{Diagnostic, Severity, Style, render};
-use lateen_control::findings::{findings, settings};
+use lateen_control::findings::{Extent, findings, settings};
 use lateen_sources::files::{Loaded, Reader};
 use serde_json::json;
 
@@ -24,7 +24,7 @@ pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCo
     };
     let settings = settings(&loaded.resources, true);
     let native = args.data_plane == DataPlane::Lateen;
-    let between = findings(&loaded.resources, &settings, native);
+    let between = findings(&loaded.resources, &settings, native, Extent::Part);
     loaded.diagnostics.extend(between);
     loaded
         .diagnostics
@@ -45,7 +45,8 @@ pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCo
     })
 }
 
-fn standard_input(namespace: &str) -> Result<Loaded> {
+/// The objects that come by standard input.
+pub(crate) fn standard_input(namespace: &str) -> Result<Loaded> {
     let mut text = String::new();
     std::io::stdin()
         .lock()

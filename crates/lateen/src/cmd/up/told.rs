@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use lateen_compile::Settings;
-use lateen_control::findings::findings;
+use lateen_control::findings::{Extent, findings};
 use lateen_sources::files::Loaded;
 use tokio::sync::{mpsc, watch};
 use tracing::error;
@@ -40,7 +40,7 @@ pub(super) fn judge(
 }
 
 fn texts(loaded: &Loaded, settings: &Settings, native: bool) -> BTreeSet<String> {
-    let between = findings(&loaded.resources, settings, native);
+    let between = findings(&loaded.resources, settings, native, Extent::Whole);
     let all = loaded.diagnostics.iter().chain(&between);
     all.map(|d| rendered(d, loaded, output::colour())).collect()
 }
