@@ -68,8 +68,24 @@ pub(crate) enum Command {
     )]
     Get(GetArgs),
     /// Check files: every problem with file, line and fix; exit status 1 on errors
-    #[command(visible_alias = "v")]
+    #[command(
+        visible_alias = "v",
+        after_help = "Examples:\n  lateen validate mesh/\n  kustomize build overlays/prod | lateen validate -\n\n\
+        Names of hosts, subsets, ports, gateways and labels are looked up in these files. What they cannot know, because they hold nothing of the\n\
+        kind in that namespace, is not judged; one note (LAT3019) says which names those are."
+    )]
     Validate(ValidateArgs),
+    /// What `validate` finds, as `istioctl analyze` tells it: in the running mesh, with files as if they were applied, or in files alone
+    #[command(
+        after_help = "Examples:\n  lateen analyze                                   # the running mesh, namespace default\n  \
+        lateen analyze -A new.yaml                       # the running mesh, as if new.yaml were applied\n  \
+        lateen analyze -A --use-kube=false mesh/         # files alone\n  \
+        lateen analyze -A mesh/ --failure-threshold Warning -o json\n  \
+        lateen analyze -A mesh/ -S \"IST0102=Namespace shop\" -S \"IST0101=VirtualService *.legacy\"\n\n\
+        Exit status: 79 if something as bad as --failure-threshold was found (with -o log, as istioctl has it).\n\
+        An object suppresses codes by its annotation galley.istio.io/analyze-suppress: CODE,CODE or \"*\"."
+    )]
+    Analyze(AnalyzeArgs),
     /// Which proxies are connected, and whether they have the latest configuration
     #[command(visible_alias = "ps")]
     ProxyStatus(ProxyStatusArgs),
@@ -299,6 +315,59 @@ pub(crate) struct ValidateArgs {
     /// Output format.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: ReportOutput,
+    /// Which proxy it is for: a stock Envoy acts on some fields that Lateen's does not, and the other way round.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) data_plane: DataPlane,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AnalyzeOutput {
+    /// A line for each finding.
+    #[default]
+    Log,
+    Json,
+    Yaml,
+}
+
+/// How bad a finding is, in istioctl's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    #[value(name = "Info")]
+    Info,
+    #[value(name = "Warning", alias = "Warn")]
+    Warning,
+    #[value(name = "Error")]
+    Error,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnalyzeArgs {
+    /// Files or directories of YAML; `-` reads standard input. Without any, the running mesh.
+    pub(crate) paths: Vec<PathBuf>,
+    /// Tell of every namespace, not of one (`-n`, or `default`).
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Output format.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: AnalyzeOutput,
+    /// How bad a finding has to be for the exit status to say so.
+    #[arg(long, value_enum, ignore_case = true, default_value = "Error")]
+    pub(crate) failure_threshold: Level,
+    /// How bad a finding has to be to be told.
+    #[arg(long, value_enum, ignore_case = true, default_value = "Info")]
+    pub(crate) output_threshold: Level,
+    /// Do not tell a code of these objects: `CODE=KIND NAME.NAMESPACE`, in which `*` stands for any text. May be repeated.
+    #[arg(short = 'S', long, value_name = "CODE=OBJECT")]
+    pub(crate) suppress: Vec<String>,
+    /// Look at the running mesh, too; false: at the files alone.
+    #[arg(short = 'k', long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) use_kube: bool,
+    /// Pass over documents that cannot be read as objects.
+    #[arg(long)]
+    pub(crate) ignore_unknown: bool,
+    /// Directories are read in depth anyway.
+    #[arg(short = 'R', long, hide = true)]
+    pub(crate) recursive: bool,
     /// Which proxy it is for: a stock Envoy acts on some fields that Lateen's does not, and the other way round.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) data_plane: DataPlane,

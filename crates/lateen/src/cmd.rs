@@ -1,5 +1,6 @@
 //! The verbs.
 
+pub(crate) mod analyze;
 pub(crate) mod app;
 pub(crate) mod ca;
 pub(crate) mod check;

@@ -53,6 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => done(cmd::logs::run(&state()?, namespace, &args)),
         Command::Get(args) => done(cmd::get::run(&state()?, namespace, &args)),
         Command::Validate(args) => cmd::validate::run(namespace, &args),
+        Command::Analyze(args) => cmd::analyze::run(&state()?, namespace, &args),
         Command::ProxyStatus(args) => done(cmd::proxy_status::run(&state()?, namespace, &args)),
         Command::ProxyConfig(command) => {
             done(cmd::proxy_config::run(&state()?, namespace, command))
