@@ -24,10 +24,14 @@ pub(crate) fn end_of_head(buffer: &[u8], from: usize) -> Option<usize> {
 
 /// The length a field states: digits and nothing else, no sign, no list, no space inside.
 pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    let (first, rest) = value.split_first()?;
+    rest.iter().try_fold(digit(*first)?, |length, byte| {
+        length.checked_mul(10)?.checked_add(digit(*byte)?)
+    })
+}
+
+fn digit(byte: u8) -> Option<u64> {
+    byte.is_ascii_digit().then(|| u64::from(byte - b'0'))
 }
 
 /// Whether answers with a status have no body (RFC 9110 section 6.4.1).
@@ -96,6 +100,26 @@ mod tests {
         assert_eq!(end_of_head(b"a\n\r\n", 0), Some(4));
         assert_eq!(end_of_head(b"a\r\nb\r\n\r", 0), None);
         assert_eq!(end_of_head(b"a\r\nb\r\n\r\n", 4), Some(8));
+    }
+
+    #[test]
+    fn a_length_is_digits_that_fit() {
+        for length in [0, 7, 10, 4096, u64::MAX] {
+            let stated = length.to_string();
+            assert_eq!(content_length(stated.as_bytes()), Some(length));
+        }
+        for none in [
+            "",
+            "+1",
+            "-1",
+            "1 ",
+            " 1",
+            "1,1",
+            "0x1",
+            "18446744073709551616",
+        ] {
+            assert_eq!(content_length(none.as_bytes()), None, "{none:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use lateen_traffic::tracing::HttpCollector;
 use tokio::sync::Notify;
 
 use crate::http::head::{Head, Verbatim};
+use crate::http::present::Present;
 use crate::upstream::call::{self, Answer, Call};
 use crate::worker::Worker;
 
@@ -202,6 +203,7 @@ pub(crate) fn post(authority: &str, path: &str, headers: HeaderMap) -> Head {
         version: Version::HTTP_2,
         headers,
         extensions: http::Extensions::default(),
+        present: Present::default(),
         verbatim: Verbatim::default(),
     }
 }

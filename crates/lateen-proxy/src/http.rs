@@ -24,6 +24,7 @@ pub(crate) mod manager;
 mod multiplexed;
 mod mux;
 mod passage;
+pub(crate) mod present;
 pub(crate) mod record;
 pub(crate) mod reply_format;
 mod response;

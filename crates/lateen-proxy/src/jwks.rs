@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::http::head::{Head, Verbatim};
+use crate::http::present::Present;
 use crate::upstream::call::{Call, CallError, call};
 use crate::worker::Worker;
 
@@ -329,6 +330,7 @@ async fn fetch_once(worker: &Worker, from: &RemoteKeys) -> Result<KeySet, FetchE
             version: Version::HTTP_11,
             headers: HeaderMap::new(),
             extensions: http::Extensions::default(),
+            present: Present::default(),
             verbatim: Verbatim::default(),
         },
         body: Bytes::new(),

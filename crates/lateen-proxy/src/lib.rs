@@ -39,6 +39,7 @@ mod quiet;
 mod rate_limit;
 mod secrets;
 mod shared;
+mod spare;
 mod static_resources;
 mod stats_matcher;
 mod streams;

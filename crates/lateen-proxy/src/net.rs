@@ -2,6 +2,7 @@
 
 pub(crate) mod address;
 pub(crate) mod copy;
+mod direct;
 pub(crate) mod socket;
 pub(crate) mod splice;
 pub(crate) mod stream;

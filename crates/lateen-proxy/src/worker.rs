@@ -44,6 +44,7 @@ use crate::metadata_exchange;
 use crate::quiet::Quiet;
 use crate::secrets::{Material, WORKLOAD_CERTIFICATE};
 use crate::shared::{Live, Shared};
+use crate::spare;
 use crate::tls::PeerCertificate;
 use crate::trace::Exporter;
 use crate::turn;
@@ -468,6 +469,7 @@ impl Worker {
         if let Some(give_back) = self.shared.config.give_back
             && self.quiet.has_come(self.connections.get(), now.version)
         {
+            spare::forget();
             give_back();
             self.shared.emptied.notify_one();
         }

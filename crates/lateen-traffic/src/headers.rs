@@ -113,6 +113,9 @@ pub fn normalize_authority(
     listener_port: u16,
     strip_dot: bool,
 ) -> std::borrow::Cow<'_, str> {
+    if strip == StripPort::Never && !strip_dot {
+        return authority.into();
+    }
     let bare = without_port(authority);
     let port = &authority[bare.len()..];
     let strip_port = match strip {

@@ -12,10 +12,13 @@ use crate::codec;
 use crate::net::Stream;
 use crate::net::copy::Carrier;
 use crate::net::splice::Splice;
+use crate::spare;
 use crate::turn::Hold;
 
 /// A body's first part goes out with the head if it is there already and the head is no longer than this.
 const WITH_HEAD: usize = 16 * 1024;
+/// A body's part no longer than this is copied behind what goes before it: the kernel takes one piece for less than it takes two.
+pub(crate) const WORTH_A_COPY: usize = 4 * 1024;
 /// What is left of a body goes through a pipe, where it can, if it is this much or more. Copying 64 KiB costs no more than the calls for it.
 const WORTH_A_PIPE: u64 = 128 * 1024;
 
@@ -133,6 +136,7 @@ impl<B: Source> Outgoing<B> {
     ) -> Poll<Result<(), WriteError<B::Error>>> {
         loop {
             let waits = self.wants_more() && self.next(stream, cx)?.is_pending();
+            self.gather();
             ready!(self.hold.poll(cx));
             ready!(self.write(stream, cx)).map_err(WriteError::Io)?;
             if waits || self.body.is_none() {
@@ -239,17 +243,29 @@ impl<B: Source> Outgoing<B> {
         }
     }
 
+    /// Puts a small part behind what goes before it, so that one buffer holds all there is to write, and lets go of where it was read to.
+    fn gather(&mut self) {
+        if self.frame.is_empty() || self.data.len() > WORTH_A_COPY {
+            return;
+        }
+        for part in [&mut self.data, &mut self.tail] {
+            if !part.is_empty() {
+                self.frame.extend_from_slice(part);
+                *part = Bytes::new();
+            }
+        }
+    }
+
     fn write(&mut self, stream: &mut Stream, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_bytes() {
-            let parts = [
-                IoSlice::new(&self.frame[self.framed..]),
-                IoSlice::new(&self.data),
-                IoSlice::new(&self.tail),
-            ];
-            let written = if self.data.is_empty() && self.tail.is_empty() {
-                Pin::new(&mut *stream).poll_write(cx, &self.frame[self.framed..])
-            } else {
-                Pin::new(&mut *stream).poll_write_vectored(cx, &parts)
+            let frame = &self.frame[self.framed..];
+            let stream = Pin::new(&mut *stream);
+            let written = match (frame, &self.data[..], &self.tail[..]) {
+                (one, [], []) | ([], one, []) | ([], [], one) => stream.poll_write(cx, one),
+                (frame, data, tail) => {
+                    let parts = [frame, data, tail].map(IoSlice::new);
+                    stream.poll_write_vectored(cx, &parts)
+                }
             };
             let n = ready!(written)?;
             if n == 0 {
@@ -278,7 +294,8 @@ impl<B: Source> Outgoing<B> {
         self.framed += taken;
         n -= taken;
         if self.framed == self.frame.len() {
-            (self.frame, self.framed) = (Vec::new(), 0);
+            spare::keep_buffer(std::mem::take(&mut self.frame));
+            self.framed = 0;
         }
         for part in [&mut self.data, &mut self.tail] {
             let taken = n.min(part.len());

@@ -6,6 +6,7 @@ use lateen_traffic::format::RequestValues;
 
 use super::RequestSubject;
 use crate::http::head::{Head, Verbatim};
+use crate::http::present::Present;
 
 static PARTIAL_BODY: HeaderName = HeaderName::from_static("x-envoy-auth-partial-body");
 static EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
@@ -60,6 +61,7 @@ pub(super) fn head(service: &HttpService, request: &RequestSubject<'_>) -> Optio
         version: Version::HTTP_11,
         headers,
         extensions: http::Extensions::default(),
+        present: Present::default(),
         verbatim: Verbatim::default(),
     })
 }

@@ -77,7 +77,8 @@ fn header(mode: ForwardClientCert, of: &PeerCertificate, sent: Option<HeaderValu
     };
     let mut headers = HeaderMap::new();
     headers.extend(sent.map(|sent| (http::HeaderName::from_static(NAME), sent)));
-    forward(&mut headers, (mode, details), &client);
+    let came = headers.contains_key(NAME);
+    forward(&mut headers, came, (mode, details), &client);
     text(&headers)
 }
 

@@ -44,7 +44,7 @@ pub(super) fn requests(bytes: &[u8]) {
             );
         }
         for request in whole {
-            if let Ok((head, ())) = Head::take(request, false) {
+            if let Some(head) = Head::read(request) {
                 let _ = head.uri(false);
                 let _ = head.uri(true);
             }

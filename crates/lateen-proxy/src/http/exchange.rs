@@ -32,6 +32,7 @@ use super::headers::{self, Client};
 use super::local_reply::{Caller, LocalReply};
 use super::manager::Manager;
 use super::passage::Passage;
+use super::present::Present;
 use super::record::{Heads, Record};
 use super::response::ResponseBody;
 use super::source::Source;
@@ -39,6 +40,7 @@ use crate::connection::Connection;
 use crate::decisions::{self, DecisionIds, Denied};
 use crate::mux::head::Unserved;
 use crate::secrets::WORKLOAD_CERTIFICATE;
+use crate::spare;
 use crate::worker::{CATCH_ALL, Now};
 
 pub(super) static PEER_METADATA: http::HeaderName =
@@ -92,14 +94,14 @@ pub(crate) async fn handle(
     now: Rc<Now>,
     mut request: Request<ClientBody>,
 ) -> Response<ResponseBody> {
-    let is_grpc = grpc::is_grpc(request.headers());
+    let present = Present::of(request.headers());
+    let is_grpc = present.has(Present::CONTENT_TYPE) && grpc::is_grpc(request.headers());
     let caller = match request.method() {
         &Method::HEAD => Caller::Head,
         _ if is_grpc => Caller::Grpc,
         _ => Caller::Other,
     };
-    let may_upgrade =
-        request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE);
+    let may_upgrade = request.method() == Method::CONNECT || present.has(Present::UPGRADE);
     let upgrade = may_upgrade
         .then(|| ClientUpgrade::of(&mut request))
         .flatten();
@@ -107,7 +109,7 @@ pub(crate) async fn handle(
     exchange.caller = caller;
     exchange.connect = request.method() == Method::CONNECT && request.version() != Version::HTTP_2;
     exchange.body_waits = !request.body().is_end_stream();
-    let answered = match Head::take(request, exchange.connection.secure) {
+    let answered = match Head::take(request, present, exchange.connection.secure) {
         Ok((head, body)) => {
             let body = Source::new(body, Rc::clone(&exchange.record.request));
             exchange.follow(head, Inbound { body, upgrade }).await
@@ -272,7 +274,7 @@ impl Exchange {
         let (head, body) = (&passage.head, passage.body);
         let view = head.view(remote, &info, &peer, metadata, state);
         let inbound = Inbound { body, upgrade };
-        match &passage.outcome {
+        let answered = match &passage.outcome {
             RouteOutcome::Route(decision) => {
                 let answered = match filtered {
                     Ok(()) => self.act(head, &view, decision, inbound).await,
@@ -316,7 +318,9 @@ impl Exchange {
                 self.manager.stats.no_route.inc();
                 Err(LocalReply::route_not_found())
             }
-        }
+        };
+        spare::keep_headers(std::mem::take(&mut passage.head.headers));
+        answered
     }
 
     /// Sanitises headers, and finds out who the client is.

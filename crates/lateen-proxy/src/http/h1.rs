@@ -35,6 +35,7 @@ use super::server::Session;
 use crate::codec::outgoing::{Length, Outgoing, WriteError};
 use crate::doze::Doze;
 use crate::net::Stream;
+use crate::spare;
 
 /// A head has this long to be complete if nothing else is configured. Envoy has no limit; an hour is its limit for idle connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60 * 60);
@@ -251,7 +252,7 @@ impl Server<'_> {
         }
         let interim = self.wire.borrow_mut().take_interim();
         let (head, framing) = answer::encode(&parts, &body, &asked, interim, &mut self.date);
-        drop(parts);
+        spare::keep_headers(parts.headers);
         let (length, body) = match framing {
             Framing::None => {
                 drop(body);

@@ -10,6 +10,7 @@ use lateen_traffic::value::Metadata;
 use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
 
 use super::local_reply::LocalReply;
+use super::present::Present;
 use crate::h2::head::Protocol;
 
 /// A request's head: pseudo-headers as fields, everything else in `headers`.
@@ -29,6 +30,8 @@ pub(crate) struct Head {
     pub(crate) version: Version,
     /// Everything else, without `Host`.
     pub(crate) headers: HeaderMap,
+    /// What was among them, and `Host`, when the head came.
+    pub(crate) present: Present,
     /// What the HTTP library keeps of the head beside it: the case of header names, where that is to be preserved.
     pub(crate) extensions: http::Extensions,
     /// Path and host as they came.
@@ -69,7 +72,10 @@ const UNKNOWN_CODING: &str = "http1.invalid_transfer_encoding";
 
 /// A body that was transformed on the way would be passed on without saying so, and a list of codings is what request smuggling is made
 /// of: only `chunked`, once, is taken. (A length beside it is looked at when the head is read, and the body is framed anew in any case.)
-fn plain_framing(version: Version, headers: &HeaderMap) -> Result<(), Malformed> {
+fn plain_framing(version: Version, headers: &HeaderMap, present: Present) -> Result<(), Malformed> {
+    if !present.has(Present::TRANSFER_ENCODING) {
+        return Ok(());
+    }
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let plain = match (codings.next(), codings.next()) {
         (None, _) => true,
@@ -83,17 +89,18 @@ fn plain_framing(version: Version, headers: &HeaderMap) -> Result<(), Malformed>
 }
 
 impl Head {
-    /// Takes a request apart. `secure` says whether the client's connection is TLS.
+    /// Takes a request apart. `secure` says whether the client's connection is TLS, `present` what its head holds.
     ///
     /// # Errors
     /// There is no host or more than one, or it holds bytes a host cannot.
     pub(crate) fn take<B>(
         request: Request<B>,
+        present: Present,
         secure: bool,
     ) -> Result<(Box<Self>, B), (Malformed, B)> {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
-        if let Err(malformed) = plain_framing(parts.version, &headers) {
+        if let Err(malformed) = plain_framing(parts.version, &headers, present) {
             return Err((malformed, body));
         }
         if parts.version == Version::HTTP_2 {
@@ -107,7 +114,8 @@ impl Head {
             .extensions
             .get::<Protocol>()
             .map(|protocol| protocol.0.clone());
-        let protocol = h2_protocol.or_else(|| upgrade_token(&headers));
+        let asked = present.has(Present::UPGRADE).then_some(&headers);
+        let protocol = h2_protocol.or_else(|| asked.and_then(upgrade_token));
         let path = match parts.uri.path_and_query() {
             // `http` gives an absolute-form or authority-form URI without a path the path `/` or none.
             Some(path) if parts.method != Method::CONNECT || protocol.is_some() => {
@@ -124,6 +132,7 @@ impl Head {
             protocol,
             version: parts.version,
             headers,
+            present,
             extensions: parts.extensions,
             verbatim: Verbatim {
                 path: parts.uri.path_and_query().cloned(),
@@ -131,6 +140,14 @@ impl Head {
             },
         });
         Ok((head, body))
+    }
+
+    /// Takes a request apart that came in plain text. For fuzzing.
+    pub(crate) fn read(request: Request<()>) -> Option<Box<Self>> {
+        let present = Present::of(request.headers());
+        Self::take(request, present, false)
+            .ok()
+            .map(|(head, ())| head)
     }
 
     /// The view decisions take.
@@ -255,9 +272,9 @@ fn authority(
 
 /// A host is visible ASCII without what would end it elsewhere: user information, a path, a query, a list.
 fn valid_host(host: &HeaderValue) -> Option<&str> {
-    let host = host.as_bytes();
-    let valid = !host.is_empty() && host.iter().all(|byte| OF_HOSTS[usize::from(*byte)]);
-    std::str::from_utf8(host).ok().filter(|_| valid)
+    let bytes = host.as_bytes();
+    let valid = !bytes.is_empty() && bytes.iter().all(|byte| OF_HOSTS[usize::from(*byte)]);
+    host.to_str().ok().filter(|_| valid)
 }
 
 /// Which bytes a host may have.
@@ -290,7 +307,9 @@ mod tests {
     use super::*;
 
     fn take(request: http::request::Builder) -> Result<Box<Head>, &'static str> {
-        Head::take(request.body(()).unwrap(), false)
+        let request = request.body(()).unwrap();
+        let present = Present::of(request.headers());
+        Head::take(request, present, false)
             .map(|(head, ())| head)
             .map_err(|(malformed, ())| malformed.0)
     }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::copy::Carrier;
+use super::direct;
 use crate::metadata_exchange::{Introduction, Listening, PROTOCOL};
 
 /// A connection's socket.
@@ -68,7 +70,7 @@ impl AsyncWrite for Socket {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tcp(s) => direct::poll_send(s, cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
@@ -219,6 +221,22 @@ pub(crate) struct Introduced {
 }
 
 impl Stream {
+    /// Reads once and hands on what came, where it need not be read into a buffer of the caller's; how much it was, 0 at the end.
+    pub(crate) fn poll_take(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut [MaybeUninit<u8>],
+        mut take: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<usize>> {
+        if let Some(socket) = self.socket() {
+            return direct::poll_recv(socket, cx, room, take);
+        }
+        let mut read = ReadBuf::uninit(room);
+        ready!(Pin::new(self).poll_read(cx, &mut read))?;
+        take(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
     /// Whether both ends agreed on Istio's metadata exchange.
     pub(crate) fn agreed_on_exchange(&self) -> bool {
         let chosen = self.tls().and_then(|tls| tls.alpn_protocol());

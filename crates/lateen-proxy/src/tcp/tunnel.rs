@@ -17,6 +17,7 @@ use crate::cluster::{ClusterState, Host};
 use crate::connection::Connection;
 use crate::http::body::{RequestBody, pipe};
 use crate::http::head::{Head, Verbatim};
+use crate::http::present::Present;
 use crate::upstream::connect::ConnectError;
 use crate::upstream::h1::ConnectionFacts;
 use crate::upstream::pipe::{Bodies, Pipe};
@@ -203,6 +204,7 @@ fn head(connection: &Connection, tunneling: &Tunneling, cluster: &str) -> Head {
         protocol: None,
         version: Version::HTTP_11,
         headers,
+        present: Present::default(),
         verbatim: Verbatim::default(),
         extensions: http::Extensions::default(),
     }

@@ -6,8 +6,9 @@ use http_body::Body;
 
 use super::super::date::Date;
 use crate::codec;
-use crate::codec::outgoing::Length;
+use crate::codec::outgoing::{Length, WORTH_A_COPY};
 use crate::codec::spelling::Spelling;
+use crate::spare;
 
 /// What the request says about its answer.
 #[derive(Clone, Debug)]
@@ -61,7 +62,11 @@ pub(super) fn encode<B: Body<Data = Bytes>>(
 ) -> (Vec<u8>, Framing) {
     let stated = Stated::of(&parts.headers);
     let framing = framing(parts.status, stated.length, body, asked);
-    let mut out = Vec::with_capacity(interim.len() + stated.bytes + ROOM);
+    let small = match framing {
+        Framing::Some(Length::Exact(length)) if length <= WORTH_A_COPY as u64 => length as usize,
+        _ => 0,
+    };
+    let mut out = spare::buffer(interim.len() + stated.bytes + ROOM + small);
     out.extend_from_slice(interim);
     status_line(&mut out, parts.status, asked.answer_version);
     let spelling = parts.extensions.get::<Spelling>().filter(|_| asked.cased);

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use super::Refusal;
 use crate::codec::spelling::Spelling;
 use crate::codec::{content_length, end_of_head, names};
+use crate::spare;
 
 /// Headers for which there is room on the stack.
 const USUAL_HEADERS: usize = 100;
@@ -144,7 +145,7 @@ fn parse<'b>(
     let uri = Uri::from_maybe_shared(block.slice_ref(path.as_bytes()));
     let mut fields = Fields::default();
     let mut spelling = limits.cased.then(Spelling::default);
-    let mut headers = HeaderMap::with_capacity(request.headers.len() + SPARE);
+    let mut headers = spare::headers(request.headers.len() + SPARE);
     for field in request.headers.iter() {
         let name = names::name(field.name.as_bytes()).ok_or(Refusal::Malformed)?;
         let value = HeaderValue::from_maybe_shared(block.slice_ref(field.value))

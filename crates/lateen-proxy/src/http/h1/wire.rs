@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
@@ -130,10 +130,7 @@ impl Wire {
             return Poll::Ready(Ok(0));
         };
         let mut room = [const { MaybeUninit::uninit() }; HEAD_ROOM];
-        let mut read = ReadBuf::uninit(&mut room);
-        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
-        self.buffer.extend_from_slice(read.filled());
-        Poll::Ready(Ok(read.filled().len()))
+        stream.poll_take(cx, &mut room, |came| self.buffer.extend_from_slice(came))
     }
 
     /// Whether the client went away while it is answered. Requests that it sends ahead are read up to a limit meanwhile.

@@ -13,12 +13,13 @@ use lateen_traffic::hcm::{ClientCertDetails, ForwardClientCert};
 use super::{Client, append};
 use crate::tls::PeerCertificate;
 
-static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(crate) static CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Forwards, replaces or takes away the header. A sender without a verified certificate has his taken away unless the manager is told to
+/// Forwards, replaces or takes away the header, if one `came`. A sender without a verified certificate has his taken away unless the manager is told to
 /// always forward.
 pub(crate) fn forward(
     headers: &mut HeaderMap,
+    came: bool,
     (mode, details): (ForwardClientCert, ClientCertDetails),
     client: &Client<'_>,
 ) {
@@ -26,12 +27,15 @@ pub(crate) fn forward(
     match (mode, client.certificate) {
         (AlwaysForwardOnly, _) | (ForwardOnly, Some(_)) => {}
         (Sanitize, _) | (ForwardOnly | AppendForward | SanitizeSet, None) => {
-            headers.remove(&CLIENT_CERT);
+            if came {
+                headers.remove(&CLIENT_CERT);
+            }
         }
         (AppendForward, Some(certificate)) => {
-            let came = headers
-                .get(&CLIENT_CERT)
-                .is_some_and(|came| !came.is_empty());
+            let came = came
+                && headers
+                    .get(&CLIENT_CERT)
+                    .is_some_and(|came| !came.is_empty());
             let told = client.told.of(details, certificate, client.own_principal);
             match told.as_ref().map(|told| (told, told.to_str())) {
                 Some((_, Ok(text))) if came => append(headers, &CLIENT_CERT, text),

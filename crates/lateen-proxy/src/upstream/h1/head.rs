@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use super::Error;
 use crate::codec::spelling::Spelling;
 use crate::codec::{content_length, names};
+use crate::spare;
 
 /// Bytes of a response's head. Envoy: 60 KiB.
 pub(super) const MOST_BYTES: usize = 60 * 1024;
@@ -189,7 +190,7 @@ fn read(
     let (status, version) = (found.status, found.version);
     let mut fields = Fields::default();
     let mut spelling = cased.then(Spelling::default);
-    let mut headers = HeaderMap::with_capacity(spans.len() + SPARE);
+    let mut headers = spare::headers(spans.len() + SPARE);
     for span in spans {
         let spelt = &block[span.name()];
         let name = names::name(spelt).ok_or(Error::Head)?;

@@ -9,6 +9,7 @@ use crate::codec::outgoing::{Length, Outgoing, WriteError};
 use crate::codec::spelling::Spelling;
 use crate::codec::{self};
 use crate::http::body::{BodyError, RequestBody};
+use crate::spare;
 use crate::upstream::plain::Plain;
 
 /// A request on its way.
@@ -46,7 +47,7 @@ pub(super) fn plain(
     body: RequestBody,
     cased: bool,
 ) -> Result<(Asked, Upload), Error> {
-    let mut out = Vec::with_capacity(plain.room());
+    let mut out = spare::buffer(plain.room());
     request_line(&mut out, plain.method, plain.target.as_str());
     let mut seen = Seen::default();
     let fields = plain

@@ -1,5 +1,6 @@
 //! A connection's bytes: the stream, and what was read of it and not yet used.
 
+use std::io::ErrorKind;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -13,6 +14,7 @@ use super::Error;
 use super::head::{self, Asked, Head};
 use crate::net::Stream;
 use crate::net::copy::Carrier as _;
+use crate::spare;
 
 /// What is read at a time of a head. Most heads and many whole responses fit.
 const HEAD_ROOM: usize = 4 * 1024;
@@ -48,16 +50,19 @@ impl Wire {
     }
 
     /// Begins a request.
-    pub(super) const fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.idle = false;
         self.interim = 0;
+        if self.buffer.is_empty() {
+            self.buffer = spare::read_buffer();
+        }
     }
 
     /// The response has ended well and the request was sent whole. Bytes beyond it would be an answer to nothing.
     pub(super) fn release(&mut self) {
         self.idle = self.buffer.is_empty();
         // An idle connection holds no memory.
-        self.buffer = BytesMut::new();
+        spare::keep_read_buffer(std::mem::take(&mut self.buffer));
     }
 
     /// Whether it is between two requests.
@@ -72,9 +77,13 @@ impl Wire {
             return false;
         };
         let mut byte = [0];
+        // Its end, an error and a byte nobody asked for all come out of this as something else than "not yet".
+        if let Some(socket) = stream.socket() {
+            let read = socket.try_read(&mut byte);
+            return read.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        }
         let mut read = ReadBuf::new(&mut byte);
         let cx = &mut Context::from_waker(Waker::noop());
-        // Its end, an error and a byte nobody asked for all come out of this as "ready".
         pin!(stream).poll_read(cx, &mut read).is_pending()
     }
 
