@@ -43,8 +43,8 @@ pub(super) fn requests(bytes: &[u8]) {
                 "a cut makes it another request"
             );
         }
-        for request in whole {
-            if let Some(head) = Head::read(request) {
+        for came in whole {
+            if let Some(head) = Head::read(came) {
                 let _ = head.uri(false);
                 let _ = head.uri(true);
             }

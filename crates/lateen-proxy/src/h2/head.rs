@@ -6,6 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use super::hpack::{Encoder, Field};
 use crate::codec;
+use crate::spare;
 use crate::streams::is_of_connection;
 use crate::upstream::plain::Plain;
 
@@ -67,7 +68,7 @@ impl Fields {
     /// None yet.
     pub(crate) fn new() -> Self {
         Self {
-            headers: HeaderMap::with_capacity(16),
+            headers: spare::headers(16),
             ..Self::default()
         }
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
@@ -13,6 +13,42 @@ use crate::h2::link::Incoming;
 use crate::h2::tunnel::Tunnel;
 use crate::mux;
 use crate::streams;
+
+/// A request as it came from a client.
+#[derive(Debug)]
+pub(crate) struct ClientRequest {
+    /// Its head. Boxed where it is read, for it is handed on from step to step.
+    pub(crate) head: Box<ClientHead>,
+    /// Its body.
+    pub(crate) body: ClientBody,
+}
+
+/// The head of a request as it came.
+#[derive(Debug)]
+pub(crate) struct ClientHead {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: Version,
+    /// The first `Host`, where whoever read the head kept it apart. Any other is among the headers.
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) headers: HeaderMap,
+    /// What came beside the headers: the case of their names, the protocol of an extended CONNECT.
+    pub(crate) extensions: Extensions,
+}
+
+impl From<Request<()>> for ClientHead {
+    fn from(request: Request<()>) -> Self {
+        let (parts, ()) = request.into_parts();
+        Self {
+            method: parts.method,
+            uri: parts.uri,
+            version: parts.version,
+            host: None,
+            headers: parts.headers,
+            extensions: parts.extensions,
+        }
+    }
+}
 
 /// The body of a client's request.
 #[derive(Debug)]
@@ -48,8 +84,8 @@ pub(crate) enum ClientError {
 
 impl ClientUpgrade {
     /// The client's side of what a request asks for, where there can be one.
-    pub(crate) fn of(request: &mut Request<ClientBody>) -> Option<Self> {
-        match request.body_mut() {
+    pub(crate) fn of(body: &mut ClientBody) -> Option<Self> {
+        match body {
             ClientBody::H1(body) => Some(Self::H1(body.upgrade())),
             ClientBody::Connect(tunnel) => tunnel.take().map(Self::H2),
             ClientBody::H2(_) | ClientBody::Mux(_) => None,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use lateen_telemetry::metrics::istio::{DestinationService, ServiceId};
 use lateen_traffic::RequestView;
@@ -22,7 +22,7 @@ use lateen_traffic::route::{
 };
 use lateen_traffic::tls::CertificateSource;
 
-use super::client::{ClientBody, ClientUpgrade};
+use super::client::{ClientRequest, ClientUpgrade};
 use super::filters;
 use super::forward::{self, Redirected};
 use super::grpc;
@@ -92,35 +92,37 @@ pub(crate) async fn handle(
     connection: Rc<Connection>,
     manager: Rc<Manager>,
     now: Rc<Now>,
-    mut request: Request<ClientBody>,
+    request: ClientRequest,
 ) -> Response<ResponseBody> {
-    let present = Present::of(request.headers());
-    let is_grpc = present.has(Present::CONTENT_TYPE) && grpc::is_grpc(request.headers());
-    let caller = match request.method() {
-        &Method::HEAD => Caller::Head,
+    let ClientRequest {
+        head: came,
+        mut body,
+    } = request;
+    let present = Present::of(&came.headers);
+    let is_grpc = present.has(Present::CONTENT_TYPE) && grpc::is_grpc(&came.headers);
+    let caller = match came.method {
+        Method::HEAD => Caller::Head,
         _ if is_grpc => Caller::Grpc,
         _ => Caller::Other,
     };
-    let may_upgrade = request.method() == Method::CONNECT || present.has(Present::UPGRADE);
-    let upgrade = may_upgrade
-        .then(|| ClientUpgrade::of(&mut request))
-        .flatten();
-    let mut exchange = Exchange::begin(connection, manager, now, (request.version(), is_grpc));
+    let may_upgrade = came.method == Method::CONNECT || present.has(Present::UPGRADE);
+    let upgrade = may_upgrade.then(|| ClientUpgrade::of(&mut body)).flatten();
+    let mut exchange = Exchange::begin(connection, manager, now, (came.version, is_grpc));
     exchange.caller = caller;
-    exchange.connect = request.method() == Method::CONNECT && request.version() != Version::HTTP_2;
-    exchange.body_waits = !request.body().is_end_stream();
-    let answered = match Head::take(request, present, exchange.connection.secure) {
-        Ok((head, body)) => {
+    exchange.connect = came.method == Method::CONNECT && came.version != Version::HTTP_2;
+    exchange.body_waits = !body.is_end_stream();
+    let answered = match Head::take(*came, present, exchange.connection.secure) {
+        Ok(head) => {
             let body = Source::new(body, Rc::clone(&exchange.record.request));
             exchange.follow(head, Inbound { body, upgrade }).await
         }
-        Err((malformed, _)) => {
+        Err(malformed) => {
             exchange.connection.draining.set(true);
             Err(malformed.reply())
         }
     };
     match answered {
-        Ok((parts, source)) => exchange.respond(parts, source),
+        Ok(answer) => exchange.respond(*answer),
         Err(reply) => exchange.reply(reply),
     }
 }
@@ -136,8 +138,8 @@ pub(crate) fn refuse(
     Exchange::begin(connection, manager, now, (Version::HTTP_11, false)).reply(reply)
 }
 
-/// An answer's head with what its body is made of.
-pub(super) type Answer = (http::response::Parts, forward::Source);
+/// An answer's head with what its body is made of. Boxed: it is handed back through every step.
+pub(super) type Answer = Box<forward::Response>;
 
 impl Exchange {
     fn begin(
@@ -295,7 +297,7 @@ impl Exchange {
                     reply
                 });
                 let (status, headers) = match &mut answered {
-                    Ok((parts, _)) => (parts.status, &mut parts.headers),
+                    Ok(answer) => (answer.parts.status, &mut answer.parts.headers),
                     Err(reply) => (reply.status, &mut *reply.headers),
                 };
                 filters::mutate_response(self, &view, Some(decision), status, headers);
@@ -647,11 +649,10 @@ impl Exchange {
     }
 
     /// Gives the upstream's answer to the client.
-    fn respond(
-        mut self,
-        mut parts: http::response::Parts,
-        source: forward::Source,
-    ) -> Response<ResponseBody> {
+    fn respond(mut self, answer: forward::Response) -> Response<ResponseBody> {
+        let forward::Response {
+            mut parts, source, ..
+        } = answer;
         // A denial of gRPC has status 200 on its way.
         let denied = is_denial(parts.status) || self.record.is_grpc;
         if denied && self.connection.worker.shared.hides_decisions {

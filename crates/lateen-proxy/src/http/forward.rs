@@ -30,9 +30,10 @@ use lateen_traffic::route::{
 use lateen_traffic::{Cluster, RequestView};
 use tokio::time::Instant;
 
+pub(super) use self::attempt::Response;
 pub(super) use self::redirect::Redirected;
 
-use self::attempt::{Failure, Response, Tried, Try};
+use self::attempt::{Failure, Tried, Try};
 use super::body::{Meter, Replayable};
 use super::client::ClientUpgrade;
 use super::exchange::{Answer, Exchange, Inbound};
@@ -48,6 +49,7 @@ use crate::cluster::breaker::{Permit, Resource};
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
 use crate::mux::head::Unserved;
+use crate::upstream::Upgraded;
 use crate::worker::Now;
 
 static TIMEOUT: http::HeaderName = http::HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
@@ -61,7 +63,7 @@ pub(super) enum Source {
     /// The upstream's.
     Upstream(Box<Upstream>),
     /// Bytes both ways after an upgrade.
-    Tunnel(Tunnel),
+    Tunnel(Box<Tunnel>),
 }
 
 /// What stays the same over the tries of one request.
@@ -256,8 +258,8 @@ impl Times {
         self,
         alarms: &Rc<Alarms>,
         plan: &Plan<'_>,
-        mut tries: Pin<&mut impl Future<Output = Result<Response, LocalReply>>>,
-    ) -> Result<Response, LocalReply> {
+        mut tries: Pin<&mut impl Future<Output = Result<Box<Response>, LocalReply>>>,
+    ) -> Result<Box<Response>, LocalReply> {
         let request = Rc::clone(plan.body.meter());
         let began = clock::now();
         let mut alarm = Alarm::new(alarms);
@@ -355,7 +357,7 @@ fn timed_out(plan: &Plan<'_>, reply: LocalReply) -> LocalReply {
 }
 
 /// Tries until there is an answer or no further try.
-async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, LocalReply> {
+async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Box<Response>, LocalReply> {
     let mut tried = Tried::default();
     let mut retries = 0;
     let mut races = 0;
@@ -412,12 +414,12 @@ async fn tries(exchange: &mut Exchange, plan: &Plan<'_>) -> Result<Response, Loc
 }
 
 enum Failed {
-    Response(Response),
+    Response(Box<Response>),
     Failure(Failure),
 }
 
 impl Failed {
-    fn into_answer(self, retried: bool, sent: bool) -> Result<Response, LocalReply> {
+    fn into_answer(self, retried: bool, sent: bool) -> Result<Box<Response>, LocalReply> {
         match self {
             Self::Response(response) => Ok(response),
             Self::Failure(failure) => Err(failure.reply(retried, sent)),
@@ -514,25 +516,25 @@ fn decide(
 fn finish(
     exchange: &mut Exchange,
     plan: &Plan<'_>,
-    response: Response,
+    mut response: Box<Response>,
     permit: Permit,
     (started, limit, life): (Instant, Option<Duration>, Option<Instant>),
     upgrade: Option<ClientUpgrade>,
 ) -> Result<Answer, LocalReply> {
+    let joined = upgrade.zip(response.upgrade.take());
     let Response {
-        mut parts,
-        mut upstream,
-        service_time,
+        parts,
         host,
-        upgrade: upstream_side,
-    } = response;
-    let joined = upgrade.zip(upstream_side);
+        service_time,
+        ..
+    } = &mut *response;
+    let (host, service_time) = (&*host, *service_time);
     let status = match &joined {
         // An upgrade is one in any version of HTTP, and counted and logged as such.
         Some(_) if plan.head.protocol.is_some() => StatusCode::SWITCHING_PROTOCOLS,
         _ => parts.status,
     };
-    plan.state.answered(&plan.cluster, &host, &parts);
+    plan.state.answered(&plan.cluster, host, parts);
     plan.charge(status);
     plan.state.stats.upstream_rq_time.record(service_time);
     if let Some(route) = &plan.route {
@@ -561,17 +563,35 @@ fn finish(
         parts.status,
     );
     if let Some(joined) = joined {
-        upgrade::answer(&mut parts, plan.head);
-        exchange.record.upgraded = plan.head.protocol.is_some();
-        let timeouts = &exchange.manager.config.timeouts;
-        let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
-        let Upstream { active, lease, .. } = *upstream;
-        let tunnel = Tunnel::new(joined, active, lease, permit, idle);
-        return Ok((parts, Source::Tunnel(tunnel)));
+        upgrade::answer(parts, plan.head);
+        return Ok(tunnel(exchange, plan, response, joined, permit));
     }
-    upstream.deadlines = deadlines(exchange, plan, (started, limit), life);
-    upstream.permit = Some(permit);
-    Ok((parts, Source::Upstream(upstream)))
+    if let Source::Upstream(upstream) = &mut response.source {
+        upstream.deadlines = deadlines(exchange, plan, (started, limit), life);
+        upstream.permit = Some(permit);
+    }
+    Ok(response)
+}
+
+/// The answer to an upgrade that was granted: bytes both ways.
+fn tunnel(
+    exchange: &mut Exchange,
+    plan: &Plan<'_>,
+    mut response: Box<Response>,
+    joined: (ClientUpgrade, Upgraded),
+    permit: Permit,
+) -> Answer {
+    exchange.record.upgraded = plan.head.protocol.is_some();
+    let timeouts = &exchange.manager.config.timeouts;
+    let idle = plan.action.timeouts.idle.unwrap_or(timeouts.stream_idle);
+    response.source = match response.source {
+        Source::Upstream(upstream) => {
+            let Upstream { active, lease, .. } = *upstream;
+            Source::Tunnel(Box::new(Tunnel::new(joined, active, lease, permit, idle)))
+        }
+        tunnel @ Source::Tunnel(_) => tunnel,
+    };
+    response
 }
 
 /// The times the rest of the response has to keep.

@@ -18,7 +18,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header};
 use lateen_traffic::hcm::HttpConnectionManager;
 use tokio::time::{Instant, Sleep};
 
@@ -27,7 +27,7 @@ pub(crate) use self::body::{Body, BodyError, Upgrade};
 use self::answer::{Asked, Framing};
 use self::head::{Head, Limits};
 use self::wire::Wire;
-use super::client::ClientBody;
+use super::client::{ClientBody, ClientHead, ClientRequest};
 use super::date::Date;
 use super::local_reply::LocalReply;
 use super::response::ResponseBody;
@@ -191,9 +191,14 @@ impl Server<'_> {
 
     /// Takes a request through the proxy and answers it.
     async fn exchange(&mut self, head: Head) -> After {
-        let asked = Asked::of(&head.method, head.version, self.old, self.limits.cased);
-        let keep_alive = head.keep_alive;
-        let request = request(head, &self.wire);
+        let Head {
+            came, keep_alive, ..
+        } = head;
+        let asked = Asked::of(&came.method, came.version, self.old, self.limits.cased);
+        let request = ClientRequest {
+            head: came,
+            body: ClientBody::H1(Body::new(&self.wire)),
+        };
         let answered = {
             let mut answering = pin!(Rc::clone(self.session).exchange(request));
             std::future::poll_fn(|cx| {
@@ -340,7 +345,7 @@ impl Server<'_> {
 }
 
 /// The requests whose heads stand in pieces of bytes that come one after the other, and whether something else follows. For fuzzing.
-pub(crate) fn heads(pieces: &[&[u8]], chunked_length: bool) -> (Vec<Request<()>>, bool) {
+pub(crate) fn heads(pieces: &[&[u8]], chunked_length: bool) -> (Vec<ClientHead>, bool) {
     let limits = Limits {
         bytes: 4 * 1024,
         headers: 100,
@@ -353,34 +358,13 @@ pub(crate) fn heads(pieces: &[&[u8]], chunked_length: bool) -> (Vec<Request<()>>
         buffer.extend_from_slice(piece);
         loop {
             match head::take(&mut buffer, &mut scanned, &limits) {
-                Ok(Some(head)) => heads.push(bare(head)),
+                Ok(Some(head)) => heads.push(*head.came),
                 Ok(None) => break,
                 Err(_) => return (heads, true),
             }
         }
     }
     (heads, false)
-}
-
-fn bare(head: Head) -> Request<()> {
-    let mut request = Request::new(());
-    *request.method_mut() = head.method;
-    *request.uri_mut() = head.uri;
-    *request.version_mut() = head.version;
-    *request.headers_mut() = head.headers;
-    request
-}
-
-fn request(head: Head, wire: &Rc<RefCell<Wire>>) -> Request<ClientBody> {
-    let mut request = Request::new(ClientBody::H1(Body::new(wire)));
-    *request.method_mut() = head.method;
-    *request.uri_mut() = head.uri;
-    *request.version_mut() = head.version;
-    *request.headers_mut() = head.headers;
-    if let Some(spelling) = head.spelling {
-        request.extensions_mut().insert(spelling);
-    }
-    request
 }
 
 /// Says whether the connection stays, where that is not what the version implies.

@@ -6,13 +6,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Method, Request, Version, header};
+use http::{Extensions, Method, Version, header};
 use http_body::Body as _;
 use lateen_traffic::cluster::Http2Options;
 use lateen_traffic::hcm::HttpConnectionManager;
 use tokio::sync::oneshot;
 
-use super::client::ClientBody;
+use super::client::{ClientBody, ClientHead, ClientRequest};
 use super::h1::Refusal;
 use super::multiplexed::{self, Serving, send, spawn};
 use super::response::ResponseBody;
@@ -23,6 +23,7 @@ use crate::h2::head::{Limits, Protocol, Refused, RequestHead};
 use crate::h2::link::{Begun, Incoming, Link, Outgoing};
 use crate::h2::tunnel::Tunnel;
 use crate::net::Stream;
+use crate::spare;
 
 /// Bytes of a body that may be under way on one stream, and on all of them, unless the listener says otherwise: a few bodies that nobody
 /// takes hold up no others. Envoy's defaults are 16 and 24 MiB.
@@ -121,20 +122,22 @@ const fn refusal(refused: Refused) -> Refusal {
     }
 }
 
-fn request(head: RequestHead, body: ClientBody) -> Request<ClientBody> {
-    let mut request = Request::new(body);
-    *request.method_mut() = head.method;
-    *request.uri_mut() = head.target;
-    *request.version_mut() = Version::HTTP_2;
-    *request.headers_mut() = head.headers;
+fn request(head: RequestHead, body: ClientBody) -> ClientRequest {
+    let mut extensions = Extensions::new();
     if let Some(protocol) = head.protocol.as_deref().map(str::from_utf8)
         && let Ok(protocol) = protocol
     {
-        request
-            .extensions_mut()
-            .insert(Protocol(protocol.to_owned()));
+        extensions.insert(Protocol(protocol.to_owned()));
     }
-    request
+    let head = Box::new(ClientHead {
+        method: head.method,
+        uri: head.target,
+        version: Version::HTTP_2,
+        host: None,
+        headers: head.headers,
+        extensions,
+    });
+    ClientRequest { head, body }
 }
 
 /// Answers a CONNECT. One that is granted makes a tunnel of its stream.
@@ -171,7 +174,7 @@ async fn respond(
     let length = body.size_hint().exact().filter(|_| !end);
     let length = length.filter(|_| !parts.headers.contains_key(header::CONTENT_LENGTH));
     outgoing.respond(parts.status, &parts.headers, length, end);
-    drop(parts);
+    spare::keep_headers(parts.headers);
     if !end {
         send(outgoing, body, stall).await;
     }

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use lateen_telemetry::ResponseFlag;
 use lateen_traffic::request::FilterState;
 use lateen_traffic::value::Metadata;
 use lateen_traffic::{ConnectionInfo, PeerTls, RequestView};
 
+use super::client::ClientHead;
 use super::local_reply::LocalReply;
 use super::present::Present;
 use crate::h2::head::Protocol;
@@ -89,65 +90,55 @@ fn plain_framing(version: Version, headers: &HeaderMap, present: Present) -> Res
 }
 
 impl Head {
-    /// Takes a request apart. `secure` says whether the client's connection is TLS, `present` what its head holds.
+    /// Takes a head apart. `secure` says whether the client's connection is TLS, `present` what the head holds.
     ///
     /// # Errors
     /// There is no host or more than one, or it holds bytes a host cannot.
-    pub(crate) fn take<B>(
-        request: Request<B>,
+    pub(crate) fn take(
+        came: ClientHead,
         present: Present,
         secure: bool,
-    ) -> Result<(Box<Self>, B), (Malformed, B)> {
-        let (parts, body) = request.into_parts();
-        let mut headers = parts.headers;
-        if let Err(malformed) = plain_framing(parts.version, &headers, present) {
-            return Err((malformed, body));
-        }
-        if parts.version == Version::HTTP_2 {
+    ) -> Result<Box<Self>, Malformed> {
+        let mut headers = came.headers;
+        plain_framing(came.version, &headers, present)?;
+        if came.version == Version::HTTP_2 {
             join_cookies(&mut headers);
         }
-        let (authority, host) = match authority(&parts.uri, &mut headers) {
-            Ok(found) => found,
-            Err(malformed) => return Err((malformed, body)),
-        };
-        let h2_protocol = parts
+        let host = only_host(came.host, &mut headers, present)?;
+        let (authority, host) = authority(&came.uri, host)?;
+        let h2_protocol = came
             .extensions
             .get::<Protocol>()
             .map(|protocol| protocol.0.clone());
         let asked = present.has(Present::UPGRADE).then_some(&headers);
         let protocol = h2_protocol.or_else(|| asked.and_then(upgrade_token));
-        let path = match parts.uri.path_and_query() {
+        let target = came.uri.into_parts().path_and_query;
+        let path = match &target {
             // `http` gives an absolute-form or authority-form URI without a path the path `/` or none.
-            Some(path) if parts.method != Method::CONNECT || protocol.is_some() => {
+            Some(path) if came.method != Method::CONNECT || protocol.is_some() => {
                 path.as_str().to_owned()
             }
             _ => String::new(),
         };
         // Boxed: it is handed on from step to step, and is half a kilobyte.
-        let head = Box::new(Self {
-            method: parts.method,
+        Ok(Box::new(Self {
+            method: came.method,
             scheme: if secure { "https" } else { "http" },
             authority,
             path,
             protocol,
-            version: parts.version,
+            version: came.version,
             headers,
             present,
-            extensions: parts.extensions,
-            verbatim: Verbatim {
-                path: parts.uri.path_and_query().cloned(),
-                host,
-            },
-        });
-        Ok((head, body))
+            extensions: came.extensions,
+            verbatim: Verbatim { path: target, host },
+        }))
     }
 
-    /// Takes a request apart that came in plain text. For fuzzing.
-    pub(crate) fn read(request: Request<()>) -> Option<Box<Self>> {
-        let present = Present::of(request.headers());
-        Self::take(request, present, false)
-            .ok()
-            .map(|(head, ())| head)
+    /// Takes a head apart that came in plain text. For fuzzing.
+    pub(crate) fn read(came: ClientHead) -> Option<Box<Self>> {
+        let present = Present::of(&came.headers);
+        Self::take(came, present, false).ok()
     }
 
     /// The view decisions take.
@@ -246,23 +237,34 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The authority: of the URI if it has one (absolute-form, HTTP/2), else the only `Host` header. The header is taken away.
+/// The only `Host`, which is taken away from the headers if it is among them.
+fn only_host(
+    apart: Option<HeaderValue>,
+    headers: &mut HeaderMap,
+    present: Present,
+) -> Result<Option<HeaderValue>, Malformed> {
+    if !present.has(Present::HOST) {
+        return Ok(apart);
+    }
+    match headers.entry(header::HOST) {
+        header::Entry::Vacant(_) => Ok(apart),
+        header::Entry::Occupied(hosts) if apart.is_some() || hosts.iter().nth(1).is_some() => {
+            Err(Malformed("http1.multiple_host_headers"))
+        }
+        header::Entry::Occupied(host) => Ok(Some(host.remove())),
+    }
+}
+
+/// The authority: of the URI if it has one (absolute-form, HTTP/2), else of `Host`, which is handed back then.
 fn authority(
     uri: &Uri,
-    headers: &mut HeaderMap,
+    host: Option<HeaderValue>,
 ) -> Result<(String, Option<HeaderValue>), Malformed> {
-    let host = match headers.entry(header::HOST) {
-        header::Entry::Vacant(_) => None,
-        header::Entry::Occupied(hosts) if hosts.iter().nth(1).is_some() => {
-            return Err(Malformed("http1.multiple_host_headers"));
-        }
-        header::Entry::Occupied(host) => Some(host.remove()),
-    };
     if let Some(authority) = uri.authority() {
         return Ok((authority.as_str().to_owned(), None));
     }
     let Some(host) = host else {
-        return Err(Malformed("missing_host_header"));
+        return Err(Malformed(MISSING_HOST));
     };
     match valid_host(&host) {
         Some(authority) => Ok((authority.to_owned(), Some(host))),
@@ -304,14 +306,14 @@ fn upgrade_token(headers: &HeaderMap) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn take(request: http::request::Builder) -> Result<Box<Head>, &'static str> {
-        let request = request.body(()).unwrap();
-        let present = Present::of(request.headers());
-        Head::take(request, present, false)
-            .map(|(head, ())| head)
-            .map_err(|(malformed, ())| malformed.0)
+        let came = ClientHead::from(request.body(()).unwrap());
+        let present = Present::of(&came.headers);
+        Head::take(came, present, false).map_err(|malformed| malformed.0)
     }
 
     #[test]
@@ -337,6 +339,22 @@ mod tests {
                 "http.invalid_authority"
             );
         }
+    }
+
+    #[test]
+    fn a_host_kept_apart_is_one_beside_those_among_the_headers() {
+        let with = |request: http::request::Builder| {
+            let mut came = ClientHead::from(request.body(()).unwrap());
+            came.host = Some(HeaderValue::from_static("a.example"));
+            let present = Present::of(&came.headers);
+            Head::take(came, present, false).map_err(|malformed| malformed.0)
+        };
+        let head = with(Request::get("/x")).unwrap();
+        assert_eq!(head.authority, "a.example");
+        assert_eq!(head.host().unwrap(), "a.example");
+        assert_eq!(with(Request::get("http://b/x")).unwrap().authority, "b");
+        let twice = with(Request::get("/").header("host", "a.example"));
+        assert_eq!(twice.unwrap_err(), "http1.multiple_host_headers");
     }
 
     #[test]

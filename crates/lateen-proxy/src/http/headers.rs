@@ -110,7 +110,7 @@ pub(crate) fn prepare_request(
             &remote.ip().to_string(),
         );
     }
-    request_id(&mut head.headers, manager, edge, fresh_request_id);
+    request_id(head, manager, edge, fresh_request_id);
     let mode = (manager.forward_client_cert, manager.client_cert_details);
     let came = present.has(Present::CLIENT_CERT);
     client_cert::forward(&mut head.headers, came, mode, client);
@@ -264,19 +264,18 @@ fn forwarding_headers(
         Some("http") => head.scheme = "http",
         _ => {}
     }
-    if manager.scheme_override.is_some() {
-        headers.insert(&FORWARDED_PROTO, HeaderValue::from_static(head.scheme));
-    }
-    match headers.entry(&FORWARDED_PROTO) {
-        header::Entry::Occupied(mut told) => match told.get().as_bytes() {
-            b"https" => head.scheme = "https",
-            b"http" => head.scheme = "http",
+    let says = HeaderValue::from_static(head.scheme);
+    if !head.present.has(Present::FORWARDED_PROTO) {
+        headers.append(&FORWARDED_PROTO, says);
+    } else if manager.scheme_override.is_some() {
+        headers.insert(&FORWARDED_PROTO, says);
+    } else {
+        match headers.get(&FORWARDED_PROTO).map(HeaderValue::as_bytes) {
+            Some(b"https") => head.scheme = "https",
+            Some(b"http") => head.scheme = "http",
             _ => {
-                told.insert(HeaderValue::from_static(head.scheme));
+                headers.insert(&FORWARDED_PROTO, says);
             }
-        },
-        header::Entry::Vacant(untold) => {
-            untold.insert(HeaderValue::from_static(head.scheme));
         }
     }
     if manager.append_x_forwarded_port {
@@ -290,7 +289,7 @@ fn forwarding_headers(
 }
 
 fn request_id(
-    headers: &mut HeaderMap,
+    head: &mut Head,
     manager: &HttpConnectionManager,
     edge: bool,
     fresh: impl FnOnce() -> HeaderValue,
@@ -298,7 +297,11 @@ fn request_id(
     if !manager.generate_request_id {
         return;
     }
-    match headers.entry(&REQUEST_ID) {
+    if !head.present.has(Present::REQUEST_ID) {
+        head.headers.append(&REQUEST_ID, fresh());
+        return;
+    }
+    match head.headers.entry(&REQUEST_ID) {
         header::Entry::Occupied(mut id) => {
             if edge && !manager.preserve_external_request_id {
                 id.insert(fresh());

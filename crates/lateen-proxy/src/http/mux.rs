@@ -6,11 +6,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, header};
+use http::{Extensions, HeaderValue, Method, header};
 use http_body::Body as _;
 use lateen_traffic::hcm::HttpConnectionManager;
 
-use super::client::ClientBody;
+use super::client::{ClientBody, ClientHead, ClientRequest};
 use super::h1::Refusal;
 use super::multiplexed::{self, Serving, send, spawn};
 use super::server::{Session, Underway};
@@ -18,6 +18,7 @@ use crate::codec;
 use crate::mux::head::{self, Malformed};
 use crate::mux::link::{Begun, Link, Side};
 use crate::net::Stream;
+use crate::spare;
 
 /// What a request may hold.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ async fn answer(
     } = begun;
     let (response, is_head) = match request(head, incoming, limits) {
         Ok(request) => {
-            let is_head = request.method() == Method::HEAD;
+            let is_head = request.head.method == Method::HEAD;
             let response = session.exchange_begun(&mut underway, request).await;
             (response, is_head)
         }
@@ -93,7 +94,7 @@ async fn answer(
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     outgoing.respond(&parts, end);
-    drop(parts);
+    spare::keep_headers(parts.headers);
     if !end {
         send(outgoing, body, limits.stall).await;
     }
@@ -107,7 +108,7 @@ fn request(
     head: bytes::Bytes,
     mut incoming: crate::mux::link::Incoming,
     limits: Limits,
-) -> Result<Request<ClientBody>, Refusal> {
+) -> Result<ClientRequest, Refusal> {
     if head.len() > limits.head_bytes {
         return Err(Refusal::TooLarge);
     }
@@ -121,10 +122,14 @@ fn request(
     incoming
         .expect(&head.headers, false)
         .map_err(|_| Refusal::Length)?;
-    let mut request = Request::new(ClientBody::Mux(incoming));
-    *request.method_mut() = head.method;
-    *request.uri_mut() = head.target;
-    *request.version_mut() = head.version;
-    *request.headers_mut() = head.headers;
-    Ok(request)
+    let head = Box::new(ClientHead {
+        method: head.method,
+        uri: head.target,
+        version: head.version,
+        host: None,
+        headers: head.headers,
+        extensions: Extensions::new(),
+    });
+    let body = ClientBody::Mux(incoming);
+    Ok(ClientRequest { head, body })
 }

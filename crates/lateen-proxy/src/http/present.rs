@@ -25,6 +25,12 @@ impl Present {
     pub(crate) const FORWARDED_FOR: Self = Self(1 << 5);
     /// `x-forwarded-client-cert`.
     pub(crate) const CLIENT_CERT: Self = Self(1 << 6);
+    /// `x-forwarded-proto`.
+    pub(crate) const FORWARDED_PROTO: Self = Self(1 << 7);
+    /// `x-request-id`.
+    pub(crate) const REQUEST_ID: Self = Self(1 << 8);
+    /// `host`.
+    pub(crate) const HOST: Self = Self(1 << 9);
 
     /// Of a head.
     pub(crate) fn of(headers: &HeaderMap) -> Self {
@@ -44,6 +50,9 @@ impl Present {
             [b'x', ..] if is_envoys(name) => Self::ENVOYS,
             [b'x', ..] if *name == headers::FORWARDED_FOR => Self::FORWARDED_FOR,
             [b'x', ..] if *name == headers::CLIENT_CERT => Self::CLIENT_CERT,
+            [b'x', ..] if *name == headers::FORWARDED_PROTO => Self::FORWARDED_PROTO,
+            [b'x', ..] if *name == headers::REQUEST_ID => Self::REQUEST_ID,
+            [b'h', ..] if *name == header::HOST => Self::HOST,
             [b'c', ..] if *name == header::CONTENT_TYPE => Self::CONTENT_TYPE,
             [b'c' | b'e' | b'k' | b'p' | b't' | b'u', ..] if is_hop_by_hop(name) => {
                 let more = if *name == header::UPGRADE {
@@ -74,13 +83,13 @@ mod tests {
     #[test]
     fn each_name_is_found_and_others_are_not_taken_for_it() {
         let none = of(&[
-            "host",
             "accept",
             "user-agent",
             "cookie",
-            "x-request-id",
+            "x-request",
             "x-a",
             "x",
+            "hosts",
         ]);
         assert_eq!(none, Present::default());
         for (name, present) in [
@@ -88,8 +97,11 @@ mod tests {
             ("x-envoy-attempt-count", Present::ENVOYS),
             ("x-forwarded-for", Present::FORWARDED_FOR),
             ("x-forwarded-client-cert", Present::CLIENT_CERT),
+            ("x-forwarded-proto", Present::FORWARDED_PROTO),
+            ("x-request-id", Present::REQUEST_ID),
+            ("host", Present::HOST),
         ] {
-            assert_eq!(of(&["host", name, "accept"]), present, "{name}");
+            assert_eq!(of(&["user-agent", name, "accept"]), present, "{name}");
         }
         for name in [
             "connection",

@@ -7,14 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Response;
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::hcm::{Codec, HttpConnectionManager};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::client::ClientBody;
+use super::client::ClientRequest;
 use super::exchange;
 use super::h1;
 use super::h2;
@@ -180,10 +180,7 @@ impl Session {
     }
 
     /// Takes one request through the proxy.
-    pub(super) async fn exchange(
-        self: Rc<Self>,
-        request: Request<ClientBody>,
-    ) -> Response<ResponseBody> {
+    pub(super) async fn exchange(self: Rc<Self>, request: ClientRequest) -> Response<ResponseBody> {
         let mut underway = self.begin();
         // On the heap, for a connection that is idle is to be small; written there in place, for it is large.
         let room = Box::new_uninit();
@@ -195,7 +192,7 @@ impl Session {
     pub(super) async fn exchange_begun(
         &self,
         underway: &mut Underway,
-        request: Request<ClientBody>,
+        request: ClientRequest,
     ) -> Response<ResponseBody> {
         let now = self.connection.worker.now();
         let manager = self.manager_at(now.version);

@@ -12,6 +12,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 
+use crate::spare;
 use crate::streams::is_of_connection;
 
 use crate::codec::names;
@@ -149,7 +150,7 @@ pub(crate) fn response(mut from: Bytes, most: usize) -> Result<http::response::P
 /// # Errors
 /// They are none, or more than `most`.
 pub(crate) fn fields(mut from: Bytes, most: usize) -> Result<HeaderMap, Malformed> {
-    let mut headers = HeaderMap::with_capacity(24);
+    let mut headers = spare::headers(24);
     let mut count = 0;
     while from.has_remaining() {
         count += 1;

@@ -9,7 +9,7 @@ use lateen_telemetry::ResponseFlag;
 use lateen_traffic::cluster::{Discovery, DnsFamily};
 use lateen_traffic::retry::RetryPolicy;
 
-use super::{Plan, offer, outgoing};
+use super::{Plan, Source, offer, outgoing};
 use crate::clock;
 use crate::cluster::host::HostState;
 use crate::cluster::outlier::{Ended, count};
@@ -35,17 +35,17 @@ const PICKS: u32 = 3;
 
 /// How a try ended.
 pub(super) enum Try {
-    /// A response began.
-    Response(Response),
+    /// A response began. Boxed from here on, since it is handed on from step to step.
+    Response(Box<Response>),
     /// None did.
     Failed(Failure),
 }
 
 /// A response that began.
-pub(super) struct Response {
-    pub(super) parts: http::response::Parts,
-    /// Its body. Boxed from here on, since it is handed on from step to step.
-    pub(super) upstream: Box<Upstream>,
+pub(in crate::http) struct Response {
+    pub(in crate::http) parts: http::response::Parts,
+    /// What its body is made of.
+    pub(in crate::http) source: Source,
     /// Milliseconds the host took.
     pub(super) service_time: u64,
     pub(super) host: Rc<HostState>,
@@ -269,13 +269,13 @@ async fn send(exchange: &mut Exchange, plan: &Plan<'_>, host: &Host) -> Result<T
         host: Rc::clone(&host.state),
         settings: Arc::clone(settings),
     });
-    Ok(Try::Response(Response {
+    Ok(Try::Response(Box::new(Response {
         parts,
-        upstream,
+        source: Source::Upstream(upstream),
         service_time,
         host: Rc::clone(&host.state),
         upgrade,
-    }))
+    })))
 }
 
 /// CONNECT (or POST) ends here: once the host is reached, the client is told so and its bytes go there.
@@ -306,13 +306,13 @@ async fn terminate(
             Some(Upgraded::Stream(Box::new(stream))),
         ),
     };
-    Try::Response(Response {
+    Try::Response(Box::new(Response {
         parts: http::Response::new(()).into_parts().0,
-        upstream: Box::new(Upstream::new(body, lease, active)),
+        source: Source::Upstream(Box::new(Upstream::new(body, lease, active))),
         service_time: 0,
         host: Rc::clone(&host.state),
         upgrade,
-    })
+    }))
 }
 
 fn transport(

@@ -6,11 +6,12 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::uri::Uri;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use http::{Extensions, HeaderName, HeaderValue, Method, Version, header};
 
 use super::Refusal;
 use crate::codec::spelling::Spelling;
 use crate::codec::{content_length, end_of_head, names};
+use crate::http::client::ClientHead;
 use crate::spare;
 
 /// Headers for which there is room on the stack.
@@ -45,11 +46,7 @@ pub(super) enum Framing {
 /// A request's head.
 #[derive(Debug)]
 pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) uri: Uri,
-    pub(super) version: Version,
-    pub(super) headers: HeaderMap,
-    pub(super) spelling: Option<Spelling>,
+    pub(super) came: Box<ClientHead>,
     /// Where its body ends.
     pub(super) framing: Framing,
     /// Whether the client means to send more requests.
@@ -146,6 +143,7 @@ fn parse<'b>(
     let mut fields = Fields::default();
     let mut spelling = limits.cased.then(Spelling::default);
     let mut headers = spare::headers(request.headers.len() + SPARE);
+    let mut host = None;
     for field in request.headers.iter() {
         let name = names::name(field.name.as_bytes()).ok_or(Refusal::Malformed)?;
         let value = HeaderValue::from_maybe_shared(block.slice_ref(field.value))
@@ -154,7 +152,11 @@ fn parse<'b>(
             if let Some(spelling) = &mut spelling {
                 spelling.note(&name, block.slice_ref(field.name.as_bytes()));
             }
-            headers.append(name, value);
+            if name == header::HOST && host.is_none() {
+                host = Some(value);
+            } else {
+                headers.append(name, value);
+            }
         }
     }
     let version = if version == 0 {
@@ -166,12 +168,19 @@ fn parse<'b>(
     if fields.codings > 0 {
         headers.remove(header::CONTENT_LENGTH);
     }
+    let mut extensions = Extensions::new();
+    if let Some(spelling) = spelling {
+        extensions.insert(spelling);
+    }
     let head = Head {
-        method: Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed)?,
-        uri: uri.map_err(|_| Refusal::Malformed)?,
-        version,
-        headers,
-        spelling,
+        came: Box::new(ClientHead {
+            method: Method::from_bytes(method.as_bytes()).map_err(|_| Refusal::Malformed)?,
+            uri: uri.map_err(|_| Refusal::Malformed)?,
+            version,
+            host,
+            headers,
+            extensions,
+        }),
         framing,
         keep_alive: fields.keep_alive(version) && framing != Framing::Unknown,
         waits: fields.waits && version == Version::HTTP_11,
@@ -311,7 +320,7 @@ mod tests {
         let head = take(&mut BytesMut::from(text), &mut 0, &limits);
         let head = head.unwrap().unwrap();
         assert_eq!((head.framing, head.keep_alive), (Framing::Chunked, false));
-        assert!(!head.headers.contains_key("content-length"));
+        assert!(!head.came.headers.contains_key("content-length"));
     }
 
     #[test]
@@ -319,7 +328,10 @@ mod tests {
         let text = "POST / HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\n";
         let head = read(text).unwrap().unwrap();
         assert_eq!(head.framing, Framing::Length(5));
-        assert_eq!(head.headers.get_all("content-length").iter().count(), 1);
+        assert_eq!(
+            head.came.headers.get_all("content-length").iter().count(),
+            1
+        );
     }
 
     #[test]
@@ -343,7 +355,7 @@ mod tests {
                 found = take(&mut buffer, &mut scanned, &LIMITS).unwrap();
             }
         }
-        assert_eq!(found.unwrap().uri, "/x?y");
+        assert_eq!(found.unwrap().came.uri, "/x?y");
         assert_eq!(&buffer[..], b"GET");
     }
 
@@ -369,9 +381,11 @@ mod tests {
         };
         let text = "GET / HTTP/1.1\r\nHost: a\r\nX-Abc: 1\r\n\r\n";
         let head = take(&mut BytesMut::from(text), &mut 0, &limits);
-        let head = head.unwrap().unwrap();
+        let came = head.unwrap().unwrap().came;
         let mut out = Vec::new();
-        crate::codec::fields(&mut out, head.headers.iter(), head.spelling.as_ref());
+        let host = came.host.iter().map(|host| (&header::HOST, host));
+        let fields = host.chain(came.headers.iter());
+        crate::codec::fields(&mut out, fields, came.extensions.get());
         assert_eq!(out, b"Host: a\r\nX-Abc: 1\r\n");
     }
 

@@ -201,7 +201,8 @@ mod tests {
             own_principal: Some("spiffe://cluster.local/ns/a/sa/me"),
             own_address: None,
         };
-        forward(&mut headers, (mode, details(false)), &client);
+        let came = headers.contains_key(&CLIENT_CERT);
+        forward(&mut headers, came, (mode, details(false)), &client);
         let value = headers.get(&CLIENT_CERT)?;
         Some(value.to_str().unwrap().to_owned())
     }
