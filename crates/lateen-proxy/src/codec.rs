@@ -51,7 +51,8 @@ pub(crate) fn fields<'h>(
     spelling: Option<&Spelling>,
 ) {
     let mut speller = spelling.map(Speller::new);
-    for (name, value) in fields {
+    // Not a `for` loop: what is chained together is passed over faster from within.
+    fields.for_each(|(name, value)| {
         match speller.as_mut().and_then(|speller| speller.next(name)) {
             Some(spelt) => out.extend_from_slice(spelt),
             None => out.extend_from_slice(name.as_str().as_bytes()),
@@ -59,7 +60,7 @@ pub(crate) fn fields<'h>(
         out.extend_from_slice(b": ");
         out.extend_from_slice(value.as_bytes());
         out.extend_from_slice(b"\r\n");
-    }
+    });
 }
 
 /// Encodes a number in decimal.

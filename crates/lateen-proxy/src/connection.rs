@@ -162,7 +162,7 @@ impl Connection {
 
     /// Whether it is to end with the current request: by its own, or because its listener drains.
     pub(crate) fn is_ending(&self) -> bool {
-        self.draining.get() || self.handle.drain.is_cancelled()
+        self.draining.get() || self.handle.drains()
     }
 
     /// What the client says of itself over TCP, if it is to say anything.

@@ -48,9 +48,11 @@ impl<'a> Doze<'a> {
         }
         let waker = match &self.alarm {
             Some((alarm, waker)) if alarm.task.will_wake(cx.waker()) => {
-                if !alarm.rang.swap(false, Ordering::Acquire) {
+                // Mostly it did not, and looking costs less than taking.
+                if !alarm.rang.load(Ordering::Relaxed) {
                     return false;
                 }
+                alarm.rang.swap(false, Ordering::Acquire);
                 waker.clone()
             }
             _ => {

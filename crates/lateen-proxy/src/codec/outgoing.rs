@@ -109,9 +109,14 @@ impl<B: Source> Outgoing<B> {
         self.flushed && self.body.is_none() && !self.has_some()
     }
 
+    /// Whether it waits for others of the same turn, to be written with them.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.hold.is_waiting()
+    }
+
     /// Whether a write waits for the peer, rather than for more of the body.
     pub(crate) const fn is_stalled(&self) -> bool {
-        !self.hold.is_waiting() && self.has_some()
+        !self.is_held() && self.has_some()
     }
 
     /// Whether there is something to be written now.

@@ -148,7 +148,7 @@ struct ReplayState {
     kept_bytes: usize,
     /// Bytes that tries took.
     taken: u64,
-    trailers: Option<HeaderMap>,
+    trailers: Option<Box<HeaderMap>>,
     ended: bool,
     overflowed: bool,
     copies: Vec<CopyWriter>,
@@ -203,7 +203,7 @@ impl Replayable {
         let state = self.state.borrow();
         let remembered = !state.overflowed || state.taken == 0;
         (state.ended && remembered)
-            .then(|| Source::kept(&state.kept, state.trailers.clone(), &self.meter))
+            .then(|| Source::kept(&state.kept, state.trailers.as_deref().cloned(), &self.meter))
     }
 
     /// Whether there is no body at all.
@@ -277,7 +277,8 @@ impl Body for RequestBody {
         }
         if state.ended {
             *done = true;
-            return Poll::Ready(state.trailers.clone().map(|t| Ok(Frame::trailers(t))));
+            let trailers = state.trailers.as_deref().cloned();
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
         }
         let frame = ready!(state.pull(cx, body.limit));
         match &frame {
@@ -378,7 +379,7 @@ impl ReplayState {
                     self.copies.iter().for_each(|copy| copy.data(data));
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.copies.iter().for_each(|copy| copy.trailers(trailers));
-                    self.trailers = Some(trailers.clone());
+                    self.trailers = Some(Box::new(trailers.clone()));
                     self.finish();
                 }
                 if self.source.as_ref().is_some_and(Body::is_end_stream) {

@@ -308,6 +308,8 @@ impl Server<'_> {
                     note_broken(self.session, &error);
                     return Poll::Ready(Err(()));
                 }
+                // Whether the client is still there is looked at once that is over.
+                Poll::Pending if message.is_held() => return Poll::Pending,
                 Poll::Pending => {}
             }
             if wire.is_gone(cx) {

@@ -23,7 +23,8 @@ pub(crate) struct Source {
     incoming: Option<ClientBody>,
     ahead: VecDeque<Bytes>,
     ahead_bytes: usize,
-    trailers: Option<HeaderMap>,
+    /// Boxed: a body is handed on from step to step, and few have any.
+    trailers: Option<Box<HeaderMap>>,
     meter: Rc<Meter>,
     /// Decodes what is read (gRPC-Web's text form).
     decoder: Option<Decoder>,
@@ -61,7 +62,7 @@ impl Source {
             incoming: None,
             ahead_bytes: data.iter().map(Bytes::len).sum(),
             ahead: data.iter().cloned().collect(),
-            trailers,
+            trailers: trailers.map(Box::new),
             meter: Rc::clone(meter),
             decoder: None,
         }
@@ -102,7 +103,7 @@ impl Source {
                     self.ahead_bytes += data.len();
                     self.ahead.push_back(data);
                 }
-                Err(frame) => self.trailers = frame.into_trailers().ok(),
+                Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
             }
         }
         Ok(Ahead::Whole)
@@ -134,7 +135,7 @@ impl Source {
         }
         if self.incoming.is_none() {
             let trailers = self.trailers.take();
-            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(*trailers))));
         }
         self.poll_incoming(cx)
             .map(|next| next.map(|frame| frame.map_err(BodyError::Source)))

@@ -2,7 +2,7 @@
 //!
 //! A listener whose settings change keeps its socket and its connections; only one that is gone, or bound elsewhere, drains.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -40,8 +40,22 @@ pub(crate) struct ListenerHandle {
     pub(crate) stats: ListenerStats,
     /// Says that connections are to end gracefully.
     pub(crate) drain: CancellationToken,
+    /// The same for whoever asks with every request: asking the token takes a lock.
+    drains: Cell<bool>,
     /// Says that they are to end now.
     pub(crate) kill: CancellationToken,
+}
+
+impl ListenerHandle {
+    /// Whether connections are to end gracefully.
+    pub(crate) fn drains(&self) -> bool {
+        self.drains.get()
+    }
+
+    fn begin_drain(&self) {
+        self.drains.set(true);
+        self.drain.cancel();
+    }
 }
 
 /// All sockets of a worker.
@@ -129,6 +143,7 @@ impl Listeners {
                 .listener
                 .handles(self.worker.shard, &stat_prefix(listener, wanted)),
             drain: CancellationToken::new(),
+            drains: Cell::new(false),
             kill: CancellationToken::new(),
         });
         let accepting =
@@ -151,7 +166,7 @@ impl Listeners {
         self.worker
             .shared
             .note_closed(&open.handle.name.borrow(), address);
-        open.handle.drain.cancel();
+        open.handle.begin_drain();
         let time = self.worker.shared.config.drain.listener;
         let kill = open.handle.kill.clone();
         tokio::task::spawn_local(async move {
@@ -171,7 +186,7 @@ impl Listeners {
 impl Open {
     fn obey(&self, drains: Drains) {
         if drains.draining.covers(self.direction) {
-            self.handle.drain.cancel();
+            self.handle.begin_drain();
         }
         if drains.stopped.covers(self.direction) {
             self.accepting.abort(); // which closes its socket

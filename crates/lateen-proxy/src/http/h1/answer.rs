@@ -1,7 +1,7 @@
 //! The head of an answer as a client gets it over HTTP/1, and how the answer's body is framed.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode, Version, header, response};
+use http::{Method, StatusCode, Version, header, response};
 use http_body::Body;
 
 use super::super::date::Date;
@@ -60,64 +60,43 @@ pub(super) fn encode<B: Body<Data = Bytes>>(
     interim: &[u8],
     date: &mut Date,
 ) -> (Vec<u8>, Framing) {
-    let stated = Stated::of(&parts.headers);
-    let framing = framing(parts.status, stated.length, body, asked);
+    let stated = parts.headers.get(header::CONTENT_LENGTH);
+    let length = stated.and_then(|stated| codec::content_length(stated.as_bytes()));
+    let framing = framing(parts.status, length, body, asked);
     let small = match framing {
         Framing::Some(Length::Exact(length)) if length <= WORTH_A_COPY as u64 => length as usize,
         _ => 0,
     };
-    let mut out = spare::buffer(interim.len() + stated.bytes + ROOM + small);
+    let room = interim.len() + parts.headers.len() * FIELD + ROOM + small;
+    let mut out = spare::buffer(room);
     out.extend_from_slice(interim);
     status_line(&mut out, parts.status, asked.answer_version);
     let spelling = parts.extensions.get::<Spelling>().filter(|_| asked.cased);
-    let drops_length =
-        codec::is_without_length(parts.status) || framing == Framing::Some(Length::Chunked);
+    let drops_length = stated.is_some()
+        && (codec::is_without_length(parts.status) || framing == Framing::Some(Length::Chunked));
+    let mut dated = false;
     let kept = parts
         .headers
         .iter()
-        .filter(|(name, _)| !(drops_length && **name == header::CONTENT_LENGTH));
+        .filter(|(name, _)| !(drops_length && **name == header::CONTENT_LENGTH))
+        .inspect(|(name, _)| dated |= **name == header::DATE);
     codec::fields(&mut out, kept, spelling);
-    if !stated.date {
+    if !dated {
         out.extend_from_slice(b"date: ");
         out.extend_from_slice(date.now());
         out.extend_from_slice(b"\r\n");
     }
-    if !stated.says_length {
+    if stated.is_none() {
         state_framing(&mut out, parts.status, framing, asked);
     }
     out.extend_from_slice(b"\r\n");
     (out, framing)
 }
 
-/// What the fields of an answer say that matters to how it is written, from one look at each.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stated {
-    /// Bytes that the fields take.
-    bytes: usize,
-    /// The length of the body, if it is one.
-    length: Option<u64>,
-    says_length: bool,
-    date: bool,
-}
-
-impl Stated {
-    fn of(headers: &HeaderMap) -> Self {
-        let mut stated = Self::default();
-        for (name, value) in headers {
-            stated.bytes += name.as_str().len() + value.len() + 4;
-            if *name == header::CONTENT_LENGTH && !stated.says_length {
-                stated.says_length = true;
-                stated.length = codec::content_length(value.as_bytes());
-            } else if *name == header::DATE {
-                stated.date = true;
-            }
-        }
-        stated
-    }
-}
-
 /// Bytes of a head beside its fields: the status line, the date, the framing.
 const ROOM: usize = 160;
+/// Bytes of a usual field.
+const FIELD: usize = 48;
 
 fn status_line(out: &mut Vec<u8>, status: StatusCode, version: Version) {
     if status == StatusCode::OK && version == Version::HTTP_11 {

@@ -80,6 +80,9 @@ pub(super) async fn send(
             }
             broken = Some(error);
         }
+        if upload.is_held() {
+            return Poll::Pending; // no answer comes before that
+        }
         // A host that refuses a long body may answer and close: its answer counts for more than the broken write.
         match wire.poll_head(cx, asked) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(broken.take().unwrap_or(error))),
@@ -111,7 +114,7 @@ fn response(
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     if let Some(spelling) = head.spelling {
-        response.extensions_mut().insert(spelling);
+        response.extensions_mut().insert(*spelling);
     }
     response
 }

@@ -67,7 +67,7 @@ pub(super) struct Head {
     /// Whether the connection may carry another request.
     pub(super) keep_alive: bool,
     /// How its names were spelt, where that matters.
-    pub(super) spelling: Option<Spelling>,
+    pub(super) spelling: Option<Box<Spelling>>,
 }
 
 /// Takes a head out of a buffer; `None` if it is not complete yet.
@@ -189,7 +189,7 @@ fn read(
 ) -> Result<Head, Error> {
     let (status, version) = (found.status, found.version);
     let mut fields = Fields::default();
-    let mut spelling = cased.then(Spelling::default);
+    let mut spelling = cased.then(Box::<Spelling>::default);
     let mut headers = spare::headers(spans.len() + SPARE);
     for span in spans {
         let spelt = &block[span.name()];

@@ -13,7 +13,9 @@ use crate::spare;
 use crate::upstream::plain::Plain;
 
 /// A request on its way.
-pub(super) type Upload = Outgoing<RequestBody>;
+///
+/// Boxed: it is handed on from step to step.
+pub(super) type Upload = Box<Outgoing<RequestBody>>;
 
 /// A request of which nothing was written; `cased`: names are spelt as the client spelt them.
 ///
@@ -106,7 +108,8 @@ fn framed(head: Vec<u8>, body: RequestBody, length: Length) -> Result<Upload, Er
     if empty && matches!(length, Length::Exact(1..)) {
         return Err(Error::Body(None));
     }
-    Ok(Outgoing::new(head, (!empty).then_some(body), length))
+    let body = (!empty).then_some(body);
+    Ok(Box::new(Outgoing::new(head, body, length)))
 }
 
 impl From<WriteError<BodyError>> for Error {
