@@ -259,8 +259,14 @@ impl ClusterState {
         let endpoint = Arc::clone(members.endpoints.endpoints.get(pick.host)?);
         let state = members.states.get(pick.host)?.clone()?;
         let locality = members.endpoints.group_of(pick.host);
-        let none = Metadata::default();
-        let locality = locality.map_or(&none, |group| &group.metadata);
+        let none;
+        let locality = match locality {
+            Some(group) => &group.metadata,
+            None => {
+                none = Metadata::default();
+                &none
+            }
+        };
         let transport = cluster
             .transport_for(&endpoint.metadata, locality)
             .0

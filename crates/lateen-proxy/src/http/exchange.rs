@@ -10,7 +10,6 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body as _;
 use lateen_telemetry::metrics::istio::{DestinationService, ServiceId};
-use lateen_traffic::RequestView;
 use lateen_traffic::ext_authz::Change;
 use lateen_traffic::hcm::UnderscoreHeaders;
 use lateen_traffic::headers::normalize_authority;
@@ -21,6 +20,7 @@ use lateen_traffic::route::{
     DirectResponse, RouteAction, RouteDecision, RouteOutcome, https_location,
 };
 use lateen_traffic::tls::CertificateSource;
+use lateen_traffic::{Cluster, RequestView};
 
 use super::client::{ClientRequest, ClientUpgrade};
 use super::filters;
@@ -73,6 +73,8 @@ pub(crate) struct Exchange {
     pub(super) redirects: u32,
     /// The routes they led from and to.
     pub(super) redirected_routes: Vec<(Arc<str>, Arc<str>)>,
+    /// The cluster of the route that was noted last.
+    pub(super) routed: Option<Arc<Cluster>>,
     /// A body is coming that nothing has taken.
     pub(super) body_waits: bool,
     /// The client speaks gRPC-Web.
@@ -162,6 +164,7 @@ impl Exchange {
             redirected: None,
             redirects: 0,
             redirected_routes: Vec::new(),
+            routed: None,
             body_waits: false,
             web: None,
         }
@@ -510,6 +513,7 @@ impl Exchange {
         {
             record.upstream.cluster = Some(Arc::clone(&cluster.name));
             record.upstream.service = self.connection.worker.service(cluster);
+            self.routed = Some(Arc::clone(cluster));
         }
     }
 

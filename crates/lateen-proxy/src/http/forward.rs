@@ -102,11 +102,11 @@ pub(super) async fn forward(
 ) -> Result<Answer, LocalReply> {
     let upgrade = upgrade::permitted(exchange, head, decision)?;
     let now = Rc::clone(&exchange.now);
-    let Some(cluster) = decision
-        .cluster
-        .as_deref()
-        .and_then(|name| now.program.cluster(name))
-    else {
+    let routed = exchange.routed.take();
+    let Some(cluster) = decision.cluster.as_deref().and_then(|name| {
+        let noted = routed.filter(|cluster| *cluster.name == *name);
+        noted.or_else(|| now.program.cluster(name).cloned())
+    }) else {
         exchange.manager.stats.no_cluster.inc();
         let status = StatusCode::from_u16(action.cluster_not_found_status);
         return Err(LocalReply::cluster_not_found(
@@ -133,7 +133,7 @@ pub(super) async fn forward(
         asked: RefCell::default(),
         try_timeout: try_timeout(policy.as_deref(), &head.headers),
         body: Rc::new(Replayable::new(inbound.body, limit)),
-        cluster: Arc::clone(cluster),
+        cluster,
         head,
         view,
         decision,

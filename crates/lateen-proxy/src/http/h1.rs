@@ -201,14 +201,20 @@ impl Server<'_> {
         };
         let answered = {
             let mut answering = pin!(Rc::clone(self.session).exchange(request));
+            let mut watched = false;
             std::future::poll_fn(|cx| {
                 if let Poll::Ready(response) = answering.as_mut().poll(cx) {
                     return Poll::Ready(Some(response));
                 }
                 // Whether it is to end is looked at when the answer is there.
                 self.ending.is_done(cx);
-                let gone = self.wire.borrow_mut().is_gone(cx);
-                if gone {
+                let mut wire = self.wire.borrow_mut();
+                if watched && wire.is_quiet() {
+                    return Poll::Pending;
+                }
+                // While its body is read, whoever reads it is the one who is woken.
+                watched = wire.is_read();
+                if wire.is_gone(cx) {
                     Poll::Ready(None)
                 } else {
                     Poll::Pending

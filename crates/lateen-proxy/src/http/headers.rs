@@ -135,13 +135,16 @@ pub(crate) fn is_envoys(name: &HeaderName) -> bool {
 
 /// Whether a header concerns one connection only, or says how the proxy is to read this message.
 pub(super) fn is_hop_by_hop(name: &HeaderName) -> bool {
-    *name == header::CONNECTION
-        || *name == header::TE
-        || *name == header::TRANSFER_ENCODING
-        || *name == header::UPGRADE
-        || *name == header::EXPECT
-        || *name == KEEP_ALIVE
-        || *name == PROXY_CONNECTION
+    matches!(
+        name.as_str(),
+        "connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "expect"
+            | "keep-alive"
+            | "proxy-connection"
+    )
 }
 
 /// Takes away headers that concern one connection only (RFC 9110 section 7.6.1). An upgrade keeps its two.

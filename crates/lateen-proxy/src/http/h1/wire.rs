@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::Frame;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio_util::io::poll_read_buf;
@@ -131,6 +131,12 @@ impl Wire {
         };
         let mut room = [const { MaybeUninit::uninit() }; HEAD_ROOM];
         stream.poll_take(cx, &mut room, |came| self.buffer.extend_from_slice(came))
+    }
+
+    /// Whether nothing came since the connection was last read to its end. It wakes whoever asked for more then, once there is any.
+    pub(super) fn is_quiet(&self) -> bool {
+        let nothing = |socket: &TcpStream| socket.try_io(Interest::READABLE, || Ok(())).is_err();
+        self.socket().is_some_and(nothing)
     }
 
     /// Whether the client went away while it is answered. Requests that it sends ahead are read up to a limit meanwhile.
