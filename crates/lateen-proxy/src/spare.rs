@@ -9,9 +9,9 @@ use bytes::BytesMut;
 use http::HeaderMap;
 
 /// Of each kind, at most.
-const MOST: usize = 32;
+const MOST: usize = 128;
 /// The largest buffer that is kept.
-const MOST_BYTES: usize = 8 * 1024;
+const MOST_BYTES: usize = 6 * 1024;
 /// The largest map that is kept: places, of some hundred bytes each.
 const MOST_HEADERS: usize = 48;
 /// Room in a map that is made for keeping.

@@ -1,6 +1,7 @@
 //! A connection's bytes: the stream, and what was read of it and not yet used.
 
 use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -50,12 +51,9 @@ impl Wire {
     }
 
     /// Begins a request.
-    pub(super) fn begin(&mut self) {
+    pub(super) const fn begin(&mut self) {
         self.idle = false;
         self.interim = 0;
-        if self.buffer.is_empty() {
-            self.buffer = spare::read_buffer();
-        }
     }
 
     /// The response has ended well and the request was sent whole. Bytes beyond it would be an answer to nothing.
@@ -117,6 +115,22 @@ impl Wire {
         poll_read_buf(pin!(stream), cx, &mut self.buffer).map_err(Error::Io)
     }
 
+    /// Reads once what may be a head, onto the stack first: a connection whose host has yet to answer holds no buffer.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Error>> {
+        let Some(stream) = self.stream.as_mut() else {
+            return Poll::Ready(Err(Error::Closed));
+        };
+        let mut room = [const { MaybeUninit::uninit() }; HEAD_ROOM];
+        let buffer = &mut self.buffer;
+        let read = stream.poll_take(cx, &mut room, |came| {
+            if buffer.is_empty() {
+                *buffer = spare::read_buffer();
+            }
+            buffer.extend_from_slice(came);
+        });
+        read.map_err(Error::Io)
+    }
+
     /// Reads until the head of the response that counts is there.
     pub(super) fn poll_head(
         &mut self,
@@ -138,7 +152,7 @@ impl Wire {
                 }
                 return Poll::Ready(Ok(head));
             }
-            if ready!(self.poll_fill(cx, HEAD_ROOM))? == 0 {
+            if ready!(self.poll_ahead(cx))? == 0 {
                 return Poll::Ready(Err(Error::Closed));
             }
         }
