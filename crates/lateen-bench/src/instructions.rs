@@ -1,6 +1,7 @@
 //! Instructions of the proxy for each request, by callgrind: what a change costs or saves, on a machine however busy.
 //!
-//! Counts user space alone; what the kernel does is in `hop`. One connection, so that setting it up is nothing against the requests.
+//! Counts user space alone; what the kernel does is in `hop`. One connection, so that setting it up is nothing against the requests; with many
+//! a turn of the event loop serves several requests, which saves some of it and costs the wait for the turn's end.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,17 +19,23 @@ use crate::rivals::{Hop, Subject, Wire};
 
 /// Where the proxy listens.
 const PORT: u16 = 28110;
-/// Requests before those that count.
-const WARM: &str = "100";
-/// Requests that count.
+/// Requests before those that count, at least.
+const WARM: u32 = 100;
+/// Requests that count, at least.
 const COUNTED: u32 = 300;
+/// Requests of each connection, at least: half as many before those that count.
+const OF_EACH: u32 = 100;
 
-const CASES: &[(&str, Wire, &str, &str)] = &[
-    ("http1 1 KiB", Wire::Http1, "http1", "/1024"),
-    ("http2 1 KiB", Wire::Http2, "http2", "/1024"),
-    ("grpc unary 128 B", Wire::Grpc, "grpc", "/128"),
-    ("tcp 64 B echo", Wire::Tcp, "tcp", "/"),
-    ("websocket 64 B echo", Wire::Http1, "websocket", "/"),
+/// What is counted: its name, what is spoken, the load's name for that, the path, the connections.
+type Case = (&'static str, Wire, &'static str, &'static str, u32);
+
+const CASES: &[Case] = &[
+    ("http1 1 KiB", Wire::Http1, "http1", "/1024", 1),
+    ("http1 1 KiB, 64", Wire::Http1, "http1", "/1024", 64),
+    ("http2 1 KiB", Wire::Http2, "http2", "/1024", 1),
+    ("grpc unary 128 B", Wire::Grpc, "grpc", "/128", 1),
+    ("tcp 64 B echo", Wire::Tcp, "tcp", "/", 1),
+    ("websocket 64 B echo", Wire::Http1, "websocket", "/", 1),
 ];
 
 /// The names of the cases.
@@ -49,13 +56,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let dir = tempfile::tempdir().context("making a directory")?;
     let _origin = origin(dir.path())?;
-    for (name, wire, protocol, path) in CASES {
+    for case in CASES {
+        let name = case.0;
         if options.wants_case(name) {
             eprintln!("instructions: {name} …");
-            let count =
-                count(*wire, protocol, path, dir.path()).with_context(|| (*name).to_owned())?;
+            let count = count(case, dir.path()).with_context(|| name.to_owned())?;
             report.extend([Row {
-                case: (*name).to_owned(),
+                case: name.to_owned(),
                 subject: Subject::Lateen.name().to_owned(),
                 runs: vec![Figures::from([("instructions_per_request", count)])],
             }]);
@@ -64,7 +71,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     report.finish(&options.out)
 }
 
-fn count(wire: Wire, protocol: &str, path: &str, dir: &Path) -> Result<f64> {
+fn count(&(_, wire, protocol, path, connections): &Case, dir: &Path) -> Result<f64> {
+    let counted = COUNTED.max(OF_EACH * connections);
+    let warm = WARM.max(OF_EACH / 2 * connections);
     let this = std::env::current_exe().context("finding this program")?;
     let listen = SocketAddr::from(([127, 0, 0, 1], PORT));
     let port = match wire {
@@ -85,7 +94,7 @@ fn count(wire: Wire, protocol: &str, path: &str, dir: &Path) -> Result<f64> {
     command.arg(&this);
     let proxy = Subject::Lateen.start_as(command, &hop, dir)?;
     let target = listen.to_string();
-    let load = |count: &str| -> Result<()> {
+    let load = |count: u32| -> Result<()> {
         let mut command = Command::new(&this);
         command.args([
             "load",
@@ -100,11 +109,11 @@ fn count(wire: Wire, protocol: &str, path: &str, dir: &Path) -> Result<f64> {
             "--authority",
             "origin.example",
             "--connections",
-            "1",
+            &connections.to_string(),
             "--message",
             "128",
         ]);
-        command.args(["--seconds", "300", "--count", count]);
+        command.args(["--seconds", "300", "--count", &count.to_string()]);
         process::output(&mut command).map(drop)
     };
     let pid = proxy.pid().to_string();
@@ -113,13 +122,13 @@ fn count(wire: Wire, protocol: &str, path: &str, dir: &Path) -> Result<f64> {
         let output = control.args(["-i", state, &pid]).output();
         output.context("running callgrind_control").map(drop)
     };
-    load(WARM)?;
+    load(warm)?;
     instrument("on")?;
-    load(&COUNTED.to_string())?;
+    load(counted)?;
     instrument("off")?;
     proxy.stop(Duration::from_secs(30));
     let total = total(&dir.join("lateen.log"))?;
-    Ok(total / f64::from(COUNTED))
+    Ok(total / f64::from(counted))
 }
 
 /// The number of instructions callgrind says it collected.

@@ -1,7 +1,8 @@
 //! What one request is done with and the next one needs again: buffers that messages are read to and written from, and maps of headers.
 //!
-//! A worker takes them from here and gives them back, so that a request makes none of its own. Few are kept, and only of the usual size: what
-//! a burst or a large message needed goes back to the allocator, and all of it does once the worker is quiet ([`forget`]).
+//! A worker takes them from here and gives them back, so that a request makes none of its own. Few are kept, and only of the usual size; and
+//! once a second all of them go back to the allocator ([`forget`]), for making some anew each second costs nothing and an idle worker is
+//! to hold nothing.
 
 use std::cell::RefCell;
 

@@ -429,6 +429,7 @@ impl Worker {
     }
 
     fn sweep(&self, metrics_too: bool) {
+        spare::forget();
         let now = self.now();
         self.clusters
             .borrow_mut()
@@ -469,7 +470,6 @@ impl Worker {
         if let Some(give_back) = self.shared.config.give_back
             && self.quiet.has_come(self.connections.get(), now.version)
         {
-            spare::forget();
             give_back();
             self.shared.emptied.notify_one();
         }

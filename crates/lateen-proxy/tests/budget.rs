@@ -29,15 +29,15 @@ use support::identity::Root;
 use support::{Running, start_with};
 
 /// Of a request over HTTP/1.1 to a host that speaks it, and its answer, on kept connections.
-const HTTP1: f64 = 17.5;
+const HTTP1: f64 = 12.5;
 /// Of a request over HTTP/2 to a host that speaks HTTP/1.1.
-const HTTP2: f64 = 20.7;
+const HTTP2: f64 = 16.7;
 /// Of a gRPC call over HTTP/2 on both sides, with trailers.
-const GRPC: f64 = 21.7;
+const GRPC: f64 = 19.7;
 /// Of an HTTP/1.1 request in TLS that the proxy ends.
-const TLS: f64 = 20.5;
+const TLS: f64 = 14.5;
 /// Of an HTTP/1.1 request through two sidecars with mTLS, a rule and metrics between them, in both together.
-const MTLS: f64 = 43.7;
+const MTLS: f64 = 31.7;
 /// Of a message each way on a TCP connection.
 const TCP: f64 = 0.1;
 /// What a hundred rules add to an HTTP/1.1 request.

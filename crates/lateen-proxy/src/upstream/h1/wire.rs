@@ -125,6 +125,7 @@ impl Wire {
         let read = stream.poll_take(cx, &mut room, |came| {
             if buffer.is_empty() {
                 *buffer = spare::read_buffer();
+                buffer.reserve(HEAD_ROOM);
             }
             buffer.extend_from_slice(came);
         });
