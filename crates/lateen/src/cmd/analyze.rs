@@ -33,10 +33,12 @@ pub(crate) fn run(
     loaded.diagnostics.extend(between);
     let mut found = loaded.diagnostics;
     found.retain(|it| !suppressed.holds(it) && (it.resource.is_some() || !args.ignore_unknown));
+    let all = found.len();
     if !args.all_namespaces {
         let wanted = namespace.unwrap_or("default");
         found.retain(|it| is_in(it, wanted));
     }
+    let elsewhere = all - found.len();
     found.sort_by(|a, b| (a.severity, a.code, &a.span).cmp(&(b.severity, b.code, &b.span)));
     found.dedup();
     let fails = found
@@ -44,6 +46,9 @@ pub(crate) fn run(
         .any(|it| args.failure_threshold.holds(it.severity));
     found.retain(|it| args.output_threshold.holds(it.severity));
     tell(&found, args, namespace)?;
+    if elsewhere > 0 {
+        eprintln!("note: there are findings in other namespaces, too ({elsewhere}): -A tells them");
+    }
     Ok(match args.output {
         AnalyzeOutput::Log if fails => ExitCode::from(FOUND),
         _ => ExitCode::SUCCESS,
