@@ -47,6 +47,27 @@ pub enum Change {
     Remove(TypeUrl, Arc<str>),
 }
 
+/// What a change comes to by itself, or why it is refused.
+#[derive(Debug)]
+pub struct Compiled(Result<Made, XdsError>);
+
+#[derive(Debug)]
+enum Made {
+    Listener(Listener),
+    Routes(RouteConfig),
+    Cluster(StoredCluster),
+    Endpoints(Stored<EndpointSet>),
+    Secret(Secret),
+    /// None is part of a decision: the agent has name table and roots, and filters by ECDS are refused.
+    Nothing,
+}
+
+impl Compiled {
+    const fn nothing() -> Self {
+        Self(Ok(Made::Nothing))
+    }
+}
+
 /// A resource that was refused. Its last good version, if there is one, stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
@@ -67,6 +88,25 @@ impl Program {
     /// The program after some changes, and what was refused. Removals come first, so that an address may move from one
     /// listener to another in one update.
     pub fn update(&self, changes: &[Change]) -> (Self, Vec<Rejection>) {
+        self.update_with(changes, self.compile(changes))
+    }
+
+    /// What changes come to, each by itself: nearly all the work of an update, which several can share who take a part each.
+    pub fn compile(&self, changes: &[Change]) -> Vec<Compiled> {
+        let mut like = self.some_secrets.clone().unwrap_or_default();
+        let made = changes.iter().map(|change| match change {
+            Change::Upsert(ty, resource) => self.compile_one(*ty, resource, &mut like),
+            Change::Remove(..) => Compiled::nothing(),
+        });
+        made.collect()
+    }
+
+    /// [`Program::update`] with what [`Program::compile`] made of the same changes, in their order.
+    pub fn update_with(
+        &self,
+        changes: &[Change],
+        compiled: Vec<Compiled>,
+    ) -> (Self, Vec<Rejection>) {
         let mut next = self.clone();
         let mut rejections = Vec::new();
         for change in changes {
@@ -74,11 +114,11 @@ impl Program {
                 next.remove(*type_url, name);
             }
         }
-        for change in changes {
+        for (change, compiled) in changes.iter().zip(compiled) {
             let Change::Upsert(type_url, resource) = change else {
                 continue;
             };
-            if let Err(error) = next.upsert(*type_url, resource) {
+            if let Err(error) = next.upsert(resource, compiled) {
                 let (type_url, name) = (*type_url, resource.name.clone());
                 rejections.push(Rejection {
                     type_url,
@@ -102,34 +142,55 @@ impl Program {
         }
     }
 
-    fn upsert(&mut self, type_url: TypeUrl, resource: &Resource) -> Result<(), XdsError> {
-        let name = resource.name.clone();
-        match type_url {
-            TypeUrl::Listener => {
-                let listener = from_xds::listener(&resource.body, &name)?;
-                self.insert_listener(name, listener)?;
-            }
-            TypeUrl::RouteConfiguration => {
-                let routes = Arc::new(from_xds::shared_route_config(&resource.body)?);
-                Arc::make_mut(&mut self.routes).insert(name, routes);
-            }
-            TypeUrl::Cluster => {
-                let cluster = from_xds::cluster(&resource.body)?;
-                self.insert_cluster(name, cluster, resource);
-            }
-            TypeUrl::ClusterLoadAssignment => {
-                let compiled = from_xds::endpoints(&resource.body)?;
-                let endpoints = Stored::new(&resource.body);
-                if self.endpoints.get(&name).is_some_and(|old| old.is_used()) {
+    fn compile_one(
+        &self,
+        type_url: TypeUrl,
+        resource: &Resource,
+        like: &mut Arc<[Arc<str>]>,
+    ) -> Compiled {
+        let (name, body) = (&resource.name, &resource.body);
+        Compiled(match type_url {
+            TypeUrl::Listener => from_xds::listener(body, name).map(Made::Listener),
+            TypeUrl::RouteConfiguration => from_xds::shared_route_config(body).map(Made::Routes),
+            TypeUrl::Cluster => from_xds::cluster(body).map(|compiled| {
+                let cluster = StoredCluster::new(name, body, &compiled, like);
+                if !cluster.secrets.is_empty() {
+                    *like = Arc::clone(&cluster.secrets);
+                }
+                if self.clusters.get(name).is_some_and(|old| old.is_used()) {
+                    cluster.keep(compiled);
+                }
+                Made::Cluster(cluster)
+            }),
+            TypeUrl::ClusterLoadAssignment => from_xds::endpoints(body).map(|compiled| {
+                let endpoints = Stored::new(body);
+                if self.endpoints.get(name).is_some_and(|old| old.is_used()) {
                     endpoints.keep(compiled);
                 }
+                Made::Endpoints(endpoints)
+            }),
+            TypeUrl::Secret => from_xds::secret(body).map(Made::Secret),
+            TypeUrl::NameTable | TypeUrl::ProxyConfig | TypeUrl::TypedExtensionConfig => {
+                Ok(Made::Nothing)
+            }
+        })
+    }
+
+    fn upsert(&mut self, resource: &Resource, compiled: Compiled) -> Result<(), XdsError> {
+        let name = resource.name.clone();
+        match compiled.0? {
+            Made::Listener(listener) => self.insert_listener(name, listener)?,
+            Made::Routes(routes) => {
+                Arc::make_mut(&mut self.routes).insert(name, Arc::new(routes));
+            }
+            Made::Cluster(cluster) => self.insert_cluster(name, cluster),
+            Made::Endpoints(endpoints) => {
                 Arc::make_mut(&mut self.endpoints).insert(name, Arc::new(endpoints));
             }
-            TypeUrl::Secret => {
-                let secret = Arc::new(from_xds::secret(&resource.body)?);
-                Arc::make_mut(&mut self.secrets).insert(name, secret);
+            Made::Secret(secret) => {
+                Arc::make_mut(&mut self.secrets).insert(name, Arc::new(secret));
             }
-            TypeUrl::NameTable | TypeUrl::ProxyConfig | TypeUrl::TypedExtensionConfig => {}
+            Made::Nothing => {}
         }
         Ok(())
     }
@@ -141,14 +202,9 @@ impl Program {
         }
     }
 
-    fn insert_cluster(&mut self, name: Arc<str>, compiled: Cluster, resource: &Resource) {
-        let secrets = self.some_secrets.clone().unwrap_or_default();
-        let cluster = StoredCluster::new(&name, &resource.body, &compiled, &secrets);
+    fn insert_cluster(&mut self, name: Arc<str>, cluster: StoredCluster) {
         if !cluster.secrets.is_empty() {
             self.some_secrets = Some(Arc::clone(&cluster.secrets));
-        }
-        if self.clusters.get(&name).is_some_and(|old| old.is_used()) {
-            cluster.keep(compiled);
         }
         match (cluster.is_dns, self.dns_clusters.contains(&name)) {
             (true, false) => drop(Arc::make_mut(&mut self.dns_clusters).insert(name.clone())),

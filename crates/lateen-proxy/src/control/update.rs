@@ -1,9 +1,14 @@
 //! The next program of changed resources, whatever bug one of them meets. What is done with it is `apply`'s.
+//!
+//! A sidecar of a large mesh starts with tens of thousands of resources. Each is compiled by itself, so all cores share in it: until it is done,
+//! there is nothing else for them to do.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
-use lateen_traffic::program::Change;
+use lateen_traffic::program::{Change, Compiled};
 use lateen_traffic::{Program, Rejection};
 
 use crate::panic;
@@ -11,7 +16,50 @@ use crate::panic;
 /// A program with changes applied. Where a bug breaks that off, each change is tried by itself, so that what it stumbles over is refused
 /// like any other bad resource, and the rest is applied.
 pub(super) fn updated(program: &Program, changes: &[Change]) -> (Program, Vec<Rejection>) {
-    isolating(program, changes, Program::update)
+    isolating(program, changes, |program, changes| {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        match changes.len() > MANY {
+            true => shared_out(program, changes, threads.min(MOST_THREADS)),
+            false => program.update(changes),
+        }
+    })
+}
+
+/// Changes above this many are shared out.
+const MANY: usize = 512;
+/// Changes that one takes at a time.
+const PART: usize = 64;
+/// Who takes part in it at most.
+const MOST_THREADS: usize = 4;
+
+/// A program with changes applied that several threads compile. A panic in one of them is this one's.
+fn shared_out(program: &Program, changes: &[Change], threads: usize) -> (Program, Vec<Rejection>) {
+    let parts: Vec<&[Change]> = changes.chunks(PART).collect();
+    // From the end: what takes longest is a route configuration, which comes after clusters and their endpoints.
+    let left = AtomicUsize::new(parts.len());
+    let work = || {
+        let next = || {
+            left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1))
+                .ok()
+        };
+        let taken = std::iter::from_fn(|| Some(next()? - 1));
+        let made = taken.map(|at| (at, program.compile(parts[at])));
+        made.collect::<Vec<(usize, Vec<Compiled>)>>()
+    };
+    let mut made = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut made = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => made.extend(more),
+                Err(panic) => resume_unwind(panic),
+            }
+        }
+        made
+    });
+    made.sort_unstable_by_key(|(at, _)| *at);
+    let compiled = made.into_iter().flat_map(|(_, part)| part);
+    program.update_with(changes, compiled.collect())
 }
 
 fn isolating(
@@ -66,6 +114,29 @@ mod tests {
             ..Cluster::default()
         };
         Change::Upsert(TypeUrl::Cluster, Resource::new(name, &cluster))
+    }
+
+    #[test]
+    fn what_several_share_out_is_what_one_would_make() {
+        let bad = Change::Upsert(TypeUrl::Cluster, Resource::new("bad", &Cluster::default()));
+        let mut changes: Vec<Change> = (0..1000).map(|n| cluster(&format!("c{n}"))).collect();
+        changes.insert(500, bad);
+        changes.push(Change::Remove(TypeUrl::Cluster, "gone".into()));
+        let before = Program::default().update(&[cluster("gone")]).0;
+        let (alone, refused) = before.update(&changes);
+        for threads in [1, 3] {
+            let (together, also) = shared_out(&before, &changes, threads);
+            assert_eq!(also, refused);
+            let names = |program: &Program| -> Vec<Arc<str>> {
+                program
+                    .clusters()
+                    .iter()
+                    .map(|(name, _)| Arc::clone(name))
+                    .collect()
+            };
+            assert_eq!(names(&together), names(&alone));
+            assert!(!together.has_cluster("gone"));
+        }
     }
 
     #[test]
