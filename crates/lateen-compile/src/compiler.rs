@@ -20,6 +20,7 @@ use crate::clusters::{self, ClusterInputs, ClusterView, CommonClusterInputs, Mod
 use crate::credentials::CredentialServers;
 use crate::diagnostics::{SIDECAR_CREDENTIAL, on_object};
 use crate::endpoints::{self, EndpointInputs, PeerInputs};
+use crate::features::JwksFetch;
 use crate::listeners::{
     GatewayListenerInputs, InboundInputs, ListenerView, OutboundListenerInputs,
     VirtualOutboundInputs,
@@ -35,7 +36,7 @@ use crate::rules::{MergedRule, for_workload};
 use crate::scope::{Scope, destinations};
 use crate::secrets::{self, SecretInputs};
 use crate::shared::Shared;
-use crate::snapshot::{Snapshot, VirtualServiceConfig};
+use crate::snapshot::{Reader, Snapshot, VirtualServiceConfig};
 
 use client::Client;
 use outbound::{Clients, Selects};
@@ -56,30 +57,40 @@ struct Basis {
     snapshot: Snapshot,
     scope: Arc<Scope>,
     /// Held so that it is there when the proxy is compiled for again, however long that takes.
-    _outbound: outbound::Slot,
+    outbound: outbound::Slot,
 }
 
 impl Compiled {
-    /// Whether compiling for the same proxy from another snapshot gives the same: nothing but pods has changed, and none that is
-    /// the proxy's own or behind a service that it sees. If so, the next question is about what changes from there on.
+    /// Whether compiling for the same proxy from a later snapshot gives the same: of objects nothing has changed that it is made of, and of pods
+    /// none that is the proxy's own or behind a service that it sees. If so, the next question is about what changes from there on.
     ///
     /// This is for leaving out proxies that are not concerned, of which there are many; where it says no, compiling decides.
     pub fn also_holds_for(&mut self, snapshot: &Snapshot, node: &ProxyNode) -> bool {
         let Some(basis) = &mut self.basis else {
             return false;
         };
-        // Its own services tell a proxy of its peers, whether it may see them or not.
-        let own = match node.self_discovery {
-            true => basis.snapshot.targets(&node.ips),
-            false => Vec::new(),
+        if basis.snapshot.is_same(snapshot) {
+            return true;
+        }
+        let own = basis.snapshot.targets(&node.ips);
+        let behind: Vec<&str> = own.iter().map(|t| t.service.namespace.as_str()).collect();
+        let reader = Reader {
+            reads: &basis.scope.reads,
+            namespace: &node.namespace,
+            behind: &behind,
+            names_services: node.tracing.is_some()
+                || snapshot.settings().features.jwks_fetch != JwksFetch::Istiod,
         };
+        // Its own services tell a proxy of its peers, whether it may see them or not.
+        let is_own = |service: &Service| own.iter().any(|target| *target.service == *service);
         let sees = |service: &Service| {
-            basis.scope.service_of(service).is_some()
-                || own.iter().any(|target| *target.service == *service)
+            basis.scope.service_of(service).is_some() || (node.self_discovery && is_own(service))
         };
         let pod = (node.namespace.as_str(), node.name.as_str());
-        let holds = basis.snapshot.is_alike_for(snapshot, pod, &node.ips, sees);
+        let (last, ips) = (&basis.snapshot, &node.ips);
+        let holds = last.is_alike_for(snapshot, &reader, pod, ips, sees);
         if holds {
+            outbound::carry(&basis.outbound, &basis.snapshot, snapshot);
             basis.snapshot = snapshot.clone();
         }
         holds
@@ -196,7 +207,7 @@ impl Compiler {
         let basis = Basis {
             snapshot: snapshot.clone(),
             scope,
-            _outbound: slot,
+            outbound: slot,
         };
         Compiled {
             basis: Some(basis),

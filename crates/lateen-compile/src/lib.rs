@@ -61,6 +61,6 @@ pub use node::{Interception, IpMode, NodeError, ProxyKind, ProxyNode};
 pub use pod::{Locality, Pod, PodRole};
 pub use protocol::{Handling, Protocol};
 pub use shared::Shared;
-pub use snapshot::{PodChange, Snapshot, SnapshotInputs};
+pub use snapshot::{ObjectChange, PodChange, Snapshot, SnapshotInputs};
 
 mod protocol;

@@ -12,7 +12,7 @@ use crate::model::{Service, Visibility};
 use crate::names::{self, MESH_GATEWAY};
 use crate::protocol::Protocol;
 use crate::shared::Shared;
-use crate::snapshot::{Named, Semantics, Snapshot, VirtualServiceConfig};
+use crate::snapshot::{Named, Reads, Semantics, Snapshot, VirtualServiceConfig};
 
 /// What one egress listener lets in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +100,8 @@ pub(crate) struct Scope {
     pub(crate) services: Vec<Shared<Service>>,
     by_host: BTreeMap<String, usize>,
     pub(crate) outbound: OutboundPolicy,
+    /// What all of it was made of.
+    pub(crate) reads: Reads,
 }
 
 impl Scope {
@@ -128,6 +130,7 @@ impl Scope {
             services: Vec::new(),
             by_host: BTreeMap::new(),
             outbound,
+            reads: Reads::default(),
         };
         scope.collect(snapshot);
         scope
@@ -142,6 +145,7 @@ impl Scope {
             services: Vec::new(),
             by_host: BTreeMap::new(),
             outbound: OutboundPolicy::RegistryOnly,
+            reads: Reads::default(),
         };
         scope.collect(snapshot);
         scope
@@ -197,6 +201,32 @@ impl Scope {
         for service in found {
             self.add(service);
         }
+        self.reads = self.reads();
+    }
+
+    /// What another snapshot has to have the same of, for the scope to be the same there. Rules are looked for where a service is.
+    fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        let own = self.services.iter().map(|service| &service.namespace);
+        for namespace in own.chain([&self.namespace]) {
+            if !reads.namespaces.contains(namespace) {
+                reads.namespaces.insert(namespace.clone());
+            }
+        }
+        for egress in &self.egress {
+            match &egress.listener {
+                None => reads.everything = true,
+                Some(listener) => {
+                    let imported = imports(listener, &self.namespace);
+                    reads.everything |= imported.contains_key("*");
+                    reads.namespaces.extend(imported.into_keys());
+                }
+            }
+            let configs = egress.virtual_services.iter();
+            let hosts = configs.flat_map(|config| destinations(&config.spec));
+            reads.hosts.extend(hosts);
+        }
+        reads
     }
 
     /// Kubernetes' services win over others of the same name; else the first stays.

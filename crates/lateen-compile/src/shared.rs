@@ -41,6 +41,11 @@ impl<T> Shared<T> {
         Arc::ptr_eq(&self.value, &other.value)
     }
 
+    /// Where the value is.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.value).addr()
+    }
+
     /// The stored hash.
     pub(crate) fn digest(&self) -> u64 {
         self.hash

@@ -8,16 +8,19 @@ mod build;
 mod client_labels;
 mod derived;
 mod endpoints;
+mod history;
 mod http_route;
 mod ingress;
 mod live;
 mod mesh_config;
+mod objects;
 mod order;
 mod ownership;
 mod policies;
 mod request_authentication;
 mod reuse;
 mod roster;
+mod routes;
 mod services;
 mod telemetry;
 mod virtual_services;
@@ -47,10 +50,14 @@ use crate::shared::Shared;
 
 pub(crate) use attached::applies as policy_applies;
 use base::Base;
-use build::Builder;
+use build::{Builder, Last};
 use endpoints::Context;
+use history::History;
+pub(crate) use history::{Reader, Reads};
 pub use live::PodChange;
 use live::{Behind, Live};
+pub use objects::ObjectChange;
+use objects::Objects;
 pub(crate) use policies::{in_order as policies_in_order, is_dry_run as policy_is_dry_run};
 use roster::{Place, Roster};
 use virtual_services::Made;
@@ -71,6 +78,37 @@ pub struct SnapshotInputs {
     pub cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
     /// What is known of the keys that [`crate::jwks_sources`] names.
     pub jwks: Arc<JwksStore>,
+}
+
+/// The same with its objects in order.
+#[derive(Clone, Debug, Default)]
+struct Inputs {
+    mesh: MeshConfig,
+    settings: Settings,
+    resources: Objects,
+    pods: Vec<Pod>,
+    cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
+    jwks: Arc<JwksStore>,
+}
+
+impl Inputs {
+    fn new(inputs: SnapshotInputs, resources: Objects) -> Self {
+        Self {
+            mesh: inputs.mesh,
+            settings: inputs.settings,
+            resources,
+            pods: inputs.pods,
+            cluster_ips: inputs.cluster_ips,
+            jwks: inputs.jwks,
+        }
+    }
+}
+
+impl From<SnapshotInputs> for Inputs {
+    fn from(mut inputs: SnapshotInputs) -> Self {
+        let resources = Objects::new(std::mem::take(&mut inputs.resources));
+        Self::new(inputs, resources)
+    }
 }
 
 /// Everything the control plane knows at one moment. Cheap to clone.
@@ -111,8 +149,7 @@ struct Inner {
 /// What does not depend on pods.
 #[derive(Debug)]
 struct Config {
-    /// By kind, namespace and name.
-    resources: Vec<Resource>,
+    resources: Objects,
     /// MeshConfig as it was written.
     written: MeshConfig,
     cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
@@ -138,6 +175,8 @@ struct Config {
     authorization: attached::Index<PolicyConfig>,
     telemetry: Arc<BTreeMap<String, Vec<Shared<Named<Telemetry>>>>>,
     client_labels: Arc<BTreeSet<String>>,
+    /// What it differs in from those before.
+    history: History,
 }
 
 impl Config {
@@ -156,14 +195,57 @@ impl Config {
 impl Snapshot {
     /// Indexes what is known. Diagnostics are about objects that do not fit together; each object alone was judged before.
     pub fn new(inputs: SnapshotInputs) -> (Self, Vec<Diagnostic>) {
-        Builder::new(inputs, None).build()
+        Builder::new(inputs.into(), None).build()
     }
 
     /// The next snapshot: `inputs` say everything but the pods, of which they say what has changed. It is what [`Snapshot::new`] would
     /// make, and shares with this one what is equal, so that little is compiled again.
-    pub fn next(&self, inputs: SnapshotInputs, changes: &[PodChange]) -> (Self, Vec<Diagnostic>) {
-        let last = Some((self, changes));
-        Builder::new(inputs, last).build()
+    pub fn next(&self, mut inputs: SnapshotInputs, pods: &[PodChange]) -> (Self, Vec<Diagnostic>) {
+        let last = &self.inner.config.resources;
+        let known: Vec<&Resource> = last.iter().collect();
+        let resources = order::in_order(std::mem::take(&mut inputs.resources), &known);
+        let changes = reuse::changed(&known, &resources);
+        let next = last.with(&changes);
+        let next = next.unwrap_or_else(|| Objects::sorted(resources));
+        self.follow(Inputs::new(inputs, next), changes, pods)
+    }
+
+    /// The next snapshot, where nothing but some objects, the addresses given to Services, and pods have changed. It takes no look at other
+    /// objects. `None` if it would have to: then [`Snapshot::next`] takes it.
+    pub fn after(
+        &self,
+        mut objects: Vec<ObjectChange>,
+        cluster_ips: Arc<BTreeMap<(String, String), Vec<IpAddr>>>,
+        pods: &[PodChange],
+    ) -> Option<(Self, Vec<Diagnostic>)> {
+        let last = &self.inner.config;
+        let inputs = Inputs {
+            resources: last.resources.with(&objects)?,
+            mesh: last.written.clone(),
+            settings: last.settings.clone(),
+            jwks: Arc::clone(&last.jwks),
+            pods: Vec::new(),
+            cluster_ips,
+        };
+        objects.sort_by(|a, b| match (a.either().next(), b.either().next()) {
+            (Some(a), Some(b)) => reuse::by_key(a, b),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        });
+        Some(self.follow(inputs, objects, pods))
+    }
+
+    fn follow(
+        &self,
+        inputs: Inputs,
+        objects: Vec<ObjectChange>,
+        pods: &[PodChange],
+    ) -> (Self, Vec<Diagnostic>) {
+        let last = Last {
+            snapshot: self,
+            objects,
+            pods,
+        };
+        Builder::new(inputs, Some(last)).build()
     }
 
     /// What the installation fixes.
@@ -250,16 +332,18 @@ impl Snapshot {
         Arc::ptr_eq(&self.inner.config, &other.inner.config)
     }
 
-    /// Whether a proxy of a pod at some addresses, which sees some services, would find anything else in `other`. False where it
-    /// may.
+    /// Whether a proxy of a pod at some addresses, which sees some services, would find nothing else in `other`, a later snapshot. False where
+    /// it may.
     pub(crate) fn is_alike_for(
         &self,
         other: &Self,
+        reader: &Reader<'_>,
         pod: (&str, &str),
         ips: &[IpAddr],
         sees: impl Fn(&Service) -> bool,
     ) -> bool {
-        if !self.has_config_of(other) {
+        let (before, after) = (&self.inner.config, &other.inner.config);
+        if !self.has_config_of(other) && after.history.concerns_since(&before.history, reader) {
             return false;
         }
         let (old, new) = (&self.inner.live, &other.inner.live);
@@ -270,10 +354,14 @@ impl Snapshot {
         };
         let same_targets = |ip: &IpAddr| old.targets.get(ip) == new.targets.get(ip);
         let mut moved = old.behind.differences(&new.behind);
-        let roster = self.roster();
-        same_pod
-            && ips.iter().all(same_targets)
-            && !moved.any(|d| roster.get(*d.key).is_none_or(|service| sees(service)))
+        // Both number services alike, or everything would have been touched.
+        let (before, after) = (self.roster(), other.roster());
+        let sees = |place: Place| {
+            let mut there = before.get(place).into_iter().chain(after.get(place));
+            there.any(|service| sees(service))
+                || (before.get(place), after.get(place)) == (None, None)
+        };
+        same_pod && ips.iter().all(same_targets) && !moved.any(|d| sees(*d.key))
     }
 
     /// Whether the same can be seen from everywhere in two snapshots: what scopes are made of is the same.
@@ -658,10 +746,15 @@ impl Snapshot {
 }
 
 /// Objects of one kind, oldest first, then by name and namespace: Istio's order of precedence.
-fn sorted<T: KindSpec>(resources: &[Resource]) -> Vec<(&Resource, &T)> {
+fn sorted<T: KindSpec>(objects: &Objects) -> Vec<(&Resource, &T)> {
+    in_precedence(objects.of_kind(T::KIND))
+}
+
+/// The same among objects of any kind.
+fn in_precedence<'a, T: KindSpec>(
+    resources: impl Iterator<Item = &'a Resource>,
+) -> Vec<(&'a Resource, &'a T)> {
     let mut out: Vec<(&Resource, &T)> = resources
-        .iter()
-        .filter(|resource| resource.kind == T::KIND)
         .filter_map(|resource| Some((resource, resource.spec_as::<T>()?)))
         .collect();
     out.sort_by(|(a, _), (b, _)| precedence(a).cmp(&precedence(b)));

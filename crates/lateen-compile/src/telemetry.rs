@@ -5,6 +5,8 @@
 mod metrics;
 mod tracing;
 
+pub(crate) use tracing::legacy_tracer;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use lateen_api::mesh::{EnvoyFileAccessLogProvider, ExtensionProvider};

@@ -5,7 +5,10 @@ mod common;
 use std::sync::Arc;
 
 use common::{BOOKINFO, GATEWAY, World, bookinfo_pods, gateway_pod, router, sidecar};
-use lateen_compile::{Compiled, Compiler, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs};
+use lateen_api::Resource;
+use lateen_compile::{
+    Compiled, Compiler, ObjectChange, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs,
+};
 use lateen_envoy::TypeUrl;
 use proptest::prelude::*;
 
@@ -56,7 +59,7 @@ enum Edit {
 }
 
 /// Objects that say how traffic is treated, of which some have a part in others; and services, with what lists their endpoints.
-const WRITTEN: [&str; 20] = [
+const WRITTEN: [&str; 32] = [
     "{apiVersion: v1, kind: Service, metadata: {name: new, namespace: default}, \
      spec: {clusterIP: 10.96.7.1, selector: {app: echo}, ports: [{name: http, port: 80}]}}",
     "{apiVersion: v1, kind: Service, metadata: {name: ratings, namespace: default}, \
@@ -99,6 +102,32 @@ const WRITTEN: [&str; 20] = [
      spec: {accessLogging: [{providers: [{name: envoy}]}]}}",
     "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: default}, \
      spec: {egress: [{hosts: ['./*']}]}}",
+    // What another namespace says, which some see and some do not.
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: other}, \
+     spec: {egress: [{hosts: ['./*', 'default/reviews.default.svc.cluster.local']}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: Sidecar, metadata: {name: default, namespace: other}, \
+     spec: {egress: [{hosts: ['./*']}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: ratings, namespace: default}, \
+     spec: {hosts: [ratings], http: [{route: [{destination: {host: elsewhere.other.svc.cluster.local}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: far, namespace: other}, \
+     spec: {hosts: [elsewhere], http: [{timeout: 2s, route: [{destination: {host: reviews.default.svc.cluster.local}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: far, namespace: other}, \
+     spec: {hosts: [elsewhere], http: [{timeout: 3s, route: [{destination: {host: elsewhere}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: far, namespace: other, \
+     creationTimestamp: '2026-01-01T00:00:00Z'}, spec: {hosts: [elsewhere], http: [{match: [{sourceLabels: {app: far}}], \
+     route: [{destination: {host: elsewhere}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: reviews, namespace: other}, \
+     spec: {hosts: [reviews.default.svc.cluster.local], exportTo: ['.'], http: [{timeout: 4s, route: [{destination: {host: reviews.default.svc.cluster.local}}]}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: far, namespace: other}, \
+     spec: {host: elsewhere, subsets: [{name: v1, labels: {version: v1}}]}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: reviews, namespace: other}, \
+     spec: {host: reviews.default.svc.cluster.local, trafficPolicy: {loadBalancer: {simple: RANDOM}}}}",
+    "{apiVersion: networking.istio.io/v1, kind: DestinationRule, metadata: {name: wide, namespace: istio-system}, \
+     spec: {host: '*.local', trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}}}",
+    "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: far, namespace: other}, \
+     spec: {rules: [{to: [{operation: {paths: [/y]}}]}]}}",
+    "{apiVersion: telemetry.istio.io/v1, kind: Telemetry, metadata: {name: far, namespace: other}, \
+     spec: {accessLogging: [{disabled: true}]}}",
 ];
 
 fn apply(inputs: &mut SnapshotInputs, edit: &Edit) {
@@ -208,9 +237,20 @@ spec:
   egress: [{hosts: ['./ratings.default.svc.cluster.local', './members.default.svc.cluster.local']}]
 ";
 
+/// One in a namespace of its own.
+fn far_pod() -> Pod {
+    Pod {
+        namespace: "other".to_owned(),
+        name: "far-0".to_owned(),
+        ips: vec![std::net::IpAddr::from([10, 244, 9, 1])],
+        ..bookinfo_pods()[0].clone()
+    }
+}
+
 fn many_ways() -> SnapshotInputs {
     let mut pods = bookinfo_pods();
     pods.push(gateway_pod(100));
+    pods.push(far_pod());
     World::new(&format!("{BOOKINFO}\n---\n{GATEWAY}\n---\n{WAYS}"), pods).inputs()
 }
 
@@ -219,6 +259,7 @@ fn nodes() -> Vec<ProxyNode> {
     let mut nodes: Vec<ProxyNode> = pods.iter().map(sidecar).collect();
     nodes[1].native = true;
     nodes.push(router(&gateway_pod(100)));
+    nodes.push(sidecar(&far_pod()));
     nodes
 }
 
@@ -247,7 +288,47 @@ fn step(last: &Snapshot, before: &SnapshotInputs, after: &SnapshotInputs) -> Sna
         last.next(inputs, &changes)
     };
     assert_eq!(found, Snapshot::new(after.clone()).1);
-    next
+    let changed = object_changes(&before.resources, &after.resources);
+    let ips = Arc::clone(&after.cluster_ips);
+    let Some((straight, found)) = last.after(changed, ips, &changes) else {
+        return next;
+    };
+    assert_eq!(found, Snapshot::new(after.clone()).1);
+    // Who follows every step and who follows some is told the same.
+    if after.resources.len().is_multiple_of(2) {
+        straight
+    } else {
+        next
+    }
+}
+
+/// The objects that are not the same, each with what it was.
+fn object_changes(before: &[Resource], after: &[Resource]) -> Vec<ObjectChange> {
+    let is_same =
+        |a: &Resource, b: &Resource| Arc::ptr_eq(&a.meta, &b.meta) && Arc::ptr_eq(&a.spec, &b.spec);
+    let missing = |list: &[Resource], other: &[Resource]| -> Vec<Resource> {
+        let is_missing = |r: &&Resource| !other.iter().any(|o| is_same(o, r));
+        list.iter().filter(is_missing).cloned().collect()
+    };
+    let (gone, mut come) = (missing(before, after), missing(after, before));
+    let mut changes: Vec<ObjectChange> = gone
+        .into_iter()
+        .map(|old| {
+            let again = come
+                .iter()
+                .position(|new| new.kind == old.kind && new.key() == old.key());
+            ObjectChange {
+                new: again.map(|at| come.remove(at)),
+                old: Some(old),
+            }
+        })
+        .collect();
+    let come = come.into_iter().map(|new| ObjectChange {
+        old: None,
+        new: Some(new),
+    });
+    changes.extend(come);
+    changes
 }
 
 proptest! {

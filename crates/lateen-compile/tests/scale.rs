@@ -14,16 +14,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use common::{World, pod, resources, sidecar};
-use lateen_compile::{Compiled, Compiler, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs};
+use lateen_compile::{
+    Compiled, Compiler, ObjectChange, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs,
+};
 use lateen_envoy::TypeUrl;
 
 const SERVICES: usize = 20;
 
-/// Counts allocations of each thread.
+/// Counts allocations of each thread, and their bytes.
 struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
 #[expect(unsafe_code, reason = "an allocator is unsafe by its trait")]
@@ -32,6 +35,7 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // Threads that end have no counter any more.
         let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        let _ = BYTES.try_with(|count| count.set(count.get() + layout.size()));
         // SAFETY: as the caller promised.
         unsafe { System.alloc(layout) }
     }
@@ -201,6 +205,12 @@ fn an_object_that_changes_is_work_for_those_alone_who_see_it() {
         };
         let (next, _) = snapshot.next(bare, &[]);
         let (told, generators) = fleet.change(&next);
+        let asked: Vec<_> = told.keys().collect();
+        assert_eq!(
+            asked,
+            ["team-1", "team-2"],
+            "who sees something of the namespace"
+        );
         let concerned: Vec<_> = told.iter().filter(|(_, names)| !names.is_empty()).collect();
         assert_eq!(concerned.len(), 1, "{concerned:?}");
         assert_eq!(told["team-2"], ["RouteConfiguration 80"]);
@@ -258,6 +268,73 @@ fn allocations_for(change: &str, namespaces: usize) -> u64 {
     let new = usize::from(change.contains("name: new"));
     assert_eq!(next.services().count(), namespaces * SERVICES + new);
     made
+}
+
+/// Who is compiled for after each of [`CHANGES`]: team-1 sees a service of team-2.
+const CONCERNED: [&[&str]; 7] = [
+    &["team-1", "team-2"],
+    &["team-1", "team-2"],
+    &["team-2"],
+    &[],
+    &["team-1", "team-2"],
+    &["team-1", "team-2"],
+    &["team-2"],
+];
+
+#[test]
+fn proxies_that_read_nothing_of_what_changed_are_not_looked_at_in_a_mesh_of_any_size() {
+    for namespaces in [5, 20] {
+        let mut inputs = mesh(namespaces);
+        inputs.resources.extend(resources(&treatment(namespaces)));
+        let snapshot = Snapshot::new(inputs.clone()).0;
+        for (change, concerned) in CHANGES.iter().zip(CONCERNED) {
+            let mut fleet = Fleet::of(&inputs, &snapshot);
+            let change = object_change(&inputs, change);
+            let ips = Arc::clone(&inputs.cluster_ips);
+            let (next, _) = snapshot.after(vec![change.clone()], ips, &[]).unwrap();
+            let told: Vec<String> = fleet.change(&next).0.into_keys().collect();
+            assert_eq!(told, concerned, "{change:?}");
+        }
+    }
+}
+
+/// A change to an object that may be there.
+fn object_change(inputs: &SnapshotInputs, yaml: &str) -> ObjectChange {
+    let new = resources(yaml).remove(0);
+    let is_old = |old: &&lateen_api::Resource| old.kind == new.kind && old.key() == new.key();
+    ObjectChange {
+        old: inputs.resources.iter().find(is_old).cloned(),
+        new: Some(new),
+    }
+}
+
+/// Allocations, and their bytes, of the snapshot after a change that is told of by itself.
+fn work_of_following(change: &str, namespaces: usize) -> (u64, usize) {
+    let mut inputs = mesh(namespaces);
+    inputs.resources.extend(resources(&treatment(namespaces)));
+    let snapshot = Snapshot::new(inputs.clone()).0;
+    let change = object_change(&inputs, change);
+    let before = (ALLOCATIONS.get(), BYTES.get());
+    let next = snapshot.after(vec![change], inputs.cluster_ips, &[]);
+    let made = (ALLOCATIONS.get() - before.0, BYTES.get() - before.1);
+    assert!(next.is_some());
+    made
+}
+
+#[test]
+fn a_snapshot_that_follows_from_a_change_is_as_much_work_in_a_mesh_of_any_size() {
+    for change in CHANGES {
+        let (small, large) = (
+            work_of_following(change, 10),
+            work_of_following(change, 100),
+        );
+        println!(
+            "{small:?} allocations and bytes, and {large:?} in a mesh ten times as large: {change}"
+        );
+        assert!(2 * large.0 <= 3 * small.0, "{large:?}, {small:?}: {change}");
+        // Chunks are fuller, and lists of pointers are longer: a virtual service that is new puts those of its kind in order again.
+        assert!(large.1 <= 3 * small.1, "{large:?}, {small:?}: {change}");
+    }
 }
 
 #[test]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use lateen_api::{Diagnostic, Kind, Resource};
 use lateen_compile::{
-    JwksFetch, JwksSource, JwksStore, Pod, Settings, Snapshot, SnapshotInputs, bundle_sources,
-    jwks_sources,
+    JwksFetch, JwksSource, JwksStore, ObjectChange, Pod, PodChange, Settings, Snapshot,
+    SnapshotInputs, bundle_sources, jwks_sources,
 };
 use lateen_sources::files::Loaded;
 use lateen_sources::plan::{ClusterIps, PodState, given_ips};
@@ -21,9 +21,12 @@ use lateen_sources::{defaults, mesh};
 use tokio::sync::watch;
 use tracing::{error, info};
 
+use self::changes::{followed, readdresses};
 use crate::findings::roots;
 use crate::jwks::{JwksHandle, JwksSettings};
 use crate::workloads::{GRACE, Known, Registered, WorkloadRegistry, Workloads};
+
+mod changes;
 
 /// How long inputs must be quiet before they are compiled, and the longest they are waited for. Istio waits 100 ms and 10 s
 /// (`PILOT_DEBOUNCE_AFTER`, `PILOT_DEBOUNCE_MAX`) because a change there costs work for the whole mesh.
@@ -212,10 +215,17 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
         jwks: Arc::default(),
         workloads: sources.registered.borrow_and_update().clone(),
     };
-    let wanted = match last {
+    let changed = last.and_then(|last| {
+        let (old, new) = (&last.inputs.loaded, &inputs.loaded);
+        match Arc::ptr_eq(old, new) {
+            true => Some(Vec::new()),
+            false => followed(&old.resources, &new.resources),
+        }
+    });
+    let wanted = match changed {
         // Looking for them takes a walk through every object.
-        Some(last) if Arc::ptr_eq(&last.inputs.loaded, &inputs.loaded) => None,
-        _ => Some(sources_of_keys(&inputs.loaded.resources, &inputs.settings)),
+        Some(_) => None,
+        None => Some(sources_of_keys(&inputs.loaded.resources, &inputs.settings)),
     };
     if last.is_none() && wanted.as_ref().is_some_and(|wanted| !wanted.is_empty()) {
         // Keys may be with services of the mesh, which are known by a snapshot alone: one that nobody gets.
@@ -232,7 +242,7 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
     let follows = last.map(|last| (last.inputs.clone(), Arc::clone(&last.published)));
     let made = inputs.clone();
     let work = move || match follows {
-        Some((before, last)) => follow(&before, &last, &made),
+        Some((before, last)) => follow(&before, &last, &made, changed),
         None => compile(&made, 1),
     };
     let built = tokio::task::spawn_blocking(work).await;
@@ -257,32 +267,63 @@ fn sources_of_keys(resources: &[Resource], settings: &Settings) -> BTreeMap<Jwks
     out
 }
 
-/// The snapshot after another.
-fn follow(before: &Inputs, last: &Published, inputs: &Inputs) -> Published {
-    let started = Instant::now();
-    let generation = last.generation + 1;
-    let only_pods = Arc::ptr_eq(&before.loaded, &inputs.loaded)
-        && Arc::ptr_eq(&before.jwks, &inputs.jwks)
+/// The snapshot after another. `changed` are the objects that are not the same, if no other kinds have changed than such as can be followed.
+fn follow(
+    before: &Inputs,
+    last: &Published,
+    inputs: &Inputs,
+    changed: Option<Vec<ObjectChange>>,
+) -> Published {
+    let pods = pod_changes(&before.pods, &inputs.pods);
+    let is_alike = Arc::ptr_eq(&before.jwks, &inputs.jwks)
         && Arc::ptr_eq(&before.workloads, &inputs.workloads);
-    let changes = pod_changes(&before.pods, &inputs.pods);
-    if !only_pods {
-        let make = |made| last.snapshot.next(made, &changes);
+    let changed = changed.filter(|_| is_alike);
+    let known = (last, &*before.pods);
+    let followed = changed.and_then(|changed| step(known, inputs, changed, &pods));
+    followed.unwrap_or_else(|| {
+        let make = |made| last.snapshot.next(made, &pods);
         let known = (&*before.loaded.resources, &last.cluster_ips);
-        return build_with(inputs, generation, Some(known), Vec::new(), make);
+        build_with(inputs, last.generation + 1, Some(known), Vec::new(), make)
+    })
+}
+
+/// The snapshot after another from which it differs in some objects and pods alone, for work in proportion to those. `None` if it takes a look at
+/// all objects.
+fn step(
+    (last, before): (&Published, &[Arc<PodState>]),
+    inputs: &Inputs,
+    changed: Vec<ObjectChange>,
+    pods: &[PodChange],
+) -> Option<Published> {
+    let started = Instant::now();
+    let mut cluster_ips = Arc::clone(&last.cluster_ips);
+    let services = changed
+        .iter()
+        .flat_map(|change| change.old.iter().chain(&change.new));
+    // Those without an address of their own get one that no other has.
+    let may_move = !cluster_ips.is_empty() || readdresses(&changed);
+    if may_move && services.into_iter().any(|r| r.kind == Kind::Service) {
+        let resources = defaults::with_defaults(&inputs.loaded.resources);
+        cluster_ips = Arc::new(given_ips(&resources, inputs.settings.dual_stack));
     }
-    let (snapshot, found) = last.snapshot.with_pods(&changes);
+    let (snapshot, found) = match changed.is_empty() {
+        true => last.snapshot.with_pods(pods),
+        false => last
+            .snapshot
+            .after(changed, Arc::clone(&cluster_ips), pods)?,
+    };
     let about_mesh = last.about_mesh.iter().cloned();
-    Published {
-        generation,
+    Some(Published {
+        generation: last.generation + 1,
         snapshot,
         diagnostics: about_mesh.chain(found).collect(),
         about_mesh: Arc::clone(&last.about_mesh),
         took: started.elapsed(),
-        ready_pods: ready(&inputs.pods),
+        ready_pods: ready_after(last.ready_pods, before, &inputs.pods),
         secrets: Arc::clone(&last.secrets),
         workloads: last.workloads.clone(),
-        cluster_ips: Arc::clone(&last.cluster_ips),
-    }
+        cluster_ips,
+    })
 }
 
 /// A snapshot from nothing.
@@ -354,4 +395,16 @@ fn same_services(before: &[Resource], after: &[Resource]) -> bool {
 
 fn ready(pods: &[Arc<PodState>]) -> usize {
     pods.iter().filter(|pod| pod.ready).count()
+}
+
+/// The same, given how many were ready in another list, which shares most of its pods with this one: of those none is looked at.
+fn ready_after(known: usize, old: &[Arc<PodState>], new: &[Arc<PodState>]) -> usize {
+    if old.len() != new.len() {
+        return ready(new);
+    }
+    let pairs = old.iter().zip(new).filter(|(a, b)| !Arc::ptr_eq(a, b));
+    let (gone, come) = pairs.fold((0, 0), |(gone, come), (a, b)| {
+        (gone + usize::from(a.ready), come + usize::from(b.ready))
+    });
+    (known + come).saturating_sub(gone)
 }

@@ -16,6 +16,15 @@ pub fn resources() -> Vec<Resource> {
     RESOURCES.clone()
 }
 
+/// Whether an object is called as one of them is.
+pub fn is_default(resource: &Resource) -> bool {
+    let is_alike = |known: &Resource| {
+        known.kind == resource.kind
+            && (known.namespace(), known.name()) == (resource.namespace(), resource.name())
+    };
+    RESOURCES.iter().any(is_alike)
+}
+
 /// The user's objects, and those defaults that the user did not declare.
 pub fn with_defaults(user: &[Resource]) -> Vec<Resource> {
     fn key(resource: &Resource) -> (Kind, &str, &str) {

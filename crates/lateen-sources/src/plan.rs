@@ -377,6 +377,11 @@ pub fn given_ips(resources: &[Resource], dual_stack: bool) -> ClusterIps {
         .collect()
 }
 
+/// Whether a Service has no address of its own, and so is given one.
+pub fn is_given_ips(service: &Service) -> bool {
+    own_addresses(service).is_some_and(|own| own.is_empty())
+}
+
 /// The Services among objects, each with what makes its key.
 fn services(
     resources: &[Resource],

@@ -198,6 +198,16 @@ impl Compiler {
     }
 }
 
+/// What clients of a kind are to have, carried to a later snapshot for a proxy of the kind that was found not to be concerned: then none of
+/// the kind is. So no earlier snapshot is kept for it, and the next change is told from this one.
+pub(super) fn carry(slot: &Slot, from: &Snapshot, to: &Snapshot) {
+    if let Some(known) = &mut *lock(slot)
+        && known.snapshot.is_same(from)
+    {
+        Arc::make_mut(known).snapshot = to.clone();
+    }
+}
+
 impl Outbound {
     /// The same, with everything that is equal in `last` taken from there: who has that is told nothing about it.
     fn sharing_with(mut self, last: &Self) -> Self {

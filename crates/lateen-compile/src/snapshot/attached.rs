@@ -17,6 +17,7 @@ use crate::diagnostics::{UNKNOWN_TARGET, on_resource};
 use crate::pod::Pod;
 use crate::shared::Shared;
 
+use super::objects::Objects;
 use super::{Snapshot, reference, sorted};
 
 /// What of a policy says whom it is for.
@@ -98,12 +99,12 @@ impl<P> Clone for Index<P> {
 
 impl<P: Policy> Index<P> {
     /// Of all objects.
-    pub(super) fn new(resources: &[Resource]) -> Self {
+    pub(super) fn new(resources: &Objects) -> Self {
         Self(in_namespaces(resources, |_| true).collect())
     }
 
     /// The same where only policies of some namespaces have changed.
-    pub(super) fn after(&self, resources: &[Resource], changed: &BTreeSet<String>) -> Self {
+    pub(super) fn after(&self, resources: &Objects, changed: &BTreeSet<String>) -> Self {
         let mut next = self.0.clone();
         for namespace in changed {
             next.remove(namespace);
@@ -129,7 +130,7 @@ impl<P: Policy> Index<P> {
 }
 
 fn in_namespaces<P: Policy>(
-    resources: &[Resource],
+    resources: &Objects,
     wanted: impl Fn(&str) -> bool,
 ) -> impl Iterator<Item = (String, Arc<Vec<Shared<P>>>)> {
     let mut out: BTreeMap<String, Vec<_>> = BTreeMap::new();

@@ -14,10 +14,11 @@ use crate::shared::Shared;
 
 use super::derived::{self, Derived};
 use super::endpoints::{Directory, slice_key};
+use super::objects::Objects;
 use super::ownership::Owners;
 use super::reuse::Reuse;
 use super::roster::{Place, Roster};
-use super::{Named, SnapshotInputs, build, services};
+use super::{Inputs, Named, build, services};
 
 /// What is made of the kinds that say what there is, and of nothing else.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ pub(super) type Key = (String, String);
 
 impl Base {
     /// Of all objects.
-    pub(super) fn new(inputs: &SnapshotInputs, mesh: &Mesh, last: Option<&Self>) -> Self {
+    pub(super) fn new(inputs: &Inputs, mesh: &Mesh, last: Option<&Self>) -> Self {
         let owners = Owners::new(inputs);
         let (listed, found) = services::services(inputs, mesh, &owners);
         let roster = Roster::new(listed, last.map(|last| &last.roster));
@@ -58,7 +59,7 @@ impl Base {
     /// at all objects.
     pub(super) fn after(
         reuse: &Reuse<'_>,
-        inputs: &SnapshotInputs,
+        inputs: &Inputs,
         mesh: &Mesh,
     ) -> Option<(Self, BTreeSet<Place>)> {
         let last = &reuse.base().base;
@@ -108,7 +109,7 @@ impl Base {
         Some((next, places))
     }
 
-    fn derive(&mut self, inputs: &SnapshotInputs) {
+    fn derive(&mut self, inputs: &Inputs) {
         let derived = derived::derive(inputs);
         if derived != *self.derived {
             self.gateways = gateways(&inputs.resources, &derived);
@@ -126,7 +127,7 @@ fn own_key(resource: &Resource) -> Key {
     (resource.namespace().to_owned(), resource.name().to_owned())
 }
 
-fn gateways(resources: &[Resource], derived: &Derived) -> Arc<Vec<Shared<Named<Gateway>>>> {
+fn gateways(resources: &Objects, derived: &Derived) -> Arc<Vec<Shared<Named<Gateway>>>> {
     let written = build::named::<Gateway>(resources).into_iter();
     let all = written.chain(derived.gateways.iter().cloned());
     let all = all.map(|aged| (aged.since, Shared::new(aged.item)));

@@ -5,52 +5,44 @@ use std::sync::Arc;
 
 use lateen_api::networking::{DestinationRule, Sidecar};
 use lateen_api::security::PeerAuthentication;
-use lateen_api::{Diagnostic, Kind, KindSpec, Resource, kube};
+use lateen_api::{Diagnostic, Kind, KindSpec, kube};
 
 use crate::diagnostics::{DUPLICATE_SUBSET, on_resource};
 use crate::host;
 use crate::mesh::Mesh;
 use crate::model::Visibility;
-use crate::names::MESH_GATEWAY;
 use crate::rules::RuleIndex;
 use crate::security::PeerAuthIndex;
 use crate::shared::Shared;
 
 use super::attached::{Index, Policy};
 use super::base::Base;
-use super::derived::{self, Aged};
+use super::derived::Aged;
+use super::history;
 use super::live::{Live, PodChange};
+use super::objects::{ObjectChange, Objects};
 use super::reuse::Reuse;
-use super::roster::adopt;
+use super::roster::{Place, adopt};
+use super::routes::Routes;
 use super::{
-    Config, GATEWAY_SERVICE, Named, Snapshot, SnapshotInputs, client_labels, mesh_config, order,
-    reference, sorted, virtual_services,
+    Config, GATEWAY_SERVICE, Inputs, Named, Snapshot, client_labels, mesh_config, reference, sorted,
 };
 
-/// What virtual services come to.
-struct Routes {
-    virtual_services: Arc<Vec<Shared<virtual_services::VirtualServiceConfig>>>,
-    made: Arc<Vec<virtual_services::Made>>,
-    by_gateway: Arc<BTreeMap<String, Vec<usize>>>,
-    in_mesh: Arc<Vec<usize>>,
-    found: Arc<[Diagnostic]>,
+pub(super) struct Builder<'a> {
+    inputs: Inputs,
+    mesh: Mesh,
+    last: Option<Last<'a>>,
 }
 
-pub(super) struct Builder<'a> {
-    inputs: SnapshotInputs,
-    mesh: Mesh,
-    /// The snapshot before, and how pods have changed since.
-    last: Option<(&'a Snapshot, &'a [PodChange])>,
+/// The snapshot before, and what has changed since.
+pub(super) struct Last<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) objects: Vec<ObjectChange>,
+    pub(super) pods: &'a [PodChange],
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(
-        mut inputs: SnapshotInputs,
-        last: Option<(&'a Snapshot, &'a [PodChange])>,
-    ) -> Self {
-        // Whoever reads a list below reads it in this order, whatever order it came in.
-        let known = last.map(|(last, _)| last.inner.config.resources.as_slice());
-        inputs.resources = order::in_order(inputs.resources, known.unwrap_or_default());
+    pub(super) fn new(mut inputs: Inputs, last: Option<Last<'a>>) -> Self {
         let mesh = mesh_config::resolve(&inputs.mesh, &inputs.settings);
         if !inputs.mesh.root_namespace.is_empty() {
             inputs
@@ -62,25 +54,19 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn build(mut self) -> (Snapshot, Vec<Diagnostic>) {
-        let last = self.last.map(|(last, _)| &*last.inner.config);
-        let reuse = last.and_then(|last| Reuse::of(last, &self.inputs));
+        let (known, changed, pods_changed) = match self.last.take() {
+            Some(last) => (Some(&last.snapshot.inner), last.objects, last.pods),
+            None => (None, Vec::new(), &[][..]),
+        };
+        let last = known.map(|known| &*known.config);
+        let reuse = last.and_then(|last| Reuse::of(last, &self.inputs, changed));
         let reuse = reuse.as_ref();
         let without = |kind: Kind| reuse.and_then(|reuse| reuse.without(kind));
-        let after = reuse.and_then(|reuse| Base::after(reuse, &self.inputs, &self.mesh));
-        let (base, moved) = match after {
-            Some((base, moved)) => (base, Some(moved)),
-            None => {
-                let last = last.map(|last| &last.base);
-                (Base::new(&self.inputs, &self.mesh, last), None)
-            }
-        };
-        let routes = self.routes(&base, last, reuse);
+        let (base, moved) = self.base(last, reuse);
+        let routes = Routes::new(&self.inputs, &base, last, reuse);
         let (rules, found_rules) = match without(Kind::DestinationRule) {
             Some(last) => (Arc::clone(&last.rules), Arc::clone(&last.found_rules)),
-            None => {
-                let (rules, found) = self.rules();
-                (reused(last.map(|last| &last.rules), rules), found.into())
-            }
+            None => self.rules(last),
         };
         let mut diagnostics: Vec<Diagnostic> = base.findings().cloned().collect();
         diagnostics.extend(routes.found.iter().cloned());
@@ -88,6 +74,9 @@ impl<'a> Builder<'a> {
         let pods = std::mem::take(&mut self.inputs.pods);
         let resources = &self.inputs.resources;
         let labels = self.client_labels(last, &routes, &rules);
+        let followed = moved.as_ref().and(reuse);
+        let made = (&base, routes.virtual_services.as_slice());
+        let history = history::of(last, followed, &self.inputs, &self.mesh, made);
         let config = Config {
             sidecars: taken(
                 without(Kind::Sidecar),
@@ -113,6 +102,7 @@ impl<'a> Builder<'a> {
                 || Arc::new(by_namespace(named(resources))),
             ),
             client_labels: labels,
+            history,
             virtual_services: routes.virtual_services,
             made: routes.made,
             found_routes: routes.found,
@@ -128,51 +118,31 @@ impl<'a> Builder<'a> {
             settings: self.inputs.settings,
             resources: self.inputs.resources,
         };
-        let live = match self.last {
+        let live = match known {
             None => Live::new(&config, pods),
-            Some((last, changes)) => {
-                let known = &last.inner;
+            Some(known) => {
                 let moved = moved.as_ref();
-                known.live.after(&known.config, &config, changes, moved)
+                known
+                    .live
+                    .after(&known.config, &config, pods_changed, moved)
             }
         };
         Snapshot::with_findings(Arc::new(config), live, diagnostics)
     }
 
-    /// Virtual services; those whose objects are the same are taken from the last configuration, if everything else that they are made
-    /// of is the same.
-    fn routes(&self, base: &Base, last: Option<&Config>, reuse: Option<&Reuse<'_>>) -> Routes {
-        let unwritten = reuse.and_then(|reuse| reuse.without(Kind::VirtualService));
-        let is_derived_of = |last: &&Config| Arc::ptr_eq(&last.base.derived, &base.derived);
-        if let Some(last) = unwritten.filter(is_derived_of) {
-            return Routes {
-                virtual_services: Arc::clone(&last.virtual_services),
-                made: Arc::clone(&last.made),
-                by_gateway: Arc::clone(&last.by_gateway),
-                in_mesh: Arc::clone(&last.in_mesh),
-                found: Arc::clone(&last.found_routes),
-            };
-        }
-        let known = reuse.map(|reuse| reuse.base().made.as_slice());
-        let (made, found) = virtual_services::configs(&self.inputs, &base.owners, known);
-        let written = made.iter().map(|made| {
-            let since = made.resource.meta.creation_timestamp.clone();
-            (since, Shared::clone(&made.config))
-        });
-        let derived = base.derived.virtual_services.iter();
-        let derived = derived.map(|aged| (aged.since.clone(), Shared::new(aged.item.clone())));
-        let all = derived::in_order(written.chain(derived).collect(), |config| &config.object);
-        let virtual_services = shared(last.map(|last| &last.virtual_services), all);
-        Routes {
-            by_gateway: Arc::new(index(
-                virtual_services
-                    .iter()
-                    .map(|config| config.gateways.as_slice()),
-            )),
-            in_mesh: Arc::new(in_mesh(&virtual_services)),
-            virtual_services,
-            made: Arc::new(made),
-            found: found.into(),
+    /// What there is, and the places of services that have moved if it follows from the last configuration's.
+    fn base(
+        &self,
+        last: Option<&Config>,
+        reuse: Option<&Reuse<'_>>,
+    ) -> (Base, Option<BTreeSet<Place>>) {
+        let after = reuse.and_then(|reuse| Base::after(reuse, &self.inputs, &self.mesh));
+        match after {
+            Some((base, moved)) => (base, Some(moved)),
+            None => {
+                let last = last.map(|last| &last.base);
+                (Base::new(&self.inputs, &self.mesh, last), None)
+            }
         }
     }
 
@@ -184,7 +154,8 @@ impl<'a> Builder<'a> {
         rules: &Arc<RuleIndex>,
     ) -> Arc<BTreeSet<String>> {
         let is_same = |last: &&Config| {
-            Arc::ptr_eq(&last.virtual_services, &routes.virtual_services)
+            (routes.names_labels_as_before
+                || Arc::ptr_eq(&last.virtual_services, &routes.virtual_services))
                 && Arc::ptr_eq(&last.rules, rules)
                 && *last.mesh == self.mesh
         };
@@ -209,7 +180,7 @@ impl<'a> Builder<'a> {
         PeerAuthIndex::new(&self.inputs.settings.root_namespace, policies)
     }
 
-    fn rules(&self) -> (RuleIndex, Vec<Diagnostic>) {
+    fn rules(&self, last: Option<&Config>) -> (Arc<RuleIndex>, Arc<[Diagnostic]>) {
         let mut found = Vec::new();
         let default = &self.inputs.mesh.default_destination_rule_export_to;
         let rules = sorted::<DestinationRule>(&self.inputs.resources)
@@ -236,7 +207,7 @@ impl<'a> Builder<'a> {
             let at = self
                 .inputs
                 .resources
-                .iter()
+                .of_kind(DestinationRule::KIND)
                 .find(|r| reference(r) == duplicate.object);
             let Some(resource) = at else { continue };
             let message = format!(
@@ -249,12 +220,12 @@ impl<'a> Builder<'a> {
                     .fix("give it another name, or define the subsets of a host in one rule"),
             );
         }
-        (index, found)
+        (reused(last.map(|last| &last.rules), index), found.into())
     }
 }
 
 /// The last value if the new one is equal, so that it is the same one.
-fn reused<T: PartialEq>(last: Option<&Arc<T>>, new: T) -> Arc<T> {
+pub(super) fn reused<T: PartialEq>(last: Option<&Arc<T>>, new: T) -> Arc<T> {
     match last {
         Some(last) if **last == new => Arc::clone(last),
         _ => Arc::new(new),
@@ -265,7 +236,7 @@ fn reused<T: PartialEq>(last: Option<&Arc<T>>, new: T) -> Arc<T> {
 fn attached<P: Policy>(
     reuse: Option<&Reuse<'_>>,
     part: impl FnOnce(&Config) -> &Index<P>,
-    resources: &[Resource],
+    resources: &Objects,
 ) -> Index<P> {
     let Some(reuse) = reuse else {
         return Index::new(resources);
@@ -287,7 +258,7 @@ fn taken<'a, T: 'a>(
 }
 
 /// The same for lists, of which also what is equal in one that is not is taken from the last.
-fn shared<T: Eq + std::hash::Hash>(
+pub(super) fn shared<T: Eq + std::hash::Hash>(
     last: Option<&Arc<Vec<Shared<T>>>>,
     mut new: Vec<Shared<T>>,
 ) -> Arc<Vec<Shared<T>>> {
@@ -302,7 +273,7 @@ fn shared<T: Eq + std::hash::Hash>(
 }
 
 pub(super) fn named<T: KindSpec + Clone + Eq + std::hash::Hash>(
-    resources: &[Resource],
+    resources: &Objects,
 ) -> Vec<Aged<Named<T>>> {
     sorted::<T>(resources)
         .into_iter()
@@ -335,39 +306,10 @@ fn by_namespace<T: std::hash::Hash>(
     out
 }
 
-/// The positions of virtual services for sidecars, those of one namespace beside each other.
-fn in_mesh(configs: &[Shared<virtual_services::VirtualServiceConfig>]) -> Vec<usize> {
-    let is_for_mesh = |position: &usize| {
-        let gateways = &configs[*position].gateways;
-        gateways.iter().any(|gateway| gateway == MESH_GATEWAY)
-    };
-    let mut out: Vec<usize> = (0..configs.len()).filter(is_for_mesh).collect();
-    out.sort_by_key(|position| configs[*position].object.namespace.as_str());
-    out
-}
-
-/// Positions in a list, by any of the keys of each element.
-fn index<'a>(keys: impl Iterator<Item = &'a [String]>) -> BTreeMap<String, Vec<usize>> {
-    let mut out: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (position, keys) in keys.enumerate() {
-        for key in keys {
-            let list = match out.get_mut(key) {
-                Some(list) => list,
-                None => out.entry(key.clone()).or_default(),
-            };
-            if list.last() != Some(&position) {
-                list.push(position);
-            }
-        }
-    }
-    out
-}
-
 /// Secrets by namespace and name.
-pub(super) fn secrets(resources: &[Resource]) -> BTreeMap<(String, String), Shared<kube::Secret>> {
+pub(super) fn secrets(resources: &Objects) -> BTreeMap<(String, String), Shared<kube::Secret>> {
     resources
-        .iter()
-        .filter(|resource| resource.kind == Kind::Secret)
+        .of_kind(Kind::Secret)
         .filter_map(|resource| {
             let secret = resource.spec_as::<kube::Secret>()?;
             let key = (resource.namespace().to_owned(), resource.name().to_owned());

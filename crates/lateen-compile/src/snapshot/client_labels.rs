@@ -33,6 +33,12 @@ pub(super) fn client_labels(
     out
 }
 
+/// Whether two virtual services name the same ones.
+pub(super) fn are_named_alike(a: &VirtualService, b: &VirtualService) -> bool {
+    let named = |spec| -> BTreeSet<&String> { sources(spec).flat_map(BTreeMap::keys).collect() };
+    named(a) == named(b)
+}
+
 /// `key` or `key=value`.
 fn key(preference: &String) -> String {
     let key = preference

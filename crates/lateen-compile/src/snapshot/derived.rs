@@ -6,7 +6,7 @@ use lateen_api::networking::Gateway;
 use crate::names::ObjectRef;
 use crate::shared::Shared;
 
-use super::{Named, SnapshotInputs, VirtualServiceConfig, http_route, ingress};
+use super::{Inputs, Named, VirtualServiceConfig, http_route, ingress};
 
 /// Something with the time by which it takes precedence; empty where a manifest has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl Derived {
 }
 
 /// Reads Ingresses, and the Gateway API's routes for services.
-pub(super) fn derive(inputs: &SnapshotInputs) -> Derived {
+pub(super) fn derive(inputs: &Inputs) -> Derived {
     let mut out = ingress::derive(inputs);
     let routes = http_route::derive(inputs);
     out.gateways.extend(routes.gateways);

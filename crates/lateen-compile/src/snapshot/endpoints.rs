@@ -18,7 +18,7 @@ use crate::shared::Shared;
 
 use super::base::Key;
 use super::live::{Behind, Pods};
-use super::reuse::Changed;
+use super::objects::{ObjectChange, Objects};
 use super::roster::{self, Place, Roster};
 use super::{Config, precedence, sorted};
 
@@ -62,7 +62,7 @@ pub(super) struct Sources<'a> {
 
 impl Directory {
     /// Of some services, found among resources.
-    pub(super) fn new(resources: &[Resource], roster: &Roster) -> Self {
+    pub(super) fn new(resources: &Objects, roster: &Roster) -> Self {
         let mut workloads: BTreeMap<String, Vec<Resource>> = BTreeMap::new();
         for (resource, _) in sorted::<WorkloadEntry>(resources) {
             let of_namespace = workloads.entry(resource.namespace().to_owned());
@@ -105,8 +105,8 @@ impl Directory {
         last: &Roster,
         roster: &Roster,
         keys: &BTreeSet<Key>,
-        slices: &[Changed],
-        lists: &[Changed],
+        slices: &[ObjectChange],
+        lists: &[ObjectChange],
     ) -> Self {
         let mut next = self.clone();
         for change in slices {
@@ -137,7 +137,7 @@ impl Directory {
         next
     }
 
-    fn replace_slice(&mut self, change: &Changed) {
+    fn replace_slice(&mut self, change: &ObjectChange) {
         let of_key = |slices: &SharedMap<Key, Arc<[Resource]>>, key: &Key| {
             slices.get(key).map_or(Vec::new(), |list| list.to_vec())
         };

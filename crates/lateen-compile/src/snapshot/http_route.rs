@@ -18,7 +18,7 @@ use crate::names::{MESH_GATEWAY, ObjectRef};
 
 use super::derived::{Aged, Derived};
 use super::virtual_services::{RouteSource, Semantics};
-use super::{SnapshotInputs, VirtualServiceConfig, reference, sorted};
+use super::{Inputs, VirtualServiceConfig, reference, sorted};
 
 /// The API groups that parents and backends are of.
 const ISTIO_GROUP: &str = "networking.istio.io";
@@ -35,7 +35,7 @@ struct ForHost {
 
 /// A virtual service for each namespace and host that routes are for. The oldest route comes first, and of all rules the most
 /// specific.
-pub(super) fn derive(inputs: &SnapshotInputs) -> Derived {
+pub(super) fn derive(inputs: &Inputs) -> Derived {
     let mut out = Derived::default();
     let mut hosts: BTreeMap<(String, String), ForHost> = BTreeMap::new();
     for (resource, route) in sorted::<kube::HttpRoute>(&inputs.resources) {
@@ -74,7 +74,7 @@ pub(super) fn derive(inputs: &SnapshotInputs) -> Derived {
 }
 
 fn add(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     spec: &HttpRouteSpec,
     hosts: &mut BTreeMap<(String, String), ForHost>,
@@ -110,11 +110,7 @@ fn not_served(resource: &Resource, parent: &ParentReference, index: usize) -> Di
 }
 
 /// The host that a parent stands for, if it is one of the mesh.
-fn parent_host(
-    inputs: &SnapshotInputs,
-    resource: &Resource,
-    parent: &ParentReference,
-) -> Option<String> {
+fn parent_host(inputs: &Inputs, resource: &Resource, parent: &ParentReference) -> Option<String> {
     let namespace = match parent.namespace.as_str() {
         "" => resource.namespace(),
         namespace => namespace,
@@ -137,7 +133,7 @@ fn parent_host(
 
 /// Every rule, once for each of its matches, so that they can be ordered one by one.
 fn rules(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     spec: &HttpRouteSpec,
     diagnostics: &mut Vec<Diagnostic>,

@@ -14,7 +14,7 @@ use crate::shared::stable_hash;
 use super::reuse::by_key;
 
 /// Objects in order; `last` are others in order, some of which may be among them.
-pub(super) fn in_order(resources: Vec<Resource>, last: &[Resource]) -> Vec<Resource> {
+pub(super) fn in_order(resources: Vec<Resource>, last: &[&Resource]) -> Vec<Resource> {
     let ranks: HashMap<Address, usize, FixedState> = last
         .iter()
         .enumerate()
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(names(&last), ["b", "d", "f"]);
         let mut next = objects(&["g", "c", "b", "a"]);
         next.extend([last[2].clone(), last[0].clone()]);
-        let next = in_order(next, &last);
+        let next = in_order(next, &last.iter().collect::<Vec<_>>());
         assert_eq!(names(&next), ["a", "b", "b", "c", "f", "g"]);
     }
 
@@ -99,6 +99,9 @@ mod tests {
     fn an_object_that_is_there_twice_stays_twice() {
         let last = in_order(objects(&["a"]), &[]);
         let twice = [last.clone(), last.clone()].concat();
-        assert_eq!(names(&in_order(twice, &last)), ["a", "a"]);
+        assert_eq!(
+            names(&in_order(twice, &last.iter().collect::<Vec<_>>())),
+            ["a", "a"]
+        );
     }
 }

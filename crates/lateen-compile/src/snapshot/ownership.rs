@@ -20,7 +20,7 @@ use crate::diagnostics::{HOST_OWNER, on_resource};
 use crate::host;
 use crate::model::Visibility;
 
-use super::{SnapshotInputs, sorted};
+use super::{Inputs, sorted};
 
 /// The annotation that turns it on, with the value `true`.
 const ANNOTATION: &str = "lateen/strict-host-ownership";
@@ -40,9 +40,9 @@ pub(super) struct Owners {
 
 impl Owners {
     /// The owners in a mesh.
-    pub(super) fn new(inputs: &SnapshotInputs) -> Self {
+    pub(super) fn new(inputs: &Inputs) -> Self {
         let mut owners = Self {
-            strict: inputs.resources.iter().any(is_strict),
+            strict: inputs.resources.of_kind(Kind::ConfigMap).any(is_strict),
             root: inputs.settings.root_namespace.clone(),
             services: format!("svc.{}", inputs.settings.domain_suffix),
             declared: BTreeMap::new(),

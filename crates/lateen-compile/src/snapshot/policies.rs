@@ -8,7 +8,8 @@ use lateen_api::{Diagnostic, Resource};
 use crate::diagnostics::{BAD_AUTHORIZER, SEVERAL_AUTHORIZERS, on_resource};
 
 use super::attached::unknown_target;
-use super::{Snapshot, sorted};
+use super::objects::Objects;
+use super::{Snapshot, in_precedence, sorted};
 
 /// Whether a policy's verdict is only recorded, as Go reads truth values.
 pub(crate) fn is_dry_run(resource: &Resource) -> bool {
@@ -18,13 +19,13 @@ pub(crate) fn is_dry_run(resource: &Resource) -> bool {
 
 /// Every policy, in the order in which they are told of.
 pub(crate) fn in_order(resources: &[Resource]) -> Vec<(&Resource, &AuthorizationPolicy)> {
-    let mut policies = sorted::<AuthorizationPolicy>(resources);
+    let mut policies = in_precedence(resources.iter());
     policies.sort_by_key(|(resource, _)| (resource.namespace(), resource.name()));
     policies
 }
 
 /// Targets nobody is, and authorizers that cannot be asked.
-pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic> {
+pub(super) fn findings(snapshot: &Snapshot, resources: &Objects) -> Vec<Diagnostic> {
     let policies = sorted::<AuthorizationPolicy>(resources);
     let mut out = Vec::new();
     for &(resource, spec) in &policies {

@@ -9,10 +9,11 @@ use crate::jwks::JwksSource;
 use crate::pod::Pod;
 
 use super::attached::{applies, unknown_target};
+use super::objects::Objects;
 use super::{Snapshot, sorted};
 
 /// What shows only when everything is known: keys that cannot be had, and policies that ask for tokens nobody verifies.
-pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic> {
+pub(super) fn findings(snapshot: &Snapshot, resources: &Objects) -> Vec<Diagnostic> {
     let mut out = Vec::new();
     for (resource, spec) in sorted::<RequestAuthentication>(resources) {
         out.extend(unknown_target(resource, spec));

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use lateen_api::{Kind, Resource};
 
-use super::{Config, SnapshotInputs};
+use super::objects::ObjectChange;
+use super::{Config, Inputs};
 
 /// Kinds that neither services, nor what is behind them, nor what other kinds are turned into are made of.
 const TREATMENT: &[Kind] = &[
@@ -30,36 +31,30 @@ const TREATMENT: &[Kind] = &[
 /// Kinds of which each object can be made again by itself.
 const ONE_BY_ONE: &[Kind] = &[Kind::Service, Kind::EndpointSlice, Kind::Endpoints];
 
-/// An object that is not the very same as before.
-#[derive(Clone, Debug)]
-pub(super) struct Changed {
-    /// What it was, if it was there.
-    pub(super) old: Option<Resource>,
-    /// What it is, if it is there.
-    pub(super) new: Option<Resource>,
-}
-
-impl Changed {
-    /// What it was and what it is.
-    pub(super) fn either(&self) -> impl Iterator<Item = &Resource> {
-        self.old.iter().chain(&self.new)
-    }
-}
-
 /// The last configuration, and what differs from it.
 #[derive(Clone, Debug)]
 pub(super) struct Reuse<'a> {
     last: &'a Config,
-    changed: BTreeMap<Kind, Vec<Changed>>,
+    changed: BTreeMap<Kind, Vec<ObjectChange>>,
 }
 
 impl<'a> Reuse<'a> {
-    /// What can be taken from the last configuration; `None` if that is nothing. The inputs' objects are in order.
-    pub(super) fn of(last: &'a Config, inputs: &SnapshotInputs) -> Option<Self> {
+    /// What can be taken from the last configuration, from which the inputs' objects differ in what is said; `None` if that is nothing.
+    pub(super) fn of(
+        last: &'a Config,
+        inputs: &Inputs,
+        objects: Vec<ObjectChange>,
+    ) -> Option<Self> {
         if last.written != inputs.mesh || last.settings != inputs.settings {
             return None;
         }
-        let mut changed = changed(&last.resources, &inputs.resources);
+        let mut changed: BTreeMap<Kind, Vec<ObjectChange>> = BTreeMap::new();
+        for change in objects {
+            let kind = change.either().next().map(|resource| resource.kind);
+            if let Some(kind) = kind {
+                changed.entry(kind).or_default().push(change);
+            }
+        }
         let known = |kind: &Kind| TREATMENT.contains(kind) || ONE_BY_ONE.contains(kind);
         if !changed.keys().all(known) {
             return None;
@@ -80,14 +75,20 @@ impl<'a> Reuse<'a> {
     }
 
     /// The objects of a kind that have changed.
-    pub(super) fn changes(&self, kind: Kind) -> &[Changed] {
+    pub(super) fn changes(&self, kind: Kind) -> &[ObjectChange] {
         self.changed.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// The kinds of which objects have changed, with those.
+    pub(super) fn kinds(&self) -> impl Iterator<Item = (Kind, &[ObjectChange])> {
+        let kinds = self.changed.iter();
+        kinds.map(|(kind, changes)| (*kind, changes.as_slice()))
     }
 
     /// The namespaces in which objects of a kind have changed, if any have.
     pub(super) fn namespaces(&self, kind: Kind) -> Option<BTreeSet<String>> {
         let changes = self.changed.get(&kind)?.iter();
-        let resources = changes.flat_map(Changed::either);
+        let resources = changes.flat_map(ObjectChange::either);
         let namespaces = resources.map(|resource| resource.namespace().to_owned());
         Some(namespaces.collect())
     }
@@ -98,10 +99,10 @@ impl<'a> Reuse<'a> {
     }
 }
 
-/// The objects, by kind, that are not the very same in two lists, each in order.
-fn changed(old: &[Resource], new: &[Resource]) -> BTreeMap<Kind, Vec<Changed>> {
-    let mut out: BTreeMap<Kind, Vec<Changed>> = BTreeMap::new();
-    let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+/// The objects that are not the very same in two lists, each in order.
+pub(super) fn changed(old: &[&Resource], new: &[Resource]) -> Vec<ObjectChange> {
+    let mut out = Vec::new();
+    let (mut old, mut new) = (old.iter().copied().peekable(), new.iter().peekable());
     loop {
         let order = match (old.peek(), new.peek()) {
             (None, None) => return out,
@@ -114,40 +115,32 @@ fn changed(old: &[Resource], new: &[Resource]) -> BTreeMap<Kind, Vec<Changed>> {
             }
             (Some(a), Some(b)) => by_key(a, b),
         };
-        let change = Changed {
+        out.push(ObjectChange {
             old: old.next_if(|_| order.is_le()).cloned(),
             new: new.next_if(|_| order.is_ge()).cloned(),
-        };
-        let kind = change.either().next().map(|resource| resource.kind);
-        if let Some(kind) = kind {
-            out.entry(kind).or_default().push(change);
-        }
+        });
     }
 }
 
 /// Services that are the very same but for the addresses they were given.
 fn readdressed(
     last: &Config,
-    inputs: &SnapshotInputs,
-    known: Option<&Vec<Changed>>,
-) -> Vec<Changed> {
+    inputs: &Inputs,
+    known: Option<&Vec<ObjectChange>>,
+) -> Vec<ObjectChange> {
     let (old, new) = (&*last.cluster_ips, &*inputs.cluster_ips);
     if Arc::ptr_eq(&last.cluster_ips, &inputs.cluster_ips) {
         return Vec::new();
     }
     let moved = differing(old, new);
     let is_known = |(namespace, name): &(String, String)| {
-        let mut known = known.into_iter().flatten().flat_map(Changed::either);
+        let mut known = known.into_iter().flatten().flat_map(ObjectChange::either);
         known.any(|resource| resource.namespace() == namespace && resource.name() == name)
     };
     let keys = moved.into_iter().filter(|key| !is_known(key));
     keys.filter_map(|(namespace, name)| {
-        let wanted = (Kind::Service, namespace.as_str(), name.as_str());
-        let place = inputs
-            .resources
-            .binary_search_by(|r| (r.kind, r.namespace(), r.name()).cmp(&wanted));
-        let resource = inputs.resources.get(place.ok()?)?;
-        Some(Changed {
+        let resource = inputs.resources.get(Kind::Service, namespace, name)?;
+        Some(ObjectChange {
             old: Some(resource.clone()),
             new: Some(resource.clone()),
         })

@@ -291,7 +291,7 @@ pub(super) fn remove<K: Ord + Clone>(
 mod tests {
     use lateen_api::{SourceFile, parse_file};
 
-    use super::super::{SnapshotInputs, services};
+    use super::super::{Inputs, services};
     use super::*;
     use crate::mesh::Mesh;
 
@@ -305,7 +305,7 @@ mod tests {
     }
 
     fn service(name: &str) -> Service {
-        let (inputs, mesh) = (SnapshotInputs::default(), Mesh::default());
+        let (inputs, mesh) = (Inputs::default(), Mesh::default());
         let mesh = Mesh {
             domain_suffix: "cluster.local".to_owned(),
             ..mesh

@@ -12,7 +12,7 @@ use crate::protocol::Protocol;
 
 use super::ownership::Owners;
 use super::roster::{Aliases, Listed, Roster};
-use super::{SnapshotInputs, reference, sorted};
+use super::{Inputs, reference, sorted};
 
 /// `.`-separated annotation and label names this file reads.
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
@@ -22,11 +22,7 @@ const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 /// Every service, oldest first, then by namespace and name.
-pub(super) fn services(
-    inputs: &SnapshotInputs,
-    mesh: &Mesh,
-    owners: &Owners,
-) -> (Listed, Vec<Diagnostic>) {
+pub(super) fn services(inputs: &Inputs, mesh: &Mesh, owners: &Owners) -> (Listed, Vec<Diagnostic>) {
     let mut found: Vec<(&Resource, Service)> = Vec::new();
     for (resource, service) in sorted::<kube::Service>(&inputs.resources) {
         found.push((resource, kubernetes(resource, service, inputs, mesh)));
@@ -68,7 +64,7 @@ pub(super) fn services(
 /// What a Service has become among others that have not changed. `None` if that cannot be told from it alone: an alias changes another.
 pub(super) fn one(
     resource: &Resource,
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     mesh: &Mesh,
     roster: &Roster,
 ) -> Option<Service> {
@@ -157,7 +153,7 @@ fn text(value: &str) -> Option<&str> {
 fn kubernetes(
     resource: &Resource,
     service: &kube::Service,
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     mesh: &Mesh,
 ) -> Service {
     let (namespace, name) = (resource.namespace(), resource.name());
@@ -233,11 +229,7 @@ fn kubernetes_port(port: &kube::ServicePort) -> Port {
 }
 
 /// The addresses in the object, else those allocated outside.
-fn cluster_ips(
-    resource: &Resource,
-    spec: &kube::ServiceSpec,
-    inputs: &SnapshotInputs,
-) -> Vec<String> {
+fn cluster_ips(resource: &Resource, spec: &kube::ServiceSpec, inputs: &Inputs) -> Vec<String> {
     let mut written: Vec<String> = spec
         .cluster_ips
         .iter()

@@ -3,9 +3,10 @@
 
 use lateen_api::mesh::ExtensionProvider;
 use lateen_api::telemetry::{ProviderRef, Telemetry};
-use lateen_api::{Diagnostic, Resource};
+use lateen_api::{Diagnostic, KindSpec};
 
 use super::Snapshot;
+use super::objects::Objects;
 use crate::diagnostics::{TELEMETRY_PROVIDER, on_resource};
 
 /// What a provider is named for.
@@ -17,9 +18,9 @@ enum Use {
 }
 
 /// Providers that cannot be used.
-pub(super) fn findings(snapshot: &Snapshot, resources: &[Resource]) -> Vec<Diagnostic> {
+pub(super) fn findings(snapshot: &Snapshot, resources: &Objects) -> Vec<Diagnostic> {
     let mut out = Vec::new();
-    for resource in resources {
+    for resource in resources.of_kind(Telemetry::KIND) {
         let Some(spec) = resource.spec_as::<Telemetry>() else {
             continue;
         };

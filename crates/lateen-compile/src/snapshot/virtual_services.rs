@@ -15,7 +15,7 @@ use crate::shared::Shared;
 
 use super::ownership::Owners;
 use super::reuse::{by_key, is_same};
-use super::{SnapshotInputs, precedence, reference};
+use super::{Inputs, precedence, reference};
 
 /// A virtual service ready to be used.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,15 +118,14 @@ impl RouteSource {
 /// Every virtual service that has hosts, in order of their objects. Of `known`, which are in this order and were made in the same mesh,
 /// those are taken over whose objects are the same and that no other object has a part in.
 pub(super) fn configs(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     owners: &Owners,
     known: Option<&[Made]>,
 ) -> (Vec<Made>, Vec<Diagnostic>) {
     let mut known = Known(known.filter(|_| !owners.are_strict()).unwrap_or_default());
-    let of_kind = |resource: &&Resource| resource.kind == VirtualService::KIND;
     let mut configs = Vec::new();
     let mut written = Vec::new();
-    for resource in inputs.resources.iter().filter(of_kind) {
+    for resource in inputs.resources.of_kind(VirtualService::KIND) {
         match known.take(resource) {
             Some(made) => configs.push(made.clone()),
             None => written.extend(resource.spec_as().map(|spec| (resource, spec))),
@@ -142,56 +141,85 @@ pub(super) fn configs(
             )
         })
         .collect();
-    let default = &inputs.mesh.default_virtual_service_export_to;
-    let visibility = |resource: &Resource, spec: &VirtualService| {
-        Visibility::parse(&spec.export_to, resource.namespace(), default)
-    };
     let delegates: Delegates<'_> = resolved
         .iter()
         .filter(|(_, spec)| spec.hosts.is_empty())
         .map(|(resource, spec)| {
             let key = (resource.namespace(), resource.name());
-            (key, (spec, visibility(resource, spec)))
+            (key, (spec, written_visibility(inputs, resource, spec)))
         })
         .collect();
     let mut diagnostics = Vec::new();
     let made = resolved
         .iter()
         .filter(|(_, spec)| !spec.hosts.is_empty())
-        .map(|(resource, spec)| {
-            let object = reference(resource);
-            let (http, http_sources) =
-                merge_routes(resource, &object, &spec.http, &delegates, &mut diagnostics);
-            let gateways = if spec.gateways.is_empty() {
-                vec![MESH_GATEWAY.to_owned()]
-            } else {
-                spec.gateways.clone()
-            };
-            let mut visible = visibility(resource, spec);
-            // Gateways say themselves whose hosts they take.
-            if gateways.iter().any(|gateway| gateway == MESH_GATEWAY) {
-                visible = owners.visibility(resource, &spec.hosts, visible, &mut diagnostics);
-            }
-            let item = VirtualServiceConfig {
-                visibility: visible,
-                semantics: semantics(resource),
-                from_tls_route: is_from_tls_route(resource),
-                spec: VirtualService {
-                    http,
-                    ..spec.clone()
-                },
-                gateways,
-                http_sources,
-                object,
-            };
-            Made {
-                resource: Resource::clone(resource),
-                config: Shared::new(item),
-            }
-        });
+        .map(|(resource, spec)| make(inputs, owners, resource, spec, &delegates, &mut diagnostics));
     configs.extend(made);
     configs.sort_by(|a, b| by_key(&a.resource, &b.resource));
     (configs, diagnostics)
+}
+
+/// What a virtual service comes to that no other object has a part in, and that has none in others; nothing is wrong with such. `None` if it is
+/// not one.
+pub(super) fn alone(inputs: &Inputs, owners: &Owners, resource: &Resource) -> Option<Made> {
+    let spec: &VirtualService = resource.spec_as()?;
+    if owners.are_strict() || !stands_alone(spec) {
+        return None;
+    }
+    let spec = resolve(spec, resource.namespace(), &inputs.settings.domain_suffix);
+    let mut found = Vec::new();
+    let none = Delegates::new();
+    let made = make(inputs, owners, resource, &spec, &none, &mut found);
+    found.is_empty().then_some(made)
+}
+
+/// Whether a virtual service has hosts, and routes of its own alone.
+pub(super) fn stands_alone(written: &VirtualService) -> bool {
+    !written.hosts.is_empty() && written.http.iter().all(|route| route.delegate.is_none())
+}
+
+fn written_visibility(inputs: &Inputs, resource: &Resource, spec: &VirtualService) -> Visibility {
+    let default = &inputs.mesh.default_virtual_service_export_to;
+    Visibility::parse(&spec.export_to, resource.namespace(), default)
+}
+
+/// Of a spec whose names are complete.
+fn make(
+    inputs: &Inputs,
+    owners: &Owners,
+    resource: &Resource,
+    spec: &VirtualService,
+    delegates: &Delegates<'_>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Made {
+    let object = reference(resource);
+    let (http, http_sources) = merge_routes(resource, &object, &spec.http, delegates, diagnostics);
+    let gateways = if spec.gateways.is_empty() {
+        vec![MESH_GATEWAY.to_owned()]
+    } else {
+        spec.gateways.clone()
+    };
+    let mut visible = written_visibility(inputs, resource, spec);
+    // Gateways say themselves whose hosts they take.
+    if gateways.iter().any(|gateway| gateway == MESH_GATEWAY) {
+        visible = owners.visibility(resource, &spec.hosts, visible, diagnostics);
+    }
+    let item = VirtualServiceConfig {
+        visibility: visible,
+        semantics: semantics(resource),
+        from_tls_route: is_from_tls_route(resource),
+        spec: VirtualService {
+            http,
+            ..spec.clone()
+        },
+        gateways,
+        http_sources,
+        object,
+    };
+    Made {
+        resource: resource.clone(),
+        config: Shared::new(item),
+    }
 }
 
 /// What was made before, in the order of its objects, gone through once.

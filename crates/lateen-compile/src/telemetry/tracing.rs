@@ -121,11 +121,8 @@ fn legacy(mesh: &Mesh, workload: &Workload<'_>, lookup: Lookup<'_>) -> Tracing {
     let wants_tags = written.and_then(|legacy| legacy.enable_istio_tags);
     let mut tags = istio_tags(wants_tags.unwrap_or(true), mesh, workload);
     tags.extend(legacy_tags(written));
-    let address = written.and_then(|legacy| legacy.zipkin.as_ref());
-    let zipkin = address.and_then(|zipkin| {
-        let (host, port) = zipkin.address.rsplit_once(':')?;
-        let port = port.parse().ok()?;
-        let found = collector(&whole_name(host), port, lookup)?;
+    let zipkin = written.and_then(legacy_address).and_then(|(host, port)| {
+        let found = collector(&host, port, lookup)?;
         Some(Tracer::Zipkin(found, ZipkinTracingProvider::default()))
     });
     Tracing {
@@ -136,6 +133,18 @@ fn legacy(mesh: &Mesh, workload: &Workload<'_>, lookup: Lookup<'_>) -> Tracing {
         by_request_id: true,
         keeps_context: false,
     }
+}
+
+/// The service and port that `defaultConfig.tracing` names.
+fn legacy_address(legacy: &Legacy) -> Option<(String, u32)> {
+    let zipkin = legacy.zipkin.as_ref()?;
+    let (host, port) = zipkin.address.rsplit_once(':')?;
+    Some((whole_name(host), port.parse().ok()?))
+}
+
+/// The service that `defaultConfig.tracing` names.
+pub(crate) fn legacy_tracer(legacy: &Legacy) -> Option<String> {
+    legacy_address(legacy).map(|(host, _)| host)
 }
 
 /// `zipkin.istio-system` as services are known.

@@ -17,7 +17,7 @@ use lateen_api::value::{Double, StringMatch};
 use lateen_api::{Resource, parse_duration};
 
 use super::ISTIO_GROUP;
-use crate::snapshot::SnapshotInputs;
+use crate::snapshot::Inputs;
 
 /// What a rule came to.
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ const RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled";
 
 /// Converts a rule, without its matches.
 pub(super) fn convert(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     rule: &HttpRouteRule,
     index: usize,
@@ -121,7 +121,7 @@ fn by_name(list: &[HttpNameMatch], folds: bool) -> BTreeMap<String, StringMatch>
 }
 
 fn apply_filter(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     filter: &HttpRouteFilter,
     route: &mut HttpRoute,
@@ -231,7 +231,7 @@ fn rewrite(settings: &HttpUrlRewriteFilter) -> Option<HttpRewrite> {
 }
 
 fn mirror(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     settings: &HttpRequestMirrorFilter,
 ) -> Result<HttpMirrorPolicy, String> {
@@ -299,7 +299,7 @@ fn retries(written: &HttpRouteRetry) -> HttpRetry {
 /// Backends that take a share of requests. One that cannot be reached keeps its share, which is answered with 500: its cluster
 /// does not exist.
 fn backends(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     rule: &HttpRouteRule,
     problems: &mut Vec<Problem>,
@@ -360,7 +360,7 @@ fn backend_headers(to: &HttpBackendRef) -> Result<Option<Headers>, String> {
 
 /// The service that a reference means. Another namespace's needs its consent, which is written in kinds that are not read.
 fn destination(
-    inputs: &SnapshotInputs,
+    inputs: &Inputs,
     resource: &Resource,
     (group, kind): (&str, &str),
     (namespace, name): (&str, &str),

@@ -3,13 +3,14 @@
 use lateen_api::{SourceFile, parse_file};
 
 use super::*;
+use crate::snapshot::objects::Objects;
 
 fn derived(yaml: &str) -> Derived {
     let parsed = parse_file(&SourceFile::new("test.yaml", yaml), "default");
     assert!(parsed.diagnostics.is_empty(), "{:#?}", parsed.diagnostics);
-    derive(&SnapshotInputs {
-        resources: parsed.resources,
-        ..SnapshotInputs::default()
+    derive(&Inputs {
+        resources: Objects::new(parsed.resources),
+        ..Inputs::default()
     })
 }
 
