@@ -201,7 +201,9 @@ impl Compiler {
 /// What clients of a kind are to have, carried to a later snapshot for a proxy of the kind that was found not to be concerned: then none of
 /// the kind is. So no earlier snapshot is kept for it, and the next change is told from this one.
 pub(super) fn carry(slot: &Slot, from: &Snapshot, to: &Snapshot) {
-    if let Some(known) = &mut *lock(slot)
+    // Whoever is at it makes what is newer; nobody waits for that here.
+    if let Ok(mut known) = slot.try_lock()
+        && let Some(known) = &mut *known
         && known.snapshot.is_same(from)
     {
         Arc::make_mut(known).snapshot = to.clone();
