@@ -32,6 +32,9 @@ pub(crate) fn run(
     let between = findings(&loaded.resources, &settings, native, extent);
     loaded.diagnostics.extend(between);
     let mut found = loaded.diagnostics;
+    for useless in suppressed.without(&found) {
+        eprintln!("warning: --suppress {useless:?} has no effect: there is no such finding");
+    }
     found.retain(|it| !suppressed.holds(it) && (it.resource.is_some() || !args.ignore_unknown));
     let all = found.len();
     if !args.all_namespaces {
@@ -256,6 +259,17 @@ impl Suppressed {
     }
 
     fn holds(&self, found: &Diagnostic) -> bool {
+        self.0.iter().any(|one| Self::is_meant(one, found))
+    }
+
+    /// Those that none of the findings is meant by: mistyped, or of what was mended since.
+    fn without<'a>(&'a self, found: &'a [Diagnostic]) -> impl Iterator<Item = String> + 'a {
+        let is_useless = |one: &&(String, String)| !found.iter().any(|it| Self::is_meant(one, it));
+        let useless = self.0.iter().filter(is_useless);
+        useless.map(|(code, object)| format!("{code}={object}"))
+    }
+
+    fn is_meant((code, object): &(String, String), found: &Diagnostic) -> bool {
         let Some(resource) = &found.resource else {
             return false;
         };
@@ -266,10 +280,7 @@ impl Suppressed {
             format!("{kind} {namespace}/{name}"),
             format!("{kind} {name}"),
         ];
-        let fits = |pattern: &str| names.iter().any(|name| glob(pattern, name));
-        self.0
-            .iter()
-            .any(|(code, object)| code == found.code && fits(object))
+        code == found.code && names.iter().any(|name| glob(object, name))
     }
 }
 
@@ -332,6 +343,15 @@ mod tests {
         assert!(!suppressed("IST0101=VirtualService *.other"));
         assert!(!suppressed("IST0102=*"));
         assert!(Suppressed::parse(&["IST0101".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn a_suppression_of_nothing_is_told() {
+        let given = ["IST0101=*".to_owned(), "IST9999=*".to_owned()];
+        let suppressed = Suppressed::parse(&given).unwrap();
+        let found = [finding(Severity::Error)];
+        let useless: Vec<_> = suppressed.without(&found).collect();
+        assert_eq!(useless, ["IST9999=*"]);
     }
 
     #[test]
