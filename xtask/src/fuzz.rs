@@ -5,10 +5,10 @@
 
 use std::env;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use cargo_metadata::MetadataCommand;
 
 /// Crates whose edges are counted: a counter of every other crate would have to be looked at for each input, too.
 const COUNTED: [&str; 6] = [
@@ -50,10 +50,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if !built.success() {
         bail!("the fuzzer was not built");
     }
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    let program = target.join("debug/fuzz");
+    let metadata = MetadataCommand::new().no_deps().exec();
+    let metadata = metadata.context("asking cargo where it builds")?;
+    let program = metadata.target_directory.join("debug/fuzz");
     let error = Command::new(&program).args(arguments).exec();
-    Err(error).with_context(|| format!("running {}", program.display()))
+    Err(error).with_context(|| format!("running {program}"))
 }
 
 /// Becomes rustc, which cargo gave as the first argument.
