@@ -1,5 +1,5 @@
 //! Repository tasks. `cargo xtask tidy` holds the rules that the compiler and clippy cannot: the direction of
-//! dependencies, file headers, file sizes and inherited lints. `cargo xtask fuzz` runs the fuzzer guided by coverage.
+//! dependencies, file headers, file sizes, inherited lints and messages that nobody explains. `cargo xtask fuzz` runs the fuzzer guided by coverage.
 
 mod fuzz;
 mod tidy;

@@ -1,4 +1,4 @@
-//! The layering, header and size checks.
+//! The layering, header and size checks, and that every code of a message is explained.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package};
+
+/// Where every message is explained by its code.
+const DIAGNOSTICS: &str = "docs/reference/diagnostics.md";
 
 /// What each crate may use of ours, straight from the table in `docs/architecture.md`. A crate that is not listed fails the
 /// check, so a new crate cannot appear without a place.
@@ -134,8 +137,12 @@ pub(crate) fn run() -> Result<String> {
         problems.extend(lints(package)?);
     }
     let files = sources(&metadata)?;
+    let reference = metadata.workspace_root.join(DIAGNOSTICS);
+    let documented =
+        fs::read_to_string(&reference).with_context(|| format!("reading {reference}"))?;
     for file in &files {
         problems.extend(headers_and_size(file)?);
+        problems.extend(undocumented(file, &documented)?);
     }
     if problems.is_empty() {
         let crates = metadata.workspace_packages().len();
@@ -239,4 +246,28 @@ fn headers_and_size(file: &Path) -> Result<Vec<String>> {
         ));
     }
     Ok(problems)
+}
+
+/// Codes of messages (`"LAT0101"`, `"IST0101"`) that the reference does not have.
+fn undocumented(file: &Path, documented: &str) -> Result<Vec<String>> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    // A test may make codes up.
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let is_code = |word: &&str| {
+        let digits = word
+            .strip_prefix("LAT")
+            .or_else(|| word.strip_prefix("IST"));
+        digits.is_some_and(|digits| digits.len() == 4 && digits.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let codes: BTreeSet<&str> = code.split('"').filter(is_code).collect();
+    Ok(codes
+        .into_iter()
+        .filter(|code| !documented.contains(code))
+        .map(|code| {
+            format!(
+                "{}: {DIAGNOSTICS} does not say what {code} is",
+                file.display()
+            )
+        })
+        .collect())
 }
