@@ -3,12 +3,17 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use lateen_identity::ca::{CaSource, KeyAccess};
 use lateen_local::state::{StateDir as Runtime, write_atomically};
 use lateen_sources::plan::PodState;
 use serde::{Deserialize, Serialize};
+
+/// Longest wait for a mesh that was killed to have ended.
+const TO_END: Duration = Duration::from_secs(5);
 
 /// Paths below the state directory: the runtime's own, and what the commands keep beside them.
 #[derive(Clone, Debug)]
@@ -152,6 +157,23 @@ impl StateDir {
         Ok((start_ticks(up.pid) == Some(up.start_ticks)).then_some(up))
     }
 
+    /// As [`Self::running`], but waits for a mesh that was killed and has not quite ended: it is no reason not to start another,
+    /// which needs its ports.
+    pub(crate) fn running_on(&self) -> Result<Option<Up>> {
+        let deadline = Instant::now() + TO_END;
+        loop {
+            let up = self.running()?;
+            let ends = up
+                .as_ref()
+                .and_then(|up| Process::read(up.pid))
+                .is_some_and(|p| p.ends);
+            if !ends || Instant::now() > deadline {
+                return Ok(up);
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The mesh that runs, or an error that says how to start one.
     pub(crate) fn expect_running(&self) -> Result<Up> {
         match self.running()? {
@@ -171,16 +193,38 @@ impl StateDir {
     }
 }
 
-/// When a process started, in clock ticks since boot (`/proc/PID/stat`, field 22); none for one that has ended, even if its
-/// parent has not looked yet.
+/// When a process started, in clock ticks since boot; none for one that has ended, even if its parent has not looked yet.
 pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the command in parentheses and may hold anything; count from its end.
-    let rest = stat.rsplit_once(')')?.1.trim_start();
-    if rest.starts_with(['Z', 'X']) {
-        return None;
+    Process::read(pid).map(|p| p.start_ticks)
+}
+
+/// A process that has not ended, as `/proc/PID/stat` tells of it (proc(5)).
+struct Process {
+    /// The kernel is taking it apart: it runs no more, and may still hold its ports.
+    ends: bool,
+    start_ticks: u64,
+}
+
+impl Process {
+    fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
-    rest.split_whitespace().nth(19)?.parse().ok()
+
+    fn parse(stat: &str) -> Option<Self> {
+        /// `PF_EXITING` of linux/sched.h.
+        const EXITING: u32 = 0x4;
+        // The second field is the command in parentheses and may hold anything; count from its end.
+        let rest = stat.rsplit_once(')')?.1.trim_start();
+        if rest.starts_with(['Z', 'X']) {
+            return None;
+        }
+        let mut fields = rest.split_whitespace();
+        let flags: u32 = fields.nth(6)?.parse().ok()?;
+        Some(Self {
+            ends: flags & EXITING != 0,
+            start_ticks: fields.nth(12)?.parse().ok()?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +256,23 @@ mod tests {
         assert!(state.running().expect("readable").is_some());
         state.write_up(&up(me, ticks + 1)).expect("written");
         assert!(state.running().expect("readable").is_none());
+    }
+
+    #[test]
+    fn a_process_that_is_taken_apart_is_told_from_one_that_runs() {
+        let stat = |state: &str, flags: u32| {
+            let fields = "1 2 3 0 -1";
+            let more = "0 ".repeat(12);
+            Process::parse(&format!(
+                "7 (a ) b) {state} {fields} {flags} {more}815 9 10"
+            ))
+        };
+        let runs = stat("S", 0x40_0040).expect("a process");
+        assert_eq!((runs.ends, runs.start_ticks), (false, 815));
+        assert!(stat("D", 0x40_0044).expect("a process").ends);
+        assert!(stat("Z", 0x40_0044).is_none());
+        let me = Process::read(std::process::id()).expect("this process");
+        assert!(!me.ends);
     }
 
     #[test]

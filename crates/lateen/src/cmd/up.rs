@@ -22,7 +22,7 @@ use crate::up::publish::Publish;
 
 /// Starts a mesh and keeps it until it is told to end.
 pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> Result<ExitCode> {
-    if let Some(up) = state.running()? {
+    if let Some(up) = state.running_on()? {
         bail!(
             "a mesh already runs (process {}); `lateen down` ends it, --state DIR makes a second one",
             up.pid
