@@ -2,6 +2,7 @@
 //!
 //! Each block has to parse, or to get a diagnostic with a place; an error has to say what to do where that can be told.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use lateen_api::diagnostic::{Style, render};
@@ -10,7 +11,7 @@ use lateen_api::{Diagnostic, SourceFile, parse_file, validate};
 #[test]
 fn every_manifest_parses_or_is_explained() {
     let Some(dir) = std::env::var_os("LATEEN_SEEDS") else {
-        eprintln!("SKIPPED seeds: LATEEN_SEEDS is not set");
+        let _ = writeln!(io::stderr(), "SKIPPED seeds: LATEEN_SEEDS is not set");
         return;
     };
     let (mut blocks, mut clean) = (0, 0);

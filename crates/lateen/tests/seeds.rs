@@ -21,6 +21,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -69,7 +70,10 @@ struct Block {
 
 fn seeds() -> Option<Vec<Block>> {
     let Some(dir) = std::env::var_os("LATEEN_SEEDS").map(PathBuf::from) else {
-        eprintln!("SKIPPED: LATEEN_SEEDS does not name the directory of seed documents");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: LATEEN_SEEDS does not name the directory of seed documents"
+        );
         return None;
     };
     let mut files: Vec<PathBuf> = fs::read_dir(dir)

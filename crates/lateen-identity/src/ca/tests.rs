@@ -6,6 +6,7 @@ use crate::spiffe::identity_of;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::UnixTime;
+use std::io::{self, Write as _};
 use std::path::Path;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -347,7 +348,7 @@ mod plugged_in {
     #[test]
     fn an_rsa_key_as_openssl_writes_it_signs() {
         let Ok(made) = openssl_rsa_set() else {
-            eprintln!("SKIPPED: openssl is not installed");
+            let _ = writeln!(io::stderr(), "SKIPPED: openssl is not installed");
             return;
         };
         let source = CaSource::Cacerts {

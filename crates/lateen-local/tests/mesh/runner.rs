@@ -1,6 +1,7 @@
 //! Runs every scenario in a process of its own, bounded in time, and checks that nothing is left.
 
 use std::fs::Permissions;
+use std::io::{self, Write as _};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -40,7 +41,7 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
     let mut failed = Vec::new();
     for user in [User::Root, User::Ordinary] {
         if let Some(reason) = impossible(user) {
-            println!("SKIPPED: all scenarios as {user:?}: {reason}");
+            let _ = writeln!(io::stderr(), "SKIPPED: all scenarios as {user:?}: {reason}");
             continue;
         }
         for (name, _) in scenarios::ALL
@@ -48,7 +49,10 @@ pub(crate) fn main(arguments: &[String]) -> ExitCode {
             .filter(|(name, _)| name.contains(&filter))
         {
             if let Some(tool) = scenarios::needs(name).filter(|tool| !works(tool)) {
-                println!("SKIPPED: {name} as {user:?}: no {tool} that works here");
+                let _ = writeln!(
+                    io::stderr(),
+                    "SKIPPED: {name} as {user:?}: no {tool} that works here"
+                );
                 continue;
             }
             let began = Instant::now();

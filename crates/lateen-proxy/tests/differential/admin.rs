@@ -4,7 +4,7 @@
 //! read: status, fields, names of counters, the form of lines.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +83,10 @@ fn more(ours: &BTreeSet<String>, envoys: &BTreeSet<String>) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn admin_pages_have_the_same_shape() {
     let Some(binary) = envoy::binary() else {
-        eprintln!("SKIPPED the comparison of admin pages: no Envoy here");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED the comparison of admin pages: no Envoy here"
+        );
         return;
     };
     let address = backend(|_| async { text("ok") }).await;

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -39,7 +40,10 @@ impl Twins {
         let envoy = match find() {
             Some(binary) => Some(Envoy::start(&binary, &list).await),
             None => {
-                eprintln!("SKIPPED: no Envoy to compare with; only our proxy is tested");
+                let _ = writeln!(
+                    io::stderr(),
+                    "SKIPPED: no Envoy to compare with; only our proxy is tested"
+                );
                 None
             }
         };

