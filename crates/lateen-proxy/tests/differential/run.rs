@@ -1,6 +1,7 @@
 //! Runs the corpus: both proxies, all files at the same time, the cases of a file in turn.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -32,9 +33,27 @@ const LOOK_AGAIN: Duration = Duration::from_millis(60);
 /// What came out.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    pub(crate) failed: usize,
+    pub(crate) failures: Vec<Failure>,
     pub(crate) known: usize,
-    pub(crate) lines: Vec<String>,
+}
+
+/// A case in which the proxies are not as they should be.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) file: String,
+    pub(crate) case: String,
+    /// What is wrong, for people.
+    pub(crate) wrong: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.file, self.case)?;
+        for line in &self.wrong {
+            write!(f, "\n    {line}")?;
+        }
+        Ok(())
+    }
 }
 
 /// What was asked through one proxy and came back; hosts' and log's part follows at the end.
@@ -75,8 +94,7 @@ pub(crate) async fn all(binary: &Path, files: Vec<File>) -> Report {
         .collect();
     let typed = clusters.into_iter();
     list.extend(typed.map(|value| resources::typed(value, "cluster.v3.Cluster")));
-    let mut report = Report::default();
-    report_refusals(&list, &mut report);
+    refuse_none(&list);
     let lateen = start_with(list, None, |config| {
         config.concurrency = 1;
         config.node.id = format!(
@@ -94,11 +112,12 @@ pub(crate) async fn all(binary: &Path, files: Vec<File>) -> Report {
         .map(|(name, address)| (name.to_string(), address))
         .collect();
     let admins = (envoy.admin(), lateen.handle.admin_address().unwrap());
-    let asked = ask_all(files, (&at_envoy, &at_lateen), admins, &mut report).await;
+    let asked = ask_all(files, (&at_envoy, &at_lateen), admins).await;
     tokio::time::sleep(SETTLE).await;
     // Flushes what workers still hold.
     lateen.handle.shutdown().await;
     let logs = logs.map(|path| read_log(&path));
+    let mut report = Report::default();
     for (file, case, envoy, lateen) in asked {
         let observe = |asked: Asked, who: &str, log: &HashMap<String, Vec<Vec<String>>>| Observed {
             replies: asked.replies,
@@ -119,21 +138,19 @@ pub(crate) async fn all(binary: &Path, files: Vec<File>) -> Report {
     report
 }
 
-/// Says which resources our proxy refuses, and why.
-fn report_refusals(list: &[serde_json::Value], report: &mut Report) {
+/// Our proxy refuses none of the resources.
+fn refuse_none(list: &[serde_json::Value]) {
     for value in list {
         let one = resources_from_json(std::slice::from_ref(value)).unwrap();
         let changes: Vec<Change> = one
             .iter()
             .flat_map(|(ty, all)| all.values().map(move |one| Change::Upsert(ty, one.clone())))
             .collect();
-        for refused in Program::new().update(&changes).1 {
-            report.failed += 1;
-            report.lines.push(format!(
-                "FAIL {} is refused: {}",
-                refused.name, refused.reason
-            ));
-        }
+        assert_eq!(
+            Program::new().update(&changes).1,
+            [],
+            "resources are refused"
+        );
     }
 }
 
@@ -152,7 +169,6 @@ async fn ask_all(
     files: Vec<File>,
     (at_envoy, at_lateen): (&BTreeMap<String, SocketAddr>, &BTreeMap<String, SocketAddr>),
     admins: (SocketAddr, SocketAddr),
-    report: &mut Report,
 ) -> Vec<AskedOfBoth> {
     let mut tasks = Vec::new();
     for (number, file) in (0..).zip(files) {
@@ -164,13 +180,12 @@ async fn ask_all(
                 .collect()
         };
         let (envoy, lateen) = (addresses(at_envoy), addresses(at_lateen));
-        if lateen.len() < file.listeners.len() {
-            report.failed += file.cases.len();
-            report
-                .lines
-                .push(format!("FAIL {}: our proxy refuses a listener", file.name));
-            continue;
-        }
+        assert_eq!(
+            lateen.len(),
+            file.listeners.len(),
+            "listeners of {}",
+            file.name
+        );
         let ports = |listeners, admin| Ports { listeners, admin };
         let (envoy, lateen) = (ports(envoy, admins.0), ports(lateen, admins.1));
         tasks.push(tokio::spawn(ask_file(file, number, envoy, lateen)));
@@ -323,10 +338,7 @@ fn judge(file: &str, case: &Case, envoy: &Observed, lateen: &Observed, report: &
         }
     }
     if !wrong.is_empty() {
-        report.failed += 1;
-        report.lines.push(format!("FAIL {file}: {}", case.name));
-        report
-            .lines
-            .extend(wrong.into_iter().map(|line| format!("    {line}")));
+        let (file, case) = (file.to_owned(), case.name.clone());
+        report.failures.push(Failure { file, case, wrong });
     }
 }
