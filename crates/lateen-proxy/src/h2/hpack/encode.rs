@@ -16,8 +16,8 @@ use super::{OVERHEAD, STATIC, TABLE};
 
 /// Fields that were sent lately, each in one place only. A power of two.
 const PLACES: usize = 64;
-/// Longer fields are not worth a place.
-const LONGEST: usize = 512;
+/// Longer fields are not worth a place: what a sidecar says of itself with every message is, the longest of all that repeats.
+const LONGEST: usize = 1536;
 
 /// Writes blocks, and knows what the peer remembers.
 #[derive(Debug)]

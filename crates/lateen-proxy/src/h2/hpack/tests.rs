@@ -211,6 +211,20 @@ fn what_repeats_is_a_byte_from_the_third_time_on() {
 }
 
 #[test]
+fn what_a_sidecar_says_of_itself_is_a_byte_when_it_repeats() {
+    let mut encoder = Encoder::default();
+    let mut lengths = |length: usize| {
+        let name = HeaderName::from_static("x-envoy-peer-metadata");
+        let value = HeaderValue::from_str(&"m".repeat(length)).unwrap();
+        let fields = [(name, value)];
+        [(); 3].map(|()| block(&mut encoder, &fields).len())
+    };
+    assert_eq!(lengths(1000)[2], 2);
+    let long = lengths(2000);
+    assert!(long.iter().all(|length| *length > 2000), "{long:?}");
+}
+
+#[test]
 fn credentials_are_never_remembered() {
     let mut encoder = Encoder::default();
     for name in [header::AUTHORIZATION, header::COOKIE, header::SET_COOKIE] {
