@@ -10,6 +10,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod head;
+pub(crate) mod introduction;
 pub(crate) mod link;
 
 #[cfg(test)]
@@ -20,7 +21,7 @@ use crate::streams::wire::{Link as _, Taken};
 pub(crate) use crate::streams::Error;
 
 /// The name it is agreed on by. Another format gets another name.
-pub(crate) const ALPN: &str = "lateen-mux/1";
+pub(crate) const ALPN: &str = "lateen-mux/2";
 
 /// Streams of one connection at a time. Constant: there is nothing to negotiate.
 pub(crate) const MOST_STREAMS: usize = 128;
@@ -45,7 +46,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         }
     }
     for link::Begun { head, .. } in begun {
-        let _ = head::response(head.clone(), 100);
-        let _ = head::request(head, 100);
+        let _ = head::response(head.clone(), 100, link.heard());
+        let _ = head::request(head, 100, link.heard());
     }
 }

@@ -43,9 +43,9 @@ use crate::secrets::WORKLOAD_CERTIFICATE;
 use crate::spare;
 use crate::worker::{CATCH_ALL, Now};
 
-pub(super) static PEER_METADATA: http::HeaderName =
+pub(crate) static PEER_METADATA: http::HeaderName =
     http::HeaderName::from_static("x-envoy-peer-metadata");
-pub(super) static PEER_METADATA_ID: http::HeaderName =
+pub(crate) static PEER_METADATA_ID: http::HeaderName =
     http::HeaderName::from_static("x-envoy-peer-metadata-id");
 
 /// A request under way.

@@ -16,6 +16,7 @@ use super::multiplexed::{self, Serving, send, spawn};
 use super::server::{Session, Underway};
 use crate::codec;
 use crate::mux::head::{self, Malformed};
+use crate::mux::introduction::Introduction;
 use crate::mux::link::{Begun, Link, Side};
 use crate::net::Stream;
 use crate::spare;
@@ -69,7 +70,7 @@ async fn answer(
         incoming,
         outgoing,
     } = begun;
-    let (response, is_head) = match request(head, incoming, limits) {
+    let (response, is_head) = match request(head, incoming, limits, link.heard()) {
         Ok(request) => {
             let is_head = request.head.method == Method::HEAD;
             let response = session.exchange_begun(&mut underway, request).await;
@@ -108,11 +109,12 @@ fn request(
     head: bytes::Bytes,
     mut incoming: crate::mux::link::Incoming,
     limits: Limits,
+    heard: Option<&Introduction>,
 ) -> Result<ClientRequest, Refusal> {
     if head.len() > limits.head_bytes {
         return Err(Refusal::TooLarge);
     }
-    let head = head::request(head, limits.headers).map_err(|malformed| match malformed {
+    let head = head::request(head, limits.headers, heard).map_err(|malformed| match malformed {
         Malformed::Unreadable => Refusal::Malformed,
         Malformed::TooMany => Refusal::TooMany,
     })?;

@@ -8,7 +8,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
-use super::Error;
+use super::{Error, introduction};
 
 /// Bytes of a frame's header.
 pub(crate) const HEADER: usize = 10;
@@ -36,10 +36,12 @@ pub(crate) enum Kind {
     Window,
     /// No more streams are to be begun on this connection.
     GoAway,
+    /// Who the sender is, for the heads that leave it out.
+    Introduction,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Head,
         Self::Data,
         Self::Trailers,
@@ -47,7 +49,13 @@ impl Kind {
         Self::Refused,
         Self::Window,
         Self::GoAway,
+        Self::Introduction,
     ];
+
+    /// Whether it concerns the connection rather than a stream.
+    const fn is_of_connection(self) -> bool {
+        matches!(self, Self::GoAway | Self::Introduction)
+    }
 
     /// The longest payload.
     const fn most(self) -> usize {
@@ -55,6 +63,7 @@ impl Kind {
             Self::Head | Self::Trailers => MOST_HEAD,
             Self::Data => MOST_DATA,
             Self::Window => 4,
+            Self::Introduction => introduction::MOST,
             Self::Reset | Self::Refused | Self::GoAway => 0,
         }
     }
@@ -110,7 +119,7 @@ impl Reader {
         if length > kind.most() {
             return Err(Error::Protocol("frame is too long"));
         }
-        if (stream == 0) != (kind == Kind::GoAway) {
+        if (stream == 0) != kind.is_of_connection() {
             return Err(Error::Protocol("frame of no stream"));
         }
         if kind == Kind::Data && length > 0 {

@@ -6,14 +6,14 @@
 
 mod stream;
 
-use std::cell::{RefCell, RefMut};
+use std::cell::{OnceCell, RefCell, RefMut};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ pub(crate) use self::stream::{Incoming, Outgoing};
 
 use self::stream::{Flow, Stream};
 use super::frame::{self, Frame, Kind};
+use super::introduction::Introduction;
 use super::{Error, MOST_STREAMS, WINDOW, head};
 use crate::clock;
 use crate::streams::out::Out;
@@ -38,7 +39,11 @@ pub(crate) enum Side {
 
 /// A connection.
 #[derive(Debug)]
-pub(crate) struct Link(RefCell<State>);
+pub(crate) struct Link {
+    state: RefCell<State>,
+    /// How the peer introduced itself.
+    heard: OnceCell<Introduction>,
+}
 
 #[derive(Debug)]
 struct State {
@@ -50,6 +55,8 @@ struct State {
     newest: u32,
     /// A body waits for `out` to be written.
     blocked: bool,
+    /// How this side introduced itself.
+    told: Option<Introduction>,
     /// No more streams are begun.
     retired: bool,
     closed: Option<Error>,
@@ -70,51 +77,63 @@ pub(crate) struct Begun {
 impl Link {
     /// A new connection.
     pub(crate) fn new(side: Side) -> Rc<Self> {
-        Rc::new(Self(RefCell::new(State {
+        let state = State {
             side,
             frames: frame::Reader::default(),
             out: Out::default(),
             streams: BTreeMap::new(),
             newest: 0,
             blocked: false,
+            told: None,
             retired: false,
             closed: None,
             read_at: clock::now(),
-        })))
+        };
+        Rc::new(Self {
+            state: RefCell::new(state),
+            heard: OnceCell::new(),
+        })
     }
 
     /// Whether another stream may be begun.
     pub(crate) fn is_open(&self) -> bool {
-        let state = self.0.borrow();
+        let state = self.state.borrow();
         !state.retired && state.closed.is_none()
     }
 
     /// Begins no more streams; the connection ends with those under way.
     pub(crate) fn retire(&self) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         state.retired = true;
         state.out.wake_driver();
     }
 
     /// Asks the peer to begin no more streams.
     pub(crate) fn go_away(&self) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         if !state.retired {
             state.retired = true;
             state.put(Kind::GoAway, 0, false, &[]);
         }
     }
 
-    /// Begins a stream with a request's head, which is all of it if `end`.
+    /// How the peer introduced itself.
+    pub(crate) fn heard(&self) -> Option<&Introduction> {
+        self.heard.get()
+    }
+
+    /// Begins a stream with a request's head, which is all of it if `end`, and which `put_head` writes: without the introduction that
+    /// it holds if it is told to.
     ///
     /// # Errors
     /// The connection is closed. Nothing was sent.
     pub(crate) fn begin(
         self: &Rc<Self>,
-        put_head: impl FnOnce(&mut BytesMut),
+        introduction: Option<Introduction<&HeaderValue>>,
+        put_head: impl FnOnce(&mut BytesMut, bool),
         end: bool,
     ) -> Result<(Incoming, Option<Outgoing>), Error> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         if let Some(error) = state.closed {
             return Err(error);
         }
@@ -124,7 +143,8 @@ impl Link {
         stream.sent = end;
         stream.halves = if end { 1 } else { 2 };
         state.streams.insert(id, stream);
-        state.put_with(Kind::Head, id, end, put_head);
+        let introduced = state.introduce(introduction);
+        state.put_with(Kind::Head, id, end, |out| put_head(out, introduced));
         drop(state);
         let outgoing = (!end).then(|| Outgoing::new(self, id));
         Ok((Incoming::new(self, id), outgoing))
@@ -132,17 +152,17 @@ impl Link {
 
     /// Whether a stream that began when so many bytes had been queued has certainly not been sent.
     pub(crate) fn is_unsent(&self, began: u64) -> bool {
-        self.0.borrow().out.is_unsent(began)
+        self.state.borrow().out.is_unsent(began)
     }
 
     /// Bytes queued so far.
     pub(crate) fn queued(&self) -> u64 {
-        self.0.borrow().out.queued()
+        self.state.borrow().out.queued()
     }
 
     /// What is to be cancelled when the peer gives a stream up.
     pub(crate) fn cancels(&self, id: u32, task: AbortHandle) {
-        if let Some(stream) = self.0.borrow_mut().streams.get_mut(&id) {
+        if let Some(stream) = self.state.borrow_mut().streams.get_mut(&id) {
             stream.task = Some(task);
         }
     }
@@ -152,11 +172,15 @@ impl Link {
     /// # Errors
     /// It breaks a rule: the connection is to be closed.
     fn take_frame(self: &Rc<Self>, frame: Frame) -> Result<Option<Begun>, Error> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         let id = frame.stream;
-        if frame.kind == Kind::GoAway {
-            state.retired = true;
-            return Ok(None);
+        match frame.kind {
+            Kind::GoAway => {
+                state.retired = true;
+                return Ok(None);
+            }
+            Kind::Introduction => return self.hear(frame.payload).map(|()| None),
+            _ => {}
         }
         let known = state.streams.contains_key(&id);
         if !known && id > state.newest {
@@ -184,13 +208,20 @@ impl Link {
             Kind::Window => stream.take_window(frame.payload)?,
             Kind::Reset => stream.fail(Error::Reset),
             Kind::Refused => stream.fail(Error::Refused),
-            Kind::GoAway => {}
+            Kind::GoAway | Kind::Introduction => {}
         }
         Ok(None)
     }
 
+    /// Keeps what the peer says about itself.
+    fn hear(&self, payload: Bytes) -> Result<(), Error> {
+        let said = Introduction::read(payload).ok_or(Error::Protocol("malformed introduction"))?;
+        let again = |_| Error::Protocol("second introduction");
+        self.heard.set(said).map_err(again)
+    }
+
     fn state(&self) -> RefMut<'_, State> {
-        self.0.borrow_mut()
+        self.state.borrow_mut()
     }
 }
 
@@ -198,19 +229,19 @@ impl wire::Link for Link {
     type Begun = Begun;
 
     fn driven_by(&self, waker: &Waker) {
-        self.0.borrow_mut().out.driven_by(waker);
+        self.state.borrow_mut().out.driven_by(waker);
     }
 
     fn may_read(&self) -> bool {
-        self.0.borrow().out.len() < TOO_HIGH
+        self.state.borrow().out.len() < TOO_HIGH
     }
 
     fn note_read(&self) {
-        self.0.borrow_mut().read_at = clock::now();
+        self.state.borrow_mut().read_at = clock::now();
     }
 
     fn take(self: &Rc<Self>, read: &mut BytesMut) -> Result<Taken<Begun>, Error> {
-        let Some(frame) = self.0.borrow_mut().frames.take(read)? else {
+        let Some(frame) = self.state.borrow_mut().frames.take(read)? else {
             return Ok(Taken::More);
         };
         Ok(self.take_frame(frame)?.map_or(Taken::Frame, Taken::Begun))
@@ -220,7 +251,7 @@ impl wire::Link for Link {
         &self,
         write: impl FnMut(&[IoSlice<'_>]) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<()>> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         let idle = state.streams.is_empty();
         let (_, end) = state.out.write(idle, write);
         state.unblock();
@@ -228,18 +259,18 @@ impl wire::Link for Link {
     }
 
     fn active(&self) -> usize {
-        self.0.borrow().streams.len()
+        self.state.borrow().streams.len()
     }
 
     fn is_over(&self) -> bool {
-        let state = self.0.borrow();
+        let state = self.state.borrow();
         // What a client sent before it was told to end may still come.
         let ends = state.side == Side::Client && state.retired;
         ends && state.streams.is_empty() && state.out.len() == 0
     }
 
     fn close(&self, error: Error) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state.borrow_mut();
         state.closed = Some(error);
         state.out.discard();
         for stream in state.streams.values_mut() {
@@ -373,7 +404,7 @@ impl State {
         if stream.failed.is_none() {
             stream.sent = true;
             self.put_with(Kind::Trailers, id, true, |out| {
-                head::put_fields(out, trailers)
+                head::put_trailers(out, trailers);
             });
         }
     }
@@ -385,10 +416,25 @@ impl State {
         };
         if stream.failed.is_none() {
             stream.sent = end;
+            let introduced = self.introduce(Introduction::of(parts.headers.iter()));
             self.put_with(Kind::Head, id, end, |out| {
-                head::put_response(out, parts);
+                head::put_response(out, parts, introduced);
             });
         }
+    }
+
+    /// Whether the next head can leave this out of itself: the peer was told, or is now.
+    fn introduce(&mut self, introduction: Option<Introduction<&HeaderValue>>) -> bool {
+        let Some(introduction) = introduction else {
+            return false;
+        };
+        if let Some(told) = &self.told {
+            return told.is(introduction);
+        }
+        let told = introduction.to_owned();
+        self.put_with(Kind::Introduction, 0, false, |out| told.put(out));
+        self.told = Some(told);
+        true
     }
 
     /// Lets the peer send on what was taken.

@@ -10,19 +10,26 @@ use http_body_util::{BodyExt, Full};
 use tokio::task::spawn_local;
 
 use super::frame::{self, Kind};
+use super::introduction::Introduction;
 use super::link::{Begun, Incoming, Link, Side};
 use super::{Error, MOST_STREAMS, WINDOW, head};
 use crate::streams::ends::{drive, pair, run};
 use crate::streams::upload::Upload;
 use crate::streams::wire::Link as _;
 
-/// A client whose server answers each request with its body, and 200.
-async fn echo() -> (Rc<Link>, Rc<Link>) {
+/// A client, and its server, which does this with what is begun.
+async fn served(mut begun: impl FnMut(&Rc<Link>, Begun) + 'static) -> (Rc<Link>, Rc<Link>) {
     let (near, far) = pair().await;
     let (client, server) = (Link::new(Side::Client), Link::new(Side::Server));
     drive(&client, near, |_| panic!("servers begin no streams"));
     let own = Rc::clone(&server);
-    drive(&server, far, move |begun| {
+    drive(&server, far, move |stream| begun(&own, stream));
+    (client, server)
+}
+
+/// A client whose server answers each request with its body, and 200.
+async fn echo() -> (Rc<Link>, Rc<Link>) {
+    served(|own, begun| {
         let id = begun.outgoing.id();
         let task = spawn_local(async move {
             let Begun {
@@ -33,8 +40,8 @@ async fn echo() -> (Rc<Link>, Rc<Link>) {
             let _ = std::future::poll_fn(|cx| upload.poll(cx)).await;
         });
         own.cancels(id, task.abort_handle());
-    });
-    (client, server)
+    })
+    .await
 }
 
 fn request(body: usize) -> http::request::Parts {
@@ -42,13 +49,13 @@ fn request(body: usize) -> http::request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-fn put(body: usize) -> impl FnOnce(&mut BytesMut) {
-    move |out| head::put_request(out, &request(body))
+fn put(body: usize) -> impl FnOnce(&mut BytesMut, bool) {
+    move |out, introduced| head::put_request(out, &request(body), introduced)
 }
 
 /// Sends a body and reads the answer's head.
 async fn ask(client: &Rc<Link>, body: Bytes) -> Result<Incoming, Error> {
-    let (mut incoming, outgoing) = client.begin(put(body.len()), body.is_empty())?;
+    let (mut incoming, outgoing) = client.begin(None, put(body.len()), body.is_empty())?;
     if let Some(outgoing) = outgoing {
         let mut upload = Upload::new(outgoing, Full::new(body));
         spawn_local(async move {
@@ -56,7 +63,10 @@ async fn ask(client: &Rc<Link>, body: Bytes) -> Result<Incoming, Error> {
         });
     }
     let head = std::future::poll_fn(|cx| incoming.poll_head(cx)).await?;
-    assert_eq!(head::response(head, 10).unwrap().status, StatusCode::OK);
+    assert_eq!(
+        head::response(head, 10, None).unwrap().status,
+        StatusCode::OK
+    );
     Ok(incoming)
 }
 
@@ -100,7 +110,7 @@ fn an_answer_that_nobody_reads_stops_its_sender_and_no_other() {
 fn a_stream_that_is_given_up_ends_on_both_sides() {
     run(async {
         let (client, server) = echo().await;
-        let (incoming, outgoing) = client.begin(put(10), false).unwrap();
+        let (incoming, outgoing) = client.begin(None, put(10), false).unwrap();
         while server.active() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -119,7 +129,7 @@ fn more_streams_than_there_is_room_for_are_refused_and_harm_nobody() {
     run(async {
         let (client, server) = echo().await;
         let held: Vec<_> = (0..MOST_STREAMS)
-            .map(|_| client.begin(put(1), false).unwrap())
+            .map(|_| client.begin(None, put(1), false).unwrap())
             .collect();
         let refused = ask(&client, Bytes::from_static(b"x")).await;
         assert_eq!(refused.unwrap_err(), Error::Refused);
@@ -135,7 +145,7 @@ fn more_streams_than_there_is_room_for_are_refused_and_harm_nobody() {
 fn a_connection_that_is_to_end_finishes_what_it_carries() {
     run(async {
         let (client, server) = echo().await;
-        let (mut incoming, outgoing) = client.begin(put(5), false).unwrap();
+        let (mut incoming, outgoing) = client.begin(None, put(5), false).unwrap();
         let _ = std::future::poll_fn(|cx| incoming.poll_head(cx)).await;
         server.go_away();
         while client.is_open() {
@@ -168,7 +178,7 @@ fn a_broken_connection_fails_what_it_carries() {
         let (near, far) = pair().await;
         let client = Link::new(Side::Client);
         let ended = drive(&client, near, |_| ());
-        let (mut incoming, _) = client.begin(put(0), true).unwrap();
+        let (mut incoming, _) = client.begin(None, put(0), true).unwrap();
         drop(far);
         assert!(
             std::future::poll_fn(|cx| incoming.poll_head(cx))
@@ -176,7 +186,7 @@ fn a_broken_connection_fails_what_it_carries() {
                 .is_err()
         );
         assert_ne!(ended.await.unwrap(), Error::Reset);
-        assert!(client.begin(put(0), true).is_err());
+        assert!(client.begin(None, put(0), true).is_err());
     });
 }
 
@@ -187,7 +197,7 @@ fn a_connection_that_was_silent_while_a_request_waited_is_not_used_again() {
         let dead = Link::new(Side::Client);
         drive(&dead, near, |_| ());
         let (live, _server) = echo().await;
-        let waiting = [&dead, &live].map(|link| link.begin(put(1), false).unwrap());
+        let waiting = [&dead, &live].map(|link| link.begin(None, put(1), false).unwrap());
         tokio::time::sleep(Duration::from_millis(1100)).await;
         // Bytes of another stream show that the peer is there, however long this one takes.
         assert!(ask(&live, Bytes::from_static(b"x")).await.is_ok());
@@ -224,13 +234,42 @@ fn verdict(write: impl FnOnce(&mut BytesMut)) -> Error {
 
 fn begin(out: &mut BytesMut, id: u32) {
     frame::put(out, Kind::Head, id, false, |out| {
-        head::put_request(out, &request(0));
+        head::put_request(out, &request(0), false);
     });
 }
 
 #[test]
 fn what_breaks_a_rule_ends_the_connection() {
-    let cases: [(&str, Error); 6] = [
+    let introduce = |out: &mut BytesMut| {
+        frame::put(out, Kind::Introduction, 0, false, |out| {
+            out.put_slice(b"\x01a\x01b");
+        });
+    };
+    let cases: [(&str, Error); 9] = [
+        (
+            "introduced twice",
+            verdict(|out| {
+                introduce(out);
+                introduce(out);
+            }),
+        ),
+        (
+            "half an introduction",
+            verdict(|out| {
+                frame::put(out, Kind::Introduction, 0, false, |out| {
+                    out.put_slice(b"\x01a");
+                });
+            }),
+        ),
+        (
+            "an introduction of a stream",
+            verdict(|out| {
+                begin(out, 1);
+                frame::put(out, Kind::Introduction, 1, false, |out| {
+                    out.put_slice(b"\x01a\x01b");
+                });
+            }),
+        ),
         (
             "data of no stream",
             verdict(|out| frame::put(out, Kind::Data, 1, false, |out| out.put_u8(1))),
@@ -278,4 +317,50 @@ fn what_breaks_a_rule_ends_the_connection() {
     for (case, verdict) in cases {
         assert!(matches!(verdict, Error::Protocol(_)), "{case}: {verdict:?}");
     }
+}
+
+/// A client whose server introduces itself as it was introduced to, and says in how many bytes it was asked.
+async fn mirror() -> (Rc<Link>, Rc<Link>) {
+    served(|own, begun| {
+        let length = begun.head.len();
+        let head = head::request(begun.head, 10, own.heard()).unwrap();
+        let (mut parts, ()) = Response::new(()).into_parts();
+        parts.headers = head.headers;
+        parts.headers.insert("length", length.into());
+        begun.outgoing.respond(&parts, true);
+    })
+    .await
+}
+
+#[test]
+fn who_a_peer_is_goes_over_a_connection_once() {
+    let introduced = |metadata: &'static str| {
+        let mut parts = Request::new(()).into_parts().0;
+        let mut say = |name, value| parts.headers.insert(name, HeaderValue::from_static(value));
+        say("x-envoy-peer-metadata", metadata);
+        say("x-envoy-peer-metadata-id", "sidecar~10.0.0.1~a.b~b.svc");
+        parts
+    };
+    run(async move {
+        let (client, _server) = mirror().await;
+        let mut lengths = Vec::new();
+        for metadata in ["who", "who", "somebody else", "who"] {
+            let asked = introduced(metadata);
+            let introduction = Introduction::of(asked.headers.iter());
+            let put = |out: &mut BytesMut, left_out| head::put_request(out, &asked, left_out);
+            let (mut incoming, _) = client.begin(introduction, put, true).unwrap();
+            let head = std::future::poll_fn(|cx| incoming.poll_head(cx)).await;
+            let answer = head::response(head.unwrap(), 10, client.heard()).unwrap();
+            let length = answer.headers["length"].to_str().unwrap().parse::<usize>();
+            lengths.push(length.unwrap());
+            for (name, value) in &asked.headers {
+                assert_eq!(answer.headers[name], value);
+            }
+        }
+        let bare = lengths[0];
+        assert!(bare < 10, "{lengths:?}");
+        assert_eq!(lengths[1], bare);
+        assert!(lengths[2] > 80, "who is somebody else says so");
+        assert_eq!(lengths[3], bare);
+    });
 }

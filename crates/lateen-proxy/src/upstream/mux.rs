@@ -9,7 +9,7 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use futures_util::FutureExt;
 use futures_util::future::{LocalBoxFuture, Shared};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use lateen_traffic::cluster::UpstreamHttp;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use super::pool::{Protocol, Tally};
 use super::{OpenConnection, SendError, UpstreamError, multiplexed};
 use crate::clock;
 use crate::http::body::RequestBody;
+use crate::mux::introduction::Introduction;
 use crate::mux::link::{Incoming, Link, Outgoing, Side};
 use crate::mux::{ALPN, Error, MOST_STREAMS, head};
 use crate::net::Stream;
@@ -244,7 +245,12 @@ impl Place {
     ) -> Result<Response<Body>, SendError> {
         let (parts, body) = request.into_parts();
         let bodiless = parts.method == http::Method::HEAD;
-        let begun = self.begin(|out| head::put_request(out, &parts), bodiless, body)?;
+        let begun = self.begin(
+            Introduction::of(parts.headers.iter()),
+            |out, introduced| head::put_request(out, &parts, introduced),
+            bodiless,
+            body,
+        )?;
         drop(parts);
         self.answered(begun).await
     }
@@ -261,7 +267,8 @@ impl Place {
         let bodiless = *plain.method == http::Method::HEAD;
         let says_no_body = plain.says_no_body(&body);
         self.begin(
-            |out| head::put_plain(out, plain, says_no_body),
+            Introduction::of(plain.fields()),
+            |out, introduced| head::put_plain(out, plain, says_no_body, introduced),
             bodiless,
             body,
         )
@@ -269,17 +276,20 @@ impl Place {
 
     fn begin(
         &self,
-        put: impl FnOnce(&mut BytesMut),
+        introduction: Option<Introduction<&HeaderValue>>,
+        put: impl FnOnce(&mut BytesMut, bool),
         bodiless: bool,
         body: RequestBody,
     ) -> Result<Begun, SendError> {
         let link = &self.0.link;
         let queued = link.queued();
         let ended = http_body::Body::is_end_stream(&body);
-        let (incoming, outgoing) = link.begin(put, ended).map_err(|error| SendError {
-            error: UpstreamError::Stream(error),
-            unsent: true,
-        })?;
+        let (incoming, outgoing) =
+            link.begin(introduction, put, ended)
+                .map_err(|error| SendError {
+                    error: UpstreamError::Stream(error),
+                    unsent: true,
+                })?;
         Ok(Begun {
             incoming,
             upload: outgoing.map(|outgoing| Upload::new(outgoing, body)),
@@ -303,7 +313,7 @@ impl Place {
         let most = self.0.most_headers;
         let answered = multiplexed::ask(upload, incoming, |incoming, cx| {
             let head = std::task::ready!(incoming.poll_head(cx))?;
-            let parts = head::response(head, most)
+            let parts = head::response(head, most, link.heard())
                 .map_err(|_| Error::Protocol("malformed response head"))?;
             let bodiless = bodiless || parts.status == http::StatusCode::NOT_MODIFIED;
             incoming.expect(&parts.headers, bodiless)?;

@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 
-const ALPN: &[u8] = b"lateen-mux/1";
+const ALPN: &[u8] = b"lateen-mux/2";
 
 // Kinds of frames, as `lateen_proxy::mux::frame` numbers them.
 const HEAD: u8 = 0;
@@ -21,6 +21,7 @@ const DATA: u8 = 1;
 const RESET: u8 = 3;
 const REFUSED: u8 = 4;
 const WINDOW: u8 = 5;
+const INTRODUCTION: u8 = 7;
 const END: u8 = 1;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -109,7 +110,8 @@ impl Peer {
         loop {
             match self.next().await? {
                 (HEAD, _, of, payload) if of == stream => {
-                    return Some(u16::from_be_bytes([payload[0], payload[1]]));
+                    // The highest bits say other things.
+                    return Some(u16::from_be_bytes([payload[0] & 0x3f, payload[1]]));
                 }
                 (RESET | REFUSED, _, of, _) if of == stream => return None,
                 _ => {}
@@ -367,6 +369,44 @@ async fn forged_frames_end_the_connection_or_nothing() {
     };
     assert_eq!((kind, stream), (HEAD, 6));
     assert_eq!(server.asked.load(Ordering::Relaxed), 2);
+    server.end().await;
+}
+
+/// Class: introductions that were not made, or are endless. Limits: one for each connection, 16 KiB. Outcome: a head that refers to none is
+/// 400, others are served; a second one or one that is too long ends the connection.
+#[tokio::test]
+async fn introductions_are_made_once_and_are_short() {
+    let server = Server::start(json!({})).await;
+    let introduced = |stream| {
+        let mut head = head("GET", "/open", &[]);
+        head[0] |= 0x80;
+        frame(HEAD, END, stream, &head)
+    };
+    let introduction = |length: usize| {
+        let mut both = Vec::new();
+        text_of(&mut both, &vec![b'a'; length]);
+        text_of(&mut both, b"sidecar~10.0.0.1~a.b~b.svc");
+        frame(INTRODUCTION, 0, 0, &both)
+    };
+    let mut peer = server.peer("client").await;
+    peer.send(&introduced(1)).await;
+    assert_eq!(peer.status(1).await, Some(400));
+    peer.send(&[introduction(8000), introduced(2)].concat())
+        .await;
+    assert_eq!(peer.status(2).await, Some(200));
+    assert!(peer.is_ended_by(&introduction(10)).await, "a second one");
+    for (case, bytes) in [
+        ("too long", introduction(16 * 1024)),
+        ("of a stream", frame(INTRODUCTION, 0, 1, b"\x01a\x01b")),
+        ("half of one", frame(INTRODUCTION, 0, 0, b"\x01a")),
+        (
+            "no header's value",
+            frame(INTRODUCTION, 0, 0, b"\x01\n\x01b"),
+        ),
+    ] {
+        let mut peer = server.peer("client").await;
+        assert!(peer.is_ended_by(&bytes).await, "{case}");
+    }
     server.end().await;
 }
 
