@@ -130,20 +130,47 @@ impl<K: Ord, V> SharedMap<K, V> {
         [last.map(|(key, _)| key), next.map(|(key, _)| key)]
     }
 
+    /// The entries that do not come before something, in the order of keys. What comes before has to be a beginning of the map.
+    pub fn iter_after<'a, F: Fn(&K) -> bool>(
+        &'a self,
+        comes_before: F,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + Clone + use<'a, K, V, F> {
+        let (chunk, passed) = self.first_after(comes_before);
+        self.entries_after(chunk, passed)
+    }
+
     /// The entries from a key on, in the order of keys.
     pub fn iter_from<'a, Q: Ord + ?Sized>(
         &'a self,
         key: &Q,
-    ) -> impl Iterator<Item = (&'a K, &'a V)> + use<'a, K, V, Q>
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + Clone + use<'a, K, V, Q>
     where
         K: Borrow<Q>,
     {
-        let index = self.chunk_of(key);
-        let rest = self.chunks.get(index..).unwrap_or_default();
-        let before = rest
-            .first()
-            .map_or(0, |chunk| chunk.partition_point(|(k, _)| k.borrow() < key));
-        let entries = rest.iter().flat_map(|chunk| chunk.iter()).skip(before);
+        let (chunk, passed) = self.first_after(|known| known.borrow() < key);
+        self.entries_after(chunk, passed)
+    }
+
+    /// A chunk, and how many of its entries come before something: the first that does not is the next, there or in the next chunk.
+    fn first_after(&self, comes_before: impl Fn(&K) -> bool) -> (usize, usize) {
+        let before = |(key, _): &(K, V)| comes_before(key);
+        let starts_before = |chunk: &Chunk<K, V>| chunk.first().is_some_and(before);
+        let after = self.chunks.partition_point(starts_before);
+        let index = after.saturating_sub(1);
+        let chunk = self.chunks.get(index);
+        (
+            index,
+            chunk.map_or(0, |chunk| chunk.partition_point(before)),
+        )
+    }
+
+    fn entries_after<'a>(
+        &'a self,
+        chunk: usize,
+        passed: usize,
+    ) -> impl Iterator<Item = (&'a K, &'a V)> + Clone + use<'a, K, V> {
+        let rest = self.chunks.get(chunk..).unwrap_or_default();
+        let entries = rest.iter().flat_map(|chunk| chunk.iter()).skip(passed);
         entries.map(|(key, value)| (key, value))
     }
 

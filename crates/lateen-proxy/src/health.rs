@@ -16,6 +16,7 @@ use lateen_telemetry::metrics::envoy::HealthStats;
 use lateen_traffic::Cluster;
 use lateen_traffic::endpoint::Endpoint;
 use lateen_traffic::health_check::{Answer, HealthCheck, HostCheck};
+use lateen_traffic::program::StoredCluster;
 use lateen_traffic::value::Metadata;
 use tokio::task::AbortHandle;
 
@@ -75,8 +76,8 @@ fn follow(
     stats: &mut BTreeMap<Arc<str>, Rc<HealthStats>>,
 ) {
     let mut last = std::mem::take(running);
-    let checked = live.program.clusters().iter();
-    for (name, cluster) in checked.filter(|(_, cluster)| cluster.is_checked()) {
+    let clusters = live.program.clusters();
+    for (name, cluster) in clusters.iter_where(StoredCluster::is_checked) {
         let cluster = cluster.get();
         let Some(check) = &cluster.health_check else {
             continue;

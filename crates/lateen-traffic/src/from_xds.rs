@@ -38,6 +38,7 @@ use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3 as sds;
 use lateen_envoy::pb::google::protobuf::{Any, Struct};
 
 pub use error::XdsError;
+pub(crate) use route::{CheckedHost, SplitRoutes};
 
 use crate::route::VirtualHost;
 use crate::value::Value;
@@ -56,7 +57,7 @@ pub fn listener(any: &Any, name: &str) -> Result<Listener, XdsError> {
 /// # Errors
 /// It is not valid, or asks for something that is not supported.
 pub fn route_config(any: &Any) -> Result<RouteConfig, XdsError> {
-    route::compile(extension::message::<rds::RouteConfiguration>(any)?, None)
+    route::compile(extension::message::<rds::RouteConfiguration>(any)?)
 }
 
 /// Compiles a route configuration whose message is kept anyway: what is compiled later refers to it.
@@ -64,6 +65,15 @@ pub fn route_config(any: &Any) -> Result<RouteConfig, XdsError> {
 /// # Errors
 /// As [`route_config`].
 pub fn shared_route_config(any: &Arc<Any>) -> Result<RouteConfig, XdsError> {
+    match split_routes(any) {
+        Some(split) => split.finish(split.check(0..split.len())),
+        // The decoder says what is wrong with it.
+        None => route_config(any),
+    }
+}
+
+/// A route configuration, its virtual hosts as they came; `None` if it did not come as such.
+pub(crate) fn split_routes(any: &Arc<Any>) -> Option<SplitRoutes> {
     /// A message's bytes, shared.
     struct Body(Arc<Any>);
     impl AsRef<[u8]> for Body {
@@ -71,10 +81,9 @@ pub fn shared_route_config(any: &Arc<Any>) -> Result<RouteConfig, XdsError> {
             &self.0.value
         }
     }
-    let message = extension::message::<rds::RouteConfiguration>(any)?;
-    let encoded = Bytes::from_owner(Body(Arc::clone(any)));
     let is_message = any.type_url == TypeUrl::RouteConfiguration.as_str();
-    route::compile(message, is_message.then_some(&encoded))
+    let encoded = is_message.then(|| Bytes::from_owner(Body(Arc::clone(any))));
+    SplitRoutes::new(&encoded?)
 }
 
 /// Compiles a virtual host again that compiled before.

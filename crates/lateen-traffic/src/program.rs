@@ -5,6 +5,7 @@
 
 mod dispatch;
 mod names;
+mod parts;
 mod stored;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use lateen_envoy::{Resource, TypeUrl};
 
 pub use dispatch::{DispatchReason, Dispatched};
 pub use names::ByName;
+pub use parts::{CompiledPart, Part};
 pub use stored::{Compile, Stored, StoredCluster};
 
 use crate::cluster::Discovery;
@@ -47,17 +49,17 @@ pub enum Change {
     Remove(TypeUrl, Arc<str>),
 }
 
-/// What a change comes to by itself, or why it is refused.
+/// What a change comes to by itself, or why it is refused. Small, since tens of thousands of them are handed on.
 #[derive(Debug)]
-pub struct Compiled(Result<Made, XdsError>);
+pub struct Compiled(Result<Made, Box<XdsError>>);
 
 #[derive(Debug)]
 enum Made {
-    Listener(Listener),
-    Routes(RouteConfig),
-    Cluster(StoredCluster),
-    Endpoints(Stored<EndpointSet>),
-    Secret(Secret),
+    Listener(Arc<Listener>),
+    Routes(Arc<RouteConfig>),
+    Cluster(Arc<StoredCluster>),
+    Endpoints(Arc<Stored<EndpointSet>>),
+    Secret(Arc<Secret>),
     /// None is part of a decision: the agent has name table and roots, and filters by ECDS are refused.
     Nothing,
 }
@@ -88,11 +90,21 @@ impl Program {
     /// The program after some changes, and what was refused. Removals come first, so that an address may move from one
     /// listener to another in one update.
     pub fn update(&self, changes: &[Change]) -> (Self, Vec<Rejection>) {
-        self.update_with(changes, self.compile(changes))
+        self.update_of(changes, self.compile(changes).into_iter())
     }
 
-    /// What changes come to, each by itself: nearly all the work of an update, which several can share who take a part each.
-    pub fn compile(&self, changes: &[Change]) -> Vec<Compiled> {
+    /// [`Program::update`] with what the [parts](Part::all) of the same changes come to, in their order: nearly all the work of an update, which
+    /// several can share who take a part each.
+    pub fn update_with(
+        &self,
+        changes: &[Change],
+        parts: Vec<CompiledPart>,
+    ) -> (Self, Vec<Rejection>) {
+        self.update_of(changes, parts.into_iter().flatten())
+    }
+
+    /// What changes come to, each by itself.
+    fn compile(&self, changes: &[Change]) -> Vec<Compiled> {
         let mut like = self.some_secrets.clone().unwrap_or_default();
         let made = changes.iter().map(|change| match change {
             Change::Upsert(ty, resource) => self.compile_one(*ty, resource, &mut like),
@@ -101,11 +113,10 @@ impl Program {
         made.collect()
     }
 
-    /// [`Program::update`] with what [`Program::compile`] made of the same changes, in their order.
-    pub fn update_with(
+    fn update_of(
         &self,
         changes: &[Change],
-        compiled: Vec<Compiled>,
+        compiled: impl Iterator<Item = Compiled>,
     ) -> (Self, Vec<Rejection>) {
         let mut next = self.clone();
         let mut rejections = Vec::new();
@@ -114,6 +125,7 @@ impl Program {
                 next.remove(*type_url, name);
             }
         }
+        next.expect(changes);
         for (change, compiled) in changes.iter().zip(compiled) {
             let Change::Upsert(type_url, resource) = change else {
                 continue;
@@ -128,6 +140,22 @@ impl Program {
             }
         }
         (next, rejections)
+    }
+
+    /// Makes room for what there may be ten thousand of.
+    fn expect(&mut self, changes: &[Change]) {
+        let more = |wanted: TypeUrl| {
+            let is_one =
+                |change: &&Change| matches!(change, Change::Upsert(ty, _) if *ty == wanted);
+            changes.iter().filter(is_one).count()
+        };
+        let (clusters, endpoints) = (more(TypeUrl::Cluster), more(TypeUrl::ClusterLoadAssignment));
+        if clusters > 0 {
+            Arc::make_mut(&mut self.clusters).expect(clusters);
+        }
+        if endpoints > 0 {
+            Arc::make_mut(&mut self.endpoints).expect(endpoints);
+        }
     }
 
     fn remove(&mut self, type_url: TypeUrl, name: &str) {
@@ -149,9 +177,13 @@ impl Program {
         like: &mut Arc<[Arc<str>]>,
     ) -> Compiled {
         let (name, body) = (&resource.name, &resource.body);
-        Compiled(match type_url {
-            TypeUrl::Listener => from_xds::listener(body, name).map(Made::Listener),
-            TypeUrl::RouteConfiguration => from_xds::shared_route_config(body).map(Made::Routes),
+        let made = match type_url {
+            TypeUrl::Listener => {
+                from_xds::listener(body, name).map(|made| Made::Listener(made.into()))
+            }
+            TypeUrl::RouteConfiguration => {
+                from_xds::shared_route_config(body).map(|made| Made::Routes(made.into()))
+            }
             TypeUrl::Cluster => from_xds::cluster(body).map(|compiled| {
                 let cluster = StoredCluster::new(name, body, &compiled, like);
                 if !cluster.secrets.is_empty() {
@@ -160,36 +192,33 @@ impl Program {
                 if self.clusters.get(name).is_some_and(|old| old.is_used()) {
                     cluster.keep(compiled);
                 }
-                Made::Cluster(cluster)
+                Made::Cluster(cluster.into())
             }),
             TypeUrl::ClusterLoadAssignment => from_xds::endpoints(body).map(|compiled| {
                 let endpoints = Stored::new(body);
                 if self.endpoints.get(name).is_some_and(|old| old.is_used()) {
                     endpoints.keep(compiled);
                 }
-                Made::Endpoints(endpoints)
+                Made::Endpoints(endpoints.into())
             }),
-            TypeUrl::Secret => from_xds::secret(body).map(Made::Secret),
+            TypeUrl::Secret => from_xds::secret(body).map(|made| Made::Secret(made.into())),
             TypeUrl::NameTable | TypeUrl::ProxyConfig | TypeUrl::TypedExtensionConfig => {
                 Ok(Made::Nothing)
             }
-        })
+        };
+        Compiled(made.map_err(Box::new))
     }
 
     fn upsert(&mut self, resource: &Resource, compiled: Compiled) -> Result<(), XdsError> {
         let name = resource.name.clone();
-        match compiled.0? {
+        match compiled.0.map_err(|error| *error)? {
             Made::Listener(listener) => self.insert_listener(name, listener)?,
-            Made::Routes(routes) => {
-                Arc::make_mut(&mut self.routes).insert(name, Arc::new(routes));
-            }
+            Made::Routes(routes) => Arc::make_mut(&mut self.routes).insert(name, routes),
             Made::Cluster(cluster) => self.insert_cluster(name, cluster),
             Made::Endpoints(endpoints) => {
-                Arc::make_mut(&mut self.endpoints).insert(name, Arc::new(endpoints));
+                Arc::make_mut(&mut self.endpoints).insert(name, endpoints)
             }
-            Made::Secret(secret) => {
-                Arc::make_mut(&mut self.secrets).insert(name, Arc::new(secret));
-            }
+            Made::Secret(secret) => Arc::make_mut(&mut self.secrets).insert(name, secret),
             Made::Nothing => {}
         }
         Ok(())
@@ -202,7 +231,7 @@ impl Program {
         }
     }
 
-    fn insert_cluster(&mut self, name: Arc<str>, cluster: StoredCluster) {
+    fn insert_cluster(&mut self, name: Arc<str>, cluster: Arc<StoredCluster>) {
         if !cluster.secrets.is_empty() {
             self.some_secrets = Some(Arc::clone(&cluster.secrets));
         }
@@ -211,7 +240,7 @@ impl Program {
             (false, true) => drop(Arc::make_mut(&mut self.dns_clusters).remove(&name)),
             _ => {}
         }
-        Arc::make_mut(&mut self.clusters).insert(name, Arc::new(cluster));
+        Arc::make_mut(&mut self.clusters).insert(name, cluster);
     }
 
     fn remove_listener(&mut self, name: &str) {
@@ -221,67 +250,65 @@ impl Program {
         }
     }
 
-    fn insert_listener(&mut self, name: Arc<str>, listener: Listener) -> Result<(), XdsError> {
+    fn insert_listener(&mut self, name: Arc<str>, listener: Arc<Listener>) -> Result<(), XdsError> {
         if let Some((address, owner)) = self.dispatch.conflict(&listener) {
             let reason = format!("address {address} is already that of listener {owner:?}");
             return Err(XdsError::new(reason).within("address"));
         }
         self.remove_listener(&name);
-        let listener = Arc::new(listener);
         Arc::make_mut(&mut self.dispatch).insert(&listener);
         Arc::make_mut(&mut self.listeners).insert(name, listener);
         Ok(())
     }
 
-    /// The names of resources of a type that the program refers to: what an xDS client subscribes to. Empty for the types that
-    /// are subscribed to with a wildcard.
-    pub fn references(&self, type_url: TypeUrl) -> BTreeSet<Arc<str>> {
+    /// The names of resources of a type that the program refers to: what an xDS client subscribes to. In no order that means anything, and
+    /// some of them more than once; none for the types that are subscribed to with a wildcard.
+    pub fn references(&self, type_url: TypeUrl) -> Vec<&Arc<str>> {
         match type_url {
-            TypeUrl::ClusterLoadAssignment => self.eds_names(),
-            TypeUrl::RouteConfiguration => self.rds_names(),
+            TypeUrl::ClusterLoadAssignment => {
+                let clusters = self.clusters.values();
+                clusters
+                    .filter_map(|cluster| cluster.service_name.as_ref())
+                    .collect()
+            }
+            TypeUrl::RouteConfiguration => self.rds_names().collect(),
             TypeUrl::Secret => self.sds_names(),
             TypeUrl::Cluster
             | TypeUrl::Listener
             | TypeUrl::TypedExtensionConfig
             | TypeUrl::NameTable
-            | TypeUrl::ProxyConfig => BTreeSet::new(),
+            | TypeUrl::ProxyConfig => Vec::new(),
         }
     }
 
-    fn eds_names(&self) -> BTreeSet<Arc<str>> {
-        let clusters = self.clusters.values();
-        clusters
-            .filter_map(|cluster| cluster.service_name.clone())
-            .collect()
+    fn rds_names(&self) -> impl Iterator<Item = &Arc<str>> {
+        let listeners = self.listeners.values();
+        let chains = listeners.flat_map(|listener| listener.all_chains());
+        let filters = chains.flat_map(|chain| &chain.filters);
+        filters.filter_map(|filter| match &filter.kind {
+            NetworkFilterKind::Http(manager) => match &manager.routes {
+                RouteSource::Rds(name) => Some(name),
+                RouteSource::Inline(_) => None,
+            },
+            _ => None,
+        })
     }
 
-    fn rds_names(&self) -> BTreeSet<Arc<str>> {
-        let chains = self
-            .listeners
-            .iter()
-            .flat_map(|(_, listener)| listener.all_chains());
-        let names = chains
-            .flat_map(|chain| &chain.filters)
-            .filter_map(|filter| match &filter.kind {
-                NetworkFilterKind::Http(manager) => match &manager.routes {
-                    RouteSource::Rds(name) => Some(name.clone()),
-                    RouteSource::Inline(_) => None,
-                },
-                _ => None,
-            });
-        names.collect()
-    }
-
-    fn sds_names(&self) -> BTreeSet<Arc<str>> {
-        let chains = self
-            .listeners
-            .iter()
-            .flat_map(|(_, listener)| listener.all_chains());
+    fn sds_names(&self) -> Vec<&Arc<str>> {
+        let listeners = self.listeners.values();
+        let chains = listeners.flat_map(|listener| listener.all_chains());
         let downstream = chains.filter_map(|chain| Some(&chain.tls.as_ref()?.common));
-        let downstream = downstream.flat_map(|tls| tls.sds_names());
-        let upstream = self.clusters.values();
-        let upstream = upstream.flat_map(|cluster| cluster.secrets.iter());
-        downstream.chain(upstream).cloned().collect()
+        let mut names: Vec<&Arc<str>> = downstream.flat_map(|tls| tls.sds_names()).collect();
+        // Nearly all clusters have the list of another.
+        let mut last: Option<&Arc<[Arc<str>]>> = None;
+        for cluster in self.clusters.values() {
+            let secrets = &cluster.secrets;
+            if last.is_none_or(|last| !Arc::ptr_eq(last, secrets)) {
+                names.extend(secrets.iter());
+                last = Some(secrets);
+            }
+        }
+        names
     }
 
     /// The listener for a connection that `accepting` accepted, by its original destination.

@@ -36,6 +36,7 @@ fn it_does_what_an_ordered_map_does() {
     assert!(map.iter().eq(known.iter()));
     assert!((0..700).all(|key| map.get(&key) == known.get(&key)));
     assert!((0..701).all(|key| map.iter_from(&key).eq(known.range(key..))));
+    assert!((0..701).all(|key| map.iter_after(|k| *k < key).eq(known.range(key..))));
     let sizes: Vec<usize> = map.chunks.iter().map(|chunk| chunk.len()).collect();
     assert!(
         sizes.iter().all(|size| (1..=MOST).contains(size)),

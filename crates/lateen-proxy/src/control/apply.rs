@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::dns::Resolver;
 use super::files::{self, Files};
 use super::secret_servers::{Delivered, SecretServers};
-use super::source::{Event, Running, Source};
+use super::source::{Event, Names, Running, Source};
 use super::surroundings::Surroundings;
 use super::update::updated;
 use crate::handle::State;
@@ -171,14 +171,19 @@ impl Applier {
             TypeUrl::RouteConfiguration,
             TypeUrl::Secret,
         ] {
-            let mut wanted = self.program.references(ty);
+            if ty != TypeUrl::Secret && !source.is_asked() {
+                continue;
+            }
+            let references = self.program.references(ty).into_iter();
+            let mut wanted: Names = references.cloned().collect();
             if ty == TypeUrl::ClusterLoadAssignment {
                 wanted.extend(self.surroundings.subscription(&self.program));
             }
             if ty == TypeUrl::Secret {
-                self.files.follow(&wanted, &mut self.secrets);
-                self.servers.follow(&wanted);
-                self.forget_external(&wanted);
+                let names: BTreeSet<Arc<str>> = wanted.iter().cloned().collect();
+                self.files.follow(&names, &mut self.secrets);
+                self.servers.follow(&names);
+                self.forget_external(&names);
             }
             wanted.retain(|name| !is_elsewhere(ty, name));
             let dropped = source.subscribe(ty, wanted).await;
@@ -253,38 +258,17 @@ impl Applier {
         told: &[TypeUrl],
         version: &str,
     ) {
-        let mut dump = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = SystemTime::now();
         for change in changes {
             match change {
-                Change::Upsert(ty, resource) => {
-                    let key = (*ty, Arc::clone(&resource.name));
-                    self.absent.remove(&key);
-                    if let Some(rejection) = rejections
-                        .iter()
-                        .find(|r| r.type_url == *ty && r.name == resource.name)
-                    {
-                        tracing::warn!(%ty, name = %resource.name, reason = rejection.reason, "resource refused");
-                        dump.rejected.insert(key, (rejection.reason.clone(), now));
-                        continue;
-                    }
-                    dump.rejected.remove(&key);
-                    let entry = DumpEntry {
-                        resource: resource.clone(),
-                        updated: now,
-                    };
-                    dump.resources
-                        .entry(*ty)
-                        .or_default()
-                        .insert(Arc::clone(&resource.name), entry);
+                Change::Upsert(ty, resource) if !self.absent.is_empty() => {
+                    self.absent.remove(&(*ty, Arc::clone(&resource.name)));
                 }
-                Change::Remove(ty, name) => {
-                    self.absent.insert((*ty, Arc::clone(name)));
-                    dump.rejected.remove(&(*ty, Arc::clone(name)));
-                    dump.resources.entry(*ty).or_default().remove(name);
-                }
+                Change::Upsert(..) => {}
+                Change::Remove(ty, name) => drop(self.absent.insert((*ty, Arc::clone(name)))),
             }
         }
+        let mut dump = self.dump.lock().unwrap_or_else(PoisonError::into_inner);
+        dump.note(changes, rejections, SystemTime::now());
         for ty in told {
             dump.versions.insert(*ty, version.to_owned());
         }
@@ -317,14 +301,16 @@ impl Applier {
         ] {
             for name in self.program.references(ty) {
                 let there = match ty {
-                    TypeUrl::ClusterLoadAssignment => self.program.has_endpoints(&name),
-                    TypeUrl::RouteConfiguration => self.program.route_config(&name).is_some(),
-                    _ => self.secrets.get(&name).is_some(),
+                    TypeUrl::ClusterLoadAssignment => self.program.has_endpoints(name),
+                    TypeUrl::RouteConfiguration => self.program.route_config(name).is_some(),
+                    _ => self.secrets.get(name).is_some(),
                 };
                 // A file may come at any time, or never: nothing else waits for it.
-                let there = there || (ty == TypeUrl::Secret && files::is_file(&name));
-                let key = (ty, name);
-                if !there && !self.absent.contains(&key) {
+                if there || (ty == TypeUrl::Secret && files::is_file(name)) {
+                    continue;
+                }
+                let key = (ty, Arc::clone(name));
+                if !self.absent.contains(&key) {
                     missing.insert(key);
                 }
             }
@@ -422,6 +408,50 @@ fn respond(answer: Option<Acknowledge>, rejections: &[Rejection]) {
 }
 
 impl Dump {
+    /// Keeps what came, and what of it was refused.
+    fn note(&mut self, changes: &[Change], rejections: &[Rejection], now: SystemTime) {
+        let refused = rejections.iter();
+        let refused: BTreeMap<(TypeUrl, &str), &Rejection> = refused
+            .map(|one| ((one.type_url, &*one.name), one))
+            .collect();
+        let mut accepted: BTreeMap<TypeUrl, Vec<(Arc<str>, DumpEntry)>> = BTreeMap::new();
+        for change in changes {
+            let (ty, name) = match change {
+                Change::Upsert(ty, resource) => (*ty, &resource.name),
+                Change::Remove(ty, name) => (*ty, name),
+            };
+            if !self.rejected.is_empty() {
+                self.rejected.remove(&(ty, Arc::clone(name)));
+            }
+            match change {
+                Change::Remove(..) => drop(self.resources.entry(ty).or_default().remove(name)),
+                Change::Upsert(_, resource) => match refused.get(&(ty, &**name)) {
+                    Some(rejection) => {
+                        let reason = &rejection.reason;
+                        tracing::warn!(%ty, %name, reason, "resource refused");
+                        let why = (reason.clone(), now);
+                        self.rejected.insert((ty, Arc::clone(name)), why);
+                    }
+                    None => accepted.entry(ty).or_default().push((
+                        Arc::clone(name),
+                        DumpEntry {
+                            resource: resource.clone(),
+                            updated: now,
+                        },
+                    )),
+                },
+            }
+        }
+        for (ty, entries) in accepted {
+            let known = self.resources.entry(ty).or_default();
+            match known.is_empty() {
+                // At once, which is much faster than one by one where they come in order.
+                true => *known = entries.into_iter().collect(),
+                false => known.extend(entries),
+            }
+        }
+    }
+
     /// The resources of a type that the admin interface shows.
     pub(crate) fn of(&self, ty: TypeUrl) -> impl Iterator<Item = (&Arc<str>, &DumpEntry)> {
         self.resources.get(&ty).into_iter().flatten()

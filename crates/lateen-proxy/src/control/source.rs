@@ -1,8 +1,9 @@
 //! Where changes come from: an xDS server or the embedder, in one form.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
 use lateen_envoy::{ResourceSet, TypeUrl};
 use lateen_traffic::program::Change;
 use lateen_xds::grpc::client::{self, Acknowledge, ClientEvent, Subscriber, Subscription};
@@ -50,8 +51,11 @@ pub(super) enum Event {
 pub(super) struct Running {
     events: Events,
     subscriber: Option<Subscriber>,
-    subscribed: BTreeMap<TypeUrl, BTreeSet<Arc<str>>>,
+    subscribed: BTreeMap<TypeUrl, Names>,
 }
+
+/// Some names, in no order.
+pub(super) type Names = HashSet<Arc<str>, FixedState>;
 
 enum Events {
     Xds(mpsc::Receiver<ClientEvent>),
@@ -140,12 +144,13 @@ impl Running {
         }
     }
 
+    /// Whether it wants to be told which names a program refers to.
+    pub(super) fn is_asked(&self) -> bool {
+        self.subscriber.is_some()
+    }
+
     /// Subscribes to the names a program refers to now, and no longer to others. Returns the names that were taken back.
-    pub(super) async fn subscribe(
-        &mut self,
-        ty: TypeUrl,
-        wanted: BTreeSet<Arc<str>>,
-    ) -> Vec<Arc<str>> {
+    pub(super) async fn subscribe(&mut self, ty: TypeUrl, wanted: Names) -> Vec<Arc<str>> {
         let Some(subscriber) = &self.subscriber else {
             return Vec::new();
         };
@@ -200,7 +205,10 @@ fn of_xds(event: ClientEvent) -> Event {
 
 /// What makes `last` into `next`.
 fn difference(last: Option<&ResourceSet>, next: &ResourceSet) -> Vec<Change> {
-    let mut changes = Vec::new();
+    let room = last
+        .is_none()
+        .then(|| TYPES.iter().map(|ty| next.get(*ty).len()).sum());
+    let mut changes = Vec::with_capacity(room.unwrap_or(0));
     for ty in TYPES {
         let (old, new) = (
             last.map(|set| set.get(ty)).unwrap_or_default(),

@@ -41,6 +41,10 @@ pub(super) fn raw(any: &Any) -> RawConfig {
 
 /// The type URL and the JSON in a `TypedStruct`, if it is one.
 fn typed_struct(any: &Any) -> Result<Option<(String, serde_json::Value)>, XdsError> {
+    // Asked of every message, and nearly all say no: without putting a name together.
+    if !any.type_url.ends_with(udpa::TypedStruct::NAME) {
+        return Ok(None);
+    }
     let name = any.type_url.rsplit('/').next().unwrap_or_default();
     let failed = |error: &dyn std::error::Error| XdsError::from_error(error);
     if name == udpa::TypedStruct::full_name() {

@@ -148,7 +148,7 @@ fn routes(from: &hcm::HttpConnectionManager) -> Result<RouteSource, XdsError> {
             Ok(RouteSource::Rds(rds.route_config_name.as_str().into()))
         }
         Some(RouteSpecifier::RouteConfig(config)) => Ok(RouteSource::Inline(Arc::new(
-            route::compile(config.clone(), None).within("route_config")?,
+            route::compile(config.clone()).within("route_config")?,
         ))),
         Some(RouteSpecifier::ScopedRoutes(_)) => {
             Err(XdsError::new("is not supported").within("scoped_routes"))

@@ -1,5 +1,6 @@
 //! Route configurations, virtual hosts, routes and their conditions.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
@@ -20,27 +21,147 @@ use crate::value::{Metadata, Value};
 /// Bytes of a direct response, at most, unless set otherwise. Source: Envoy.
 const DEFAULT_DIRECT_RESPONSE_BYTES: u32 = 4096;
 
-/// Compiles a route configuration; `encoded` is its message, if that is at hand.
-pub(super) fn compile(
-    from: rds::RouteConfiguration,
-    encoded: Option<&Bytes>,
-) -> Result<RouteConfig, XdsError> {
-    refuse_unsupported(&from)?;
-    let slices = encoded.and_then(virtual_host_slices);
-    let slices = slices.filter(|slices| slices.len() == from.virtual_hosts.len());
-    let max_direct_response_bytes = number(from.max_direct_response_body_size_bytes.as_ref())
-        .unwrap_or(DEFAULT_DIRECT_RESPONSE_BYTES);
-    let mut vhosts = VirtualHosts::new(max_direct_response_bytes);
-    let mut hosts = HostIndex::default();
-    for (index, vhost) in from.virtual_hosts.iter().enumerate() {
-        add_domains(&mut hosts, vhost, index, &from.virtual_hosts).at("virtual_hosts", index)?;
-        let compiled = virtual_host(vhost, max_direct_response_bytes).at("virtual_hosts", index)?;
-        let encoded = match &slices {
-            Some(slices) => slices[index].clone(),
-            None => vhost.encode_to_vec().into(),
-        };
-        vhosts.push(encoded, compiled);
+/// Compiles a route configuration that is at hand as a whole.
+pub(super) fn compile(mut from: rds::RouteConfiguration) -> Result<RouteConfig, XdsError> {
+    let hosts = std::mem::take(&mut from.virtual_hosts);
+    let max_body = max_direct_response_bytes(&from);
+    let check = |(index, host): (usize, &rds::VirtualHost)| CheckedHost::of(host, index, max_body);
+    let checked = hosts.iter().enumerate().map(check).collect();
+    let encoded = hosts.iter().map(|host| host.encode_to_vec().into());
+    let encoded = encoded.collect();
+    SplitRoutes {
+        frame: from,
+        hosts: encoded,
     }
+    .finish(checked)
+}
+
+/// A route configuration whose virtual hosts are still as they came: each is read, checked and let go by itself, so that a large one is never
+/// in memory as a whole, and several threads can share in it.
+#[derive(Debug)]
+pub(crate) struct SplitRoutes {
+    /// All but the virtual hosts.
+    frame: rds::RouteConfiguration,
+    hosts: Vec<Bytes>,
+}
+
+/// A virtual host that was looked at.
+#[derive(Debug)]
+pub(crate) struct CheckedHost {
+    /// Its domains; up to the first that is none.
+    domains: Vec<Domain>,
+    /// What it comes to if that is to be kept, or what is wrong with it.
+    compiled: Result<Option<Box<VirtualHost>>, XdsError>,
+}
+
+impl CheckedHost {
+    fn read(encoded: &[u8], index: usize, max_body: u32) -> Self {
+        match rds::VirtualHost::decode(encoded) {
+            Ok(host) => Self::of(&host, index, max_body),
+            Err(error) => Self {
+                domains: Vec::new(),
+                compiled: Err(XdsError::from_error(&error)),
+            },
+        }
+    }
+
+    fn of(from: &rds::VirtualHost, index: usize, max_body: u32) -> Self {
+        let parsed = from.domains.iter().map_while(|text| Domain::parse(text));
+        let domains: Vec<Domain> = parsed.collect();
+        let compiled = match from.domains.get(domains.len()) {
+            Some(text) => {
+                Err(XdsError::new(format!("{text:?} is no domain"))).at("domains", domains.len())
+            }
+            None => virtual_host(from, max_body)
+                .map(|host| VirtualHosts::keeps(index).then(|| Box::new(host))),
+        };
+        Self { domains, compiled }
+    }
+}
+
+impl SplitRoutes {
+    /// Of a message; `None` if it cannot be read.
+    pub(super) fn new(encoded: &Bytes) -> Option<Self> {
+        /// `RouteConfiguration.virtual_hosts`.
+        const FIELD: u32 = 2;
+        let mut rest = encoded.clone();
+        let (mut frame, mut hosts) = (Vec::new(), Vec::new());
+        while rest.has_remaining() {
+            let begin = encoded.len() - rest.remaining();
+            let (field, wire) = decode_key(&mut rest).ok()?;
+            if (field, wire) == (FIELD, WireType::LengthDelimited) {
+                let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
+                if length > rest.remaining() {
+                    return None;
+                }
+                hosts.push(rest.split_to(length));
+            } else {
+                skip_field(wire, field, &mut rest, DecodeContext::default()).ok()?;
+                frame.extend_from_slice(&encoded[begin..encoded.len() - rest.remaining()]);
+            }
+        }
+        let frame = rds::RouteConfiguration::decode(frame.as_slice()).ok()?;
+        Some(Self { frame, hosts })
+    }
+
+    /// How many virtual hosts there are.
+    pub(crate) fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Looks at some of the virtual hosts.
+    pub(crate) fn check(&self, some: Range<usize>) -> Vec<CheckedHost> {
+        let max_body = max_direct_response_bytes(&self.frame);
+        let hosts = some.filter_map(|index| Some((index, self.hosts.get(index)?)));
+        hosts
+            .map(|(index, encoded)| CheckedHost::read(encoded, index, max_body))
+            .collect()
+    }
+
+    /// The route configuration, all of whose virtual hosts were looked at.
+    pub(crate) fn finish(&self, checked: Vec<CheckedHost>) -> Result<RouteConfig, XdsError> {
+        let from = &self.frame;
+        refuse_unsupported(from)?;
+        let max_body = max_direct_response_bytes(from);
+        let mut vhosts = VirtualHosts::with_capacity(max_body, checked.len());
+        let mut hosts = HostIndex::with_capacity(checked.iter().map(|one| one.domains.len()).sum());
+        for (index, (host, encoded)) in checked.into_iter().zip(&self.hosts).enumerate() {
+            for (position, domain) in host.domains.into_iter().enumerate() {
+                hosts
+                    .insert(domain, index)
+                    .map_err(|other| self.taken(index, position, other))
+                    .at("domains", position)
+                    .at("virtual_hosts", index)?;
+            }
+            let compiled = host.compiled.at("virtual_hosts", index)?;
+            vhosts.push(encoded.clone(), compiled);
+        }
+        frame(from, vhosts, hosts)
+    }
+
+    fn taken(&self, index: usize, position: usize, other: usize) -> XdsError {
+        let host = |index: usize| rds::VirtualHost::decode(self.hosts.get(index)?.as_ref()).ok();
+        let text = host(index).and_then(|mut host| {
+            (position < host.domains.len()).then(|| host.domains.swap_remove(position))
+        });
+        let (text, name) = (text.unwrap_or_default(), host(other).map(|host| host.name));
+        let name = name.unwrap_or_default();
+        XdsError::new(format!(
+            "the domain {text:?} is already that of virtual host {name:?}"
+        ))
+    }
+}
+
+fn max_direct_response_bytes(from: &rds::RouteConfiguration) -> u32 {
+    number(from.max_direct_response_body_size_bytes.as_ref())
+        .unwrap_or(DEFAULT_DIRECT_RESPONSE_BYTES)
+}
+
+fn frame(
+    from: &rds::RouteConfiguration,
+    vhosts: VirtualHosts,
+    hosts: HostIndex,
+) -> Result<RouteConfig, XdsError> {
     let metadata = metadata(from.metadata.as_ref());
     let internal = from
         .internal_only_headers
@@ -68,31 +189,10 @@ pub(super) fn compile(
         most_specific_wins: from.most_specific_header_mutations_wins,
         mirrors: route_action::mirrors(&from.request_mirror_policies)?,
         per_filter: overrides::per_filter(&from.typed_per_filter_config)?,
-        max_direct_response_bytes,
+        max_direct_response_bytes: max_direct_response_bytes(from),
         provenance: Provenance::from_metadata(&metadata),
         metadata,
     })
-}
-
-/// Where in an encoded `RouteConfiguration` its virtual hosts are, in order; `None` if it cannot be read.
-fn virtual_host_slices(encoded: &Bytes) -> Option<Vec<Bytes>> {
-    /// `RouteConfiguration.virtual_hosts`.
-    const FIELD: u32 = 2;
-    let mut rest = encoded.clone();
-    let mut slices = Vec::new();
-    while rest.has_remaining() {
-        let (field, wire) = decode_key(&mut rest).ok()?;
-        if (field, wire) == (FIELD, WireType::LengthDelimited) {
-            let length = usize::try_from(decode_varint(&mut rest).ok()?).ok()?;
-            if length > rest.remaining() {
-                return None;
-            }
-            slices.push(rest.split_to(length));
-        } else {
-            skip_field(wire, field, &mut rest, DecodeContext::default()).ok()?;
-        }
-    }
-    Some(slices)
 }
 
 /// Compiles a virtual host again that compiled before.
@@ -119,30 +219,6 @@ fn refuse_unsupported(from: &rds::RouteConfiguration) -> Result<(), XdsError> {
         Some((_, field)) => Err(XdsError::new("is not supported").within(field)),
         None => Ok(()),
     }
-}
-
-fn add_domains(
-    hosts: &mut HostIndex,
-    vhost: &rds::VirtualHost,
-    index: usize,
-    all: &[rds::VirtualHost],
-) -> Result<(), XdsError> {
-    for (position, text) in vhost.domains.iter().enumerate() {
-        let invalid = || XdsError::new(format!("{text:?} is no domain"));
-        let domain = Domain::parse(text)
-            .ok_or_else(invalid)
-            .at("domains", position)?;
-        hosts
-            .insert(domain, index)
-            .map_err(|other| {
-                let name = all.get(other).map_or("", |vhost| vhost.name.as_str());
-                XdsError::new(format!(
-                    "the domain {text:?} is already that of virtual host {name:?}"
-                ))
-            })
-            .at("domains", position)?;
-    }
-    Ok(())
 }
 
 fn virtual_host(from: &rds::VirtualHost, max_body: u32) -> Result<VirtualHost, XdsError> {

@@ -43,14 +43,26 @@ impl<T> Default for ByName<T> {
 impl<T> ByName<T> {
     /// The value of a name.
     pub fn get(&self, name: &str) -> Option<&Arc<T>> {
+        if self.len == 0 {
+            return None; // as for every name of a first configuration
+        }
         self.shards.get(self.shard_of(name))?.get(name)
     }
 
     /// All of them, in name order. They are sorted for it: this is for people and for listings.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<T>)> {
-        let mut all: Vec<(&Arc<str>, &Arc<T>)> = self.entries().collect();
-        all.sort_unstable_by_key(|(name, _)| *name);
-        all.into_iter()
+        self.iter_where(|_| true)
+    }
+
+    /// Some of them, in name order: only those are sorted.
+    pub fn iter_where(
+        &self,
+        wanted: impl Fn(&T) -> bool,
+    ) -> impl Iterator<Item = (&Arc<str>, &Arc<T>)> {
+        let wanted = self.entries().filter(|(_, value)| wanted(value));
+        let mut wanted: Vec<(&Arc<str>, &Arc<T>)> = wanted.collect();
+        wanted.sort_unstable_by_key(|(name, _)| *name);
+        wanted.into_iter()
     }
 
     /// All values, in no order that means anything.
@@ -72,9 +84,17 @@ impl<T> ByName<T> {
         self.len == 0
     }
 
+    /// Makes room for so many more at once.
+    pub(super) fn expect(&mut self, more: usize) {
+        let shards = (self.len + more).div_ceil(FULL).next_power_of_two();
+        if shards > self.shards.len() {
+            self.spread(shards, self.len + more);
+        }
+    }
+
     pub(super) fn insert(&mut self, name: Arc<str>, value: Arc<T>) {
         if self.len >= self.shards.len() * FULL {
-            self.grow();
+            self.spread((self.shards.len() * 2).max(1), self.len);
         }
         let at = self.shard_of(&name);
         if Arc::make_mut(&mut self.shards[at])
@@ -101,10 +121,12 @@ impl<T> ByName<T> {
         usize::try_from(high).unwrap_or(0) & self.shards.len().saturating_sub(1)
     }
 
-    fn grow(&mut self) {
-        let count = (self.shards.len() * 2).max(1);
+    /// Spreads them over so many shards, which have room for so many as are expected in all.
+    fn spread(&mut self, count: usize, expected: usize) {
         let old = std::mem::take(&mut self.shards);
-        self.shards.resize_with(count, Arc::default);
+        let each = expected.div_ceil(count);
+        let shard = || Arc::new(Shard::with_capacity_and_hasher(each, FixedState::default()));
+        self.shards.resize_with(count, shard);
         for (name, value) in old.iter().flat_map(|shard| shard.iter()) {
             let at = self.shard_of(name);
             Arc::make_mut(&mut self.shards[at]).insert(Arc::clone(name), Arc::clone(value));
@@ -130,6 +152,8 @@ mod tests {
         assert_eq!(map.len(), 5000);
         let listed: Vec<usize> = map.iter().map(|(_, value)| **value).collect();
         assert_eq!(listed, (0..5000).collect::<Vec<_>>());
+        let few = map.iter_where(|value| *value > 4997);
+        assert!(few.map(|(_, value)| **value).eq([4998, 4999]));
         assert_eq!(map.get("name-04999").map(|value| **value), Some(4999));
         assert_eq!(map.get("name-5"), None);
         map.insert("name-00007".into(), Arc::new(70));
@@ -138,6 +162,19 @@ mod tests {
         map.remove("none");
         assert_eq!((map.len(), map.get("name-00007")), (4999, None));
         assert!(ByName::<usize>::default().get("x").is_none());
+    }
+
+    #[test]
+    fn room_for_more_is_the_room_that_they_would_take() {
+        let mut map = numbered(100);
+        map.expect(4900);
+        let roomy = map.shards.len();
+        (100..5000).for_each(|n| map.insert(format!("name-{n:05}").into(), Arc::new(n)));
+        assert_eq!((map.len(), map.shards.len()), (5000, roomy));
+        assert_eq!(roomy, numbered(5000).shards.len());
+        assert_eq!(map.get("name-00099").map(|value| **value), Some(99));
+        map.expect(1);
+        assert_eq!(map.shards.len(), roomy);
     }
 
     #[test]

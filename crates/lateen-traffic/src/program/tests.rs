@@ -5,6 +5,7 @@ use lateen_envoy::pb::envoy::config::{
     cluster::v3 as cds, endpoint::v3 as eds, listener::v3 as lds, route::v3 as rds,
 };
 use serde_json::{Value as Json, json};
+use std::collections::BTreeSet;
 
 use super::*;
 
@@ -111,11 +112,9 @@ fn references_are_what_to_subscribe_to() {
         ],
     );
     let names = |type_url| {
-        program
-            .references(type_url)
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+        let names = program.references(type_url).into_iter();
+        let names: BTreeSet<String> = names.map(ToString::to_string).collect();
+        names.into_iter().collect::<Vec<_>>()
     };
     assert_eq!(names(TypeUrl::ClusterLoadAssignment), ["a", "other"]);
     assert_eq!(names(TypeUrl::RouteConfiguration), ["routes-80"]);

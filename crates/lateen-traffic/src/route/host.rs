@@ -77,6 +77,14 @@ impl Domain {
 }
 
 impl HostIndex {
+    /// Of no domain yet, of about so many.
+    pub(crate) fn with_capacity(domains: usize) -> Self {
+        Self {
+            exact: HashMap::with_capacity_and_hasher(domains, FixedState::default()),
+            ..Self::default()
+        }
+    }
+
     /// Adds a domain of a virtual host.
     ///
     /// # Errors

@@ -30,24 +30,25 @@ pub struct VirtualHosts {
 }
 
 impl VirtualHosts {
-    /// None yet, of a configuration whose direct responses are bounded.
-    pub(crate) fn new(max_body: u32) -> Self {
+    /// None yet of so many, of a configuration whose direct responses are bounded.
+    pub(crate) fn with_capacity(max_body: u32, hosts: usize) -> Self {
         Self {
-            hosts: Vec::new(),
+            hosts: Vec::with_capacity(hosts),
             max_body,
         }
     }
 
-    /// Adds the next one: its message, and what that was compiled to.
-    pub(crate) fn push(&mut self, encoded: Bytes, compiled: VirtualHost) {
-        let host = LazyHost {
+    /// Whether one of them is to be kept compiled.
+    pub(crate) fn keeps(index: usize) -> bool {
+        index < FEW
+    }
+
+    /// Adds the next one: its message, and what that was compiled to if that is to be kept.
+    pub(crate) fn push(&mut self, encoded: Bytes, compiled: Option<Box<VirtualHost>>) {
+        self.hosts.push(LazyHost {
             encoded,
-            compiled: OnceLock::new(),
-        };
-        if self.hosts.len() < FEW {
-            host.compiled.get_or_init(|| Box::new(compiled));
-        }
-        self.hosts.push(host);
+            compiled: compiled.map_or_else(OnceLock::new, OnceLock::from),
+        });
     }
 
     /// One of them.
