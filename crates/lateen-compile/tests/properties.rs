@@ -1,11 +1,15 @@
 //! What must hold whatever is compiled: order changes nothing, and remembering changes nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod common;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use common::{BOOKINFO, GATEWAY, World, bookinfo_pods, gateway_pod, router, sidecar};
-use lateen_api::Resource;
+use lateen_api::networking::{ServiceEntry, WorkloadEntry};
+use lateen_api::{Resource, kube};
 use lateen_compile::{
     Compiled, Compiler, ObjectChange, Pod, PodChange, ProxyNode, Snapshot, SnapshotInputs,
 };
@@ -389,6 +393,177 @@ proptest! {
                 prop_assert_eq!(bytes(held), bytes(&wanted), "{}", node.id);
                 prop_assert_eq!(&held.diagnostics, &wanted.diagnostics);
             }
+        }
+    }
+}
+
+/// What selects in one namespace, or is selected there.
+#[derive(Clone, Debug)]
+enum Selecting {
+    /// A Service of this number with these labels for its selector.
+    Service(usize, Labels),
+    /// A ServiceEntry.
+    Entry(usize, Labels),
+    Workload(usize, Labels),
+    Pod(usize, Labels),
+    /// Something of this number that is there goes.
+    Gone(usize),
+}
+
+type Labels = BTreeMap<String, String>;
+
+/// Labels that many have in common, and some that few have.
+fn some_labels() -> impl Strategy<Value = Labels> {
+    let common = [("team", 2), ("app", 4), ("tier", 2), ("zone", 1)];
+    let pairs = (0..8_usize, 0..4_usize).prop_map(move |(key, value)| match common.get(key) {
+        Some((key, values)) => ((*key).to_owned(), format!("v{}", value % values)),
+        None => (format!("own-{value}"), "true".to_owned()),
+    });
+    prop::collection::vec(pairs, 0..5).prop_map(|pairs| pairs.into_iter().collect())
+}
+
+fn selecting() -> impl Strategy<Value = Selecting> {
+    prop_oneof![
+        3 => (0..6_usize, some_labels()).prop_map(|(n, labels)| Selecting::Service(n, labels)),
+        1 => (0..3_usize, some_labels()).prop_map(|(n, labels)| Selecting::Entry(n, labels)),
+        1 => (0..3_usize, some_labels()).prop_map(|(n, labels)| Selecting::Workload(n, labels)),
+        4 => (0..9_usize, some_labels()).prop_map(|(n, labels)| Selecting::Pod(n, labels)),
+        1 => (0..64_usize).prop_map(Selecting::Gone),
+    ]
+}
+
+/// Every second thing is in another namespace, where the same labels mean something else.
+fn place(number: usize) -> &'static str {
+    ["one", "two"][number % 2]
+}
+
+fn select(inputs: &mut SnapshotInputs, edit: &Selecting) {
+    let write = |kind: &str, n: usize, spec: String| {
+        let at = place(n);
+        let text = format!(
+            "{{{kind}, metadata: {{name: {}-{n}, namespace: {at}}}, spec: {spec}}}",
+            kind.len()
+        );
+        common::resources(&text).remove(0)
+    };
+    let new = match edit {
+        Selecting::Service(n, labels) => write(
+            "apiVersion: v1, kind: Service",
+            *n,
+            format!(
+                "{{clusterIP: 10.96.0.{n}, selector: {labels:?}, ports: [{{name: http, port: 80}}]}}"
+            ),
+        ),
+        Selecting::Entry(n, labels) => write(
+            "apiVersion: networking.istio.io/v1, kind: ServiceEntry",
+            *n,
+            format!(
+                "{{hosts: [e{n}.example], location: MESH_INTERNAL, resolution: STATIC, ports: [{{number: 80, name: http, protocol: \
+                 HTTP}}], workloadSelector: {{labels: {labels:?}}}}}"
+            ),
+        ),
+        Selecting::Workload(n, labels) => write(
+            "apiVersion: networking.istio.io/v1, kind: WorkloadEntry",
+            *n,
+            format!("{{address: 10.7.0.{n}, labels: {labels:?}}}"),
+        ),
+        Selecting::Pod(n, labels) => {
+            let pod = Pod {
+                labels: labels.clone(),
+                ..common::pod(place(*n), &format!("p{n}"), "", "", *n as u8)
+            };
+            inputs.pods.retain(|known| known.name != pod.name);
+            inputs.pods.push(pod);
+            return;
+        }
+        Selecting::Gone(n) => {
+            let all = inputs.resources.len() + inputs.pods.len();
+            match n.checked_rem(all) {
+                Some(n) if n < inputs.resources.len() => drop(inputs.resources.remove(n)),
+                Some(n) => drop(inputs.pods.remove(n - inputs.resources.len())),
+                None => {}
+            }
+            return;
+        }
+    };
+    inputs
+        .resources
+        .retain(|old| (old.kind, old.key()) != (new.kind, new.key()));
+    inputs.resources.push(new);
+}
+
+/// The addresses that a selector finds, by looking at everything there is.
+fn selected(inputs: &SnapshotInputs, namespace: &str, selector: &Labels) -> BTreeSet<String> {
+    let has = |labels: &Labels| {
+        selector
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+    };
+    let pods = inputs.pods.iter();
+    let pods = pods.filter(|pod| pod.namespace == namespace && has(&pod.labels));
+    let pods = pods.map(|pod| pod.ips[0].to_string());
+    let entries = inputs
+        .resources
+        .iter()
+        .filter(|r| r.namespace() == namespace);
+    let entries = entries.filter_map(|r| r.spec_as::<WorkloadEntry>());
+    let entries = entries
+        .filter(|entry| has(&entry.labels))
+        .map(|entry| entry.address.clone());
+    pods.chain(entries).collect()
+}
+
+/// What each service leads to, as a snapshot says and as everything there is says.
+fn behind(inputs: &SnapshotInputs, snapshot: &Snapshot) -> [Vec<BTreeSet<String>>; 2] {
+    let mut out = [Vec::new(), Vec::new()];
+    for service in snapshot.services() {
+        let endpoints = snapshot.endpoints(service, 80).unwrap().iter();
+        out[0].push(
+            endpoints
+                .flat_map(|endpoint| endpoint.addresses.clone())
+                .collect(),
+        );
+        let is_origin =
+            |r: &&Resource| r.name() == service.name && r.namespace() == service.namespace;
+        let origin = inputs.resources.iter().find(is_origin).unwrap();
+        let selector = match origin.spec_as::<kube::Service>() {
+            // One that asks for nothing finds nothing.
+            Some(service) if service.spec.selector.is_empty() => None,
+            Some(service) => Some(&service.spec.selector),
+            None => origin
+                .spec_as::<ServiceEntry>()
+                .and_then(|entry| entry.workload_selector.as_ref())
+                .map(|selector| &selector.labels),
+        };
+        let found = selector.map(|selector| selected(inputs, &service.namespace, selector));
+        out[1].push(found.unwrap_or_default());
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn selectors_find_what_looking_at_everything_would(
+        edits in prop::collection::vec(selecting(), 1..40),
+    ) {
+        let mut world = SnapshotInputs::default();
+        let mut snapshot = Snapshot::new(world.clone()).0;
+        for edit in &edits {
+            let before = world.clone();
+            select(&mut world, edit);
+            snapshot = step(&snapshot, &before, &world);
+            let fresh = Snapshot::new(world.clone()).0;
+            for snapshot in [&snapshot, &fresh] {
+                let [found, wanted] = behind(&world, snapshot);
+                prop_assert_eq!(found, wanted, "{:?}", edit);
+            }
+        }
+        let fresh = Snapshot::new(world.clone()).0;
+        for pod in world.pods.iter().take(3) {
+            let compile = |snapshot| bytes(&Compiler::new().compile(snapshot, &sidecar(pod)));
+            prop_assert_eq!(compile(&snapshot), compile(&fresh), "{}", &pod.name);
         }
     }
 }

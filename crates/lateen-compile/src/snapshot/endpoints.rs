@@ -20,6 +20,7 @@ use super::base::Key;
 use super::live::{Behind, Pods};
 use super::objects::{ObjectChange, Objects};
 use super::roster::{self, Place, Roster};
+use super::selection::{Labelled, Labels};
 use super::{Config, precedence, sorted};
 
 /// Says whether a workload speaks mutual TLS, where its labels do.
@@ -35,13 +36,63 @@ pub(super) fn spiffe(trust_domain: &str, namespace: &str, account: &str) -> Stri
 /// Where the objects are that list what is behind services. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Directory {
-    /// WorkloadEntries by namespace, in order of precedence.
-    workloads: Arc<BTreeMap<String, Vec<Resource>>>,
+    workloads: Arc<Workloads>,
     /// Those of each service, in order of precedence.
     slices: SharedMap<Key, Arc<[Resource]>>,
     lists: SharedMap<Key, Resource>,
     /// Services that name an address themselves, in a slice or a list.
     listed: SharedMap<IpAddr, Arc<[Place]>>,
+}
+
+/// A WorkloadEntry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Workload {
+    written: Resource,
+    /// The object's, and those it names itself, which win.
+    labels: Labels,
+}
+
+/// Every WorkloadEntry.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Workloads {
+    /// In order of precedence.
+    all: Vec<Workload>,
+    /// Their indices.
+    by_label: Labelled<usize>,
+}
+
+impl Workloads {
+    fn new(resources: &Objects) -> Self {
+        let workloads = sorted::<WorkloadEntry>(resources).into_iter();
+        let workloads = workloads.map(|(written, entry)| {
+            let mut labels = written.meta.labels.clone();
+            labels.extend(entry.labels.clone());
+            let written = written.clone();
+            Workload { written, labels }
+        });
+        let all: Vec<Workload> = workloads.collect();
+        let each = all.iter().enumerate();
+        let each = each.map(|(at, workload)| (at, workload.written.namespace(), &workload.labels));
+        let by_label = Labelled::new(each);
+        Self { all, by_label }
+    }
+
+    /// Those of a namespace that are selected, in order of precedence.
+    fn of<'a>(
+        &'a self,
+        namespace: &str,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = &'a Workload> + use<'a> {
+        let having = self.by_label.with(namespace, selector);
+        let all = having.is_none().then_some(&self.all).into_iter().flatten();
+        let having = having.into_iter().flatten();
+        let having = having.filter_map(|index| self.all.get(*index));
+        let namespace = namespace.to_owned();
+        having.chain(all).filter(move |workload| {
+            workload.written.namespace() == namespace
+                && labels::is_subset(selector, &workload.labels)
+        })
+    }
 }
 
 /// What does not depend on pods.
@@ -63,11 +114,6 @@ pub(super) struct Sources<'a> {
 impl Directory {
     /// Of some services, found among resources.
     pub(super) fn new(resources: &Objects, roster: &Roster) -> Self {
-        let mut workloads: BTreeMap<String, Vec<Resource>> = BTreeMap::new();
-        for (resource, _) in sorted::<WorkloadEntry>(resources) {
-            let of_namespace = workloads.entry(resource.namespace().to_owned());
-            of_namespace.or_default().push(resource.clone());
-        }
         let mut slices: BTreeMap<Key, Vec<Resource>> = BTreeMap::new();
         for (resource, _) in sorted::<kube::EndpointSlice>(resources) {
             if let Some(key) = slice_key(resource) {
@@ -76,7 +122,7 @@ impl Directory {
         }
         let lists = sorted::<kube::Endpoints>(resources).into_iter();
         let mut out = Self {
-            workloads: Arc::new(workloads),
+            workloads: Arc::new(Workloads::new(resources)),
             slices: slices
                 .into_iter()
                 .map(|(k, list)| (k, list.into()))
@@ -215,24 +261,10 @@ impl<'a> Context<'a> {
 
     /// The services that a pod may be behind.
     pub(super) fn services_of(self, pod: &'a Pod) -> impl Iterator<Item = Place> + 'a {
-        let selecting = self.roster.in_namespace(&pod.namespace).iter().copied();
-        let selecting = selecting.filter(move |place| {
-            let selector = self.selector(*place);
-            selector.is_some_and(|selector| labels::is_subset(selector, &pod.labels))
-        });
+        let selecting = self.roster.selecting(&pod.namespace, &pod.labels);
         let listed = pod.ips.iter();
         let listed = listed.filter_map(move |ip| self.directory.listed.get(ip));
         selecting.chain(listed.flat_map(|places| places.iter().copied()))
-    }
-
-    /// The labels by which a service finds its workloads.
-    fn selector(self, place: Place) -> Option<&'a BTreeMap<String, String>> {
-        if let Some(service) = self.origin::<kube::Service>(place) {
-            let selector = &service.spec.selector;
-            return (!selector.is_empty()).then_some(selector);
-        }
-        let entry = self.origin::<ServiceEntry>(place)?;
-        entry.workload_selector.as_ref().map(|s| &s.labels)
     }
 
     /// Whether the endpoints of a service are workloads of this mesh that it stands in front of.
@@ -349,13 +381,13 @@ impl<'a> Sources<'a> {
             };
             out.push(self.pod_endpoint(pod, number, service.publish_not_ready));
         }
-        for (resource, entry) in self.workloads_of(&service.namespace, &written.spec.selector) {
+        for (workload, entry) in self.workloads_of(&service.namespace, &written.spec.selector) {
             let number = match &written_port.target_port {
                 Some(IntOrString::Int(number)) => u32::try_from(*number).unwrap_or(port.number),
                 _ => port.number,
             };
             let number = entry.ports.get(&port.name).copied().unwrap_or(number);
-            out.push(self.workload_endpoint(resource, entry, number));
+            out.push(self.workload_endpoint(workload, entry, number));
         }
         out
     }
@@ -363,26 +395,19 @@ impl<'a> Sources<'a> {
     fn pods_of(
         &self,
         namespace: &str,
-        selector: &'a BTreeMap<String, String>,
+        selector: &'a Labels,
     ) -> impl Iterator<Item = &'a Pod> + use<'a> {
-        let pods = self.pods.of(namespace);
-        pods.filter(|pod| !pod.ips.is_empty() && labels::is_subset(selector, &pod.labels))
+        let pods = self.pods.selected(namespace, selector);
+        pods.filter(|pod| !pod.ips.is_empty())
     }
 
     fn workloads_of(
         &self,
         namespace: &str,
-        selector: &'a BTreeMap<String, String>,
-    ) -> impl Iterator<Item = (&'a Resource, &'a WorkloadEntry)> + use<'a> {
-        let context = self.context;
-        let resources = context.directory.workloads.get(namespace);
-        let resources = resources.into_iter().flatten();
-        let workloads = resources.filter_map(|r| Some((r, r.spec_as::<WorkloadEntry>()?)));
-        workloads.filter(|(resource, entry)| {
-            let mut all = resource.meta.labels.clone();
-            all.extend(entry.labels.clone());
-            labels::is_subset(selector, &all)
-        })
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = (&'a Workload, &'a WorkloadEntry)> + use<'a> {
+        let workloads = self.context.directory.workloads.of(namespace, selector);
+        workloads.filter_map(|workload| Some((workload, workload.written.spec_as()?)))
     }
 
     /// Endpoints in slices.
@@ -479,9 +504,9 @@ impl<'a> Sources<'a> {
                 .map(|pod| self.pod_endpoint(pod, number, false))
                 .collect();
             out.extend(self.workloads_of(&service.namespace, &selector.labels).map(
-                |(resource, entry)| {
+                |(workload, entry)| {
                     let number = entry.ports.get(&port.name).copied().unwrap_or(number);
-                    self.workload_endpoint(resource, entry, number)
+                    self.workload_endpoint(workload, entry, number)
                 },
             ));
             return out;
@@ -550,12 +575,11 @@ impl<'a> Sources<'a> {
         }
     }
 
-    fn workload_endpoint(&self, resource: &Resource, entry: &WorkloadEntry, port: u32) -> Endpoint {
-        let mut all = resource.meta.labels.clone();
-        all.extend(entry.labels.clone());
+    fn workload_endpoint(&self, workload: &Workload, entry: &WorkloadEntry, port: u32) -> Endpoint {
+        let (written, labels) = (&workload.written, workload.labels.clone());
         Endpoint {
-            workload: resource.name().to_owned(),
-            ..self.described(entry, resource.namespace(), port, all)
+            workload: written.name().to_owned(),
+            ..self.described(entry, written.namespace(), port, labels)
         }
     }
 

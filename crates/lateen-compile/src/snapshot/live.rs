@@ -10,12 +10,14 @@ use std::sync::Arc;
 
 use lateen_envoy::SharedMap;
 
+use crate::labels;
 use crate::model::Endpoint;
 use crate::pod::Pod;
 use crate::shared::Shared;
 
 use super::endpoints::{Context, Sources};
 use super::roster::Place;
+use super::selection::{Labelled, Labels};
 use super::{Config, ServiceTarget};
 
 /// A namespace and a name.
@@ -35,7 +37,8 @@ pub(crate) struct Behind {
 /// The pods of a mesh.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pods {
-    by_name: SharedMap<PodKey, Arc<Pod>>,
+    by_name: SharedMap<Arc<PodKey>, Arc<Pod>>,
+    by_label: Labelled<Arc<PodKey>>,
     /// In the order of their names.
     by_ip: SharedMap<IpAddr, Arc<[Arc<Pod>]>>,
 }
@@ -64,10 +67,13 @@ fn key(pod: &Pod) -> PodKey {
 
 impl Pods {
     fn new(pods: Vec<Pod>) -> Self {
-        let by_name: SharedMap<PodKey, Arc<Pod>> = pods
+        let by_name: SharedMap<Arc<PodKey>, Arc<Pod>> = pods
             .into_iter()
-            .map(|pod| (key(&pod), Arc::new(pod)))
+            .map(|pod| (Arc::new(key(&pod)), Arc::new(pod)))
             .collect();
+        let each = by_name.iter();
+        let each = each.map(|(key, pod)| (Arc::clone(key), pod.namespace.as_str(), &pod.labels));
+        let by_label = Labelled::new(each);
         let mut by_ip: BTreeMap<IpAddr, Vec<Arc<Pod>>> = BTreeMap::new();
         for pod in by_name.values() {
             for ip in &pod.ips {
@@ -77,6 +83,7 @@ impl Pods {
         let by_ip = by_ip.into_iter().map(|(ip, pods)| (ip, pods.into()));
         Self {
             by_ip: by_ip.collect(),
+            by_label,
             by_name,
         }
     }
@@ -93,13 +100,30 @@ impl Pods {
     }
 
     /// Those of a namespace, by name.
-    pub(super) fn of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Pod> + use<'a> {
+    fn of<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<Pod>> + use<'a> {
         let namespace = namespace.to_owned();
         let from = (namespace.clone(), String::new());
         let entries = self.by_name.iter_from(&from);
         entries
-            .take_while(move |((of, _), _)| *of == namespace)
-            .map(|(_, pod)| &**pod)
+            .take_while(move |(key, _)| key.0 == namespace)
+            .map(|(_, pod)| pod)
+    }
+
+    /// Those of a namespace that are selected, by name.
+    pub(super) fn selected<'a>(
+        &'a self,
+        namespace: &str,
+        selector: &'a Labels,
+    ) -> impl Iterator<Item = &'a Pod> + use<'a> {
+        let having = self.by_label.with(namespace, selector);
+        let all = having.is_none().then(|| self.of(namespace));
+        let having = having.into_iter().flatten();
+        let having = having.filter_map(|key| self.by_name.get(key));
+        let pods = having.chain(all.into_iter().flatten()).map(|pod| &**pod);
+        let namespace = namespace.to_owned();
+        pods.filter(move |pod| {
+            pod.namespace == namespace && labels::is_subset(selector, &pod.labels)
+        })
     }
 
     /// All of them, by namespace and name.
@@ -109,17 +133,36 @@ impl Pods {
 
     /// Applies a change; gives the pod as it was and as it is.
     fn apply(&mut self, change: &PodChange) -> (Option<Arc<Pod>>, Option<Arc<Pod>>) {
-        let (old, new) = match change {
-            PodChange::Is(pod) => {
-                let old = self.by_name.insert(key(pod), Arc::clone(pod));
-                (old, Some(Arc::clone(pod)))
-            }
-            PodChange::Gone(namespace, name) => {
-                let key = (namespace.clone(), name.clone());
-                (self.by_name.remove(&key), None)
-            }
+        let (name, new) = match change {
+            PodChange::Is(pod) => (key(pod), Some(Arc::clone(pod))),
+            PodChange::Gone(namespace, name) => ((namespace.clone(), name.clone()), None),
         };
-        let ips: BTreeSet<IpAddr> = [&old, &new]
+        let known = self.by_name.get_key_value(&name);
+        let name = known.map_or_else(|| Arc::new(name), |(name, _)| Arc::clone(name));
+        let old = match &new {
+            Some(pod) => self.by_name.insert(Arc::clone(&name), Arc::clone(pod)),
+            None => self.by_name.remove(&name),
+        };
+        self.relabel(&name, old.as_deref(), new.as_deref());
+        self.readdress(old.as_ref(), new.as_ref());
+        (old, new)
+    }
+
+    fn relabel(&mut self, name: &Arc<PodKey>, old: Option<&Pod>, new: Option<&Pod>) {
+        let (old, new) = (old.map(|pod| &pod.labels), new.map(|pod| &pod.labels));
+        if old == new {
+            return;
+        }
+        if let Some(labels) = old {
+            self.by_label.remove(name, &name.0, labels);
+        }
+        if let Some(labels) = new {
+            self.by_label.insert(name, &name.0, labels);
+        }
+    }
+
+    fn readdress(&mut self, old: Option<&Arc<Pod>>, new: Option<&Arc<Pod>>) {
+        let ips: BTreeSet<IpAddr> = [old, new]
             .into_iter()
             .flatten()
             .flat_map(|pod| pod.ips.iter().copied())
@@ -128,16 +171,15 @@ impl Pods {
             let before = self.by_ip.get(&ip).map_or(&[][..], |pods| pods);
             let others = before
                 .iter()
-                .filter(|pod| old.as_ref().is_none_or(|old| !Arc::ptr_eq(old, pod)));
+                .filter(|pod| old.is_none_or(|old| !Arc::ptr_eq(old, pod)));
             let mut pods: Vec<Arc<Pod>> = others.cloned().collect();
-            pods.extend(new.iter().filter(|pod| pod.ips.contains(&ip)).cloned());
+            pods.extend(new.filter(|pod| pod.ips.contains(&ip)).cloned());
             pods.sort_by_cached_key(|pod| key(pod));
             match pods.is_empty() {
                 true => drop(self.by_ip.remove(&ip)),
                 false => drop(self.by_ip.insert(ip, pods.into())),
             }
         }
-        (old, new)
     }
 }
 
@@ -190,7 +232,7 @@ impl Live {
             }
         }
         let sources = Sources::new(config.context(), &next.pods);
-        let mut moved: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut moved: BTreeMap<IpAddr, Vec<(Place, ServiceTarget)>> = BTreeMap::new();
         let mut changed: BTreeSet<Place> = BTreeSet::new();
         for place in concerned {
             let old = self.behind.get(&place);
@@ -200,10 +242,14 @@ impl Live {
             if is_same && !services.contains(&place) {
                 continue;
             }
-            for (context, behind) in [(last.context(), old), (config.context(), found.as_ref())] {
-                let targets = behind.map(|behind| targets_of(context, place, behind));
-                let targets = targets.into_iter().flatten();
-                moved.extend(targets.map(|(address, _)| address));
+            let targets = |config: &Config, behind: Option<&Arc<Behind>>| {
+                behind.map_or(Vec::new(), |b| targets_of(config.context(), place, b))
+            };
+            for (address, _) in targets(last, old) {
+                moved.entry(address).or_default();
+            }
+            for (address, target) in targets(config, found.as_ref()) {
+                moved.entry(address).or_default().push((place, target));
             }
             changed.insert(place);
             match found {
@@ -212,8 +258,8 @@ impl Live {
                 None => drop(next.behind.remove(&place)),
             }
         }
-        for address in moved {
-            next.retarget(config, address, &changed);
+        for (address, found) in moved {
+            next.retarget(config, address, found, &changed);
         }
         next
     }
@@ -242,21 +288,23 @@ impl Live {
         Self::of(config, pods)
     }
 
-    /// Looks again which services an address is behind: those it was behind, and those that have changed.
-    fn retarget(&mut self, config: &Config, address: IpAddr, changed: &BTreeSet<Place>) {
+    /// Says anew which services an address is behind: of those that have changed what was found, and what is known of the others.
+    fn retarget(
+        &mut self,
+        config: &Config,
+        address: IpAddr,
+        mut found: Vec<(Place, ServiceTarget)>,
+        changed: &BTreeSet<Place>,
+    ) {
         let known = self.targets.get(&address).map_or(&[][..], |list| list);
-        let mut places = changed.clone();
-        let roster = &config.base.roster;
-        places.extend(known.iter().filter_map(|t| roster.place_of(&t.service)));
+        found.extend(known.iter().filter_map(|target| {
+            let place = config.base.roster.place_of(&target.service)?;
+            (!changed.contains(&place)).then(|| (place, target.clone()))
+        }));
+        found.sort_by_key(|(place, _)| *place);
         let mut list = Vec::new();
-        for place in places {
-            let Some(behind) = self.behind.get(&place) else {
-                continue;
-            };
-            let targets = targets_of(config.context(), place, behind);
-            for (_, target) in targets.into_iter().filter(|(ip, _)| *ip == address) {
-                push(&mut list, target);
-            }
+        for (_, target) in found {
+            push(&mut list, target);
         }
         match list.is_empty() {
             true => drop(self.targets.remove(&address)),

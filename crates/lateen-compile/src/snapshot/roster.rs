@@ -11,9 +11,12 @@ use foldhash::fast::FixedState;
 use lateen_api::Resource;
 use lateen_envoy::SharedMap;
 
+use crate::labels;
 use crate::model::{Registry, Service};
-use crate::shared::Shared;
+use crate::shared::{Shared, stable_hash};
 
+use super::hashed::Hashed;
+use super::selection::{self, Labels, Selectors};
 use super::services::order;
 
 /// Where a service is among the services.
@@ -31,6 +34,9 @@ pub(super) struct Roster {
     /// In the order of places, as the next.
     by_host: SharedMap<String, Arc<[Place]>>,
     by_namespace: SharedMap<String, Arc<[Place]>>,
+    /// By the hash of [`name_of`].
+    by_name: Hashed<Place>,
+    selectors: Selectors,
     aliases: Arc<Aliases>,
     has_twins: bool,
     /// The same in all that follow one another by single changes.
@@ -57,6 +63,7 @@ impl Roster {
             listed.services.into_iter().unzip();
         let mut services: Vec<Shared<Service>> = services.into_iter().map(Shared::new).collect();
         let of = |maps: Self, places: Vec<Place>, origins: Vec<Resource>| Self {
+            selectors: Selectors::new(places.iter().copied().zip(&origins)),
             origins: places.into_iter().zip(origins).collect(),
             aliases: Arc::new(listed.aliases),
             has_twins: listed.has_twins,
@@ -81,6 +88,12 @@ impl Roster {
         let maps = Self {
             by_host: index(|service| &service.hostname),
             by_namespace: index(|service| &service.namespace),
+            by_name: {
+                let names = services
+                    .iter()
+                    .map(|service| stable_hash(&name_of(service)));
+                names.zip(places.iter().copied()).collect()
+            },
             services: places.iter().copied().zip(services).collect(),
             ..Self::default()
         };
@@ -134,9 +147,25 @@ impl Roster {
 
     /// The places of what a namespace calls by a name.
     pub(super) fn named(&self, namespace: &str, name: &str) -> Vec<Place> {
-        let is_named = |place: &&Place| self.get(**place).is_some_and(|s| s.name == name);
-        let places = self.in_namespace(namespace).iter();
+        let wanted = (namespace, name);
+        let is_named = |place: &&Place| self.get(**place).is_some_and(|s| name_of(s) == wanted);
+        let places = self.by_name.get(stable_hash(&wanted));
         places.filter(is_named).copied().collect()
+    }
+
+    /// The places of the services that select a workload of a namespace.
+    pub(super) fn selecting<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = Place> + 'a {
+        let selects = move |place: &Place| {
+            let origin = self.origin(*place);
+            let origin = origin.filter(|origin| origin.namespace() == namespace);
+            let selector = origin.and_then(selection::selector);
+            selector.is_some_and(|selector| labels::is_subset(selector, labels))
+        };
+        self.selectors.of(namespace, labels).filter(selects)
     }
 
     /// The place of a service.
@@ -185,7 +214,10 @@ impl Roster {
             let since = |origin: &Resource| origin.meta.creation_timestamp.clone();
             let keeps_place = self.origin(place).map(since) == Some(since(origin));
             if keeps_place {
-                self.origins.insert(place, origin.clone());
+                if let Some(last) = self.origins.insert(place, origin.clone()) {
+                    self.selectors.remove(place, &last);
+                }
+                self.selectors.insert(place, origin);
                 if self.get(place).is_none_or(|known| **known != service) {
                     self.services.insert(place, Shared::new(service));
                 }
@@ -196,6 +228,8 @@ impl Roster {
         let place = self.place_for(origin, &service)?;
         insert(&mut self.by_host, &service.hostname, place);
         insert(&mut self.by_namespace, &service.namespace, place);
+        self.by_name.insert(stable_hash(&name_of(&service)), place);
+        self.selectors.insert(place, origin);
         self.services.insert(place, Shared::new(service));
         self.origins.insert(place, origin.clone());
         Some(())
@@ -224,8 +258,11 @@ impl Roster {
         if let Some(service) = self.services.remove(&place) {
             remove(&mut self.by_host, &service.hostname, place);
             remove(&mut self.by_namespace, &service.namespace, place);
+            self.by_name.remove(stable_hash(&name_of(&service)), place);
         }
-        self.origins.remove(&place);
+        if let Some(origin) = self.origins.remove(&place) {
+            self.selectors.remove(place, &origin);
+        }
     }
 
     /// A place between those that come before and after a service.
@@ -244,6 +281,11 @@ impl Roster {
         let between = before + (after - before) / 2;
         (between > before).then_some(between)
     }
+}
+
+/// Namespace and name.
+fn name_of(service: &Service) -> (&str, &str) {
+    (&service.namespace, &service.name)
 }
 
 /// Takes what is equal from a list of before.
