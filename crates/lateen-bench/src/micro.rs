@@ -20,6 +20,7 @@ const BENCHES: &[(&str, &str)] = &[
     ("lateen-compile", "compile"),
     ("lateen-xds", "diff"),
     ("lateen-api", "yaml"),
+    ("lateen-sources", "edit"),
 ];
 
 /// The names of the cases: of the benches, each of which measures several things.

@@ -130,9 +130,9 @@ impl JwksHandle {
             .send_modify(|wanted| wanted.snapshot = Some(snapshot.clone()));
     }
 
-    /// Waits until something else is known. False if that will never be.
-    pub(crate) async fn changed(&mut self) -> bool {
-        self.store.changed().await.is_ok()
+    /// What is known, for who waits until something else is.
+    pub(crate) fn store(&mut self) -> &mut watch::Receiver<Arc<JwksStore>> {
+        &mut self.store
     }
 }
 

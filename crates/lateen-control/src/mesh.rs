@@ -14,7 +14,7 @@ use lateen_compile::{
     JwksFetch, JwksSource, JwksStore, ObjectChange, Pod, PodChange, Settings, Snapshot,
     SnapshotInputs, bundle_sources, jwks_sources,
 };
-use lateen_sources::files::Loaded;
+use lateen_sources::files::{Blocks, Loaded};
 use lateen_sources::plan::{ClusterIps, PodState, given_ips};
 use lateen_sources::pods::{PodStates, compile_pods, pod_changes};
 use lateen_sources::{defaults, mesh};
@@ -139,7 +139,7 @@ impl Sources {
     }
 }
 
-/// Builds the first snapshot, then keeps publishing until nobody listens or the sources end.
+/// Builds the first snapshot, then keeps publishing until nobody listens.
 ///
 /// The first one is built before this returns.
 pub async fn publish(mut sources: Sources, debounce: Debounce) -> watch::Receiver<Arc<Published>> {
@@ -178,31 +178,41 @@ pub async fn publish(mut sources: Sources, debounce: Debounce) -> watch::Receive
     receiver
 }
 
-/// Waits for a change and then for a pause. False when publishing should end.
+/// Waits for a change and then for a pause. False when nobody listens any more.
 async fn changed(
     sources: &mut Sources,
     sender: &watch::Sender<Arc<Published>>,
     debounce: Debounce,
 ) -> bool {
-    let alive = tokio::select! {
-        () = sender.closed() => false,
-        changed = next_change(sources) => changed,
-    };
+    tokio::select! {
+        () = sender.closed() => return false,
+        () = next_change(sources) => {}
+    }
     let deadline = tokio::time::Instant::now() + debounce.longest;
     loop {
         let pause = (tokio::time::Instant::now() + debounce.after).min(deadline);
-        if !alive || tokio::time::timeout_at(pause, next_change(sources)).await != Ok(true) {
-            return alive;
+        if tokio::time::timeout_at(pause, next_change(sources))
+            .await
+            .is_err()
+        {
+            return true;
         }
     }
 }
 
-async fn next_change(sources: &mut Sources) -> bool {
+/// Waits until any source has something new. One that has ended has nothing new for ever, which ends no other.
+async fn next_change(sources: &mut Sources) {
     tokio::select! {
-        changed = sources.files.changed() => changed.is_ok(),
-        changed = sources.pods.changed() => changed.is_ok(),
-        changed = sources.jwks.changed() => changed,
-        changed = sources.registered.changed() => changed.is_ok(),
+        () = news(&mut sources.files) => {}
+        () = news(&mut sources.pods) => {}
+        () = news(sources.jwks.store()) => {}
+        () = news(&mut sources.registered) => {}
+    }
+}
+
+async fn news<T>(source: &mut watch::Receiver<T>) {
+    if source.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -225,7 +235,10 @@ async fn build(sources: &mut Sources, last: Option<&Last>) -> Option<Last> {
     let wanted = match changed {
         // Looking for them takes a walk through every object.
         Some(_) => None,
-        None => Some(sources_of_keys(&inputs.loaded.resources, &inputs.settings)),
+        None => Some(sources_of_keys(
+            &inputs.loaded.resources.to_vec(),
+            &inputs.settings,
+        )),
     };
     if last.is_none() && wanted.as_ref().is_some_and(|wanted| !wanted.is_empty()) {
         // Keys may be with services of the mesh, which are known by a snapshot alone: one that nobody gets.
@@ -282,7 +295,7 @@ fn follow(
     let followed = changed.and_then(|changed| step(known, inputs, changed, &pods));
     followed.unwrap_or_else(|| {
         let make = |made| last.snapshot.next(made, &pods);
-        let known = (&*before.loaded.resources, &last.cluster_ips);
+        let known = (&before.loaded.resources, &last.cluster_ips);
         build_with(inputs, last.generation + 1, Some(known), Vec::new(), make)
     })
 }
@@ -297,14 +310,10 @@ fn step(
 ) -> Option<Published> {
     let started = Instant::now();
     let mut cluster_ips = Arc::clone(&last.cluster_ips);
-    let services = changed
-        .iter()
-        .flat_map(|change| change.old.iter().chain(&change.new));
-    // Those without an address of their own get one that no other has.
-    let may_move = !cluster_ips.is_empty() || readdresses(&changed);
-    if may_move && services.into_iter().any(|r| r.kind == Kind::Service) {
-        let resources = defaults::with_defaults(&inputs.loaded.resources);
-        cluster_ips = Arc::new(given_ips(&resources, inputs.settings.dual_stack));
+    let dual_stack = inputs.settings.dual_stack;
+    if readdresses(&changed, !cluster_ips.is_empty(), dual_stack) {
+        let resources = defaults::with_defaults(&inputs.loaded.resources.to_vec());
+        cluster_ips = Arc::new(given_ips(&resources, dual_stack));
     }
     let (snapshot, found) = match changed.is_empty() {
         true => last.snapshot.with_pods(pods),
@@ -341,15 +350,15 @@ fn compile(inputs: &Inputs, generation: u64) -> Published {
 fn build_with(
     inputs: &Inputs,
     generation: u64,
-    known: Option<(&[Resource], &Arc<ClusterIps>)>,
+    known: Option<(&Blocks<Resource>, &Arc<ClusterIps>)>,
     pods: Vec<Pod>,
     make: impl FnOnce(SnapshotInputs) -> (Snapshot, Vec<Diagnostic>),
 ) -> Published {
     let started = Instant::now();
-    let written = &inputs.loaded.resources;
+    let written = inputs.loaded.resources.to_vec();
     let settings = &inputs.settings;
-    let resources = defaults::with_defaults(written);
-    let known = known.filter(|(before, _)| same_services(before, written));
+    let resources = defaults::with_defaults(&written);
+    let known = known.filter(|(before, _)| same_services(before, &inputs.loaded.resources));
     let cluster_ips = known.map_or_else(
         || Arc::new(given_ips(&resources, settings.dual_stack)),
         |(_, known)| Arc::clone(known),
@@ -358,7 +367,7 @@ fn build_with(
     about_mesh.extend(roots::findings(&mesh, &resources, &inputs.jwks));
     let secrets = written.iter().filter(|r| r.kind == Kind::Secret);
     let secrets = secrets.cloned().collect();
-    let workloads = Known::of(written);
+    let workloads = Known::of(&written);
     let resources = inputs.workloads.apply(resources);
     let (snapshot, found) = make(SnapshotInputs {
         mesh,
@@ -383,7 +392,7 @@ fn build_with(
 }
 
 /// Whether two lists have the very same Services, in the same order.
-fn same_services(before: &[Resource], after: &[Resource]) -> bool {
+fn same_services(before: &Blocks<Resource>, after: &Blocks<Resource>) -> bool {
     let service = |resource: &&Resource| resource.kind == Kind::Service;
     let is_same = |(a, b): (&Resource, &Resource)| {
         Arc::ptr_eq(&a.meta, &b.meta) && Arc::ptr_eq(&a.spec, &b.spec)
@@ -399,6 +408,9 @@ fn ready(pods: &[Arc<PodState>]) -> usize {
 
 /// The same, given how many were ready in another list, which shares most of its pods with this one: of those none is looked at.
 fn ready_after(known: usize, old: &[Arc<PodState>], new: &[Arc<PodState>]) -> usize {
+    if std::ptr::eq(old, new) {
+        return known;
+    }
     if old.len() != new.len() {
         return ready(new);
     }
@@ -407,4 +419,37 @@ fn ready_after(known: usize, old: &[Arc<PodState>], new: &[Arc<PodState>]) -> us
         (gone + usize::from(a.ready), come + usize::from(b.ready))
     });
     (known + come).saturating_sub(gone)
+}
+
+#[cfg(test)]
+mod tests {
+    use lateen_api::{SourceFile, parse_file};
+
+    use super::*;
+
+    fn loaded(text: &str) -> Arc<Loaded> {
+        let parsed = parse_file(&SourceFile::new("x.yaml", text), "default");
+        Arc::new(Loaded {
+            resources: parsed.resources.into(),
+            ..Loaded::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn a_source_that_has_ended_ends_no_other() {
+        let (files, files_seen) = watch::channel(loaded(""));
+        // A control plane that is told of no pods.
+        let pods_seen = watch::channel(PodStates::default()).1;
+        let sources = Sources::new(files_seen, pods_seen, Settings::default());
+        let mut published = publish(sources, Debounce::default()).await;
+        for generation in 2..4 {
+            let name = format!("s{generation}");
+            files.send_replace(loaded(&format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}}}"
+            )));
+            let next = published.wait_for(|published| published.generation == generation);
+            let next = tokio::time::timeout(Duration::from_secs(10), next).await;
+            drop(next.expect("edits are followed").unwrap());
+        }
+    }
 }

@@ -340,8 +340,8 @@ async fn published(
         config.paths.clone(),
         config.default_namespace.as_str(),
     ));
-    let (mesh, _) = lateen_sources::mesh::config(&files.borrow().resources);
-    let known = Known::of(&files.borrow().resources);
+    let (mesh, _) = lateen_sources::mesh::config(&files.borrow().resources.to_vec());
+    let known = Known::of(&files.borrow().resources.to_vec());
     let pods = match &config.pods {
         Some(path) => watch_pods(path.clone()),
         None => watch::channel(PodStates::default()).1,

@@ -377,9 +377,27 @@ pub fn given_ips(resources: &[Resource], dual_stack: bool) -> ClusterIps {
         .collect()
 }
 
-/// Whether a Service has no address of its own, and so is given one.
-pub fn is_given_ips(service: &Service) -> bool {
-    own_addresses(service).is_some_and(|own| own.is_empty())
+/// What of a Service the addresses of all of them follow from, beside its name.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// None if it is to have no address; empty if it is given one.
+    own: Option<Vec<IpAddr>>,
+    families: Families,
+}
+
+impl Claim {
+    /// What a Service claims.
+    pub fn of(service: &Service, dual_stack: bool) -> Self {
+        Self {
+            own: own_addresses(service),
+            families: Families::of(service, dual_stack),
+        }
+    }
+
+    /// Whether it has no address of its own, and so is given one.
+    pub fn is_given_ips(&self) -> bool {
+        self.own.as_ref().is_some_and(Vec::is_empty)
+    }
 }
 
 /// The Services among objects, each with what makes its key.

@@ -33,6 +33,9 @@ pub fn share_states(last: &[Arc<PodState>], new: Vec<PodState>) -> PodStates {
 
 /// What has changed from one list of states to another, as the compiler sees it.
 pub fn pod_changes(old: &[Arc<PodState>], new: &[Arc<PodState>]) -> Vec<PodChange> {
+    if std::ptr::eq(old, new) {
+        return Vec::new(); // as with every change of anything else
+    }
     let other = |list: &[Arc<PodState>], at: usize, pod: &Arc<PodState>| {
         list.get(at).is_none_or(|other| !Arc::ptr_eq(other, pod))
     };

@@ -103,7 +103,7 @@ pub(crate) fn read(paths: Vec<PathBuf>, namespace: &str) -> Result<Loaded> {
 
 /// What the mesh of files is made of, with the pods that run or else those that would.
 pub(crate) fn inputs_of_files(loaded: &Loaded, running: Option<&[PodState]>) -> MeshInputs {
-    let resources = defaults::with_defaults(&loaded.resources);
+    let resources = defaults::with_defaults(&loaded.resources.to_vec());
     let dual_stack = running.is_some_and(|pods| pods.iter().any(|pod| pod.ipv6.is_some()));
     let (planned, _) = plan(&resources, dual_stack);
     let expected: Vec<PodState>;
@@ -187,7 +187,7 @@ pub(crate) fn places(paths: &[PathBuf], namespace: Option<&str>) -> Result<Place
         return Ok(Places::default());
     }
     let loaded = read(paths.to_vec(), namespace.unwrap_or("default"))?;
-    let resources: Vec<Resource> = defaults::with_defaults(&loaded.resources);
+    let resources: Vec<Resource> = defaults::with_defaults(&loaded.resources.to_vec());
     Ok(Places::new(&resources))
 }
 

@@ -215,7 +215,7 @@ fn mesh(yaml: &str) -> Mesh {
     let loaded = Reader::parse_text(SourceFile::new("mesh.yaml", yaml), "default");
     let errors: Vec<_> = loaded.diagnostics.iter().filter(|d| d.is_error()).collect();
     assert!(errors.is_empty(), "{errors:#?}\n{yaml}");
-    let resources = defaults::with_defaults(&loaded.resources);
+    let resources = defaults::with_defaults(&loaded.resources.to_vec());
     let (planned, _) = plan(&resources, false);
     let pods: Vec<PodState> = planned.pods.iter().map(PodState::expected).collect();
     let (mesh, _) = mesh_config::config(&resources);

@@ -64,9 +64,13 @@ pub(super) fn say(value: &Value) {
     let _ = writeln!(out, "{value}").and_then(|()| out.flush());
 }
 
+/// Objects of a file, as users have them: a service with what belongs to it in a few.
+const IN_A_FILE: usize = 16;
+
 struct Plane {
     shape: Shape,
-    objects: Vec<Resource>,
+    /// As from files of so many objects each.
+    objects: Vec<Arc<[Resource]>>,
     pods: Vec<Arc<PodState>>,
     files: watch::Sender<Arc<Loaded>>,
     states: watch::Sender<PodStates>,
@@ -78,6 +82,7 @@ struct Plane {
 impl Plane {
     async fn start(shape: Shape, listen: SocketAddr) -> Result<Self> {
         let objects = world::objects(shape)?;
+        let objects: Vec<Arc<[Resource]>> = objects.chunks(IN_A_FILE).map(Arc::from).collect();
         let pods = (0..shape.services).map(|i| Arc::new(world::pod(shape, i)));
         let pods: Vec<Arc<PodState>> = pods.collect();
         let (files, files_seen) = watch::channel(loaded(&objects));
@@ -150,7 +155,7 @@ impl Plane {
                 // Beyond those there are, in a namespace that there is.
                 let new = shape.services + revision * shape.namespaces() + home;
                 let text = world::service_text(shape, new);
-                self.objects.push(world::parse_one(&text)?);
+                self.objects.push([world::parse_one(&text)?].into());
             }
             unknown => bail!("no such command: {unknown}"),
         }
@@ -173,12 +178,14 @@ impl Plane {
     fn replace(&mut self, text: &str) -> Result<()> {
         let new = world::parse_one(text)?;
         let key = new.key();
-        let old = self
-            .objects
-            .iter_mut()
-            .find(|object| object.kind == new.kind && object.key() == key);
-        *old.context("no object to replace")? = new;
-        Ok(())
+        for file in &mut self.objects {
+            let is_it = |object: &Resource| object.kind == new.kind && object.key() == key;
+            if let Some(at) = file.iter().position(is_it) {
+                Arc::make_mut(file)[at] = new;
+                return Ok(());
+            }
+        }
+        bail!("no object to replace")
     }
 
     /// Endpoint changes at a steady rate: which service, and when.
@@ -221,9 +228,9 @@ fn cpu_ns() -> u64 {
     spent(ClockId::ProcessCPUTime).saturating_sub(spent(ClockId::ThreadCPUTime))
 }
 
-fn loaded(objects: &[Resource]) -> Arc<Loaded> {
+fn loaded(objects: &[Arc<[Resource]>]) -> Arc<Loaded> {
     Arc::new(Loaded {
-        resources: objects.to_vec(),
+        resources: objects.iter().cloned().collect(),
         ..Loaded::default()
     })
 }

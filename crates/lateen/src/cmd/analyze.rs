@@ -27,9 +27,10 @@ pub(crate) fn run(
 ) -> Result<ExitCode> {
     let suppressed = Suppressed::parse(&args.suppress)?;
     let (mut loaded, extent) = input(state, namespace, args)?;
-    let settings = settings(&loaded.resources, true);
+    let resources = loaded.resources.to_vec();
+    let settings = settings(&resources, true);
     let native = args.data_plane == DataPlane::Lateen;
-    let between = findings(&loaded.resources, &settings, native, extent);
+    let between = findings(&resources, &settings, native, extent);
     loaded.diagnostics.extend(between);
     let mut found = loaded.diagnostics;
     for useless in suppressed.without(&found) {
@@ -99,10 +100,14 @@ fn read(paths: Vec<PathBuf>, namespace: &str) -> Result<Loaded> {
 /// A mesh as it would be with more files applied to it.
 fn over(mut mesh: Loaded, files: Loaded) -> Loaded {
     let replaced: std::collections::BTreeSet<_> = files.resources.iter().map(|r| r.key()).collect();
-    mesh.resources
-        .retain(|resource| !replaced.contains(&resource.key()));
-    mesh.resources.extend(files.resources);
-    mesh.others.extend(files.others);
+    let stay = mesh
+        .resources
+        .iter()
+        .filter(|r| !replaced.contains(&r.key()));
+    let all = stay.chain(files.resources.iter()).cloned();
+    mesh.resources = all.collect::<Vec<_>>().into();
+    let others = mesh.others.iter().chain(files.others.iter()).cloned();
+    mesh.others = others.collect::<Vec<_>>().into();
     mesh.diagnostics.extend(files.diagnostics);
     mesh.files.extend(files.files);
     mesh

@@ -93,7 +93,7 @@ fn serials(ca: &CertificateAuthority) -> BTreeSet<String> {
 
 fn open(state: &StateDir, up: &Up) -> Result<CertificateAuthority> {
     let files = Reader::new(up.paths.clone(), up.namespace.as_str()).read();
-    let settings = findings::settings(&files.unwrap_or_default().resources, false);
+    let settings = findings::settings(&files.unwrap_or_default().resources.to_vec(), false);
     let options = CaOptions {
         trust_domain: TrustDomain::parse(settings.trust_domain.as_bytes())
             .context("reading the trust domain")?,

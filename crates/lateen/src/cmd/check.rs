@@ -32,7 +32,7 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &CheckArgs) -
         None => return state.expect_running().map(|_| ExitCode::FAILURE),
     };
     let files = Reader::new(paths, namespace).read().unwrap_or_default();
-    found.extend(secrets(&files.resources));
+    found.extend(secrets(files.resources.iter()));
     sort(&mut found);
     match args.output {
         None => print(&table(&found, now))?,

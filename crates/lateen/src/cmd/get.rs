@@ -211,7 +211,7 @@ impl<'a> View<'a> {
         let loaded = Reader::new(paths, default.as_str())
             .read()
             .unwrap_or_default();
-        let resources = defaults::with_defaults(&loaded.resources);
+        let resources = defaults::with_defaults(&loaded.resources.to_vec());
         let (plan, _) = plan(&resources, false);
         let pods = if running.is_some() {
             state.read_pods()?

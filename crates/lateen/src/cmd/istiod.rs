@@ -23,7 +23,10 @@ pub(crate) fn run(
     state.create()?;
     let namespace = namespace.unwrap_or("default");
     let files = Reader::new(args.paths.clone(), namespace).read();
-    let mut settings = settings(&files.unwrap_or_default().resources, args.dual_stack);
+    let mut settings = settings(
+        &files.unwrap_or_default().resources.to_vec(),
+        args.dual_stack,
+    );
     if let Some(given) = &args.trust_domain {
         settings.trust_domain.clone_from(given);
     }

@@ -155,8 +155,9 @@ fn dead_rules(
         (filename, namespace.unwrap_or("default").to_owned())
     };
     let mut loaded = world::read(paths, &home)?;
-    let settings = settings(&loaded.resources, true);
-    let mut found = findings(&loaded.resources, &settings, true, Extent::Part);
+    let resources = loaded.resources.to_vec();
+    let settings = settings(&resources, true);
+    let mut found = findings(&resources, &settings, true, Extent::Part);
     let wanted = |found: &Diagnostic| {
         let of = found
             .resource

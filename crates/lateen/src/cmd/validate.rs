@@ -22,9 +22,10 @@ pub(crate) fn run(namespace: Option<&str>, args: &ValidateArgs) -> Result<ExitCo
     } else {
         Reader::new(paths, namespace).read().unwrap_or_default()
     };
-    let settings = settings(&loaded.resources, true);
+    let resources = loaded.resources.to_vec();
+    let settings = settings(&resources, true);
     let native = args.data_plane == DataPlane::Lateen;
-    let between = findings(&loaded.resources, &settings, native, Extent::Part);
+    let between = findings(&resources, &settings, native, Extent::Part);
     loaded.diagnostics.extend(between);
     loaded
         .diagnostics
@@ -87,10 +88,9 @@ pub(crate) fn report(loaded: &Loaded, color: bool) -> String {
 
 /// One finding with its snippet.
 pub(crate) fn rendered(diagnostic: &Diagnostic, loaded: &Loaded, color: bool) -> String {
-    let path = diagnostic.span.as_ref().map(|span| Path::new(&*span.path));
-    let source = path
-        .and_then(|path| loaded.files.get(path))
-        .map(|file| &*file.text);
+    let path = diagnostic.span.as_ref().map(|span| &span.path);
+    let source = path.and_then(|path| loaded.files.iter().find(|file| file.path == *path));
+    let source = source.map(|file| &*file.text);
     render(diagnostic, source, Style { color })
 }
 

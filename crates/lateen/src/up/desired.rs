@@ -27,7 +27,7 @@ pub(crate) fn desired<'a>(
     jobs: impl Iterator<Item = &'a Resource>,
     dual_stack: bool,
 ) -> Planned {
-    let mut resources = defaults::with_defaults(&loaded.resources);
+    let mut resources = defaults::with_defaults(&loaded.resources.to_vec());
     resources.extend(jobs.cloned());
     let (plan, _) = plan(&resources, dual_stack);
     let mut desired = Desired {

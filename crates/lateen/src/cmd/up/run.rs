@@ -71,9 +71,9 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
     let mut files = watch_files(reader);
     let mut loaded = files.borrow_and_update().clone();
     let mut crons = CronJobs::default();
-    crons.set(&loaded.resources, OffsetDateTime::now_utc());
+    crons.set(&loaded.resources.to_vec(), OffsetDateTime::now_utc());
     let native = mesh.args.data_plane == DataPlane::Lateen;
-    let settings = findings::settings(&loaded.resources, dual_stack);
+    let settings = findings::settings(&loaded.resources.to_vec(), dual_stack);
     let mut verdicts = told::judge(files.clone(), settings.clone(), native);
     let mut told = Told::default();
     let mut progress = Progress::new(started);
@@ -115,7 +115,7 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
             changed = files.changed() => {
                 changed.context("the file watch has ended")?;
                 loaded = files.borrow_and_update().clone();
-                crons.set(&loaded.resources, OffsetDateTime::now_utc());
+                crons.set(&loaded.resources.to_vec(), OffsetDateTime::now_utc());
                 planned = desired(&loaded, crons.jobs(), dual_stack);
                 send_if_changed(&wanted, &planned.desired);
                 names.send_replace(Some(name_table(&planned, &pods.borrow())));

@@ -40,7 +40,7 @@ pub(super) fn judge(
 }
 
 fn texts(loaded: &Loaded, settings: &Settings, native: bool) -> BTreeSet<String> {
-    let between = findings(&loaded.resources, settings, native, Extent::Whole);
+    let between = findings(&loaded.resources.to_vec(), settings, native, Extent::Whole);
     let all = loaded.diagnostics.iter().chain(&between);
     all.map(|d| rendered(d, loaded, output::colour())).collect()
 }
