@@ -1,6 +1,7 @@
-//! Rules that several kinds share: selectors, targets, `exportTo`, labels, ports.
+//! Rules that several kinds share: selectors, targets, `exportTo`, labels, ports, durations.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Report;
 use super::forms;
@@ -47,6 +48,13 @@ pub(crate) fn networking_selector(
             report.error_at("labels", "a label's key is empty or has a wildcard");
         }
     });
+}
+
+/// Istio refuses durations that Envoy would round.
+pub(crate) fn whole_milliseconds(key: &str, duration: Option<Duration>, report: &mut Report<'_>) {
+    if duration.is_some_and(|duration| duration.subsec_nanos() % 1_000_000 != 0) {
+        report.error_at(key, "durations are whole milliseconds");
+    }
 }
 
 /// What a policy is attached to.

@@ -1,8 +1,6 @@
 //! DestinationRule, and the parts of its traffic policy that other kinds use too.
 
-use std::time::Duration;
-
-use super::common::{self, Export};
+use super::common::{self, Export, whole_milliseconds};
 use super::{Report, forms, load_balancer, routes};
 use crate::networking::{
     ClientTlsMode, ClientTlsSettings, ConnectionPoolSettings, DestinationRule, H2UpgradePolicy,
@@ -168,13 +166,6 @@ fn outlier_detection(report: &mut Report<'_>, outlier: &OutlierDetection) {
     }
     whole_milliseconds("interval", outlier.interval, report);
     whole_milliseconds("baseEjectionTime", outlier.base_ejection_time, report);
-}
-
-/// Istio refuses durations that Envoy would round.
-pub(crate) fn whole_milliseconds(key: &str, duration: Option<Duration>, report: &mut Report<'_>) {
-    if duration.is_some_and(|duration| duration.subsec_nanos() % 1_000_000 != 0) {
-        report.error_at(key, "durations are whole milliseconds");
-    }
 }
 
 pub(crate) fn connection_pool(report: &mut Report<'_>, pool: &ConnectionPoolSettings) {

@@ -2,8 +2,8 @@
 
 mod keys;
 
-use super::destination_rule::whole_milliseconds;
-use super::{Report, codes, common, headers};
+use super::common::{self, whole_milliseconds};
+use super::{Report, codes, headers};
 use crate::Severity;
 use crate::security::{JwtRule, RequestAuthentication};
 

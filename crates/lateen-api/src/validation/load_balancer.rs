@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Report;
-use super::destination_rule::whole_milliseconds;
+use super::common::whole_milliseconds;
 use crate::networking::{
     ConsistentHashLb, LoadBalancerSettings, LocalityLoadBalancerSetting,
     ZoneAwareLoadBalancerSetting,

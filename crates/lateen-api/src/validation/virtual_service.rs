@@ -1,7 +1,6 @@
 //! VirtualService.
 
-use super::common::{self, Export};
-use super::destination_rule::whole_milliseconds;
+use super::common::{self, Export, whole_milliseconds};
 use super::{Report, forms, headers, reachability, routes};
 use crate::host;
 use crate::networking::{

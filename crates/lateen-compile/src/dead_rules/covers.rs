@@ -42,11 +42,7 @@ fn source(wide: &Source, narrow: &Source) -> bool {
         [] => narrow
             .principals
             .iter()
-            .map(|name| {
-                super::identities::namespace_of(name)
-                    .unwrap_or_default()
-                    .to_owned()
-            })
+            .map(|name| namespace_of(name).unwrap_or_default().to_owned())
             .collect(),
         own => own.to_vec(),
     };
@@ -125,6 +121,14 @@ fn lists((wide, wide_not): List<'_>, (narrow, narrow_not): List<'_>) -> bool {
                     .all(|own| !own.contains('*') && !own.contains('{') && !pattern(value, own)))
     });
     wanted && unwanted
+}
+
+/// The namespace in an exact principal, `TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
+pub(super) fn namespace_of(principal: &str) -> Option<&str> {
+    let mut parts = principal.split('/');
+    let _domain = parts.next()?;
+    let namespace = (parts.next()? == "ns").then(|| parts.next()).flatten()?;
+    (!namespace.contains('*')).then_some(namespace)
 }
 
 /// Whether one of the values matches all that `narrow` does.

@@ -89,14 +89,6 @@ impl Known {
     }
 }
 
-/// The namespace in an exact principal, `TRUST_DOMAIN/ns/NAMESPACE/sa/ACCOUNT`.
-pub(super) fn namespace_of(principal: &str) -> Option<&str> {
-    let mut parts = principal.split('/');
-    let _domain = parts.next()?;
-    let namespace = (parts.next()? == "ns").then(|| parts.next()).flatten()?;
-    (!namespace.contains('*')).then_some(namespace)
-}
-
 /// What is wrong with the identities a rule asks for.
 pub(super) fn findings(
     snapshot: &Snapshot,

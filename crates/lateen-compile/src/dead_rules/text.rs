@@ -5,8 +5,7 @@ use std::collections::BTreeSet;
 use lateen_api::Diagnostic;
 use lateen_api::security::{Operation, Rule, Source};
 
-use super::covers::any_covers;
-use super::identities::namespace_of;
+use super::covers::{any_covers, namespace_of};
 use super::{Policy, effect_of_none, on_rule};
 use crate::diagnostics::NEVER_MATCHES;
 
