@@ -444,16 +444,17 @@ impl Engine {
         next.unwrap_or(now + IDLE).max(now)
     }
 
-    /// Writes and sends the pods' states if they changed, then services' rules if endpoints did.
+    /// Sets services' rules if endpoints changed, then writes and sends the pods' states if they did: whoever hears that
+    /// a pod is ready reaches it through its services.
     fn publish(&mut self) {
         let states: Vec<PodState> = self.pods.values().map(Pod::state).collect();
         let changed = **self.publish.borrow() != states;
-        if changed {
-            self.write_files(&states);
-            self.publish.send_replace(Arc::new(states.clone()));
-        }
         if changed || self.vips.is_none() {
             self.publish_endpoints(&states);
+        }
+        if changed {
+            self.write_files(&states);
+            self.publish.send_replace(Arc::new(states));
         }
     }
 
