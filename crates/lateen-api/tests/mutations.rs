@@ -2,15 +2,12 @@
 //!
 //! A short, bounded form of `cargo run -p lateen-testkit --bin fuzz -- yaml`, over the same corpus.
 
-use std::path::Path;
-
 use lateen_api::diagnostic::{Style, render};
 use lateen_api::{SourceFile, parse_file, validate};
 use proptest::prelude::*;
 
 fn corpus() -> Vec<String> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
-    let mut files: Vec<_> = std::fs::read_dir(&dir)
+    let mut files: Vec<_> = std::fs::read_dir("corpus")
         .expect("the corpus is part of the crate")
         .map(|entry| entry.expect("its entries can be read").path())
         .collect();

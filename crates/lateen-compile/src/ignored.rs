@@ -379,8 +379,7 @@ spec:
     /// A row that goes takes its line of the documentation with it, and the other way round: what is silent is a bug.
     #[test]
     fn fields_that_the_table_names_are_named_in_the_documentation() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/compatibility.md");
-        let docs = std::fs::read_to_string(path).unwrap();
+        let docs = std::fs::read_to_string("../../docs/compatibility.md").unwrap();
         for (of, _, at, _) in ROWS {
             let last = at
                 .rsplit(['.', '/', '"', ']', '}'])

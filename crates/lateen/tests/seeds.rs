@@ -395,8 +395,7 @@ fn run(scenario: &Scenario, seeds: &[Block]) -> Vec<String> {
 }
 
 fn scenarios() -> Vec<Scenario> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/seeds");
-    let mut files: Vec<PathBuf> = fs::read_dir(dir)
+    let mut files: Vec<PathBuf> = fs::read_dir("tests/seeds")
         .unwrap()
         .map(|e| e.unwrap().path())
         .collect();

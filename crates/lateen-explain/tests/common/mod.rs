@@ -63,9 +63,7 @@ fn read(yaml: &str) -> Vec<Resource> {
 
 /// A mesh of a directory of the repository.
 pub(crate) fn directory(path: &str) -> Mesh {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path);
+    let root = PathBuf::from("../..").join(path);
     let loaded = Reader::new(vec![root], "default").read().expect("files");
     mesh_of(&loaded.resources.to_vec())
 }

@@ -514,9 +514,11 @@ impl Parser {
     }
 }
 
-/// The files of a parser.
+/// The files of a parser, seen from the repository's root, where one fuzzes, or from this crate, where its tests run.
 fn corpus(name: &str) -> Result<Vec<Vec<u8>>> {
-    let directory = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")).join(name);
+    let from_root = Path::new("crates/lateen-testkit/corpus").join(name);
+    let directory = Some(from_root).filter(|directory| directory.is_dir());
+    let directory = directory.unwrap_or_else(|| Path::new("corpus").join(name));
     inputs(&directory).with_context(|| format!("the corpus of {name}"))
 }
 

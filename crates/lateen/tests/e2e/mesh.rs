@@ -315,7 +315,8 @@ fn envoy() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// The repository's root.
-pub(crate) fn repository() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+/// The repository's root, seen from where cargo runs the tests of this crate.
+pub(crate) fn repository() -> PathBuf {
+    let root = Path::new("../..").canonicalize();
+    root.expect("tests run in their crate's directory")
 }
