@@ -84,8 +84,20 @@ impl ServiceProxy {
             Err(error) if self.applied.is_empty() && self.by.by_tools() => {
                 self.apply_with_tools(wanted, Some(error))
             }
-            Err(source) => Err(RedirectError::Services(source)),
+            // Somebody flushed or changed what was set here: all of it is set anew.
+            Err(_) => {
+                self.forget();
+                let again = self.apply_over_netlink(&wanted);
+                again.map_err(RedirectError::Services)
+            }
         }
+    }
+
+    /// Whatever is set, the next rules replace it.
+    fn forget(&mut self) {
+        self.netfilter = None;
+        self.applied.clear();
+        self.own.clear();
     }
 
     fn apply_over_netlink(

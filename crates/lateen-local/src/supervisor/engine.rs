@@ -461,11 +461,15 @@ impl Engine {
     fn publish_endpoints(&mut self, states: &[PodState]) {
         let vips = endpoints::vips(&self.desired.services, states);
         if self.vips.as_ref() != Some(&vips) {
-            if let Err(error) = self.services.apply(&vips) {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(error, "cannot set the rules of services");
-            }
-            self.vips = Some(vips);
+            // What could not be set is tried again at the next turn.
+            self.vips = match self.services.apply(&vips) {
+                Ok(()) => Some(vips),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(error, "cannot set the rules of services");
+                    None
+                }
+            };
         }
         self.watched.retain(|(_, sender)| !sender.is_closed());
         for (target, sender) in &self.watched {

@@ -96,7 +96,10 @@ fn impossible(user: User) -> Option<String> {
 
 /// Whether rules can be set by a program, in a network of its own.
 fn works(tool: &str) -> bool {
-    let script = format!("printf '*nat\\nCOMMIT\\n' | {tool}");
+    let script = match tool {
+        "nft" => "nft list ruleset".to_owned(),
+        restore => format!("printf '*nat\\nCOMMIT\\n' | {restore}"),
+    };
     let tried = Command::new("unshare")
         .args(["-Urn", "sh", "-c", &script])
         .env("XTABLES_LOCKFILE", "/dev/null")

@@ -55,6 +55,9 @@ pub(crate) const ALL: &[(&str, Scenario)] = &[
     ("services_work_with_iptables-legacy-restore", |p| {
         run_by(PacketFilter::IptablesLegacy, p, services)
     }),
+    ("flushed_services_are_set_anew_with_nft", |p| {
+        run_by(PacketFilter::Nftables, p, flushed)
+    }),
     ("refusal_works_with_iptables-legacy-restore", |p| {
         run_by(PacketFilter::IptablesLegacy, p, refused)
     }),
@@ -109,12 +112,14 @@ fn exec_in(state: &Path, arguments: &[String]) -> ExitCode {
 
 const SELF: [&str; 2] = ["/proc/self/exe", "app"];
 
+/// A pod of the service `server`, which answers with its name.
+fn server(name: &str, number: u8) -> PodPlan {
+    let mut plan = pod(name, number, PodRole::Plain, &["echo", "8080"]);
+    plan.labels.insert("app".to_owned(), "server".to_owned());
+    plan
+}
+
 async fn services(mut world: World) {
-    let server = |name: &str, number| {
-        let mut plan = pod(name, number, PodRole::Plain, &["echo", "8080"]);
-        plan.labels.insert("app".to_owned(), "server".to_owned());
-        plan
-    };
     let udp = pod("udp", 13, PodRole::Plain, &["udp-echo", "8080"]);
     let client = pod("client", 10, PodRole::Plain, &["sleep"]);
     world.want(Desired {
@@ -158,6 +163,30 @@ async fn services(mut world: World) {
         answer.contains("pod=server-a"),
         "through the service to itself: {answer}"
     );
+    world.shutdown().await;
+}
+
+/// Some program on the machine flushes all rules, as firewalls do when they start.
+async fn flushed(mut world: World) {
+    let desired = |pods| Desired {
+        pods,
+        services: vec![service("server", 1, Protocol::Tcp)],
+        ..Desired::default()
+    };
+    world.want(desired(vec![server("server-a", 11)]));
+    world.until_ready(1).await;
+    call(at(vip(1), 80), None).expect("it is served");
+    let mut nft = std::process::Command::new("nft");
+    let status = nft.args(["flush", "ruleset"]).status().unwrap();
+    assert!(status.success());
+    call_once(at(vip(1), 80), None).expect_err("nothing leads there");
+    world.want(desired(vec![
+        server("server-a", 11),
+        server("server-b", 12),
+    ]));
+    world.until_ready(2).await;
+    let answer = call(at(vip(1), 80), None).expect("it is served again");
+    assert!(answer.starts_with("app pod=server-"), "{answer}");
     world.shutdown().await;
 }
 
