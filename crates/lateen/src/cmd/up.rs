@@ -44,7 +44,8 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> R
             .with_context(|| format!("using the authority in {}", dir.display()))?;
     }
     state.create()?;
-    if args.detach {
+    let is_background = detach::is_background();
+    if args.detach && !is_background {
         return detach::run(state);
     }
     let listen: Vec<SocketAddr> = publish.iter().map(|p| p.host).collect();
@@ -65,6 +66,7 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> R
         publish,
         images,
         node,
+        is_background,
     }));
     state.clear_up();
     result

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "tests say loudly what they skip")]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod background;
 mod certificates;
 mod changes;
 mod clients;

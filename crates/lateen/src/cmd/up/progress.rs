@@ -50,7 +50,13 @@ impl Progress {
             }
             return;
         }
-        if waited < PATIENCE {
+        self.show_on_terminal(pods, planned);
+    }
+
+    /// The same, but nothing goes to a log.
+    pub(super) fn show_on_terminal(&mut self, pods: &[PodState], planned: usize) {
+        let waited = self.since.elapsed();
+        if !self.terminal || waited < PATIENCE {
             return;
         }
         let line = line(pods, planned, waited);

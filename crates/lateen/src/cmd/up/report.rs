@@ -33,6 +33,13 @@ pub(crate) fn ready(pods: &[PodState], took: Duration) -> String {
     )
 }
 
+/// Whether all that is not ready waits for somebody to change something.
+pub(crate) fn is_hopeless(pods: &[PodState]) -> bool {
+    let is_blocked = |pod: &PodState| pod.containers.iter().any(|c| !c.message.is_empty());
+    let mut late = pods.iter().filter(|pod| !settled(pod)).peekable();
+    late.peek().is_some() && late.all(is_blocked)
+}
+
 /// A line for each container that cannot run until somebody changes something, with what to change.
 pub(crate) fn blocked(pods: &[PodState]) -> BTreeSet<String> {
     let containers = pods
@@ -40,7 +47,8 @@ pub(crate) fn blocked(pods: &[PodState]) -> BTreeSet<String> {
         .filter(|pod| !pod.terminating)
         .flat_map(|pod| pod.containers.iter().map(move |c| (pod, c)));
     containers
-        .filter(|(_, container)| !container.message.is_empty())
+        // While a pod is set up all its containers wait for that, and then for what they say themselves.
+        .filter(|(_, c)| !c.message.is_empty() && c.status != "PodInitializing")
         .map(|(pod, container)| {
             // Replicas have the same to say.
             let (kind, name) = (pod.owner.kind.to_ascii_lowercase(), &pod.owner.name);

@@ -60,6 +60,8 @@ pub(crate) struct Mesh<'a> {
     pub(crate) publish: Vec<Publish>,
     pub(crate) images: Images,
     pub(crate) node: Node,
+    /// Started by `--detach`.
+    pub(crate) is_background: bool,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -200,8 +202,11 @@ fn hints(mesh: &Mesh<'_>) -> String {
             publish.host, publish.service, publish.port
         ));
     }
-    text.push_str("edits are picked up live; Ctrl-C ends the mesh\n");
-    text
+    let end = match mesh.is_background {
+        true => "`lateen down`",
+        false => "Ctrl-C",
+    };
+    text + &format!("edits are picked up live; {end} ends the mesh\n")
 }
 
 /// The authority, for its roots: istiod has it open for signing.
