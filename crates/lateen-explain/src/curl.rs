@@ -18,7 +18,7 @@ pub enum CurlError {
     #[error("the curl line has no URL")]
     NoUrl,
     /// More than one URL, or another command than curl.
-    #[error("`{0}` and `{1}` cannot both be the URL of a curl line")]
+    #[error("a curl line with one URL is understood; here `{0}` and `{1}` would be two")]
     SecondUrl(String, String),
     /// The URL or a header is wrong.
     #[error("in the curl line")]

@@ -4,7 +4,7 @@ mod common;
 
 use common::{ask, directory, mesh, text};
 use expect_test::{Expect, expect};
-use lateen_explain::End;
+use lateen_explain::{End, Mesh};
 
 const SHOP: &str = r"
 apiVersion: v1
@@ -304,6 +304,24 @@ fn the_same_request_is_explained_the_same_every_time() {
         serde_json::to_string(&explanation).expect("JSON")
     };
     assert_eq!(once(), once());
+}
+
+#[test]
+fn a_gateway_says_which_ports_are_open() {
+    let said = |mesh: &Mesh| {
+        let url = "http://bookinfo.example:81/";
+        let refused = ask(mesh, "outside", url);
+        let outcome = &refused.main().expect("a branch").outcome;
+        outcome.summary.clone()
+    };
+    assert_eq!(
+        said(&directory("examples/bookinfo")),
+        "the connection is refused: no Gateway opens port 81 here; open are: 80"
+    );
+    assert_eq!(
+        said(&mesh(SHOP)),
+        "the connection is refused: no Gateway opens a port here"
+    );
 }
 
 #[test]

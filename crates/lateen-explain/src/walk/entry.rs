@@ -1,9 +1,10 @@
 //! Where a request begins: at a workload with or without a sidecar, outside at a gateway, or at one proxy's listener.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use lateen_compile::{Pod, PodRole};
+use lateen_compile::{Pod, PodRole, Service};
 use lateen_traffic::Listener;
 use lateen_traffic::listener::{ListenAddress, TrafficDirection};
 
@@ -296,11 +297,11 @@ fn from_outside(
     ));
     let ip = pod.ips.first().copied().unwrap_or(IpAddr::V4(SOMEWHERE));
     let Some(accepting) = listening(&proxy, port) else {
-        let ports = ports(&proxy).join(", ");
-        let what = format!(
-            "no Gateway opens port {} here; open are: {ports}",
-            asked.url.port
-        );
+        let port = asked.url.port;
+        let what = match open_ports(mesh, pod, &proxy).join(", ") {
+            none if none.is_empty() => "no Gateway opens a port here".to_owned(),
+            open => format!("no Gateway opens port {port} here; open are: {open}"),
+        };
         let outcome = Outcome::new(End::Failed, format!("the connection is refused: {what}"));
         walker.stop(
             trail,
@@ -325,19 +326,33 @@ fn from_outside(
 
 /// The pod's port behind a port of a Service that selects it.
 fn target_port(mesh: &Mesh, pod: &Pod, port: u16) -> Option<u16> {
-    let snapshot = mesh.snapshot();
-    snapshot.services().find_map(|service| {
-        let endpoints = snapshot.endpoints(service, u32::from(port))?;
-        let own = endpoints.iter().find(|endpoint| {
-            let is_pod = |address: &String| {
-                address
-                    .parse::<IpAddr>()
-                    .is_ok_and(|address| pod.ips.contains(&address))
-            };
-            endpoint.addresses.iter().any(is_pod)
-        })?;
-        u16::try_from(own.port).ok()
-    })
+    let mut services = mesh.snapshot().services();
+    services.find_map(|service| target_of(mesh, service, pod, u32::from(port)))
+}
+
+/// The port of a pod that a service's port leads to.
+fn target_of(mesh: &Mesh, service: &Service, pod: &Pod, port: u32) -> Option<u16> {
+    let endpoints = mesh.snapshot().endpoints(service, port)?;
+    let is_pod = |address: &String| {
+        let address = address.parse::<IpAddr>();
+        address.is_ok_and(|address| pod.ips.contains(&address))
+    };
+    let own = endpoints
+        .iter()
+        .find(|endpoint| endpoint.addresses.iter().any(is_pod))?;
+    u16::try_from(own.port).ok()
+}
+
+/// The ports of a gateway's services behind which a Gateway opened one.
+fn open_ports(mesh: &Mesh, pod: &Pod, proxy: &Proxy) -> Vec<String> {
+    let services = mesh.snapshot().services();
+    let all = services.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    let open = all.filter(|(service, port)| {
+        let target = target_of(mesh, service, pod, port.number);
+        target.is_some_and(|target| listening(proxy, target).is_some())
+    });
+    let open: BTreeSet<u32> = open.map(|(_, port)| port.number).collect();
+    open.iter().map(ToString::to_string).collect()
 }
 
 /// The listener that has a port's socket.
