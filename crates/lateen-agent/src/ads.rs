@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use lateen_envoy::with_causes;
 use lateen_identity::rotation::IdentityHandle;
 use tonic::Status;
 use tonic::body::Body;
@@ -70,7 +71,7 @@ async fn pass_on(mut upstream: Channel, mut request: Request<Body>) -> Response<
         Err(error) => Err(error),
     };
     answered.unwrap_or_else(|error| {
-        tracing::info!(error = %crate::error_chain(&error), "control plane cannot be reached");
+        tracing::info!(error = %with_causes(&error), "control plane cannot be reached");
         Status::unavailable("the control plane cannot be reached").into_http()
     })
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use lateen_envoy::with_causes;
 use lateen_identity::BoxFuture;
 
 use crate::envoy::Drain;
@@ -47,7 +48,7 @@ impl EnvoyDataPlane {
     async fn check(&self) -> Result<(), NotReady> {
         let answer = http_client::get(&Target::loopback(self.admin_port), READINESS_STATS, TIMEOUT)
             .await
-            .map_err(|error| NotReady(crate::error_chain(&error).to_string()))?;
+            .map_err(|error| NotReady(with_causes(&error)))?;
         judge(&String::from_utf8_lossy(&answer.body))
     }
 }

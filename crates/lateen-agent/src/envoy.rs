@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use lateen_envoy::with_causes;
 use tokio::process::{Child, Command};
 
 use crate::config::{AgentConfig, NodeType};
@@ -172,7 +173,7 @@ impl EnvoyProcess {
     /// Drains, waits, quits; kills only what does not go.
     async fn end(&self, child: &mut Child) -> Result<(), EnvoyError> {
         if let Err(error) = self.drain_listeners().await {
-            tracing::warn!(error = %crate::error_chain(&error), "Envoy could not be asked to drain");
+            tracing::warn!(error = %with_causes(&error), "Envoy could not be asked to drain");
         }
         let drained = self.wait_for_connections();
         tokio::select! {
@@ -180,7 +181,7 @@ impl EnvoyProcess {
             _ = child.wait() => return Ok(()),
         }
         if let Err(error) = self.post("/quitquitquit").await {
-            tracing::debug!(error = %crate::error_chain(&error), "Envoy could not be asked to quit");
+            tracing::debug!(error = %with_causes(&error), "Envoy could not be asked to quit");
         }
         match tokio::time::timeout(QUIT, child.wait()).await {
             Ok(status) => status.map(drop).map_err(EnvoyError::Wait),

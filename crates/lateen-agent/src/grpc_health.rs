@@ -1,5 +1,6 @@
 //! One call of gRPC's health service, for probes. Source: `grpc/health/v1/health.proto`, a stable protocol of two fields.
 
+use lateen_envoy::with_causes;
 use lateen_identity::grpc::Transport;
 use prost::Message;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -29,8 +30,7 @@ const SERVING: i32 = 1;
 /// Nobody answers, or not as the health service does.
 pub(crate) async fn check(target: &Target, service: &str) -> Result<bool, Status> {
     let stream = target.connect().await;
-    let stream =
-        stream.map_err(|error| Status::unavailable(crate::error_chain(&error).to_string()))?;
+    let stream = stream.map_err(|error| Status::unavailable(with_causes(&error)))?;
     // The connection is there already; the connector gives it away once.
     let mut once = Some(hyper_util::rt::TokioIo::new(Transport::Plain(
         stream,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lateen_envoy::with_causes;
 use lateen_identity::bundle::BundleError;
 use lateen_identity::grpc::client::TokenSource;
 use lateen_identity::grpc::{ChannelOptions, IssuerClient, channel};
@@ -240,10 +241,8 @@ fn tls(
         versions: TlsVersions::default(),
         send_sni: true,
     });
-    made.inspect_err(
-        |error| tracing::error!(error = %crate::error_chain(error), "no TLS to istiod"),
-    )
-    .ok()
+    made.inspect_err(|error| tracing::error!(error = %with_causes(error), "no TLS to istiod"))
+        .ok()
 }
 
 /// The pod's root file, read again when it changes.
@@ -297,7 +296,7 @@ impl RootFile {
                 self.roots.send_replace(Arc::new(bundle));
             }
             Err(error) => {
-                tracing::warn!(error = %crate::error_chain(&error), "new root file is unusable; keeping the roots");
+                tracing::warn!(error = %with_causes(&error), "new root file is unusable; keeping the roots");
             }
         }
         self.content = content;

@@ -26,16 +26,3 @@ pub mod workload_health;
 pub use agent::{Agent, AgentError};
 pub use config::{AgentConfig, AgentOptions, ConfigError, DataPlaneKind, NodeType};
 pub use data_plane::{DataPlane, NotReady};
-
-/// An error with its causes on one line, for a log.
-pub(crate) fn error_chain<'a>(error: &'a dyn std::error::Error) -> impl std::fmt::Display + 'a {
-    std::fmt::from_fn(move |f| {
-        write!(f, "{error}")?;
-        let mut cause = error.source();
-        while let Some(next) = cause {
-            write!(f, ": {next}")?;
-            cause = next.source();
-        }
-        Ok(())
-    })
-}

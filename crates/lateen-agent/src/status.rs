@@ -18,6 +18,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lateen_envoy::with_causes;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -175,10 +176,7 @@ async fn ready(options: &StatusOptions) -> Answer {
 async fn drain(options: &StatusOptions) -> Answer {
     match options.data_plane.drain().await {
         Ok(()) => text(StatusCode::OK, "OK"),
-        Err(error) => text(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            crate::error_chain(&error).to_string(),
-        ),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, with_causes(&error)),
     }
 }
 

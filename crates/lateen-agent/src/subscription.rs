@@ -11,7 +11,7 @@ use lateen_envoy::istio::nds::NameTable;
 use lateen_envoy::pb::envoy::config::core::v3::Node;
 use lateen_envoy::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use lateen_envoy::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use lateen_envoy::{Resource, TypeUrl, UnpackError, unpack};
+use lateen_envoy::{Resource, TypeUrl, UnpackError, unpack, with_causes};
 use lateen_identity::TrustBundle;
 use lateen_identity::x509::{CertificateFacts, certificates_from_pem};
 use lateen_xds::client::{ClientSession, Incoming, Update};
@@ -120,7 +120,7 @@ fn apply(
             }),
         };
         if let Err(error) = taken {
-            return session.nack(&update.ticket, &crate::error_chain(&error).to_string());
+            return session.nack(&update.ticket, &with_causes(&error));
         }
     }
     if update.ty == TypeUrl::ProxyConfig && !update.removed.is_empty() {

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use lateen_compile::{JwksSource, JwksStore, Snapshot};
+use lateen_envoy::with_causes;
 use lateen_identity::tls::system_roots;
 use lateen_identity::x509::certificates_from_pem;
 use tokio::sync::{Semaphore, watch};
@@ -285,7 +286,7 @@ impl Task {
             }
             Err(error) => {
                 self.counters.failures.fetch_add(1, Ordering::Relaxed);
-                let problem = chain(&error);
+                let problem = with_causes(&error);
                 if entry.failed(problem.clone(), now) {
                     let last_good = entry.age(now).map(|age| age.as_secs());
                     warn!(%source, problem, last_good_seconds = last_good, "cannot fetch keys");
@@ -324,21 +325,6 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// Why nothing can be fetched from where a SPIFFE bundle is written to be.

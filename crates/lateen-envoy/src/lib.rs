@@ -4,6 +4,7 @@
 //! declares the few that no crate ships, and holds [`ResourceSet`], the form in which compiled configuration travels.
 
 mod canonical;
+mod causes;
 mod construct;
 pub mod descriptor;
 pub mod istio;
@@ -11,6 +12,7 @@ pub mod json;
 pub mod resource;
 pub mod shared_map;
 
+pub use causes::with_causes;
 pub use construct::{
     ads_config_source, boolean, duration, extension, host_address, pipe_address, socket_addr_of,
     socket_address, struct_from_json, uint32, value_from_json,

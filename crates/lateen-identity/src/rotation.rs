@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use lateen_envoy::with_causes;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -14,7 +15,6 @@ use rustls_pki_types::CertificateDer;
 
 use crate::csr::KeyAndRequest;
 use crate::expiry::{Expiry, rfc3339};
-use crate::grpc::service::Chain;
 use crate::grpc::{FetchError, FetchedCertificate};
 use crate::tls::{CertifiedKeyPair, IdentityError, Roots};
 use crate::x509::CertificateFacts;
@@ -246,7 +246,7 @@ impl<I: CertificateIssuer> IdentityManager<I> {
                 Err(error) => {
                     failures += 1;
                     let wait = self.backoff(failures);
-                    tracing::warn!(error = %Chain(error), ?wait, "certificate not renewed");
+                    tracing::warn!(error = %with_causes(error), ?wait, "certificate not renewed");
                     self.clock.now() + wait
                 }
             };

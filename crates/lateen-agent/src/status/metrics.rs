@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use lateen_envoy::with_causes;
 use lateen_identity::rotation::IdentityHandle;
 use serde::Deserialize;
 
@@ -226,7 +227,7 @@ pub(super) async fn merged(options: &StatusOptions, query: Option<&str>) -> Answ
         Ok(text) => append(&mut body, &text),
         Err(error) => {
             scrapes.envoy_failures.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(error = %crate::error_chain(&error), "proxy's metrics are missing");
+            tracing::warn!(error = %with_causes(&error), "proxy's metrics are missing");
         }
     }
     for application in applications {
@@ -257,7 +258,7 @@ async fn scrape(target: &ScrapeTarget) -> Option<Bytes> {
             None
         }
         Err(error) => {
-            tracing::warn!(?target, error = %crate::error_chain(&error), "application's metrics are missing");
+            tracing::warn!(?target, error = %with_causes(&error), "application's metrics are missing");
             None
         }
     }

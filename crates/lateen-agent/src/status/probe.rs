@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Collected};
+use lateen_envoy::with_causes;
 use lateen_identity::tls::{ClientSettings, ClientVerification, TlsVersions, client_config};
 
 use super::probers::{Action, AppProbers, Prober};
@@ -184,10 +185,7 @@ pub(crate) async fn said(answer: Answer) -> String {
 }
 
 fn failure(error: &HttpError) -> Answer {
-    text(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        crate::error_chain(error).to_string(),
-    )
+    text(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
 }
 
 /// kubelet does not verify certificates of probes either: the address is the pod's own.

@@ -82,7 +82,7 @@ async fn fetch(source: JwksSource) -> Result<String, String> {
         .await;
     fetched
         .map(|fetched| fetched.keys.to_string())
-        .map_err(|error| chain(&error))
+        .map_err(|error| with_causes(&error))
 }
 
 async fn of_uri(uri: String) -> Result<String, String> {

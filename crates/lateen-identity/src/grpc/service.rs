@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lateen_envoy::istio::ca as pb;
+use lateen_envoy::with_causes;
 use pb::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
@@ -83,7 +84,7 @@ impl CertificateService {
         let credentials = Credentials::of(&request);
         let caller = self.authenticators.authenticate(&credentials, now).await.map_err(|error| {
             count(&self.counters.authentication_failure_count);
-            tracing::warn!(address = ?credentials.address, error = %Chain(&error), "certificate refused");
+            tracing::warn!(address = ?credentials.address, error = %with_causes(&error), "certificate refused");
             Status::unauthenticated("request authenticate failure")
         })?;
         let name = caller.id.to_string();
@@ -107,11 +108,11 @@ impl CertificateService {
     }
 
     fn refused(&self, name: &str, error: &SignError) -> Status {
-        tracing::warn!(%name, error = %Chain(error), "certificate not issued");
+        tracing::warn!(%name, error = %with_causes(error), "certificate not issued");
         match error {
             SignError::Csr(_) => {
                 count(&self.counters.csr_parsing_err_count);
-                Status::invalid_argument(Chain(error).to_string())
+                Status::invalid_argument(with_causes(error))
             }
             SignError::Lifetime { .. } | SignError::Name(_) => {
                 count(&self.counters.csr_sign_err_count);
@@ -138,19 +139,4 @@ impl IstioCertificateService for CertificateService {
 
 fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Ordering::Relaxed);
-}
-
-/// An error with its causes, on one line.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

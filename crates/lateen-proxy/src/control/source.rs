@@ -178,7 +178,7 @@ fn of_xds(event: ClientEvent) -> Event {
             tracing::warn!(
                 error,
                 ?retry_in,
-                "the control plane is away; the last configuration stays"
+                "the control plane is away; the configuration stays as it is"
             );
             Event::Connected(false)
         }

@@ -66,7 +66,7 @@ where
             self.session.disconnected();
             attempt = if served { 0 } else { attempt + 1 };
             let retry_in = self.config.backoff.wait(attempt, rand::random());
-            let error = chain(&*error);
+            let error = lateen_envoy::with_causes(&*error);
             tracing::info!(error, ?retry_in, "no discovery stream");
             let events = self.events.clone();
             let event = ClientEvent::Disconnected { error, retry_in };
@@ -251,16 +251,4 @@ pub(super) fn apply(
 
 fn with_metadata<T>(metadata: MetadataMap, message: T) -> Request<T> {
     Request::from_parts(metadata, Extensions::default(), message)
-}
-
-/// An error with its causes, for people.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
