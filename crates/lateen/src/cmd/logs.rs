@@ -36,7 +36,8 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &LogsArgs) ->
     }
 }
 
-fn path(state: &StateDir, pod: &PodState, container: &str, previous: bool) -> PathBuf {
+/// Where the log of a container's run is: of the latest, or the one before.
+pub(crate) fn path(state: &StateDir, pod: &PodState, container: &str, previous: bool) -> PathBuf {
     let suffix = if previous { "previous.log" } else { "log" };
     state
         .pod_logs(&pod.namespace, &pod.name)

@@ -1,5 +1,6 @@
 //! `lateen up`: a mesh from files, in this process and its children.
 
+mod crashes;
 mod detach;
 mod progress;
 mod report;

@@ -47,6 +47,11 @@ kind: Pod
 metadata: {name: web, labels: {app: web}}
 spec: {containers: [{name: web, image: example.com/web:2}]}
 ---
+apiVersion: v1
+kind: Pod
+metadata: {name: api, labels: {app: api}}
+spec: {containers: [{name: api, image: example.com/api:2, command: [gunicorn-of-nowhere]}]}
+---
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
 metadata: {name: web}
@@ -69,15 +74,19 @@ fn what_cannot_run_is_said_at_once_and_runs_when_it_is_mended() {
     assert!(took < Duration::from_secs(60), "{took:?}: {said}{error}");
     let mistake = "unknown field `circuitBreaker`";
     let image = "shop/pod/web: container web cannot run (ErrImageNeverPull): there is no command for image example.com/web:2";
-    for told in [mistake, image, "not ready: shop/web"] {
+    let program = "shop/pod/api: container api ends again and again with exit status 128, after it said: \
+                   lateen pod: there is no program `gunicorn-of-nowhere` on this machine";
+    let late = ["not ready: shop/api", "not ready: shop/web"];
+    for told in [mistake, image, program].into_iter().chain(late) {
         assert_eq!(said.matches(told).count(), 1, "{told} in:\n{said}");
     }
     assert!(error.contains("the mesh keeps running"), "{error}");
 
-    mesh.write(&POD.replace(":2}", ":2, command: [sleep, '1000']}"));
+    let web = POD.replace("web:2}", "web:2, command: [sleep, '1000']}");
+    mesh.write(&web.replace("gunicorn-of-nowhere", "sleep, '1000'"));
     let deadline = Instant::now() + Duration::from_secs(30);
     let pods = || text(&mesh.lateen(&["get", "pods", "-n", "shop"]).stdout);
-    while !pods().contains("1/1") {
+    while pods().matches("1/1").count() < 2 {
         assert!(Instant::now() < deadline, "{}", pods());
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lateen_sources::plan::{Phase, PodState};
 
+use super::crashes::Crashes;
 use super::report;
 use crate::output::print;
+use crate::state::StateDir;
 
 /// Nothing is said of what is done sooner.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -26,6 +28,7 @@ pub(super) struct Progress {
     shown: String,
     /// What was said of containers that cannot run.
     blocked: BTreeSet<String>,
+    crashes: Crashes,
 }
 
 impl Progress {
@@ -36,6 +39,7 @@ impl Progress {
             logged: FIRST_LOGGED,
             shown: String::new(),
             blocked: BTreeSet::new(),
+            crashes: Crashes::default(),
         }
     }
 
@@ -67,15 +71,17 @@ impl Progress {
         }
     }
 
-    /// Says once of each container that cannot run why that is so.
-    pub(super) fn tell_blocked(&mut self, pods: &[PodState]) -> Result<()> {
+    /// Says once of each container that cannot run, or that ends again and again, why that is so.
+    pub(super) fn tell_stuck(&mut self, state: &StateDir, pods: &[PodState]) -> Result<()> {
         let blocked = report::blocked(pods);
-        for line in blocked.difference(&self.blocked.clone()) {
-            self.clear();
-            print(line)?;
-        }
+        let mut news: String = blocked.difference(&self.blocked).cloned().collect();
+        news.push_str(&self.crashes.news(state, pods));
         self.blocked = blocked;
-        Ok(())
+        if news.is_empty() {
+            return Ok(());
+        }
+        self.clear();
+        print(&news)
     }
 
     /// Takes the line away, so that something else can be printed.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lateen_sources::plan::{Phase, PodRole, PodState};
+use lateen_sources::plan::{ContainerState, Phase, PodRole, PodState};
+
+use super::crashes;
 
 /// Whether every pod is ready, or done. An empty list means that the supervisor has not looked yet.
 pub(crate) fn all_settled(pods: &[PodState]) -> bool {
@@ -35,7 +37,8 @@ pub(crate) fn ready(pods: &[PodState], took: Duration) -> String {
 
 /// Whether all that is not ready waits for somebody to change something.
 pub(crate) fn is_hopeless(pods: &[PodState]) -> bool {
-    let is_blocked = |pod: &PodState| pod.containers.iter().any(|c| !c.message.is_empty());
+    let is_stuck = |c: &ContainerState| !c.message.is_empty() || crashes::is_hopeless(c);
+    let is_blocked = |pod: &PodState| pod.containers.iter().any(is_stuck);
     let mut late = pods.iter().filter(|pod| !settled(pod)).peekable();
     late.peek().is_some() && late.all(is_blocked)
 }

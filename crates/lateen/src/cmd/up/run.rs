@@ -126,7 +126,7 @@ pub(crate) async fn run(mesh: Mesh<'_>) -> Result<ExitCode> {
             changed = pods.changed() => {
                 changed.context("the supervisor has failed")?;
                 let now = pods.borrow_and_update().clone();
-                progress.tell_blocked(&now)?;
+                progress.tell_stuck(mesh.state, &now)?;
                 names.send_replace(Some(name_table(&planned, &now)));
             }
             () = due(crons.next()) => {
