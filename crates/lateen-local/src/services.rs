@@ -84,8 +84,9 @@ impl ServiceProxy {
             Err(error) if self.applied.is_empty() && self.by.by_tools() => {
                 self.apply_with_tools(wanted, Some(error))
             }
-            // Somebody flushed or changed what was set here: all of it is set anew.
-            Err(_) => {
+            Err(source) if self.applied.is_empty() => Err(RedirectError::Services(source)),
+            Err(error) => {
+                tracing::warn!(%error, "somebody changed the rules of services; all are set anew");
                 self.forget();
                 let again = self.apply_over_netlink(&wanted);
                 again.map_err(RedirectError::Services)

@@ -45,6 +45,8 @@ pub(crate) fn run(state: &StateDir, namespace: Option<&str>, args: &UpArgs) -> R
             .with_context(|| format!("using the authority in {}", dir.display()))?;
     }
     state.create()?;
+    // Pods that a killed mesh has left in the records are not this one's.
+    state.clear_up();
     let is_background = detach::is_background();
     if args.detach && !is_background {
         return detach::run(state);
