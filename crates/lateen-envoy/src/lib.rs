@@ -1,7 +1,8 @@
 //! Envoy's messages, their descriptor pool and canonical protobuf JSON.
 //!
 //! The seam between the control plane and the data plane is Envoy's v3 API. This crate names its messages once ([`pb`]),
-//! declares the few that no crate ships, and holds [`ResourceSet`], the form in which compiled configuration travels.
+//! declares the few that no crate ships, and holds [`ResourceSet`], the form in which compiled configuration travels. Whoever speaks
+//! gRPC builds on it, so how its errors read is here too ([`with_causes`]).
 
 mod canonical;
 mod causes;

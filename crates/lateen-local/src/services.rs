@@ -73,7 +73,7 @@ impl ServiceProxy {
     /// Makes the rules those of `services`.
     ///
     /// # Errors
-    /// When rules cannot be set at all, or one transaction is refused; what was applied until then stays.
+    /// When rules cannot be set at all, or one transaction is refused even where nothing was set; what was applied until then stays.
     pub fn apply(&mut self, services: &[ServiceVip]) -> Result<(), RedirectError> {
         let wanted = wanted(services);
         if self.tools {

@@ -207,7 +207,7 @@ pub(crate) struct UpArgs {
     /// Run a local command for an image: `registry/app:*=./app --port 8080`.
     #[arg(long, value_name = "PATTERN=COMMAND")]
     pub(crate) image: Vec<String>,
-    /// Return once everything is ready and leave the mesh running.
+    /// Return once everything is ready, or with exit status 1 once it is clear that something will not be, and leave the mesh running.
     #[arg(short, long)]
     pub(crate) detach: bool,
     /// Give every pod and service an IPv6 address too.

@@ -166,7 +166,7 @@ async fn services(mut world: World) {
     world.shutdown().await;
 }
 
-/// Some program on the machine flushes all rules, as firewalls do when they start.
+/// Somebody in the node's network flushes all rules, as firewalls do when they start; the next change sets them anew.
 async fn flushed(mut world: World) {
     let desired = |pods| Desired {
         pods,

@@ -4,7 +4,8 @@ use std::fs;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use crate::{DataPlane, available, my_turn};
+use crate::mesh::{DataPlane, available, text};
+use crate::my_turn;
 
 /// A mesh in the background, ended with the value.
 struct Background {
@@ -35,10 +36,6 @@ impl Drop for Background {
     fn drop(&mut self) {
         self.lateen(&["down"]);
     }
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 const POD: &str = "

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::mesh::{DataPlane, Mesh, available};
+use crate::mesh::{DataPlane, Mesh, available, text};
 use crate::my_turn;
 
 const KINDS: &str = r#"
@@ -84,10 +84,6 @@ spec:
     metadata: {labels: {app: nameless}}
     spec: {containers: [{name: app, image: example.com/nobody/has-this:1}]}
 "#;
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 fn of<'a>(pods: &'a [Value], owner: &str) -> Vec<&'a Value> {
     let owned = |p: &&Value| p["metadata"]["ownerReferences"][0]["name"] == owner;

@@ -315,6 +315,11 @@ fn envoy() -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
+/// What a program wrote.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 /// The repository's root, seen from where cargo runs the tests of this crate.
 pub(crate) fn repository() -> PathBuf {
     let root = Path::new("../..").canonicalize();

@@ -6,10 +6,11 @@ use std::io::{Read, Seek, SeekFrom};
 
 use lateen_sources::plan::{ContainerState, PodState};
 
+use super::report;
 use crate::cmd::logs;
 use crate::state::StateDir;
 
-/// Bytes of a log in which its last line is looked for.
+/// Bytes of a log in which its last line is looked for: the mesh waits for this, and a log may be one long line.
 const LAST_BYTES: u64 = 4096;
 /// Longest last line that is shown, in characters.
 const LONGEST: usize = 300;
@@ -19,24 +20,19 @@ const CANNOT_START: [i32; 2] = [127, 128];
 /// Those that were told of.
 #[derive(Default)]
 pub(super) struct Crashes {
-    told: BTreeSet<(String, String, u64, String)>,
+    told: BTreeSet<(String, u64)>,
 }
 
 impl Crashes {
-    /// A line for each container that was not told of yet. Replicas have the same to say, and what was edited may have something else.
+    /// A line for each container that was not told of yet, and again when its pod's template was edited.
     pub(super) fn news(&mut self, state: &StateDir, pods: &[PodState]) -> String {
         let mut news = String::new();
         for pod in pods.iter().filter(|pod| !pod.terminating) {
             for container in pod.containers.iter().filter(|c| crashes(c)) {
-                let owner = format!("{}/{}", pod.owner.kind.to_ascii_lowercase(), pod.owner.name);
-                let which = (
-                    pod.namespace.clone(),
-                    owner.clone(),
-                    pod.template_hash,
-                    container.name.clone(),
-                );
-                if self.told.insert(which) {
-                    news.push_str(&line(state, pod, &owner, container));
+                let whose = report::container_of(pod, container);
+                if self.told.insert((whose.clone(), pod.template_hash)) {
+                    news.push_str(&whose);
+                    news.push_str(&how_it_ends(state, pod, container));
                 }
             }
         }
@@ -54,16 +50,14 @@ pub(super) fn is_hopeless(container: &ContainerState) -> bool {
     crashes(container) && container.exit_code.is_some_and(cannot_start)
 }
 
-fn line(state: &StateDir, pod: &PodState, owner: &str, container: &ContainerState) -> String {
-    let (namespace, name) = (&pod.namespace, &container.name);
-    let how = container
-        .exit_code
-        .map_or_else(String::new, |code| format!(" with exit status {code}"));
-    let log = logs::path(state, pod, name, false);
+fn how_it_ends(state: &StateDir, pod: &PodState, container: &ContainerState) -> String {
+    let status = container.exit_code;
+    let status = status.map_or_else(String::new, |code| format!(" with exit status {code}"));
+    let log = logs::path(state, pod, &container.name, false);
     let said = File::open(log).ok().and_then(|log| last_line(log).ok());
     let said = said.filter(|said| !said.is_empty());
     let said = said.map_or_else(String::new, |said| format!(", after it said: {said}"));
-    format!("{namespace}/{owner}: container {name} ends again and again{how}{said}\n")
+    format!(" ends again and again{status}{said}\n")
 }
 
 /// The last line of a log that has anything in it, as much as is shown.

@@ -105,9 +105,7 @@ impl Said {
 
     /// The lines that have come.
     fn lines(&mut self) -> Result<String> {
-        self.log
-            .read_to_end(&mut self.rest)
-            .context("reading the log")?;
+        self.read()?;
         let end = self.rest.iter().rposition(|byte| *byte == b'\n');
         let lines: Vec<u8> = self.rest.drain(..end.map_or(0, |end| end + 1)).collect();
         Ok(String::from_utf8_lossy(&lines).into_owned())
@@ -115,9 +113,12 @@ impl Said {
 
     /// All that is left.
     fn rest(&mut self) -> Result<String> {
-        self.log
-            .read_to_end(&mut self.rest)
-            .context("reading the log")?;
+        self.read()?;
         Ok(String::from_utf8_lossy(&self.rest).into_owned())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        let read = self.log.read_to_end(&mut self.rest);
+        read.map(drop).context("reading the log")
     }
 }

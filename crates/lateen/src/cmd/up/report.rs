@@ -43,6 +43,13 @@ pub(crate) fn is_hopeless(pods: &[PodState]) -> bool {
     late.peek().is_some() && late.all(is_blocked)
 }
 
+/// A container by what its pod was made from: replicas have the same to say.
+pub(super) fn container_of(pod: &PodState, container: &ContainerState) -> String {
+    let (kind, owner) = (pod.owner.kind.to_ascii_lowercase(), &pod.owner.name);
+    let (namespace, name) = (&pod.namespace, &container.name);
+    format!("{namespace}/{kind}/{owner}: container {name}")
+}
+
 /// A line for each container that cannot run until somebody changes something, with what to change.
 pub(crate) fn blocked(pods: &[PodState]) -> BTreeSet<String> {
     let containers = pods
@@ -52,13 +59,9 @@ pub(crate) fn blocked(pods: &[PodState]) -> BTreeSet<String> {
     containers
         // While a pod is set up all its containers wait for that, and then for what they say themselves.
         .filter(|(_, c)| !c.message.is_empty() && c.status != "PodInitializing")
-        .map(|(pod, container)| {
-            // Replicas have the same to say.
-            let (kind, name) = (pod.owner.kind.to_ascii_lowercase(), &pod.owner.name);
-            format!(
-                "{}/{kind}/{name}: container {} cannot run ({}): {}\n",
-                pod.namespace, container.name, container.status, container.message
-            )
+        .map(|(pod, c)| {
+            let whose = container_of(pod, c);
+            format!("{whose} cannot run ({}): {}\n", c.status, c.message)
         })
         .collect()
 }
