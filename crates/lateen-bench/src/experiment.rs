@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
 
+use crate::mesh::Rival;
 use crate::options::Options;
 use crate::rivals::Subject;
 use crate::{control, filters, footprint, hop, instructions, mesh, micro};
@@ -30,7 +31,7 @@ const EXPERIMENTS: &[Experiment] = &[
     },
     Experiment {
         name: "mesh",
-        what: "two sidecars with mTLS and redirection between a client and a server, beside Envoy",
+        what: "two sidecars with mTLS and redirection between a client and a server, beside Envoy, linkerd2-proxy, ztunnel and HAProxy",
         cases: mesh::cases,
         run: mesh::run,
     },
@@ -104,6 +105,16 @@ pub(crate) fn list(names: &[String]) -> Result<String> {
     Ok(text)
 }
 
+/// Every subject there is, and how to get it.
+pub(crate) fn subjects() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let alone = Subject::ALL.into_iter().map(|s| (s.name(), s.install()));
+    let pairs = Rival::ALL.into_iter().map(|r| (r.name(), r.install()));
+    // HAProxy is both.
+    let pairs = pairs.filter(|(name, _)| *name != Subject::Haproxy.name());
+    let direct = (hop::DIRECT, "no proxy at all: nothing to install");
+    alone.chain(pairs).chain([direct])
+}
+
 /// The usage.
 pub(crate) fn help() -> String {
     let mut text = String::from(
@@ -115,8 +126,8 @@ pub(crate) fn help() -> String {
         let _ = writeln!(text, "  {name:<14}{what}");
     }
     text.push_str(OPTIONS);
-    for subject in Subject::ALL {
-        let _ = writeln!(text, "  {:<14}{}", subject.name(), subject.install());
+    for (name, install) in subjects() {
+        let _ = writeln!(text, "  {name:<16}{install}");
     }
     text
 }
@@ -134,7 +145,8 @@ Options:
 A result is {\"name\", \"machine\", \"rows\": [{\"case\", \"subject\", \"runs\", FIGURE, FIGURE_min, FIGURE_max, …}], \"skipped\"}: the median of the
 runs with the least and the most, the unit in the figure's name.
 
-Variables: LATEEN (the program that meshes are made with; default: beside this one), LATEEN_ENVOY, BENCH_NGINX, BENCH_HAPROXY.
+Variables: LATEEN (the program that meshes are made with; default: beside this one), LATEEN_ENVOY, BENCH_NGINX, BENCH_HAPROXY,
+BENCH_LINKERD, BENCH_ZTUNNEL.
 
 Subjects, and how to get them:
 ";

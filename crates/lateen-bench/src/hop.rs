@@ -195,10 +195,14 @@ fn installed(options: &Options, report: &mut Report) -> Vec<(Subject, std::path:
     found
 }
 
+/// What is measured at a paced rate without any proxy: how much of a latency is the load's and the origin's own.
+pub(crate) const DIRECT: &str = "direct";
+
 /// A subject that runs.
 struct Running {
-    subject: Subject,
-    process: Process,
+    name: &'static str,
+    /// The proxy; none if the origin is called directly.
+    process: Option<Process>,
     address: SocketAddr,
     runs: Vec<Figures>,
 }
@@ -231,8 +235,8 @@ fn measure(
         };
         let process = subject.start(program, &hop, dir)?;
         running.push(Running {
-            subject: *subject,
-            process,
+            name: subject.name(),
+            process: Some(process),
             address,
             runs: Vec::new(),
         });
@@ -240,6 +244,14 @@ fn measure(
     turns(case, &mut running, None, options, dir)?;
     let mut rows = rows(case.name, &mut running);
     if let Some(rate) = half_of_envoys(&rows).filter(|_| case.paced) {
+        if options.wants_subject(DIRECT) && case.wire != Wire::Https {
+            running.push(Running {
+                name: DIRECT,
+                process: None,
+                address: ([127, 0, 0, 1], origin).into(),
+                runs: Vec::new(),
+            });
+        }
         turns(case, &mut running, Some(rate), options, dir)?;
         let name = format!("{} at {rate:.0}/s", case.name);
         rows.extend(self::rows(&name, &mut running));
@@ -266,7 +278,7 @@ fn turns(
 ) -> Result<()> {
     for _ in 0..options.runs {
         for subject in running.iter_mut() {
-            let name = subject.subject.name();
+            let name = subject.name;
             let figures = once(case, subject, rate, options).with_context(|| {
                 let log = tail(&dir.join(format!("{name}.log")), 10);
                 format!("{name}, {}\n{log}", case.name)
@@ -291,11 +303,12 @@ fn once(case: &Case, subject: &Running, rate: Option<f64>, options: &Options) ->
     // The generator's warm-up and end are the proxy's work, too: all of its time is set against all requests of the run.
     let warm = options.time.as_secs_f64() / 10.0;
     command.args(["--warm", &warm.to_string()]);
-    let pid = subject.process.pid();
-    let before = cpu_us(pid);
+    let pid = subject.process.as_ref().map(Process::pid);
+    let spent = || pid.map_or(0, cpu_us);
+    let before = spent();
     let outcome: Outcome =
         serde_json::from_str(&output(&mut command)?).context("the generator's output")?;
-    let spent = cpu_us(pid).saturating_sub(before);
+    let spent = spent().saturating_sub(before);
     if outcome.errors > 0 || outcome.requests == 0 {
         bail!(
             "{} requests failed: {}",
@@ -303,7 +316,12 @@ fn once(case: &Case, subject: &Running, rate: Option<f64>, options: &Options) ->
             outcome.error.unwrap_or_default()
         );
     }
-    Ok(figures(&outcome, spent, rss_kib(pid)))
+    let mut figures = figures(&outcome, spent, pid.map_or(0, rss_kib));
+    if pid.is_none() {
+        figures.remove("cpu_us_per_request");
+        figures.remove("rss_mib");
+    }
+    Ok(figures)
 }
 
 /// The figures of one run.
@@ -328,7 +346,7 @@ fn rows(case: &str, running: &mut [Running]) -> Vec<Row> {
         .iter_mut()
         .map(|subject| Row {
             case: case.to_owned(),
-            subject: subject.subject.name().to_owned(),
+            subject: subject.name.to_owned(),
             runs: std::mem::take(&mut subject.runs),
         })
         .collect()

@@ -2,8 +2,8 @@
 //!
 //! `lateen-bench [NAME…] [--runs N] [--seconds S] [--case TEXT]` runs experiments; each prints a table and writes
 //! `bench/results/NAME.json`. `--help` says more, `--list` names every case. The load generator, the origin server and the proxy
-//! under test are this program again in processes of their own (`lateen-bench load|origin|proxy|plane|clients|ready …`), so that
-//! each can be kept to a core.
+//! under test are this program again in processes of their own (`lateen-bench load|origin|proxy|plane|clients|ready|linkerd-control …`),
+//! so that each can be kept to a core.
 //!
 //! What is here measures; it asserts nothing. The budgets that a change may not exceed are tests of the crates concerned.
 
@@ -13,6 +13,7 @@ mod filters;
 mod footprint;
 mod hop;
 mod instructions;
+mod linkerd;
 mod load;
 mod machine;
 mod mesh;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         "plane" => control::plane::main(&rest),
         "clients" => control::clients::main(&rest),
         "ready" => footprint::ready::main(&rest),
+        "linkerd-control" => linkerd::main(&rest),
         _ => asked(),
     };
     match done {

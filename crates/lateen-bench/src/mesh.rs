@@ -1,6 +1,6 @@
 //! The mesh path: client, its sidecar, mTLS, the server's sidecar, server; each pod in a network namespace with real redirection, both
-//! data planes configured by our control plane with the same resources. Beside them a pair of HAProxies with the same mTLS and nothing
-//! else that a mesh does.
+//! data planes configured by our control plane with the same resources. Beside them pairs of other proxies: HAProxy with the same mTLS
+//! and nothing else that a mesh does, linkerd2-proxy, and ztunnel, which carries TCP alone.
 //!
 //! What is counted is the CPU time of both sidecars together. A stock Envoy reports its own statistics but not Istio's metrics,
 //! whose filters it does not have; so the comparison favours it.
@@ -10,13 +10,13 @@ mod running;
 
 use anyhow::{Context, Result};
 
+pub(crate) use self::pair::Rival;
 pub(crate) use self::running::{DataPlane, Mesh, Sidecar, lateen};
 
 use crate::hop::figures;
 use crate::options::Options;
 use crate::process::{cpu_us, rss_kib};
 use crate::report::{Figures, Report, Row};
-use crate::rivals::Subject;
 
 /// The server's service.
 pub(crate) const SERVICE: &str = "10.96.200.1";
@@ -29,6 +29,8 @@ struct Case {
     path: &'static str,
     connections: usize,
     streams: usize,
+    /// Bytes of a message (gRPC, TCP).
+    message: usize,
 }
 
 const fn http1(connections: usize) -> Case {
@@ -38,6 +40,18 @@ const fn http1(connections: usize) -> Case {
         path: "/1024",
         connections,
         streams: 1,
+        message: 128,
+    }
+}
+
+const fn tcp(connections: usize, message: usize) -> Case {
+    Case {
+        protocol: "tcp",
+        port: 8083,
+        path: "/",
+        connections,
+        streams: 1,
+        message,
     }
 }
 
@@ -48,6 +62,7 @@ const fn grpc(connections: usize, streams: usize) -> Case {
         path: "/128",
         connections,
         streams,
+        message: 128,
     }
 }
 
@@ -66,13 +81,9 @@ const CASES: &[Case] = &[
     grpc(16, 1),
     grpc(64, 1),
     grpc(1000, 1),
-    Case {
-        protocol: "tcp",
-        port: 8083,
-        path: "/",
-        connections: 64,
-        streams: 1,
-    },
+    tcp(1, 128),
+    tcp(64, 128),
+    tcp(16, 1 << 20),
 ];
 
 impl Case {
@@ -84,8 +95,8 @@ impl Case {
             ..
         } = self;
         let log = if log { ", access log" } else { "" };
-        let protocol = match self.path {
-            "/1048576" => format!("{protocol} 1 MiB"),
+        let protocol = match (self.path, self.message) {
+            ("/1048576", _) | (_, 1_048_576) => format!("{protocol} 1 MiB"),
             _ => protocol.to_string(),
         };
         if *streams > 1 {
@@ -131,7 +142,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             paths.push(Path::of(plane, log)?);
         }
         if !log {
-            paths.extend(haproxies(options, &mut report)?);
+            for rival in Rival::ALL {
+                paths.extend(pair(rival, options, &mut report)?);
+            }
         }
         for case in wanted {
             eprintln!("mesh: {} …", case.name(log));
@@ -148,7 +161,7 @@ struct Path {
     sidecars: Vec<Sidecar>,
     /// What the client calls.
     host: &'static str,
-    pair: Option<pair::Pair>,
+    pair: Option<(Rival, pair::Pair)>,
 }
 
 impl Path {
@@ -168,30 +181,33 @@ impl Path {
         })
     }
 
-    /// Whether it carries a case: of HTTP/2 the pair would make nothing that compares.
     fn can(&self, case: &Case) -> bool {
-        self.pair.is_none() || case.protocol != "grpc"
+        self.pair.as_ref().is_none_or(|(rival, _)| rival.can(case))
     }
 }
 
-fn haproxies(options: &Options, report: &mut Report) -> Result<Option<Path>> {
-    let subject = Subject::Haproxy;
-    if !options.wants_subject(subject.name()) {
+/// A pair of somebody else's proxies, if it is wanted and there.
+fn pair(rival: Rival, options: &Options, report: &mut Report) -> Result<Option<Path>> {
+    if !options.wants_subject(rival.name()) {
         return Ok(None);
     }
-    let Some(program) = subject.program() else {
-        report.skip(format!("haproxy is not installed ({})", subject.install()));
+    let Some(program) = rival.program() else {
+        report.skip(format!(
+            "{} is not installed ({})",
+            rival.name(),
+            rival.install()
+        ));
         return Ok(None);
     };
-    eprintln!("mesh: starting a pair of haproxy …");
+    eprintln!("mesh: starting a pair of {} …", rival.name());
     let plain = manifests(false)?.replace(", labels: {istio-injection: enabled}", "");
-    let (mesh, sidecars, pair) = pair::up(&program, plain)?;
+    let (mesh, sidecars, pair) = pair::up(rival, &program, plain)?;
     Ok(Some(Path {
-        name: subject.name(),
+        name: rival.name(),
         mesh,
         sidecars,
-        host: "127.0.0.1",
-        pair: Some(pair),
+        host: rival.host(),
+        pair: Some((rival, pair)),
     }))
 }
 
@@ -250,7 +266,7 @@ fn once(case: &Case, path: &Path, options: &Options) -> Result<Figures> {
         "--streams",
         &case.streams.to_string(),
         "--message",
-        "128",
+        &case.message.to_string(),
         "--seconds",
         &seconds.to_string(),
         "--warm",

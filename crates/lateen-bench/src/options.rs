@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::rivals::Subject;
-
 /// What to run and how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -107,7 +105,9 @@ impl Options {
 
 /// The subjects of a list.
 fn subjects(list: &str) -> Result<Vec<String>> {
-    let known = Subject::ALL.map(Subject::name);
+    let known: Vec<&str> = crate::experiment::subjects()
+        .map(|(name, _)| name)
+        .collect();
     let named: Vec<String> = list.split(',').map(str::to_owned).collect();
     for name in &named {
         if !known.contains(&name.as_str()) {

@@ -209,11 +209,21 @@ pub(crate) fn command_lines() -> Vec<(u32, Vec<String>)> {
         .collect()
 }
 
-/// The parent of a process.
-pub(crate) fn parent(pid: u32) -> Option<u32> {
+fn parent(pid: u32) -> Option<u32> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether a process was started by another, or by one that was.
+pub(crate) fn is_below(mut pid: u32, root: u32) -> bool {
+    while let Some(above) = parent(pid).filter(|p| *p > 1) {
+        if above == root {
+            return true;
+        }
+        pid = above;
+    }
+    false
 }
 
 /// The last lines of a file, for error messages.

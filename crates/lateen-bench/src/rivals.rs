@@ -160,7 +160,7 @@ impl Subject {
 }
 
 /// A program named by a variable, else found in `PATH` or where Debian puts daemons.
-fn set_or_found(variable: &str, name: &str) -> Option<PathBuf> {
+pub(crate) fn set_or_found(variable: &str, name: &str) -> Option<PathBuf> {
     if let Some(set) = std::env::var_os(variable).filter(|v| !v.is_empty()) {
         return Some(PathBuf::from(set));
     }

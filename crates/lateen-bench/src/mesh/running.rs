@@ -190,7 +190,7 @@ impl Mesh {
             };
             let proxy = all
                 .iter()
-                .find(|(pid, words)| carries(words, data_plane) && is_below(*pid, root));
+                .find(|(pid, words)| carries(words, data_plane) && process::is_below(*pid, root));
             if let Some((pid, _)) = proxy {
                 process::pin(*pid, Core::Subject)?;
                 found.push(Sidecar {
@@ -219,14 +219,4 @@ fn carries(words: &[String], data_plane: DataPlane) -> bool {
             .first()
             .is_some_and(|program| Path::new(program).file_name().is_some_and(|n| n == "envoy")),
     }
-}
-
-fn is_below(mut pid: u32, root: u32) -> bool {
-    while let Some(parent) = process::parent(pid).filter(|p| *p > 1) {
-        if parent == root {
-            return true;
-        }
-        pid = parent;
-    }
-    false
 }
