@@ -44,7 +44,7 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// Which clients are told the ids of denials.
     pub decision_ids: DecisionIds,
-    /// Whether HTTP/1 requests to another of our own sidecars share connections, where that sidecar agrees.
+    /// Whether HTTP/1 requests, and TCP connections, to another of our own sidecars share connections, where that sidecar agrees.
     pub share_connections: bool,
     /// Which statistics are shown; `None` for all.
     pub stats: Option<StatsMatcher>,

@@ -11,6 +11,7 @@
 //! and its network filters (access control among them) are applied before that connection is made: silence gains nobody
 //! anything that plain bytes would not.
 
+mod carried;
 mod detect;
 mod facts;
 mod filters;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use lateen_telemetry::access_log::TlsField;
+use lateen_telemetry::metrics::envoy::ListenerStats;
 use lateen_telemetry::metrics::istio::{ConnectionSecurityPolicy, PeerId, PrincipalId};
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::{FilterChain, ListenerFilterKind, TrafficDirection};
@@ -32,6 +34,7 @@ use lateen_traffic::tls::{DownstreamTls, ValidationSource};
 use lateen_traffic::{Listener, PeerTls};
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::LazyConfigAcceptor;
 
 pub(crate) use self::facts::Facts;
@@ -43,6 +46,7 @@ use crate::http::headers::Told;
 use crate::http::server;
 use crate::level::Level;
 use crate::metadata_exchange::{self, Introduction};
+use crate::mux::Carries;
 use crate::net::socket::OriginalSource;
 use crate::net::{Prefixed, Stream, socket};
 use crate::rate_limit::RateLimits;
@@ -230,19 +234,40 @@ pub(crate) async fn serve(
     tcp: TcpStream,
     remote: SocketAddr,
 ) {
-    handle.stats.downstream_cx_total.inc();
-    let level = Level::hold(&handle.stats.downstream_cx_active);
-    let started = tokio::time::Instant::now();
-    let stats = handle.stats.clone();
+    let _counted = Counted::begin(&handle);
     // Boxed: a connection spends its life in one of two protocols, and its task should not hold room for all steps.
     if let Err(refused) = Box::pin(establish(worker, &handle, tcp, remote)).await {
         note_refusal(&handle, remote, &refused);
     }
-    drop(level);
-    stats.downstream_cx_destroy.inc();
-    stats
-        .downstream_cx_length_ms
-        .record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+}
+
+/// A connection among those of its listener, for as long as it is open.
+struct Counted {
+    stats: ListenerStats,
+    started: Instant,
+    _level: Level,
+}
+
+impl Counted {
+    fn begin(handle: &ListenerHandle) -> Self {
+        let stats = handle.stats.clone();
+        stats.downstream_cx_total.inc();
+        Self {
+            _level: Level::hold(&stats.downstream_cx_active),
+            started: Instant::now(),
+            stats,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let lasted = self.started.elapsed().as_millis();
+        self.stats.downstream_cx_destroy.inc();
+        self.stats
+            .downstream_cx_length_ms
+            .record(u64::try_from(lasted).unwrap_or(u64::MAX));
+    }
 }
 
 fn note_refusal(handle: &ListenerHandle, remote: SocketAddr, refused: &Refused) {
@@ -315,6 +340,11 @@ async fn establish(
     let connection = Rc::new(connection(
         worker, handle, now, &listener, facts, chain, &stream,
     ));
+    if Carries::agreed(connection.alpn.as_deref()) == Some(Carries::Tcp) {
+        let stream = introduce(&connection, stream).await?;
+        carried::serve(connection, stream).await;
+        return Ok(());
+    }
     run_filters(connection, stream).await
 }
 
@@ -406,7 +436,7 @@ async fn accept_tls(
             &now.secrets,
         )
         .map_err(Refused::Tls)?;
-    let shares = worker.shared.config.share_connections && serves_http(chain);
+    let shares = carried::shared_by(chain).filter(|_| worker.shared.config.share_connections);
     let handshake = async {
         let hello = LazyConfigAcceptor::new(Acceptor::default(), plain).await?;
         let config = server.for_client(hello.client_hello().alpn().into_iter().flatten(), shares);
@@ -474,12 +504,15 @@ fn connection(
     }
 }
 
-/// Whether a chain hands its connections to an HTTP connection manager.
-fn serves_http(chain: &FilterChain) -> bool {
-    chain
-        .filters
-        .iter()
-        .any(|filter| matches!(filter.kind, NetworkFilterKind::Http(_)))
+/// Whether two chains end TLS alike, so that a connection that one took could be the other's.
+pub(crate) fn is_same_tls(one: &FilterChain, other: &FilterChain) -> bool {
+    match (&one.tls, &other.tls) {
+        (None, None) => true,
+        (Some(one), Some(other)) => {
+            Arc::ptr_eq(one, other) || format!("{one:?}") == format!("{other:?}")
+        }
+        _ => false,
+    }
 }
 
 /// Whether applications behind a chain are told their clients' certificates whole.

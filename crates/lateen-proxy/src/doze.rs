@@ -31,6 +31,19 @@ impl Wake for Alarm {
     }
 }
 
+/// Does `work` until it is done, or `end` is.
+pub(crate) async fn until(
+    end: impl Future<Output = ()>,
+    mut work: Pin<&mut impl Future<Output = ()>>,
+) {
+    let mut end = Doze::new(Box::pin(end));
+    std::future::poll_fn(|cx| {
+        let over = work.as_mut().poll(cx).is_ready() || end.is_done(cx);
+        if over { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
 impl<'a> Doze<'a> {
     /// Watches a future.
     pub(crate) fn new(future: Pin<Box<dyn Future<Output = ()> + 'a>>) -> Self {

@@ -10,7 +10,6 @@ pub(crate) mod head;
 pub(crate) mod hpack;
 pub(crate) mod link;
 mod settings;
-pub(crate) mod tunnel;
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +18,11 @@ pub(crate) use self::settings::Settings;
 
 use bytes::BytesMut;
 
+use crate::streams::tunnel;
 use crate::streams::wire::{Link as _, Taken};
+
+/// What a granted CONNECT makes of a stream.
+pub(crate) type Tunnel = tunnel::Tunnel<link::Incoming, link::Outgoing>;
 
 /// Reads bytes as a server does that answers nothing.
 pub(crate) fn fuzz_server(bytes: &[u8]) {

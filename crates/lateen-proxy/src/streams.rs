@@ -6,7 +6,9 @@
 #[cfg(test)]
 pub(crate) mod ends;
 pub(crate) mod out;
+pub(crate) mod serving;
 pub(crate) mod stream;
+pub(crate) mod tunnel;
 pub(crate) mod upload;
 pub(crate) mod wire;
 

@@ -1,6 +1,7 @@
 //! The TCP proxy: bytes both ways between a client and an upstream host.
 
 mod report;
+mod shared;
 mod tunnel;
 
 use std::any::Any;
@@ -37,7 +38,7 @@ use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
 use crate::connection::Connection;
 use crate::doze::Doze;
 use crate::http::log::{AccessLog, evaluated};
-use crate::net::copy::{self, Ended, Transferred};
+use crate::net::copy::{self, Carrier, Ended, Transferred};
 use crate::net::{HostAddress, Stream};
 use crate::upstream::connect;
 use crate::upstream::h1::ConnectionFacts;
@@ -80,6 +81,8 @@ enum Held {
     Connection(Permit),
     /// A tunnel's.
     Tunnel(Box<tunnel::Held>),
+    /// What carries it has its own.
+    Nothing,
 }
 
 /// What is remembered of a connection for statistics and logs.
@@ -149,7 +152,7 @@ pub(crate) async fn run_ready(ready: Ready, client: Stream) {
 }
 
 /// Proxies a connection to its end.
-pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
+pub(crate) async fn run(mut ready: Ready, mut client: impl Carrier) {
     let connection = Rc::clone(&ready.connection);
     let stats = connection.worker.tcp_stats(&ready.proxy.stat_prefix);
     stats.downstream_cx_total.inc();
@@ -171,7 +174,8 @@ pub(crate) async fn run(mut ready: Ready, mut client: Stream) {
                     let sent = client.write_all(&bytes).await;
                     sent.is_ok().then_some(connected)
                 }
-                None => connect(&ready, &state, &cluster, &mut outcome).await,
+                // Boxed: a connection lives long after it was made, and should not hold room for that.
+                None => Box::pin(connect(&ready, &state, &cluster, &mut outcome)).await,
             };
             match connected {
                 None => {
@@ -261,7 +265,11 @@ async fn connect(
             Ok((stream, facts, held)) => {
                 let reached = HostEnded::Connected { last: true };
                 state.record(cluster, &host.state, reached, rand::random());
-                let active = ActiveRequest::begin(&host.state, &state.stats.upstream_cx_active);
+                let gauge = match &held {
+                    Held::Connection(_) | Held::Tunnel(_) => &state.stats.upstream_cx_active,
+                    Held::Nothing => &state.stats.upstream_rq_active,
+                };
+                let active = ActiveRequest::begin(&host.state, gauge);
                 return Some(Connected {
                     stream,
                     host,
@@ -316,7 +324,10 @@ async fn open(
 ) -> Result<Opened, OpenError> {
     let connection = &ready.connection;
     let Some(tunneling) = &ready.proxy.tunneling else {
-        return open_plain(connection, state, cluster, host).await;
+        return match shared::may(connection, cluster, host) {
+            true => shared::open(connection, state, cluster, host).await,
+            false => open_plain(connection, state, cluster, host).await,
+        };
     };
     let opened = tunnel::open(connection, tunneling, state, cluster, host).await;
     let failed = |error: TunnelError| {
@@ -397,7 +408,7 @@ async fn dial(
 async fn transfer(
     ready: &Ready,
     cluster: &Arc<Cluster>,
-    client: Stream,
+    client: impl Carrier,
     connected: Connected,
     moved: &Transferred,
     outcome: &mut Outcome,

@@ -15,7 +15,7 @@ pub(crate) mod raw;
 pub(crate) mod target;
 
 pub(crate) use body::{SendError, Upgraded, UpstreamBody, UpstreamError};
-pub(crate) use pool::{AcquireError, Begun, Lease, Protocol, Route, acquire, connection};
+pub(crate) use pool::{AcquireError, Begun, Lease, Protocol, Route, Way, acquire, connection, way};
 
 use std::cell::Cell;
 use std::rc::Rc;

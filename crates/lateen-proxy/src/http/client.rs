@@ -9,8 +9,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use super::h1;
+use crate::h2::Tunnel;
 use crate::h2::link::Incoming;
-use crate::h2::tunnel::Tunnel;
 use crate::mux;
 use crate::streams;
 

@@ -14,16 +14,17 @@ use tokio::sync::oneshot;
 
 use super::client::{ClientBody, ClientHead, ClientRequest};
 use super::h1::Refusal;
-use super::multiplexed::{self, Serving, send, spawn};
+use super::multiplexed::{self, send};
 use super::response::ResponseBody;
 use super::server::{Session, Underway};
 use crate::codec;
 use crate::h2::Settings;
+use crate::h2::Tunnel;
 use crate::h2::head::{Limits, Protocol, Refused, RequestHead};
 use crate::h2::link::{Begun, Incoming, Link, Outgoing};
-use crate::h2::tunnel::Tunnel;
 use crate::net::Stream;
 use crate::spare;
+use crate::streams::serving::{Serving, spawn};
 
 /// Bytes of a body that may be under way on one stream, and on all of them, unless the listener says otherwise: a few bodies that nobody
 /// takes hold up no others. Envoy's defaults are 16 and 24 MiB.

@@ -17,7 +17,7 @@ use super::dimensions::Dimensions;
 use super::log::AccessLog;
 use super::reply_format::ReplyFormats;
 use super::trace::Tracer;
-use crate::mux::ALPN;
+use crate::mux::Carries;
 use crate::shared::Shared;
 use crate::trace::Exporter;
 
@@ -116,7 +116,7 @@ impl Manager {
                 .as_ref()
                 .filter(|_| shared.config.share_connections)
                 .map(|filter| {
-                    let own = std::iter::once(Arc::from(ALPN));
+                    let own = std::iter::once(Arc::from(Carries::Http.alpn()));
                     own.chain(filter.http11.iter().cloned()).collect()
                 }),
             alpn,

@@ -12,14 +12,16 @@ use lateen_traffic::hcm::HttpConnectionManager;
 
 use super::client::{ClientBody, ClientHead, ClientRequest};
 use super::h1::Refusal;
-use super::multiplexed::{self, Serving, send, spawn};
+use super::multiplexed::{self, send};
 use super::server::{Session, Underway};
 use crate::codec;
+use crate::mux::Carries;
 use crate::mux::head::{self, Malformed};
 use crate::mux::introduction::Introduction;
 use crate::mux::link::{Begun, Link, Side};
 use crate::net::Stream;
 use crate::spare;
+use crate::streams::serving::{Serving as _, spawn};
 
 /// What a request may hold.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +40,7 @@ pub(super) async fn serve(session: &Rc<Session>, config: &HttpConnectionManager,
         headers: own.request_headers.min(config.max_headers_count as usize),
         stall: config.timeouts.stream_idle,
     };
-    let link = Link::new(Side::Server);
+    let link = Link::new(Side::Server, Carries::Http);
     let begun = |begun: Begun| {
         let id = begun.outgoing.id();
         let underway = session.begin();
@@ -47,14 +49,6 @@ pub(super) async fn serve(session: &Rc<Session>, config: &HttpConnectionManager,
     };
     let never = std::future::pending();
     multiplexed::serve((session, config), (&link, stream), begun, never).await;
-}
-
-impl Serving for Link {
-    fn go_away(&self) {
-        Self::go_away(self);
-    }
-
-    fn calm(&self) {}
 }
 
 /// Takes a request through the proxy and answers it.

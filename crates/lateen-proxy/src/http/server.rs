@@ -23,10 +23,10 @@ use super::manager::Manager;
 use super::mux;
 use super::response::ResponseBody;
 use crate::clock;
-use crate::connection::Connection;
+use crate::connection::{Connection, is_same_tls};
 use crate::inspect::{Verdict, http as detect_http};
 use crate::level::Level;
-use crate::mux::ALPN;
+use crate::mux::Carries;
 use crate::net::Stream;
 
 /// A connection without limits of its own gets this long for a request's head, so that slow senders do not pile up.
@@ -107,7 +107,9 @@ async fn spoken(
     mut stream: Stream,
 ) -> Option<(Spoken, Stream)> {
     match (config.codec, connection.alpn.as_deref()) {
-        (_, Some(agreed)) if agreed == ALPN.as_bytes() => return Some((Spoken::Mux, stream)),
+        (_, agreed) if Carries::agreed(agreed) == Some(Carries::Http) => {
+            return Some((Spoken::Mux, stream));
+        }
         (Codec::Http2, _) => return Some((Spoken::Http2, stream)),
         (Codec::Http1, _) => return Some((Spoken::Http1, stream)),
         (_, Some(b"h2" | b"istio-h2")) => return Some((Spoken::Http2, stream)),
@@ -231,13 +233,7 @@ impl Session {
         let chain = connection
             .facts
             .with_info(|info| listener.match_filter_chain(info).chain().cloned())?;
-        let same_tls = match (&chain.tls, &connection.chain.tls) {
-            (None, None) => true,
-            (Some(new), Some(old)) => {
-                Arc::ptr_eq(new, old) || format!("{new:?}") == format!("{old:?}")
-            }
-            _ => false,
-        };
+        let same_tls = is_same_tls(&chain, &connection.chain);
         let config = chain.filters.iter().find_map(|filter| match &filter.kind {
             NetworkFilterKind::Http(config) => Some(Arc::clone(config)),
             _ => None,

@@ -22,9 +22,10 @@ pub(crate) use self::stream::{Incoming, Outgoing};
 use self::stream::{Flow, Stream};
 use super::frame::{self, Frame, Kind};
 use super::introduction::Introduction;
-use super::{Error, MOST_STREAMS, WINDOW, head};
+use super::{Carries, Error, MOST_STREAMS, head};
 use crate::clock;
 use crate::streams::out::Out;
+use crate::streams::serving::Serving;
 use crate::streams::wire::{self, Taken};
 use crate::streams::{HIGH, TOO_HIGH};
 
@@ -48,6 +49,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct State {
     side: Side,
+    carries: Carries,
     frames: frame::Reader,
     out: Out,
     streams: BTreeMap<u32, Stream>,
@@ -76,9 +78,10 @@ pub(crate) struct Begun {
 
 impl Link {
     /// A new connection.
-    pub(crate) fn new(side: Side) -> Rc<Self> {
+    pub(crate) fn new(side: Side, carries: Carries) -> Rc<Self> {
         let state = State {
             side,
+            carries,
             frames: frame::Reader::default(),
             out: Out::default(),
             streams: BTreeMap::new(),
@@ -106,15 +109,6 @@ impl Link {
         let mut state = self.state.borrow_mut();
         state.retired = true;
         state.out.wake_driver();
-    }
-
-    /// Asks the peer to begin no more streams.
-    pub(crate) fn go_away(&self) {
-        let mut state = self.state.borrow_mut();
-        if !state.retired {
-            state.retired = true;
-            state.put(Kind::GoAway, 0, false, &[]);
-        }
     }
 
     /// How the peer introduced itself.
@@ -148,6 +142,17 @@ impl Link {
         drop(state);
         let outgoing = (!end).then(|| Outgoing::new(self, id));
         Ok((Incoming::new(self, id), outgoing))
+    }
+
+    /// Begins a stream for a TCP connection.
+    ///
+    /// # Errors
+    /// The connection is closed. Nothing was sent.
+    pub(crate) fn begin_tunnel(self: &Rc<Self>) -> Result<(Incoming, Outgoing), Error> {
+        let (incoming, outgoing) = self.begin(None, |_, _| (), false)?;
+        outgoing
+            .map(|outgoing| (incoming, outgoing))
+            .ok_or(Error::Closed)
     }
 
     /// Whether a stream that began when so many bytes had been queued has certainly not been sent.
@@ -196,7 +201,7 @@ impl Link {
                 _ => Err(Error::Protocol("frame of a stream that was not begun")),
             };
         }
-        let side = state.side;
+        let (side, carries) = (state.side, state.carries);
         let Some(stream) = state.streams.get_mut(&id) else {
             return Ok(None); // given up here; the peer does not know yet
         };
@@ -205,7 +210,7 @@ impl Link {
             Kind::Head => return Err(Error::Protocol("stream was begun twice")),
             Kind::Data => stream.take_data(frame)?,
             Kind::Trailers => stream.take_trailers(frame)?,
-            Kind::Window => stream.take_window(frame.payload)?,
+            Kind::Window => stream.take_window(frame.payload, carries)?,
             Kind::Reset => stream.fail(Error::Reset),
             Kind::Refused => stream.fail(Error::Refused),
             Kind::GoAway | Kind::Introduction => {}
@@ -218,6 +223,13 @@ impl Link {
         let said = Introduction::read(payload).ok_or(Error::Protocol("malformed introduction"))?;
         let again = |_| Error::Protocol("second introduction");
         self.heard.set(said).map_err(again)
+    }
+
+    /// What the peer may have under way on a stream.
+    #[cfg(test)]
+    pub(super) fn window(&self, id: u32) -> Option<u32> {
+        let state = self.state.borrow();
+        state.streams.get(&id).map(|stream| stream.flow.size)
     }
 
     fn state(&self) -> RefMut<'_, State> {
@@ -277,6 +289,18 @@ impl wire::Link for Link {
             stream.fail(error);
         }
     }
+}
+
+impl Serving for Link {
+    fn go_away(&self) {
+        let mut state = self.state.borrow_mut();
+        if !state.retired {
+            state.retired = true;
+            state.put(Kind::GoAway, 0, false, &[]);
+        }
+    }
+
+    fn calm(&self) {}
 }
 
 impl State {
@@ -437,15 +461,35 @@ impl State {
         true
     }
 
-    /// Lets the peer send on what was taken.
+    /// Lets the peer send on what was taken, and more if that is taken faster than it comes.
     fn credit(&mut self, id: u32) {
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
-        if !stream.ended && stream.flow.taken >= WINDOW / 2 {
-            let more = std::mem::take(&mut stream.flow.taken);
-            stream.flow.window += more;
-            self.put_with(Kind::Window, id, false, |out| out.put_u32(more));
+        if stream.ended || !stream.flow.is_half_taken() {
+            return;
+        }
+        let mut more = std::mem::take(&mut stream.flow.taken);
+        if self.carries == Carries::Tcp && !stream.has_data() {
+            more += stream.flow.grow();
+        }
+        stream.flow.window += more;
+        self.put_with(Kind::Window, id, false, |out| out.put_u32(more));
+    }
+
+    /// Lets a TCP connection in.
+    fn accept(&mut self, id: u32) {
+        self.put(Kind::Head, id, false, &[]);
+    }
+
+    /// Refuses a stream of which nothing was done.
+    fn refuse(&mut self, id: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.failed.is_none() {
+            stream.fail(Error::Refused);
+            self.put(Kind::Refused, id, true, &[]);
         }
     }
 }

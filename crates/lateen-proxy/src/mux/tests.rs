@@ -7,20 +7,25 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 
 use super::frame::{self, Kind};
 use super::introduction::Introduction;
 use super::link::{Begun, Incoming, Link, Side};
-use super::{Error, MOST_STREAMS, WINDOW, head};
+use super::{Carries, Error, MOST_STREAMS, MOST_WINDOW, Tunnel, WINDOW, head};
 use crate::streams::ends::{drive, pair, run};
+use crate::streams::serving::Serving as _;
 use crate::streams::upload::Upload;
 use crate::streams::wire::Link as _;
 
 /// A client, and its server, which does this with what is begun.
 async fn served(mut begun: impl FnMut(&Rc<Link>, Begun) + 'static) -> (Rc<Link>, Rc<Link>) {
     let (near, far) = pair().await;
-    let (client, server) = (Link::new(Side::Client), Link::new(Side::Server));
+    let (client, server) = (
+        Link::new(Side::Client, Carries::Http),
+        Link::new(Side::Server, Carries::Http),
+    );
     drive(&client, near, |_| panic!("servers begin no streams"));
     let own = Rc::clone(&server);
     drive(&server, far, move |stream| begun(&own, stream));
@@ -176,7 +181,7 @@ fn a_body_that_is_not_as_long_as_its_head_says_is_an_error() {
 fn a_broken_connection_fails_what_it_carries() {
     run(async {
         let (near, far) = pair().await;
-        let client = Link::new(Side::Client);
+        let client = Link::new(Side::Client, Carries::Http);
         let ended = drive(&client, near, |_| ());
         let (mut incoming, _) = client.begin(None, put(0), true).unwrap();
         drop(far);
@@ -194,7 +199,7 @@ fn a_broken_connection_fails_what_it_carries() {
 fn a_connection_that_was_silent_while_a_request_waited_is_not_used_again() {
     run(async {
         let (near, _far) = pair().await;
-        let dead = Link::new(Side::Client);
+        let dead = Link::new(Side::Client, Carries::Http);
         drive(&dead, near, |_| ());
         let (live, _server) = echo().await;
         let waiting = [&dead, &live].map(|link| link.begin(None, put(1), false).unwrap());
@@ -215,7 +220,7 @@ fn verdict(write: impl FnOnce(&mut BytesMut)) -> Error {
     write(&mut bytes);
     run(async move {
         let (near, far) = pair().await;
-        let server = Link::new(Side::Server);
+        let server = Link::new(Side::Server, Carries::Http);
         let held = Rc::new(RefCell::new(Vec::new()));
         let ended = drive(&server, far, move |begun| held.borrow_mut().push(begun));
         near.writable().await.unwrap();
@@ -363,4 +368,88 @@ fn who_a_peer_is_goes_over_a_connection_once() {
         assert!(lengths[2] > 80, "who is somebody else says so");
         assert_eq!(lengths[3], bare);
     });
+}
+
+/// Two ends of a connection that carries TCP; the server reads what it is sent if `reads`.
+async fn carried(reads: bool) -> (Rc<Link>, Rc<Link>) {
+    let (near, far) = pair().await;
+    let client = Link::new(Side::Client, Carries::Tcp);
+    let server = Link::new(Side::Server, Carries::Tcp);
+    drive(&client, near, |_| panic!("servers begin no streams"));
+    drive(&server, far, move |begun| {
+        begun.outgoing.accept();
+        spawn_local(async move {
+            let mut tunnel = Tunnel::new(begun.incoming, begun.outgoing);
+            let mut buffer = vec![0; 64 * 1024];
+            if !reads {
+                return std::future::pending().await;
+            }
+            while tunnel.read(&mut buffer).await.is_ok_and(|n| n > 0) {}
+        });
+    });
+    (client, server)
+}
+
+/// What a peer may have under way, once it has sent so much or may send no more.
+async fn under_way(reads: bool, bytes: usize) -> usize {
+    let (client, _server) = carried(reads).await;
+    let (incoming, outgoing) = client.begin_tunnel().unwrap();
+    let mut tunnel = Tunnel::new(incoming, outgoing);
+    let chunk = vec![0; 64 * 1024];
+    let mut sent = 0;
+    while sent < bytes {
+        let write = tokio::time::timeout(Duration::from_millis(300), tunnel.write(&chunk)).await;
+        match write {
+            Ok(written) => sent += written.unwrap(),
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+#[test]
+fn a_transfer_whose_reader_keeps_up_is_given_more_room() {
+    run(async {
+        let (client, server) = carried(true).await;
+        let (incoming, outgoing) = client.begin_tunnel().unwrap();
+        let mut tunnel = Tunnel::new(incoming, outgoing);
+        tunnel.write_all(&vec![0; 16 << 20]).await.unwrap();
+        wait_until(|| server.window(1) == Some(MOST_WINDOW)).await;
+        drop(tunnel);
+        wait_until(|| server.window(1).is_none()).await;
+    });
+}
+
+#[test]
+fn a_reader_that_does_not_keep_up_is_sent_a_window_and_no_more() {
+    run(async {
+        let sent = under_way(false, 64 << 20).await;
+        assert_eq!(sent, WINDOW as usize);
+    });
+}
+
+#[test]
+fn windows_of_a_worker_grow_by_so_much_together() {
+    run(async {
+        let (client, server) = carried(true).await;
+        let mut open = Vec::new();
+        for _ in 0..8 {
+            let (incoming, outgoing) = client.begin_tunnel().unwrap();
+            let mut tunnel = Tunnel::new(incoming, outgoing);
+            tunnel.write_all(&vec![0; 16 << 20]).await.unwrap();
+            open.push(tunnel);
+        }
+        let grown: u32 = (1..=8)
+            .filter_map(|id| server.window(id))
+            .map(|size| size - WINDOW)
+            .sum();
+        assert!(grown <= 16 << 20, "{grown}");
+        assert!(grown > 8 << 20, "{grown}");
+    });
+}
+
+async fn wait_until(holds: impl Fn() -> bool) {
+    while !holds() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::copy::Carrier;
 use super::direct;
 use crate::metadata_exchange::{Introduction, Listening, PROTOCOL};
+use crate::mux::Carries;
 
 /// A connection's socket.
 #[derive(Debug)]
@@ -240,7 +241,7 @@ impl Stream {
     /// Whether both ends agreed on Istio's metadata exchange.
     pub(crate) fn agreed_on_exchange(&self) -> bool {
         let chosen = self.tls().and_then(|tls| tls.alpn_protocol());
-        chosen == Some(PROTOCOL.as_bytes())
+        chosen == Some(PROTOCOL.as_bytes()) || Carries::agreed(chosen) == Some(Carries::Tcp)
     }
 
     /// Says who this proxy is, and listens for who the peer is from here on. For connections that agreed on it; others stay as they are.

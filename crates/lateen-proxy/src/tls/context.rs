@@ -20,7 +20,7 @@ use super::chain::Trust;
 use super::provider::provider;
 use super::verify::{DownstreamVerifier, Expectation, NameRule, UpstreamVerifier, verify_resumed};
 use crate::metadata_exchange::PROTOCOL;
-use crate::mux;
+use crate::mux::Carries;
 use crate::secrets::{self, Material, Roots, SecretError, Secrets, Stamp};
 
 /// Why a TLS context cannot be used now.
@@ -52,24 +52,25 @@ pub(crate) struct ServerTls {
     config: Arc<ServerConfig>,
     /// The same without ALPN.
     silent: Arc<ServerConfig>,
-    /// The same with connections that requests share, for clients whose certificate is verified.
-    sharing: Option<Arc<ServerConfig>>,
+    /// The same with connections that requests, and TCP connections, share: for clients whose certificate is verified.
+    sharing: Vec<(Carries, Arc<ServerConfig>)>,
     verifier: Option<Arc<DownstreamVerifier>>,
 }
 
 impl ServerTls {
     /// The configuration for a client that offers these protocols. rustls ends a handshake whose lists have nothing in
-    /// common (RFC 7301 section 3.2); Envoy goes on without a protocol, and Istio's clients rely on that. `shares` says whether
-    /// what serves the connection can serve one that requests share.
+    /// common (RFC 7301 section 3.2); Envoy goes on without a protocol, and Istio's clients rely on that. `shares` says what
+    /// whoever serves the connection can serve on one that is shared.
     pub(crate) fn for_client<'a>(
         &self,
         offered: impl Iterator<Item = &'a [u8]>,
-        shares: bool,
+        shares: Option<Carries>,
     ) -> Arc<ServerConfig> {
+        let sharing = self.sharing.iter().find(|(of, _)| Some(*of) == shares);
         let mut common = false;
         for offer in offered {
-            if let Some(sharing) = self.sharing.as_ref().filter(|_| shares)
-                && offer == mux::ALPN.as_bytes()
+            if let Some((carries, sharing)) = sharing
+                && offer == carries.alpn().as_bytes()
             {
                 return Arc::clone(sharing);
             }
@@ -218,11 +219,15 @@ impl TlsContexts {
         config.alpn_protocols = alpn(&offered(&context.common.alpn, exchange));
         let mut silent = config.clone();
         silent.alpn_protocols.clear();
-        let sharing = context.require_client_certificate.then(|| {
+        let share = |carries: Carries| {
             let mut sharing = config.clone();
-            sharing.alpn_protocols = vec![mux::ALPN.as_bytes().to_vec()];
-            Arc::new(sharing)
-        });
+            sharing.alpn_protocols = vec![carries.alpn().as_bytes().to_vec()];
+            (carries, Arc::new(sharing))
+        };
+        let sharing = match context.require_client_certificate {
+            true => [Carries::Http, Carries::Tcp].map(share).into(),
+            false => Vec::new(),
+        };
         let made = ServerTls {
             config: Arc::new(config),
             silent: Arc::new(silent),

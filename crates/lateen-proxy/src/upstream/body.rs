@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{h1, h2, mux, raw};
-use crate::h2::tunnel::Tunnel;
+use crate::h2::Tunnel;
 use crate::net::Stream;
 use crate::net::splice::Splice;
 use crate::streams;

@@ -5,6 +5,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
@@ -17,12 +19,13 @@ use super::connect::{self, ConnectError, Target};
 use super::h1::{self, ConnectionFacts};
 use super::plain::Plain;
 use super::pool::{Protocol, Tally};
-use super::{OpenConnection, SendError, UpstreamError, multiplexed};
+use super::{OpenConnection, SendError, UpstreamError, multiplexed, pipe};
 use crate::clock;
 use crate::http::body::RequestBody;
+use crate::metadata_exchange;
 use crate::mux::introduction::Introduction;
 use crate::mux::link::{Incoming, Link, Outgoing, Side};
-use crate::mux::{ALPN, Error, MOST_STREAMS, head};
+use crate::mux::{Carries, Error, MOST_STREAMS, Tunnel, head};
 use crate::net::Stream;
 use crate::streams::upload::Upload;
 use crate::streams::wire::Link as _;
@@ -43,6 +46,9 @@ pub(crate) struct Links {
     speaks: Cell<Option<bool>>,
 }
 
+/// Takes a connection that is not shared, with its place among the host's connections.
+pub(super) type Other = Box<dyn FnOnce(Stream, OpenConnection)>;
+
 type Opening = Shared<LocalBoxFuture<'static, Result<(), ConnectError>>>;
 
 /// A connection; clones share it.
@@ -50,6 +56,8 @@ type Opening = Shared<LocalBoxFuture<'static, Result<(), ConnectError>>>;
 struct Connection {
     link: Rc<Link>,
     info: Rc<ConnectionFacts>,
+    /// What the host says of itself, if it was told before the first frame.
+    introduction: Option<Arc<metadata_exchange::Introduction>>,
     used: Rc<Cell<Instant>>,
     most_headers: usize,
 }
@@ -73,16 +81,17 @@ pub(crate) struct Begun {
 }
 
 /// What a new connection needs beside its target.
-#[derive(Debug)]
-pub(crate) struct Making<'a> {
+pub(super) struct Making<'a> {
     /// How to reach the host.
     pub(crate) target: &'a Target,
     /// The cluster's settings.
     pub(crate) http: &'a UpstreamHttp,
-    /// Where a connection goes that turns out to be HTTP/1.
-    pub(crate) idle: &'a Rc<h1::Idle>,
+    /// Where a connection goes whose host does not speak it.
+    pub(super) other: Other,
     /// Where it is counted: once, however many requests wait for it.
     pub(super) tally: Tally,
+    /// As what, if it is for HTTP.
+    pub(super) protocol: Option<Protocol>,
 }
 
 impl Links {
@@ -115,18 +124,13 @@ impl Links {
         self.speaks.get() != Some(false)
     }
 
-    /// Notes what a host that was asked speaks.
-    pub(crate) fn note(&self, speaks: bool) {
-        self.speaks.set(Some(speaks));
-    }
-
     /// Makes a connection, or waits for the one being made. `count` gives a place for another connection.
     ///
     /// # Errors
     /// It cannot be made; `None` if there may not be another one.
-    pub(crate) async fn open(
+    pub(super) async fn open(
         self: &Rc<Self>,
-        making: &Making<'_>,
+        making: Making<'_>,
         count: impl FnOnce() -> Option<OpenConnection>,
     ) -> Result<(), Option<ConnectError>> {
         let joined = self.opening.borrow().clone();
@@ -138,24 +142,26 @@ impl Links {
     }
 
     /// Makes a connection beside those that are there, without waiting for it.
-    pub(crate) fn add(self: &Rc<Self>, making: &Making<'_>, open: OpenConnection) {
+    pub(super) fn add(self: &Rc<Self>, making: Making<'_>, open: OpenConnection) {
         drop(self.start(making, open));
     }
 
-    fn start(self: &Rc<Self>, making: &Making<'_>, open: OpenConnection) -> Opening {
-        let (links, target) = (Rc::clone(self), making.target.clone());
-        let (http, idle) = (making.http.clone(), Rc::clone(making.idle));
-        let tally = making.tally.clone();
+    fn start(self: &Rc<Self>, making: Making<'_>, open: OpenConnection) -> Opening {
+        let Making {
+            target,
+            http,
+            other,
+            tally,
+            protocol,
+        } = making;
+        let (links, target, http) = (Rc::clone(self), target.clone(), http.clone());
         let future = async move {
             let made = connect::connect(&target).await;
             *links.opening.borrow_mut() = None; // no later request is to meet an old failure
             let stream = made.inspect_err(|error| tally.failed(error))?;
-            tally.made(Protocol::Shared);
-            if is_agreed(&stream) {
-                links.adopt(stream, Some(open), &http);
-            } else {
-                links.note(false);
-                idle.put(h1::Connection::over(stream, &http, Some(open)));
+            tally.made(protocol);
+            if let Some((stream, open)) = links.adopt(stream, open, &http) {
+                other(stream, open);
             }
             Ok(())
         };
@@ -166,11 +172,21 @@ impl Links {
         opening
     }
 
-    /// Keeps a connection on which this was agreed on.
-    pub(crate) fn adopt(&self, stream: Stream, open: Option<OpenConnection>, http: &UpstreamHttp) {
-        self.note(true);
-        let info = ConnectionFacts::of(&stream, open);
-        let link = Link::new(Side::Client);
+    /// Keeps a new connection if it is one of these, and gives it back if not.
+    pub(super) fn adopt(
+        &self,
+        stream: Stream,
+        open: OpenConnection,
+        http: &UpstreamHttp,
+    ) -> Option<(Stream, OpenConnection)> {
+        let agreed = Carries::agreed(stream.tls().and_then(|tls| tls.alpn_protocol()));
+        self.speaks.set(Some(agreed.is_some()));
+        let Some(carries) = agreed else {
+            return Some((stream, open));
+        };
+        let info = ConnectionFacts::of(&stream, Some(open));
+        let introduction = stream.introduction().cloned();
+        let link = Link::new(Side::Client, carries);
         tokio::task::spawn_local(multiplexed::drive(
             Rc::clone(&link),
             stream,
@@ -180,9 +196,11 @@ impl Links {
         self.open.borrow_mut().push(Connection {
             link,
             info,
+            introduction,
             used: Rc::new(Cell::new(Instant::now())),
             most_headers: http.max_headers_count as usize,
         });
+        None
     }
 
     /// Lets go of connections that are closed, were without a stream for too long or are too old; streams under way go on.
@@ -217,13 +235,6 @@ impl std::fmt::Debug for Links {
     }
 }
 
-/// Whether a new connection is one of these.
-pub(crate) fn is_agreed(stream: &Stream) -> bool {
-    stream
-        .tls()
-        .is_some_and(|tls| tls.alpn_protocol() == Some(ALPN.as_bytes()))
-}
-
 impl Place {
     /// Facts about the connection.
     pub(crate) const fn info(&self) -> &Rc<ConnectionFacts> {
@@ -233,6 +244,25 @@ impl Place {
     /// Whether the connection carried a request before.
     pub(crate) fn is_reused(&self) -> bool {
         self.0.info.requests.get() > 1
+    }
+
+    /// Begins a TCP connection, and waits for so long until the host has let it in or closed it.
+    ///
+    /// # Errors
+    /// The host did nothing with it, or the shared connection is gone.
+    pub(crate) async fn tunnel(&self, patience: Duration) -> Result<pipe::Shared, Error> {
+        let (mut incoming, outgoing) = self.0.link.begin_tunnel()?;
+        let answer = std::future::poll_fn(|cx| incoming.poll_head(cx));
+        match tokio::time::timeout(patience, answer).await {
+            // One that was closed at once ends as one that is closed later.
+            Ok(Ok(_) | Err(Error::Reset)) => {}
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(Error::Closed),
+        }
+        Ok(pipe::Shared {
+            tunnel: Tunnel::new(incoming, outgoing),
+            introduction: self.0.introduction.clone(),
+        })
     }
 
     /// Sends a request and waits for its response's head.

@@ -11,9 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::UpstreamBody;
-use crate::h2::tunnel::Tunnel;
+use crate::h2;
 use crate::http::body::PipeWriter;
 use crate::metadata_exchange::Introduction;
+use crate::mux;
 use crate::net::Stream;
 use crate::net::copy::Carrier;
 
@@ -23,9 +24,20 @@ pub(crate) enum Pipe {
     /// A connection.
     Connection(Stream),
     /// A stream that CONNECT opened.
-    Tunnel(Box<Tunnel>),
+    Tunnel(Box<h2::Tunnel>),
+    /// A stream of a connection that is shared with another of our own sidecars.
+    Shared(Box<Shared>),
     /// The bodies of a POST and its answer.
     Bodies(Box<Bodies>),
+}
+
+/// A stream of a shared connection.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Its bytes.
+    pub(crate) tunnel: mux::Tunnel,
+    /// What the peer said of itself when the connection was made.
+    pub(crate) introduction: Option<Arc<Introduction>>,
 }
 
 /// A request's body to write and a response's to read.
@@ -74,6 +86,7 @@ impl Pipe {
     pub(crate) fn introduction(&self) -> Option<&Arc<Introduction>> {
         match self {
             Self::Connection(stream) => stream.introduction(),
+            Self::Shared(shared) => shared.introduction.as_ref(),
             Self::Tunnel(_) | Self::Bodies(_) => None,
         }
     }
@@ -83,7 +96,7 @@ impl Carrier for Pipe {
     fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Connection(stream) => stream.socket(),
-            Self::Tunnel(_) | Self::Bodies(_) => None,
+            Self::Tunnel(_) | Self::Shared(_) | Self::Bodies(_) => None,
         }
     }
 }
@@ -97,6 +110,7 @@ impl AsyncRead for Pipe {
         match self.get_mut() {
             Self::Connection(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tunnel(tunnel) => Pin::new(tunnel).poll_read(cx, buf),
+            Self::Shared(shared) => Pin::new(&mut shared.tunnel).poll_read(cx, buf),
             Self::Bodies(bodies) => bodies.poll_read(cx, buf),
         }
     }
@@ -111,6 +125,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Connection(stream) => Pin::new(stream).poll_write(cx, data),
             Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write(cx, data),
+            Self::Shared(shared) => Pin::new(&mut shared.tunnel).poll_write(cx, data),
             Self::Bodies(bodies) => bodies.poll_write(cx, data),
         }
     }
@@ -119,6 +134,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Connection(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tunnel(tunnel) => Pin::new(tunnel).poll_flush(cx),
+            Self::Shared(shared) => Pin::new(&mut shared.tunnel).poll_flush(cx),
             // What was put in is sent as soon as it can be.
             Self::Bodies(_) => Poll::Ready(Ok(())),
         }
@@ -128,6 +144,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Connection(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tunnel(tunnel) => Pin::new(tunnel).poll_shutdown(cx),
+            Self::Shared(shared) => Pin::new(&mut shared.tunnel).poll_shutdown(cx),
             Self::Bodies(bodies) => {
                 bodies.writer.close();
                 Poll::Ready(Ok(()))
@@ -143,6 +160,7 @@ impl AsyncWrite for Pipe {
         match self.get_mut() {
             Self::Connection(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Self::Tunnel(tunnel) => Pin::new(tunnel).poll_write_vectored(cx, parts),
+            Self::Shared(shared) => Pin::new(&mut shared.tunnel).poll_write_vectored(cx, parts),
             Self::Bodies(bodies) => {
                 let first = parts.iter().find(|part| !part.is_empty());
                 bodies.poll_write(cx, first.map_or(&[], |part| &part[..]))

@@ -1,5 +1,6 @@
 //! Getting a connection for a request: a kept one, a new one, or a wait for one under the circuit breaker's limits.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -263,16 +264,19 @@ async fn http1(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireError
                 let made = Box::pin(connect::connect(route.target)).await;
                 let stream = made.map_err(|error| failed(route, error))?;
                 count_connection(route, Protocol::Http1);
-                if mux::is_agreed(&stream) {
+                match pool.mux.adopt(stream, open, &route.cluster.http) {
                     // The host has learnt it since it was last asked.
-                    pool.mux.adopt(stream, Some(open), &route.cluster.http);
-                    if let Some(place) = pool.mux.place() {
-                        return Ok(Lease::Mux(place));
+                    None => {
+                        if let Some(place) = pool.mux.place() {
+                            return Ok(Lease::Mux(place));
+                        }
                     }
-                    continue;
+                    Some((stream, open)) => {
+                        let http = &route.cluster.http;
+                        let connection = h1::Connection::over(stream, http, Some(open));
+                        return Ok(checkout(route, pool, connection));
+                    }
                 }
-                let connection = h1::Connection::over(stream, &route.cluster.http, Some(open));
-                return Ok(checkout(route, pool, connection));
             }
             None => Box::pin(wait(route, pool)).await?,
         }
@@ -306,7 +310,7 @@ async fn shared(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireErro
     }
     while pool.mux.waits() {
         let open = || open_permit(route, pool);
-        let opened = Box::pin(pool.mux.open(&making(route, pool), open)).await;
+        let opened = Box::pin(pool.mux.open(making(route, pool), open)).await;
         opened.map_err(|error| error.map_or(AcquireError::Overflow, AcquireError::Connect))?;
         if let Some(place) = pool.mux.place() {
             return Ok(Lease::Mux(place));
@@ -322,16 +326,90 @@ async fn shared(route: &Route<'_>, pool: &Rc<Pool>) -> Result<Lease, AcquireErro
 
 fn open_beside(route: &Route<'_>, pool: &Rc<Pool>) {
     if let Some(open) = open_permit(route, pool) {
-        pool.mux.add(&making(route, pool), open);
+        pool.mux.add(making(route, pool), open);
     }
 }
 
-fn making<'a>(route: &'a Route<'_>, pool: &'a Pool) -> mux::Making<'a> {
+fn making<'a>(route: &'a Route<'_>, pool: &Pool) -> mux::Making<'a> {
+    let (idle, http) = (Rc::clone(&pool.h1), route.cluster.http.clone());
     mux::Making {
         target: route.target,
         http: &route.cluster.http,
-        idle: &pool.h1,
+        other: Box::new(move |stream, open| {
+            idle.put(h1::Connection::over(stream, &http, Some(open)));
+        }),
         tally: Tally::of(route),
+        protocol: Some(Protocol::Shared),
+    }
+}
+
+/// A way for a TCP connection to a host.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// On a connection that it shares.
+    Shared(mux::Place),
+    /// A connection of its own: the host shares none.
+    Own(Stream, OpenConnection),
+}
+
+/// A way for a TCP connection to a host, which may share connections.
+///
+/// # Errors
+/// As for [`acquire`].
+pub(crate) async fn way(route: &Route<'_>) -> Result<Way, AcquireError> {
+    let pool = route.host.pool(&route.key);
+    loop {
+        if let Some(place) = pool.mux.place() {
+            if pool.mux.wants_another()
+                && let Some(open) = open_permit(route, &pool)
+            {
+                // A host that shares none any more has no use for another one.
+                let other = Box::new(|_, _| ());
+                pool.mux.add(making_way(route, other), open);
+            }
+            return Ok(Way::Shared(place));
+        }
+        let own = match pool.mux.waits() {
+            true => first_way(route, &pool).await?,
+            false => {
+                let open = open_permit(route, &pool).ok_or(AcquireError::Overflow)?;
+                let made = connect::connect(route.target).await;
+                let stream = made.map_err(|error| failed(route, error))?;
+                Tally::of(route).made(None);
+                pool.mux.adopt(stream, open, &route.cluster.http)
+            }
+        };
+        if let Some((stream, open)) = own {
+            return Ok(Way::Own(stream, open));
+        }
+        if pool.mux.waits() && pool.mux.is_empty() {
+            let reason = "upstream closed the shared connection at once";
+            return Err(failed(route, ConnectError::Transport(reason.into())));
+        }
+    }
+}
+
+/// Finds out whether a host shares connections: makes the first one, or waits for it. What is made is the caller's if it is not shared.
+async fn first_way(
+    route: &Route<'_>,
+    pool: &Rc<Pool>,
+) -> Result<Option<(Stream, OpenConnection)>, AcquireError> {
+    let own = Rc::new(Cell::new(None));
+    let kept = Rc::clone(&own);
+    let other = Box::new(move |stream, open| kept.set(Some((stream, open))));
+    let open = || open_permit(route, pool);
+    let opened = Box::pin(pool.mux.open(making_way(route, other), open)).await;
+    opened.map_err(|error| error.map_or(AcquireError::Overflow, AcquireError::Connect))?;
+    Ok(own.take())
+}
+
+fn making_way<'a>(route: &'a Route<'_>, other: mux::Other) -> mux::Making<'a> {
+    mux::Making {
+        target: route.target,
+        http: &route.cluster.http,
+        other,
+        tally: Tally::of(route),
+        protocol: None,
     }
 }
 
@@ -411,7 +489,7 @@ async fn wait(route: &Route<'_>, pool: &Rc<Pool>) -> Result<(), AcquireError> {
 }
 
 fn count_connection(route: &Route<'_>, protocol: Protocol) {
-    Tally::of(route).made(protocol);
+    Tally::of(route).made(Some(protocol));
 }
 
 fn failed(route: &Route<'_>, error: ConnectError) -> AcquireError {
@@ -436,16 +514,17 @@ impl Tally {
         }
     }
 
-    /// Counts a connection.
-    pub(super) fn made(&self, protocol: Protocol) {
+    /// Counts a connection, which speaks HTTP or nothing that is known.
+    pub(super) fn made(&self, protocol: Option<Protocol>) {
         let stats = &self.state.stats;
         stats.upstream_cx_total.inc();
         count(&self.host.counts.cx_total);
         match protocol {
-            Protocol::Http2 => stats.upstream_cx_http2_total.inc(),
-            Protocol::Http1 | Protocol::Negotiated | Protocol::Shared => {
+            Some(Protocol::Http2) => stats.upstream_cx_http2_total.inc(),
+            Some(Protocol::Http1 | Protocol::Negotiated | Protocol::Shared) => {
                 stats.upstream_cx_http1_total.inc();
             }
+            None => {}
         }
         if self.tls {
             stats.ssl_handshake.inc();

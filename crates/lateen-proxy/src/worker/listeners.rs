@@ -4,16 +4,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use lateen_telemetry::metrics::envoy::ListenerStats;
 use lateen_traffic::Listener;
 use lateen_traffic::listener::{ListenAddress, TrafficDirection};
@@ -23,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Worker;
 use crate::connection;
-use crate::doze::Doze;
+use crate::doze::until;
 use crate::drains::Drains;
 use crate::net::socket;
-use crate::panic;
+use crate::panic::isolated;
 
 /// A pause after an accept that failed for want of file descriptors or memory, so that the worker does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -221,67 +217,7 @@ async fn accept(worker: Rc<Worker>, handle: Rc<ListenerHandle>, socket: TcpListe
         tokio::task::spawn_local(async move {
             let _admitted = admitted;
             let served = isolated(remote, connection::serve(worker, handle, stream, remote));
-            let mut served = pin!(served);
-            let mut killed = Doze::new(Box::pin(kill.cancelled()));
-            std::future::poll_fn(|cx| {
-                let over = served.as_mut().poll(cx).is_ready() || killed.is_done(cx);
-                if over { Poll::Ready(()) } else { Poll::Pending }
-            })
-            .await;
+            until(kill.cancelled(), pin!(served)).await;
         });
-    }
-}
-
-/// Ends one connection, and nothing else, if serving it panics. What the connection held (places below limits, gauges, its
-/// record) is given back by unwinding, as by any other end.
-async fn isolated(remote: SocketAddr, serving: impl Future<Output = ()>) {
-    // The worker's shared state is in cells whose borrows never outlive a call, so a panic leaves none of them borrowed.
-    if let Err(panic) = AssertUnwindSafe(serving).catch_unwind().await {
-        let reason = panic::reason(&*panic);
-        tracing::error!(%remote, reason, "a bug ended this connection");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use super::*;
-
-    struct Held(Rc<Cell<usize>>);
-
-    impl Drop for Held {
-        fn drop(&mut self) {
-            self.0.set(self.0.get() - 1);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_panic_ends_its_own_connection_only_and_gives_back_what_it_held() {
-        let remote = SocketAddr::from(([127, 0, 0, 1], 1));
-        let held = Rc::new(Cell::new(2));
-        let tasks = tokio::task::LocalSet::new();
-        let (first, second) = (Held(Rc::clone(&held)), Held(Rc::clone(&held)));
-        let broken = tasks.spawn_local(isolated(remote, async move {
-            let _first = first;
-            tokio::task::yield_now().await;
-            panic!("as told");
-        }));
-        let sound = tasks.spawn_local(async move {
-            let mut turns = 0;
-            isolated(remote, async {
-                for _ in 0..10 {
-                    tokio::task::yield_now().await;
-                    turns += 1;
-                }
-            })
-            .await;
-            drop(second);
-            turns
-        });
-        let ended = tasks.run_until(async { (broken.await, sound.await) }).await;
-        assert!(ended.0.is_ok(), "the panic stays within");
-        assert_eq!(ended.1.unwrap(), 10);
-        assert_eq!(held.get(), 0);
     }
 }

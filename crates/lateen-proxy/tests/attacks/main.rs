@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 
+#[path = "../support/exchange.rs"]
+mod exchange;
 mod forwarded;
 mod frames;
 mod http1;
@@ -14,6 +16,7 @@ mod http2;
 mod mtls;
 mod servers;
 mod shared;
+mod shared_tcp;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

@@ -13,18 +13,18 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 
-const ALPN: &[u8] = b"lateen-mux/2";
+const ALPN: &str = "lateen-mux/2";
 
 // Kinds of frames, as `lateen_proxy::mux::frame` numbers them.
-const HEAD: u8 = 0;
-const DATA: u8 = 1;
-const RESET: u8 = 3;
-const REFUSED: u8 = 4;
-const WINDOW: u8 = 5;
+pub(super) const HEAD: u8 = 0;
+pub(super) const DATA: u8 = 1;
+pub(super) const RESET: u8 = 3;
+pub(super) const REFUSED: u8 = 4;
+pub(super) const WINDOW: u8 = 5;
 const INTRODUCTION: u8 = 7;
-const END: u8 = 1;
+pub(super) const END: u8 = 1;
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![kind, flags];
     out.extend(stream.to_be_bytes());
     out.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
@@ -59,17 +59,17 @@ fn ask(stream: u32, path: &str) -> Vec<u8> {
 }
 
 /// A frame that came: kind, whether it is the last, stream, payload.
-type Came = (u8, bool, u32, Vec<u8>);
+pub(super) type Came = (u8, bool, u32, Vec<u8>);
 
 /// The ill-meaning peer.
-struct Peer(TlsStream<TcpStream>);
+pub(super) struct Peer(TlsStream<TcpStream>);
 
 impl Peer {
-    async fn connect(server: &Running, identity: &WorkloadIdentity) -> Self {
+    pub(super) async fn connect(server: &Running, identity: &WorkloadIdentity, alpn: &str) -> Self {
         let settings = ClientSettings {
             certificate: Some(identity.pair().clone()),
             verification: ClientVerification::Insecure,
-            alpn: vec![ALPN.to_vec()],
+            alpn: vec![alpn.as_bytes().to_vec()],
             versions: TlsVersions::default(),
             send_sni: false,
         };
@@ -77,11 +77,21 @@ impl Peer {
         let tcp = TcpStream::connect(server.address("inbound")).await.unwrap();
         let name = ServerName::try_from("server.default.svc").unwrap();
         let stream = connector.connect(name, tcp).await.unwrap();
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(ALPN));
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(alpn.as_bytes()));
         Self(stream)
     }
 
-    async fn send(&mut self, bytes: &[u8]) -> bool {
+    /// Hears out who the server says it is, where that comes first.
+    pub(super) async fn introduced(mut self) -> Self {
+        let mut header = [0; 8];
+        self.0.read_exact(&mut header).await.unwrap();
+        let length = u32::from_be_bytes(header[4..].try_into().unwrap());
+        let mut told = vec![0; length as usize];
+        self.0.read_exact(&mut told).await.unwrap();
+        self
+    }
+
+    pub(super) async fn send(&mut self, bytes: &[u8]) -> bool {
         let sent = async {
             self.0.write_all(bytes).await?;
             self.0.flush().await
@@ -91,7 +101,7 @@ impl Peer {
     }
 
     /// The next frame; none if the connection has ended.
-    async fn next(&mut self) -> Option<Came> {
+    pub(super) async fn next(&mut self) -> Option<Came> {
         let read = async {
             let mut header = [0; 10];
             self.0.read_exact(&mut header).await.ok()?;
@@ -120,7 +130,7 @@ impl Peer {
     }
 
     /// Whether the connection ends after some bytes.
-    async fn is_ended_by(&mut self, bytes: &[u8]) -> bool {
+    pub(super) async fn is_ended_by(&mut self, bytes: &[u8]) -> bool {
         self.send(bytes).await;
         while self.next().await.is_some() {}
         true
@@ -171,7 +181,7 @@ impl Server {
     }
 
     async fn peer(&self, account: &str) -> Peer {
-        Peer::connect(&self.proxy, &self.root.workload(account)).await
+        Peer::connect(&self.proxy, &self.root.workload(account), ALPN).await
     }
 
     /// Another peer is served.
@@ -456,7 +466,7 @@ async fn a_peer_that_reads_nothing_holds_the_upstream_back() {
         },
     )
     .await;
-    let mut peer = Peer::connect(&proxy, &root.workload("client")).await;
+    let mut peer = Peer::connect(&proxy, &root.workload("client"), ALPN).await;
     let asked: Vec<u8> = (1..=20).flat_map(|stream| ask(stream, "/")).collect();
     peer.send(&asked).await;
     tokio::time::sleep(Duration::from_secs(3)).await;

@@ -13,6 +13,7 @@ use super::super::head::Fields;
 use super::{Link, Side};
 use crate::streams::Error;
 use crate::streams::stream::{self, Part};
+use crate::streams::tunnel::Source;
 use crate::streams::upload::Sink;
 
 /// What a connection keeps of a stream.
@@ -147,9 +148,10 @@ impl Incoming {
             }
         }))
     }
+}
 
-    /// Whether the peer gave the stream up without saying that anything was wrong.
-    pub(crate) fn is_gentle(&self) -> bool {
+impl Source for Incoming {
+    fn is_gentle(&self) -> bool {
         let state = self.link.state();
         state.streams.get(&self.id).is_some_and(|s| s.flow.gentle)
     }

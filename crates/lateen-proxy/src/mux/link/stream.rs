@@ -1,18 +1,23 @@
 //! One stream: its two halves as those who read and write see them, and what the connection keeps of it.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, header};
 use http_body::SizeHint;
+use tokio::time::Instant;
 
 use super::super::frame::Frame;
-use super::super::{Error, WINDOW, head};
+use super::super::{Carries, Error, MOST_WINDOW, WINDOW, head};
 use super::{Link, Side};
+use crate::clock;
 use crate::codec;
 use crate::streams::stream::{self, Part};
+use crate::streams::tunnel::Source;
 use crate::streams::upload::Sink;
 
 /// Fields of trailers.
@@ -21,13 +26,26 @@ const MOST_TRAILERS: usize = 100;
 /// What a connection keeps of a stream; heads and trailers are read by who takes them.
 pub(super) type Stream = stream::Stream<Bytes, Bytes, Flow>;
 
+/// Half of a window taken in this time is a transfer.
+const QUICK: Duration = Duration::from_millis(100);
+/// What the windows of a worker's streams may have grown by, all together.
+const MOST_GROWTH: u32 = 16 * 1024 * 1024;
+
+thread_local! {
+    static GROWTH: Cell<u32> = const { Cell::new(0) };
+}
+
 /// What may be sent and received.
 #[derive(Debug)]
 pub(super) struct Flow {
+    /// What the peer may have under way at most.
+    pub(super) size: u32,
     /// What the peer may still send.
     pub(super) window: u32,
     /// What was taken of it and not credited yet.
     pub(super) taken: u32,
+    /// When it was last asked to grow.
+    asked: Instant,
     /// What may still be sent.
     pub(super) credit: u32,
 }
@@ -35,10 +53,40 @@ pub(super) struct Flow {
 impl Default for Flow {
     fn default() -> Self {
         Self {
+            size: WINDOW,
             window: WINDOW,
             taken: 0,
+            asked: clock::now(),
             credit: WINDOW,
         }
+    }
+}
+
+impl Flow {
+    /// Whether the peer is to be told that it may send more.
+    pub(super) const fn is_half_taken(&self) -> bool {
+        self.taken >= self.size / 2
+    }
+
+    /// Doubles the window of a transfer, as long as there is room for it; what it grew by.
+    pub(super) fn grow(&mut self) -> u32 {
+        let now = clock::now();
+        let quick = now.duration_since(std::mem::replace(&mut self.asked, now)) < QUICK;
+        let more = self.size.min(MOST_WINDOW - self.size);
+        let growth = GROWTH.get() + more;
+        if !quick || growth > MOST_GROWTH {
+            return 0;
+        }
+        GROWTH.set(growth);
+        self.size += more;
+        more
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        // Fails only for what is kept by the thread itself, as it ends.
+        let _ = GROWTH.try_with(|growth| growth.set(growth.get() - (self.size - WINDOW)));
     }
 }
 
@@ -73,11 +121,19 @@ impl Stream {
         Ok(())
     }
 
-    pub(super) fn take_window(&mut self, mut payload: Bytes) -> Result<(), Error> {
+    pub(super) fn take_window(
+        &mut self,
+        mut payload: Bytes,
+        carries: Carries,
+    ) -> Result<(), Error> {
+        let most = match carries {
+            Carries::Http => WINDOW,
+            Carries::Tcp => MOST_WINDOW,
+        };
         let more = payload.try_get_u32().unwrap_or(0);
         let credit = self.flow.credit.checked_add(more);
         self.flow.credit = credit
-            .filter(|credit| more > 0 && *credit <= WINDOW)
+            .filter(|credit| more > 0 && *credit <= most)
             .ok_or(Error::Protocol("window"))?;
         self.wake_writer();
         Ok(())
@@ -227,6 +283,8 @@ impl http_body::Body for Incoming {
     }
 }
 
+impl Source for Incoming {}
+
 impl Drop for Incoming {
     fn drop(&mut self) {
         let mut state = self.link.state();
@@ -266,6 +324,16 @@ impl Outgoing {
     /// Sends a response's head, which is all of it if `end`.
     pub(crate) fn respond(&self, parts: &http::response::Parts, end: bool) {
         self.link.state().send_response(self.id, parts, end);
+    }
+
+    /// Lets a TCP connection in.
+    pub(crate) fn accept(&self) {
+        self.link.state().accept(self.id);
+    }
+
+    /// Says that nothing was done with the stream.
+    pub(crate) fn refuse(&self) {
+        self.link.state().refuse(self.id);
     }
 }
 

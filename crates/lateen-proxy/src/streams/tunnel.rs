@@ -1,4 +1,5 @@
-//! A stream whose bodies are a connection's bytes: what CONNECT makes of it (RFC 9113 section 8.5, RFC 8441).
+//! A stream whose bodies are a connection's bytes: what CONNECT makes of one over HTTP/2 (RFC 9113 section 8.5, RFC 8441), and what our own
+//! sidecars carry TCP in ([`crate::mux`]).
 
 use std::io;
 use std::pin::Pin;
@@ -8,26 +9,35 @@ use bytes::{Buf, Bytes};
 use http_body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frame::MOST;
-use super::link::{Incoming, Outgoing};
+use super::Error;
+use super::upload::Sink;
 use crate::net::copy::Carrier;
-use crate::streams::Error;
-use crate::streams::upload::Sink;
+
+/// Bytes that are copied into frames at once.
+const MOST: usize = 64 * 1024;
+
+/// The half of a stream that the peer writes.
+pub(crate) trait Source: Body<Data = Bytes, Error = Error> + Unpin {
+    /// Whether the peer gave the stream up without an error.
+    fn is_gentle(&self) -> bool {
+        false
+    }
+}
 
 /// Both halves of a stream.
 #[derive(Debug)]
-pub(crate) struct Tunnel {
-    incoming: Incoming,
-    outgoing: Outgoing,
+pub(crate) struct Tunnel<I, O> {
+    incoming: I,
+    outgoing: O,
     /// What was read and not yet handed out.
     left: Bytes,
     /// This side has ended.
     shut: bool,
 }
 
-impl Tunnel {
+impl<I, O> Tunnel<I, O> {
     /// Joins the two.
-    pub(crate) const fn new(incoming: Incoming, outgoing: Outgoing) -> Self {
+    pub(crate) const fn new(incoming: I, outgoing: O) -> Self {
         Self {
             incoming,
             outgoing,
@@ -45,9 +55,9 @@ fn broken(error: Error) -> io::Error {
     }
 }
 
-impl Carrier for Tunnel {}
+impl<I: Source, O: Sink + Unpin> Carrier for Tunnel<I, O> {}
 
-impl AsyncRead for Tunnel {
+impl<I: Source, O: Unpin> AsyncRead for Tunnel<I, O> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +81,7 @@ impl AsyncRead for Tunnel {
     }
 }
 
-impl AsyncWrite for Tunnel {
+impl<I: Unpin, O: Sink + Unpin> AsyncWrite for Tunnel<I, O> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
