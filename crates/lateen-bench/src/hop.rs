@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::load::Outcome;
 use crate::options::Options;
-use crate::process::{Core, Process, cpu_us, output, rss_kib, tail};
+use crate::process::{Core, Process, cpu_us, output, pin, rss_kib, tail};
 use crate::report::{Figures, Report, Row, Spread};
 use crate::rivals::{Hop, Subject, Wire};
 
@@ -21,6 +21,12 @@ pub(crate) const ORIGIN: Ports = Ports {
     http2: 28082,
     tcp: 28083,
 };
+/// Where another one listens that shares the proxies' core, to be called without a proxy.
+const DIRECTLY: Ports = Ports {
+    http1: 28084,
+    http2: 28085,
+    tcp: 28086,
+};
 /// The first subject's port; the others follow.
 const FIRST: u16 = 28100;
 
@@ -28,6 +34,16 @@ pub(crate) struct Ports {
     pub(crate) http1: u16,
     pub(crate) http2: u16,
     pub(crate) tcp: u16,
+}
+
+impl Ports {
+    const fn of(&self, wire: Wire) -> u16 {
+        match wire {
+            Wire::Http1 | Wire::Https => self.http1,
+            Wire::Http2 | Wire::Grpc => self.http2,
+            Wire::Tcp => self.tcp,
+        }
+    }
 }
 
 /// What is sent in a case.
@@ -154,6 +170,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let subjects = installed(options, &mut report);
     let dir = tempfile::tempdir().context("making a directory")?;
     let _origin = origin(dir.path())?;
+    let _directly = origin_on(Core::Subject, &DIRECTLY, dir.path())?;
     for case in CASES.iter().filter(|case| options.wants_case(case.name)) {
         eprintln!("hop: {} …", case.name);
         let rows = measure(case, &subjects, options, dir.path(), &mut report)?;
@@ -167,13 +184,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// Its ports are taken.
 pub(crate) fn origin(dir: &Path) -> Result<Process> {
-    let log = dir.join("origin.log");
+    origin_on(Core::Load, &ORIGIN, dir)
+}
+
+fn origin_on(core: Core, ports: &Ports, dir: &Path) -> Result<Process> {
+    let log = dir.join(format!("origin-{}.log", ports.http1));
     let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port)).to_string();
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
-    command.args(["origin", "--http1", &at(ORIGIN.http1)]);
-    command.args(["--http2", &at(ORIGIN.http2), "--tcp", &at(ORIGIN.tcp)]);
-    let mut origin = Process::start(&mut command, Core::Load, &log)?;
-    origin.wait_for_port(([127, 0, 0, 1], ORIGIN.http1).into(), &log)?;
+    command.args(["origin", "--http1", &at(ports.http1)]);
+    command.args(["--http2", &at(ports.http2), "--tcp", &at(ports.tcp)]);
+    let mut origin = Process::start(&mut command, core, &log)?;
+    origin.wait_for_port(([127, 0, 0, 1], ports.http1).into(), &log)?;
+    pin(origin.pid(), core)?;
     Ok(origin)
 }
 
@@ -195,7 +217,8 @@ fn installed(options: &Options, report: &mut Report) -> Vec<(Subject, std::path:
     found
 }
 
-/// What is measured at a paced rate without any proxy: how much of a latency is the load's and the origin's own.
+/// What is measured at a paced rate without any proxy, the origin in its place on its core: how much of a latency is what it costs to wake
+/// the other core and be woken by it.
 pub(crate) const DIRECT: &str = "direct";
 
 /// A subject that runs.
@@ -214,11 +237,7 @@ fn measure(
     dir: &Path,
     report: &mut Report,
 ) -> Result<Vec<Row>> {
-    let origin = match case.wire {
-        Wire::Http1 | Wire::Https => ORIGIN.http1,
-        Wire::Http2 | Wire::Grpc => ORIGIN.http2,
-        Wire::Tcp => ORIGIN.tcp,
-    };
+    let (origin, directly) = (ORIGIN.of(case.wire), DIRECTLY.of(case.wire));
     let mut running = Vec::new();
     for (at, (subject, program)) in subjects.iter().enumerate() {
         if let Some(why) = subject.cannot(case.wire) {
@@ -248,7 +267,7 @@ fn measure(
             running.push(Running {
                 name: DIRECT,
                 process: None,
-                address: ([127, 0, 0, 1], origin).into(),
+                address: ([127, 0, 0, 1], directly).into(),
                 runs: Vec::new(),
             });
         }
