@@ -83,6 +83,16 @@ pub enum Discovery {
     DynamicForwardProxy(DnsFamily),
 }
 
+impl Discovery {
+    /// The name under which endpoints come by EDS, if they do.
+    pub(crate) fn service_name(&self) -> Option<&str> {
+        match self {
+            Self::Eds { service_name } => Some(service_name),
+            _ => None,
+        }
+    }
+}
+
 /// DNS settings of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DnsOptions {

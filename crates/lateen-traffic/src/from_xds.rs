@@ -5,6 +5,7 @@
 //! worse than one that is not served.
 
 mod access_log;
+mod alike;
 mod basic;
 mod cluster;
 mod endpoint;
@@ -37,6 +38,7 @@ use lateen_envoy::pb::envoy::config::{
 use lateen_envoy::pb::envoy::extensions::transport_sockets::tls::v3 as sds;
 use lateen_envoy::pb::google::protobuf::{Any, Struct};
 
+pub(crate) use alike::{Alike, Told};
 pub use error::XdsError;
 pub(crate) use route::{CheckedHost, SplitRoutes};
 
@@ -64,9 +66,12 @@ pub fn route_config(any: &Any) -> Result<RouteConfig, XdsError> {
 ///
 /// # Errors
 /// As [`route_config`].
-pub fn shared_route_config(any: &Arc<Any>) -> Result<RouteConfig, XdsError> {
+pub(crate) fn shared_route_config(
+    any: &Arc<Any>,
+    hosts: &mut Alike<()>,
+) -> Result<RouteConfig, XdsError> {
     match split_routes(any) {
-        Some(split) => split.finish(split.check(0..split.len())),
+        Some(split) => split.finish(split.check(0..split.len(), hosts)),
         // The decoder says what is wrong with it.
         None => route_config(any),
     }

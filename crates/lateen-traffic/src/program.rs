@@ -6,6 +6,7 @@
 mod dispatch;
 mod names;
 mod parts;
+mod seen;
 mod stored;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use lateen_envoy::{Resource, TypeUrl};
 pub use dispatch::{DispatchReason, Dispatched};
 pub use names::ByName;
 pub use parts::{CompiledPart, Part};
+pub use seen::Seen;
 pub use stored::{Compile, Stored, StoredCluster};
 
 use crate::cluster::Discovery;
@@ -90,7 +92,8 @@ impl Program {
     /// The program after some changes, and what was refused. Removals come first, so that an address may move from one
     /// listener to another in one update.
     pub fn update(&self, changes: &[Change]) -> (Self, Vec<Rejection>) {
-        self.update_of(changes, self.compile(changes).into_iter())
+        let compiled = self.compile(changes, &mut Seen::default());
+        self.update_of(changes, compiled.into_iter())
     }
 
     /// [`Program::update`] with what the [parts](Part::all) of the same changes come to, in their order: nearly all the work of an update, which
@@ -104,10 +107,10 @@ impl Program {
     }
 
     /// What changes come to, each by itself.
-    fn compile(&self, changes: &[Change]) -> Vec<Compiled> {
-        let mut like = self.some_secrets.clone().unwrap_or_default();
+    fn compile(&self, changes: &[Change], seen: &mut Seen) -> Vec<Compiled> {
+        seen.expect(self.some_secrets.as_ref());
         let made = changes.iter().map(|change| match change {
-            Change::Upsert(ty, resource) => self.compile_one(*ty, resource, &mut like),
+            Change::Upsert(ty, resource) => self.compile_one(*ty, resource, seen),
             Change::Remove(..) => Compiled::nothing(),
         });
         made.collect()
@@ -170,37 +173,24 @@ impl Program {
         }
     }
 
-    fn compile_one(
-        &self,
-        type_url: TypeUrl,
-        resource: &Resource,
-        like: &mut Arc<[Arc<str>]>,
-    ) -> Compiled {
+    fn compile_one(&self, type_url: TypeUrl, resource: &Resource, seen: &mut Seen) -> Compiled {
         let (name, body) = (&resource.name, &resource.body);
         let made = match type_url {
             TypeUrl::Listener => {
                 from_xds::listener(body, name).map(|made| Made::Listener(made.into()))
             }
-            TypeUrl::RouteConfiguration => {
-                from_xds::shared_route_config(body).map(|made| Made::Routes(made.into()))
+            TypeUrl::RouteConfiguration => from_xds::shared_route_config(body, &mut seen.hosts)
+                .map(|made| Made::Routes(made.into())),
+            TypeUrl::Cluster => {
+                let in_use = self.clusters.get(name).is_some_and(|old| old.is_used());
+                let cluster = seen.cluster(name, body, in_use);
+                cluster.map(|cluster| Made::Cluster(cluster.into()))
             }
-            TypeUrl::Cluster => from_xds::cluster(body).map(|compiled| {
-                let cluster = StoredCluster::new(name, body, &compiled, like);
-                if !cluster.secrets.is_empty() {
-                    *like = Arc::clone(&cluster.secrets);
-                }
-                if self.clusters.get(name).is_some_and(|old| old.is_used()) {
-                    cluster.keep(compiled);
-                }
-                Made::Cluster(cluster.into())
-            }),
-            TypeUrl::ClusterLoadAssignment => from_xds::endpoints(body).map(|compiled| {
-                let endpoints = Stored::new(body);
-                if self.endpoints.get(name).is_some_and(|old| old.is_used()) {
-                    endpoints.keep(compiled);
-                }
-                Made::Endpoints(endpoints.into())
-            }),
+            TypeUrl::ClusterLoadAssignment => {
+                let in_use = self.endpoints.get(name).is_some_and(|old| old.is_used());
+                let endpoints = seen.endpoints(body, in_use);
+                endpoints.map(|endpoints| Made::Endpoints(endpoints.into()))
+            }
             TypeUrl::Secret => from_xds::secret(body).map(|made| Made::Secret(made.into())),
             TypeUrl::NameTable | TypeUrl::ProxyConfig | TypeUrl::TypedExtensionConfig => {
                 Ok(Made::Nothing)
@@ -232,10 +222,10 @@ impl Program {
     }
 
     fn insert_cluster(&mut self, name: Arc<str>, cluster: Arc<StoredCluster>) {
-        if !cluster.secrets.is_empty() {
-            self.some_secrets = Some(Arc::clone(&cluster.secrets));
+        if !cluster.facts.secrets.is_empty() {
+            self.some_secrets = Some(Arc::clone(&cluster.facts.secrets));
         }
-        match (cluster.is_dns, self.dns_clusters.contains(&name)) {
+        match (cluster.facts.is_dns, self.dns_clusters.contains(&name)) {
             (true, false) => drop(Arc::make_mut(&mut self.dns_clusters).insert(name.clone())),
             (false, true) => drop(Arc::make_mut(&mut self.dns_clusters).remove(&name)),
             _ => {}
@@ -302,7 +292,7 @@ impl Program {
         // Nearly all clusters have the list of another.
         let mut last: Option<&Arc<[Arc<str>]>> = None;
         for cluster in self.clusters.values() {
-            let secrets = &cluster.secrets;
+            let secrets = &cluster.facts.secrets;
             if last.is_none_or(|last| !Arc::ptr_eq(last, secrets)) {
                 names.extend(secrets.iter());
                 last = Some(secrets);

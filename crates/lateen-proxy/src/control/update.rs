@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use lateen_envoy::TypeUrl;
-use lateen_traffic::program::{Change, CompiledPart, Part};
+use lateen_traffic::program::{Change, CompiledPart, Part, Seen};
 use lateen_traffic::{Program, Rejection};
 
 use crate::panic;
@@ -67,7 +67,8 @@ fn shared_out(
             let at = next()? - 1;
             Some((at, parts.get(at)?))
         });
-        let made = taken.map(|(at, part)| (at, program.compile_part(part)));
+        let mut seen = Seen::default();
+        let made = taken.map(|(at, part)| (at, program.compile_part(part, &mut seen)));
         made.collect::<Vec<(usize, CompiledPart)>>()
     };
     let mut made = std::thread::scope(|scope| {

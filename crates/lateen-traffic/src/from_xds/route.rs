@@ -8,6 +8,7 @@ use lateen_envoy::pb::envoy::config::route::v3 as rds;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
+use super::alike::{Alike, Told};
 use super::basic::{flag, metadata, non_empty, number, runtime_fraction, texts};
 use super::error::Within as _;
 use super::{XdsError, headers, matchers, overrides, rate_limit, rbac, retry, route_action};
@@ -55,14 +56,32 @@ pub(crate) struct CheckedHost {
 }
 
 impl CheckedHost {
-    fn read(encoded: &[u8], index: usize, max_body: u32) -> Self {
-        match rds::VirtualHost::decode(encoded) {
+    fn read(encoded: &[u8], index: usize, max_body: u32, alike: &mut Alike<()>) -> Self {
+        let mut domains = Vec::new();
+        let mut tell = |_: Told, text: &str| {
+            let domain = Domain::parse(text);
+            domain.map(|domain| domains.push(domain)).is_some()
+        };
+        let compiles = alike.find(encoded, max_body, &mut tell).is_some();
+        if compiles && !VirtualHosts::keeps(index) {
+            debug_assert!(
+                rds::VirtualHost::decode(encoded)
+                    .is_ok_and(|host| virtual_host(&host, max_body).is_ok())
+            );
+            let compiled = Ok(None);
+            return Self { domains, compiled };
+        }
+        let checked = match rds::VirtualHost::decode(encoded) {
             Ok(host) => Self::of(&host, index, max_body),
             Err(error) => Self {
                 domains: Vec::new(),
                 compiled: Err(XdsError::from_error(&error)),
             },
+        };
+        if checked.compiled.is_ok() {
+            alike.learn(());
         }
+        checked
     }
 
     fn of(from: &rds::VirtualHost, index: usize, max_body: u32) -> Self {
@@ -109,12 +128,12 @@ impl SplitRoutes {
         self.hosts.len()
     }
 
-    /// Looks at some of the virtual hosts.
-    pub(crate) fn check(&self, some: Range<usize>) -> Vec<CheckedHost> {
+    /// Looks at some of the virtual hosts, of which those that are like one that compiled are not compiled.
+    pub(crate) fn check(&self, some: Range<usize>, alike: &mut Alike<()>) -> Vec<CheckedHost> {
         let max_body = max_direct_response_bytes(&self.frame);
         let hosts = some.filter_map(|index| Some((index, self.hosts.get(index)?)));
         hosts
-            .map(|(index, encoded)| CheckedHost::read(encoded, index, max_body))
+            .map(|(index, encoded)| CheckedHost::read(encoded, index, max_body, alike))
             .collect()
     }
 
@@ -199,7 +218,7 @@ fn frame(
 pub(super) fn known_virtual_host(encoded: &[u8], max_body: u32) -> VirtualHost {
     let message = rds::VirtualHost::decode(encoded).ok();
     let compiled = message.and_then(|from| virtual_host(&from, max_body).ok());
-    compiled.expect("the same message compiled when it came")
+    compiled.expect("this message, or one like it, compiled when it came")
 }
 
 fn refuse_unsupported(from: &rds::RouteConfiguration) -> Result<(), XdsError> {

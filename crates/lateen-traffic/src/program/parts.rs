@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use lateen_envoy::TypeUrl;
 
-use super::{Change, Compiled, Made, Program};
+use super::{Change, Compiled, Made, Program, Seen};
 use crate::from_xds::{self, CheckedHost, SplitRoutes};
 
 /// Changes in a part, at most.
@@ -42,8 +42,8 @@ struct ManyHosts {
 
 impl ManyHosts {
     /// Looks at some. Who is the last of all to have looked gets the whole.
-    fn check(&self, some: Range<usize>) -> Option<Compiled> {
-        let found = self.routes.check(some.clone());
+    fn check(&self, some: Range<usize>, seen: &mut Seen) -> Option<Compiled> {
+        let found = self.routes.check(some.clone(), &mut seen.hosts);
         let all = {
             let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
             checked.insert(some.start, found);
@@ -102,11 +102,11 @@ fn split(change: &Change) -> Option<SplitRoutes> {
 }
 
 impl Program {
-    /// Compiles a part of an update.
-    pub fn compile_part(&self, part: &Part<'_>) -> CompiledPart {
+    /// Compiles a part of an update, for one who has seen other parts of it.
+    pub fn compile_part(&self, part: &Part<'_>, seen: &mut Seen) -> CompiledPart {
         CompiledPart(match &part.0 {
-            Of::Changes(changes) => self.compile(changes),
-            Of::Hosts(many, some) => many.check(some.clone()).into_iter().collect(),
+            Of::Changes(changes) => self.compile(changes, seen),
+            Of::Hosts(many, some) => many.check(some.clone(), seen).into_iter().collect(),
         })
     }
 }

@@ -1,8 +1,8 @@
 //! Resources as they came, compiled when they are first used.
 //!
 //! A sidecar of a large mesh knows ten thousand services and calls ten. Compiled, a cluster or a set of endpoints takes several times
-//! the room of its message. So each is compiled once when it comes, which tells whether it is to be refused, and what is
-//! kept is the message, shared with whoever else holds it. What is used is compiled again, once, for everybody.
+//! the room of its message. So each is compiled once when it comes, or checked to be like one that compiled (`seen`), which tells whether
+//! it is to be refused, and what is kept is the message, shared with whoever else holds it. What is used is compiled again, once, for everybody.
 
 use std::sync::{Arc, OnceLock};
 
@@ -73,7 +73,8 @@ impl<T: Compile> Stored<T> {
     }
 
     fn compile(&self) -> T {
-        T::compile(&self.body).expect("the same message compiled when it came")
+        let compiled = T::compile(&self.body);
+        compiled.expect("this message, or one like it, compiled when it came")
     }
 }
 
@@ -83,6 +84,14 @@ pub struct StoredCluster {
     stored: Stored<Cluster>,
     /// Under which name its endpoints come by EDS.
     pub(super) service_name: Option<Arc<str>>,
+    pub(super) facts: ClusterFacts,
+}
+
+/// What has to be known of a cluster before it is used, besides names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ClusterFacts {
+    /// Whether its endpoints come by EDS.
+    pub(super) is_eds: bool,
     /// The secrets it refers to.
     pub(super) secrets: Arc<[Arc<str>]>,
     /// Whether its hosts are names to be resolved.
@@ -90,24 +99,14 @@ pub struct StoredCluster {
     is_checked: bool,
 }
 
-impl StoredCluster {
-    /// Notes what a cluster needs. Most need the same secrets, so those of another are taken if they are equal.
-    pub(super) fn new(
-        name: &Arc<str>,
-        body: &Arc<Any>,
-        cluster: &Cluster,
-        like: &Arc<[Arc<str>]>,
-    ) -> Self {
-        let service_name = match &cluster.discovery {
-            Discovery::Eds { service_name } if service_name == name => Some(name),
-            Discovery::Eds { service_name } => Some(service_name),
-            _ => None,
-        };
+impl ClusterFacts {
+    /// Of a cluster. Most need the same secrets, so those of another are taken if they are equal.
+    pub(super) fn of(cluster: &Cluster, like: &Arc<[Arc<str>]>) -> Self {
         let transports = cluster.transports();
         let tls = transports.filter_map(|transport| Some(&transport.tls()?.common));
         let secrets: Vec<Arc<str>> = tls.flat_map(|tls| tls.sds_names()).cloned().collect();
         Self {
-            service_name: service_name.cloned(),
+            is_eds: matches!(cluster.discovery, Discovery::Eds { .. }),
             secrets: match secrets == **like {
                 true => Arc::clone(like),
                 false => secrets.into(),
@@ -117,13 +116,32 @@ impl StoredCluster {
                 Discovery::StrictDns(..) | Discovery::LogicalDns(..)
             ),
             is_checked: cluster.health_check.is_some(),
+        }
+    }
+}
+
+impl StoredCluster {
+    /// A cluster whose message is known to compile, and under which name its endpoints come.
+    pub(super) fn new(
+        name: &Arc<str>,
+        body: &Arc<Any>,
+        service: Option<&str>,
+        facts: ClusterFacts,
+    ) -> Self {
+        let service_name = service.map(|service| match *service == **name {
+            true => Arc::clone(name),
+            false => service.into(),
+        });
+        Self {
             stored: Stored::new(body),
+            service_name,
+            facts,
         }
     }
 
     /// Whether its hosts are asked how they are.
     pub fn is_checked(&self) -> bool {
-        self.is_checked
+        self.facts.is_checked
     }
 }
 

@@ -315,3 +315,66 @@ fn a_virtual_host_that_cannot_be_compiled_is_refused_when_it_comes() {
         "{rejections:?}"
     );
 }
+
+/// A message of a resource that has something at its end that cannot be read.
+fn broken(change: Change) -> Change {
+    let Change::Upsert(ty, mut resource) = change else {
+        unreachable!("it is one");
+    };
+    let mut body = (*resource.body).clone();
+    // `metadata.filter_metadata` with half of an entry.
+    body.value
+        .extend_from_slice(&[0xca, 0x01, 3, 0x0a, 5, 0x0a]);
+    resource.body = Arc::new(body);
+    Change::Upsert(ty, resource)
+}
+
+#[test]
+fn what_is_like_another_has_the_same_facts_and_reasons_as_by_itself() {
+    let socket = json!({ "name": "tls", "typed_config": {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "common_tls_context": { "tls_certificate_sds_secret_configs": [{ "name": "default" }] } } });
+    let check = json!([{ "timeout": "1s", "interval": "1s", "tcp_health_check": {}, "healthy_threshold": 1, "unhealthy_threshold": 1 }]);
+    let kinds = [
+        json!({}),
+        json!({ "eds_cluster_config": { "service_name": "other" } }),
+        json!({ "transport_socket_matches": [{ "name": "m", "match": {}, "transport_socket": socket }] }),
+        json!({ "type": "STRICT_DNS" }),
+        json!({ "health_checks": check }),
+        json!({ "lb_subset_config": {} }),
+    ];
+    let mut changes: Vec<Change> = (0..60)
+        .map(|n| cluster(&format!("c{n}"), kinds[n % kinds.len()].clone()))
+        .collect();
+    changes.push(broken(cluster("c60", json!({}))));
+    let (together, refused) = Program::new().update(&changes);
+    let mut reasons = Vec::new();
+    for change in &changes {
+        let (alone, rejections) = Program::new().update(std::slice::from_ref(change));
+        for (name, cluster) in alone.clusters().iter() {
+            let same = together.clusters().get(name).unwrap();
+            assert_eq!(same.facts, cluster.facts);
+            assert_eq!(same.service_name, cluster.service_name);
+        }
+        reasons.extend(rejections);
+    }
+    assert_eq!((refused.len(), together.clusters().len()), (11, 50));
+    assert_eq!(refused, reasons);
+    let reason = &refused[10].reason;
+    assert!(
+        reason.contains("envoy.config.cluster.v3.Cluster"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn what_is_only_checked_is_complete_when_it_is_used() {
+    let origin = |n: usize| json!({ "metadata": { "filter_metadata": { "lateen": { "object": format!("Service/n/{n}") } } } });
+    let changes: Vec<Change> = (0..20)
+        .map(|n| cluster(&format!("c{n}"), origin(n)))
+        .collect();
+    let program = updated(&Program::new(), &changes);
+    let found = program.cluster("c13").unwrap();
+    assert_eq!(found.provenance.to_string(), "Service/n/13");
+    assert_eq!(found.discovery.service_name(), Some("c13"));
+}

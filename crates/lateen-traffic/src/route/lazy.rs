@@ -1,8 +1,8 @@
 //! Virtual hosts as they came, compiled when a request first finds one.
 //!
 //! A sidecar of a large mesh is told the routes of every service, ten thousand virtual hosts to a port, of which it uses a handful. All are
-//! compiled once when they come, which tells whether they are to be refused; kept are a few bytes of each, out of the message that was
-//! received.
+//! compiled once when they come, or checked to be like one that compiled, which tells whether they are to be refused; kept are a few bytes
+//! of each, out of the message that was received.
 
 use std::sync::OnceLock;
 
