@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use lateen_traffic::filter::NetworkFilterKind;
 use lateen_traffic::listener::FilterChain;
+use tokio::sync::Notify;
 
 use super::network::Pass;
 use super::{
@@ -40,7 +41,9 @@ pub(super) fn shared_by(chain: &FilterChain) -> Option<Carries> {
 /// Serves a shared connection to its end.
 pub(super) async fn serve(shared: Rc<Connection>, stream: Stream) {
     let link = Link::new(Side::Server, Carries::Tcp);
+    let first = Notify::new();
     let begun = |begun: Begun| {
+        first.notify_one();
         let (shared, link) = (Rc::clone(&shared), Rc::clone(&link));
         // Not ended with its stream: how a connection ended is told by who proxies it.
         spawn(|| async move {
@@ -53,7 +56,11 @@ pub(super) async fn serve(shared: Rc<Connection>, stream: Stream) {
     let ends = Ends {
         // A stream costs no more than the connection that it stands for.
         abused: std::future::pending(),
-        ending: shared.handle.drain.cancelled(),
+        ending: async {
+            shared.handle.drain.cancelled().await;
+            // One that was made in the drain, by a client that found nobody else, carries something before it ends.
+            first.notified().await;
+        },
         lost: std::future::pending(),
     };
     let ended = serving::serve((&link, stream), begun, ends).await;
