@@ -1,4 +1,4 @@
-//! `make bench`: what Lateen costs, side by side with Envoy, nginx and HAProxy on one machine in one run.
+//! `make bench`: what Lateen costs, side by side with others on one machine in one run.
 //!
 //! `lateen-bench [NAME…] [--runs N] [--seconds S] [--case TEXT]` runs experiments; each prints a table and writes
 //! `bench/results/NAME.json`. `--help` says more, `--list` names every case. The load generator, the origin server and the proxy

@@ -33,6 +33,7 @@ use tokio::time::Instant;
 use self::report::{Report, Upstream};
 use self::tunnel::{Tunnel, TunnelError};
 use crate::cluster::breaker::{Permit, Resource};
+use crate::cluster::host::Lone;
 use crate::cluster::outlier::{Ended as HostEnded, count};
 use crate::cluster::{ActiveRequest, ClusterState, Host, Wanted};
 use crate::connection::Connection;
@@ -81,6 +82,8 @@ enum Held {
     Connection(Permit),
     /// A tunnel's.
     Tunnel(Box<tunnel::Held>),
+    /// The same, as the only one of those that could share.
+    Lone(Box<(Self, Lone)>),
     /// What carries it has its own.
     Nothing,
 }
@@ -266,7 +269,9 @@ async fn connect(
                 let reached = HostEnded::Connected { last: true };
                 state.record(cluster, &host.state, reached, rand::random());
                 let gauge = match &held {
-                    Held::Connection(_) | Held::Tunnel(_) => &state.stats.upstream_cx_active,
+                    Held::Connection(_) | Held::Lone(_) | Held::Tunnel(_) => {
+                        &state.stats.upstream_cx_active
+                    }
                     Held::Nothing => &state.stats.upstream_rq_active,
                 };
                 let active = ActiveRequest::begin(&host.state, gauge);
@@ -324,10 +329,14 @@ async fn open(
 ) -> Result<Opened, OpenError> {
     let connection = &ready.connection;
     let Some(tunneling) = &ready.proxy.tunneling else {
-        return match shared::may(connection, cluster, host) {
-            true => shared::open(connection, state, cluster, host).await,
-            false => open_plain(connection, state, cluster, host).await,
+        if !shared::may(connection, cluster, host) {
+            return open_plain(connection, state, cluster, host).await;
+        }
+        let Some(lone) = host.state.lone() else {
+            return shared::open(connection, state, cluster, host).await;
         };
+        let opened = open_plain(connection, state, cluster, host).await;
+        return opened.map(|(pipe, facts, held)| (pipe, facts, Held::Lone(Box::new((held, lone)))));
     };
     let opened = tunnel::open(connection, tunneling, state, cluster, host).await;
     let failed = |error: TunnelError| {

@@ -52,6 +52,14 @@ async fn pair_of(app: SocketAddr) -> Pair {
     Pair::of(inbound(app, true), |server| outbound(server, true), true).await
 }
 
+/// Two sidecars between which one connection is open: the only one has one of its own, those that follow share.
+async fn sharing(app: SocketAddr) -> (Pair, TcpStream) {
+    let pair = pair_of(app).await;
+    let lone = connect(&pair).await;
+    wait_for(|| async { made(&pair) == 1 }).await;
+    (pair, lone)
+}
+
 /// Connections the client's proxy made to the server's.
 fn made(pair: &Pair) -> u64 {
     let labels = [("cluster_name", "server")];
@@ -93,9 +101,9 @@ async fn many_connections_share_a_few_and_are_counted_each() {
         counts(proxy, OPENED, AT_ONCE as u64, &[]).await;
         counts(proxy, CLOSED, 0, &[]).await;
     }
-    drop(open);
+    open.truncate(1);
     for proxy in [&pair.client, &pair.server] {
-        counts(proxy, CLOSED, AT_ONCE as u64, &[]).await;
+        counts(proxy, CLOSED, AT_ONCE as u64 - 1, &[]).await;
     }
     pair.talk().await;
     assert_eq!(made(&pair), shared, "what is open is used again");
@@ -113,7 +121,7 @@ async fn connections_that_begin_together_share_too() {
     for (n, stream) in open.iter_mut().enumerate() {
         says(stream, format!("I am {n}").as_bytes()).await;
     }
-    assert!(made(&pair) <= 4, "{} connections", made(&pair));
+    assert!(made(&pair) <= 5, "{} connections", made(&pair));
     pair.stop().await;
 }
 
@@ -164,7 +172,7 @@ async fn an_end_is_passed_on_and_the_other_direction_goes_on() {
         stream.write_all(&asked).await.unwrap();
     })
     .await;
-    let pair = pair_of(address).await;
+    let (pair, _lone) = sharing(address).await;
     for _ in 0..3 {
         let mut stream = connect(&pair).await;
         stream.write_all(b"question").await.unwrap();
@@ -179,7 +187,7 @@ async fn an_end_is_passed_on_and_the_other_direction_goes_on() {
 #[tokio::test]
 async fn a_reader_that_stalls_holds_up_no_other_and_transfers_keep_every_byte() {
     let (address, _) = app(echo).await;
-    let pair = pair_of(address).await;
+    let (pair, _lone) = sharing(address).await;
     let mut stalled = connect(&pair).await;
     says(&mut stalled, b"hello").await;
     // What nobody reads fills what there is room for, and no more is taken.
@@ -208,22 +216,39 @@ async fn a_reader_that_stalls_holds_up_no_other_and_transfers_keep_every_byte() 
         .unwrap();
     writer.await.unwrap();
     assert!(received == expected, "bytes were changed on their way");
-    assert_eq!(made(&pair), 1);
+    assert_eq!(made(&pair), 2);
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_without_others_has_one_of_its_own() {
+    let (address, _) = app(echo).await;
+    let pair = pair_of(address).await;
+    for n in 1..=3 {
+        let mut stream = connect(&pair).await;
+        says(&mut stream, b"hello").await;
+        drop(stream);
+        counts(&pair.client, CLOSED, n, &[]).await;
+        assert_eq!(made(&pair), n);
+    }
     pair.stop().await;
 }
 
 #[tokio::test]
 async fn an_application_that_is_not_there_ends_its_connections_alone() {
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = gone.local_addr().unwrap();
-    drop(gone);
-    let pair = pair_of(address).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let takes_one = tokio::spawn(async move { listener.accept().await.unwrap().0 });
+    let (pair, mut lone) = sharing(address).await;
+    let mut taken = takes_one.await.unwrap();
     for _ in 0..3 {
         assert!(is_closed(&mut connect(&pair).await).await);
     }
     let labels = [("reporter", "destination"), ("response_flags", "UF,URX")];
     counts(&pair.server, OPENED, 3, &labels).await;
-    assert_eq!(made(&pair), 1);
+    assert_eq!(made(&pair), 2);
+    taken.write_all(b"here").await.unwrap();
+    lone.read_exact(&mut [0; 4]).await.unwrap();
     pair.stop().await;
 }
 
@@ -253,19 +278,23 @@ async fn access_rules_hold_for_each_connection_as_they_are_when_it_comes() {
     let (address, accepted) = app(echo).await;
     let allowed = ruled(address, &account("client"));
     let pair = Pair::of(allowed.clone(), |server| outbound(server, true), true).await;
+    let mut lone = connect(&pair).await;
+    says(&mut lone, b"hello").await;
     let mut first = connect(&pair).await;
     says(&mut first, b"hello").await;
 
     pair.server.replace(ruled(address, &account("somebody")));
     assert!(is_closed(&mut first).await, "it is let in no more");
-    for _ in 0..3 {
-        assert!(is_closed(&mut connect(&pair).await).await);
+    assert!(is_closed(&mut lone).await, "nor is this");
+    let mut refused = Vec::new();
+    for _ in 0..4 {
+        refused.push(connect(&pair).await);
     }
-    assert_eq!(
-        accepted.load(Ordering::Relaxed),
-        1,
-        "refused connections reach nobody"
-    );
+    for stream in &mut refused {
+        assert!(is_closed(stream).await);
+    }
+    let accepted = accepted.load(Ordering::Relaxed);
+    assert_eq!(accepted, 2, "refused connections reach nobody");
 
     pair.server.replace(allowed);
     let again = || async {
@@ -280,7 +309,7 @@ async fn access_rules_hold_for_each_connection_as_they_are_when_it_comes() {
 #[tokio::test]
 async fn a_listener_that_changes_takes_new_connections_as_it_is_now() {
     let (old, _) = app(echo).await;
-    let pair = pair_of(old).await;
+    let (pair, _lone) = sharing(old).await;
     let mut first = connect(&pair).await;
     says(&mut first, b"hello").await;
     let new = greeter().await;
@@ -300,7 +329,7 @@ async fn a_listener_that_changes_takes_new_connections_as_it_is_now() {
 #[tokio::test]
 async fn a_server_that_drains_keeps_what_is_open_and_takes_what_comes() {
     let (address, _) = app(echo).await;
-    let pair = pair_of(address).await;
+    let (pair, _lone) = sharing(address).await;
     let mut first = connect(&pair).await;
     says(&mut first, b"hello").await;
     let before = made(&pair);
@@ -317,7 +346,7 @@ async fn a_server_that_drains_keeps_what_is_open_and_takes_what_comes() {
 #[tokio::test]
 async fn a_server_that_is_gone_ends_connections_and_those_that_come() {
     let (address, _) = app(echo).await;
-    let pair = pair_of(address).await;
+    let (pair, _lone) = sharing(address).await;
     let mut first = connect(&pair).await;
     says(&mut first, b"hello").await;
     let Pair { client, server } = pair;

@@ -28,6 +28,8 @@ pub(crate) struct HostState {
     pub(crate) address: HostAddress,
     /// Requests and TCP connections under way.
     pub(crate) active: Cell<u32>,
+    /// A TCP connection to it that could share has one of its own.
+    has_lone: Rc<Cell<bool>>,
     /// When this worker met it.
     pub(crate) created: Instant,
     /// When the last of them ended or began.
@@ -69,12 +71,23 @@ pub(crate) struct Pool {
     pub(crate) freed: Rc<Notify>,
 }
 
+/// A TCP connection that could share and has one of its own, because there is nobody to share with: what is shared costs it more than it saves.
+#[derive(Debug)]
+pub(crate) struct Lone(Rc<Cell<bool>>);
+
+impl Drop for Lone {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 impl HostState {
     /// A host without connections.
     pub(crate) fn new(address: HostAddress, record: Arc<HostRecord>) -> Self {
         Self {
             address,
             active: Cell::new(0),
+            has_lone: Rc::default(),
             created: Instant::now(),
             last_used: Cell::new(Instant::now()),
             counts: record.shard(),
@@ -83,6 +96,12 @@ impl HostState {
             introduced: RefCell::default(),
             described: RefCell::default(),
         }
+    }
+
+    /// For a TCP connection that could share: whether it is the only one, for as long as this is held.
+    pub(crate) fn lone(&self) -> Option<Lone> {
+        let others = self.has_lone.replace(true);
+        (!others).then(|| Lone(Rc::clone(&self.has_lone)))
     }
 
     /// The workload that introduced itself from here with this header. It hardly ever changes, so the last answer is remembered.
