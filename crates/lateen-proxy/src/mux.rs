@@ -8,7 +8,7 @@
 //! Messages are those of HTTP/1.1: what a head may hold, how requests are balanced, retried, counted and logged is the same with and
 //! without. A TCP connection is a stream whose heads are empty; the server's says that the connection is let in. Frames are described at
 //! [`frame`], heads at [`head`]; [`link`] is the state of a connection that its streams share, and [`crate::streams`] moves its bytes. Who
-//! calls is [`crate::upstream::mux`], who answers [`crate::http::mux`] or [`crate::tcp::shared`]. See `docs/decisions`.
+//! calls is [`crate::upstream::mux`], who answers `crate::http::mux` or `crate::connection::carried`. See `docs/decisions`.
 
 pub(crate) mod frame;
 pub(crate) mod head;

@@ -82,7 +82,7 @@ enum Held {
     Connection(Permit),
     /// A tunnel's.
     Tunnel(Box<tunnel::Held>),
-    /// The same, as the only one of those that could share.
+    /// What it holds, as the only one of those that could share.
     Lone(Box<(Self, Lone)>),
     /// What carries it has its own.
     Nothing,

@@ -1,7 +1,7 @@
-//! Connections that carry many requests to another of our own sidecars ([`crate::mux`]).
+//! Connections that carry many requests, or many TCP connections, to another of our own sidecars ([`crate::mux`]).
 //!
-//! Whether a host speaks it is known after the first connection to it, which requests that come meanwhile wait for. A host that does
-//! not is spoken to in HTTP/1 from then on; each new connection asks again.
+//! Whether a host speaks it is known after the first connection to it, which what comes meanwhile waits for. A host that does
+//! not is given one for each from then on; each new connection asks again.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

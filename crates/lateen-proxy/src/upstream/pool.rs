@@ -330,16 +330,26 @@ fn open_beside(route: &Route<'_>, pool: &Rc<Pool>) {
     }
 }
 
+/// What a connection for requests is made with: one that is not shared is kept for the next request.
 fn making<'a>(route: &'a Route<'_>, pool: &Pool) -> mux::Making<'a> {
     let (idle, http) = (Rc::clone(&pool.h1), route.cluster.http.clone());
+    let other = Box::new(move |stream, open| {
+        idle.put(h1::Connection::over(stream, &http, Some(open)));
+    });
+    making_with(route, other, Some(Protocol::Shared))
+}
+
+fn making_with<'a>(
+    route: &'a Route<'_>,
+    other: mux::Other,
+    protocol: Option<Protocol>,
+) -> mux::Making<'a> {
     mux::Making {
         target: route.target,
         http: &route.cluster.http,
-        other: Box::new(move |stream, open| {
-            idle.put(h1::Connection::over(stream, &http, Some(open)));
-        }),
+        other,
         tally: Tally::of(route),
-        protocol: Some(Protocol::Shared),
+        protocol,
     }
 }
 
@@ -365,7 +375,7 @@ pub(crate) async fn way(route: &Route<'_>) -> Result<Way, AcquireError> {
             {
                 // A host that shares none any more has no use for another one.
                 let other = Box::new(|_, _| ());
-                pool.mux.add(making_way(route, other), open);
+                pool.mux.add(making_with(route, other, None), open);
             }
             return Ok(Way::Shared(place));
         }
@@ -398,19 +408,9 @@ async fn first_way(
     let kept = Rc::clone(&own);
     let other = Box::new(move |stream, open| kept.set(Some((stream, open))));
     let open = || open_permit(route, pool);
-    let opened = Box::pin(pool.mux.open(making_way(route, other), open)).await;
+    let opened = Box::pin(pool.mux.open(making_with(route, other, None), open)).await;
     opened.map_err(|error| error.map_or(AcquireError::Overflow, AcquireError::Connect))?;
     Ok(own.take())
-}
-
-fn making_way<'a>(route: &'a Route<'_>, other: mux::Other) -> mux::Making<'a> {
-    mux::Making {
-        target: route.target,
-        http: &route.cluster.http,
-        other,
-        tally: Tally::of(route),
-        protocol: None,
-    }
 }
 
 /// `auto_config`: what ALPN chose on the last connection is what the next request expects; the first one finds out.

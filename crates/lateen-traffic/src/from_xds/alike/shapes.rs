@@ -5,25 +5,18 @@
 use super::{Kind, Part, Shape, Times, Told};
 
 const fn once(number: u32, kind: Kind) -> Part {
-    let times = Times::Once;
-    Part {
-        number,
-        times,
-        kind,
-    }
+    part(number, Times::Once, kind)
 }
 
 const fn many(number: u32, kind: Kind) -> Part {
-    let times = Times::Many;
-    Part {
-        number,
-        times,
-        kind,
-    }
+    part(number, Times::Many, kind)
 }
 
 const fn each(number: u32, kind: Kind) -> Part {
-    let times = Times::Each;
+    part(number, Times::Each, kind)
+}
+
+const fn part(number: u32, times: Times, kind: Kind) -> Part {
     Part {
         number,
         times,
